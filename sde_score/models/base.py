@@ -1,0 +1,150 @@
+r"""What has a score, and how the four ways of saying it relate.
+
+A model gives any one of four things at (x, t); with x it fixes the other three, because all of
+them are coordinates of one point in the plane spanned by the expected data and the expected noise:
+
+.. math:: x = \alpha \hat x_0 + \sigma \hat\epsilon, \qquad
+          score = -\hat\epsilon / \sigma, \qquad
+          velocity = \alpha' \hat x_0 + \sigma' \hat\epsilon .
+
+So each *prediction* is a row of two coefficients, and every conversion is one 2x2 solve
+(`convert`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sde_score._checks import expand_like
+from sde_score.sdes import SDE
+
+Row = tuple[Tensor, Tensor]
+"""Coefficients on (expected data, expected noise), each in the shape of t."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """All that samplers, likelihoods and objectives know of a model.
+
+    Each method takes x of shape `(batch, *event)` and t, a scalar or `(batch,)`, and returns a
+    tensor like x. `condition` (labels, measurements, ...) travels through unchanged. `nfe` counts
+    evaluations since the model was made: one per method call, however many examples the batch
+    holds.
+    """
+
+    nfe: int
+
+    @property
+    def sde(self) -> SDE:
+        """The diffusion whose marginals have this score."""
+        ...
+
+    def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """Gradient of log p_t at x."""
+        ...
+
+    def denoise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """E[x0 | x_t = x]."""
+        ...
+
+    def noise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """E[noise | x_t = x] = -sigma score."""
+        ...
+
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """alpha' E[x0 | x_t = x] + sigma' E[noise | x_t = x], the drift of the probability-flow
+        ODE."""
+        ...
+
+
+def _score_row(sde: SDE, t: Tensor) -> Row:
+    sigma = sde.sigma(t)
+    return torch.zeros_like(sigma), -1 / sigma
+
+
+def _data_row(sde: SDE, t: Tensor) -> Row:  # noqa: ARG001 - one signature for all rows
+    return torch.ones_like(t), torch.zeros_like(t)
+
+
+def _noise_row(sde: SDE, t: Tensor) -> Row:  # noqa: ARG001
+    return torch.zeros_like(t), torch.ones_like(t)
+
+
+def _velocity_row(sde: SDE, t: Tensor) -> Row:
+    return sde.alpha_derivative(t), sde.sigma_derivative(t)
+
+
+ROWS: dict[str, Callable[[SDE, Tensor], Row]] = {
+    "noise": _noise_row,
+    "data": _data_row,
+    "velocity": _velocity_row,
+    "score": _score_row,
+}
+"""The four predictions as coordinates; t is float64."""
+
+
+def conversion(sde: SDE, t: Tensor, source: Row, target: Row) -> Row:
+    """Coefficients (on x, on the prediction) that turn a prediction into another quantity at t.
+
+    Args:
+        sde: gives x its row (alpha, sigma).
+        t: float64 times, a scalar or `(batch,)`.
+        source: row of what is known.
+        target: row of what is wanted.
+    """
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    determinant = alpha * source[1] - sigma * source[0]
+    on_x = (target[0] * source[1] - target[1] * source[0]) / determinant
+    on_prediction = (alpha * target[1] - sigma * target[0]) / determinant
+    return on_x, on_prediction
+
+
+class BaseModel(ABC):
+    """Fills in the model protocol from one prediction: subclasses give `_predict` and its row."""
+
+    nfe: int
+
+    @property
+    @abstractmethod
+    def sde(self) -> SDE:
+        """The diffusion whose marginals have this score."""
+
+    @abstractmethod
+    def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """The one evaluation: a tensor like x, in the dtype of x. t is float64."""
+
+    @abstractmethod
+    def _row(self, t: Tensor) -> Row:
+        """What `_predict` returns, as coordinates at float64 t."""
+
+    def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """Gradient of log p_t at x, shaped like x."""
+        return self._evaluate("score", x, t, condition)
+
+    def denoise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """E[x0 | x_t = x], shaped like x."""
+        return self._evaluate("data", x, t, condition)
+
+    def noise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """E[noise | x_t = x] = -sigma score, shaped like x."""
+        return self._evaluate("noise", x, t, condition)
+
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """Drift of the probability-flow ODE, shaped like x."""
+        return self._evaluate("velocity", x, t, condition)
+
+    def _evaluate(
+        self, wanted: str, x: Tensor, t: Tensor | float, condition: Tensor | None
+    ) -> Tensor:
+        time = self.sde.check_time(t).to(x.device).double()
+        expand_like(time, x)  # refuses a t that does not fit x, before the network is paid for
+        self.nfe += 1
+        prediction = self._predict(x, time, condition)
+        target = ROWS[wanted](self.sde, time)
+        on_x, on_prediction = conversion(self.sde, time, self._row(time), target)
+        return expand_like(on_x, x) * x + expand_like(on_prediction, x) * prediction

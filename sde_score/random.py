@@ -1,0 +1,159 @@
+"""Random draws that depend on the example, never on how the batch was cut.
+
+Two needs, two tools:
+
+- **Training** draws for a whole global batch and each process keeps its rows (`BatchSlice`), so
+  that two processes with half the batch each see the very numbers that one process sees.
+- **Sampling** gives each example its own stream (`ExampleStreams`), so that sample i is the same
+  in a batch of 1 or of 64, and on one device or on eight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Generator, Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def mix(*numbers: int) -> int:
+    """Hash whole numbers into one 63-bit seed; any change of any number changes every bit.
+
+    Reference: the SplitMix64 finaliser, Steele, Lea & Flood 2014,
+    https://doi.org/10.1145/2714064.2660195.
+    """
+    state = 0
+    for number in numbers:
+        state = (state + (number & _MASK) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def generator_from(*numbers: int, device: torch.device | str = "cpu") -> Generator:
+    """A generator on `device` whose stream is a function of the given whole numbers."""
+    return Generator(device=device).manual_seed(mix(*numbers))
+
+
+@dataclass(frozen=True)
+class BatchSlice:
+    """A generator for rows `start : start + batch` of a global batch of `total` rows.
+
+    Args:
+        generator: in the same state on every process.
+        start: global index of this process's first row.
+        total: rows of the global batch.
+    """
+
+    generator: Generator
+    start: int
+    total: int
+
+
+Draws = Generator | BatchSlice | None
+
+
+def _rows(
+    shape: Sequence[int], generator: Draws
+) -> tuple[tuple[int, ...], Generator | None, slice]:
+    if isinstance(generator, BatchSlice):
+        rows = slice(generator.start, generator.start + shape[0])
+        return (generator.total, *shape[1:]), generator.generator, rows
+    return tuple(shape), generator, slice(None)
+
+
+def _draw_device(generator: Generator | None, device: torch.device) -> torch.device:
+    return device if generator is None else generator.device
+
+
+def normal(like: Tensor, generator: Draws = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of `like`, shape `(batch, *event)`."""
+    shape, source, rows = _rows(like.shape, generator)
+    device = _draw_device(source, like.device)
+    draw = torch.randn(shape, generator=source, dtype=like.dtype, device=device)
+    return draw[rows].to(like.device)
+
+
+def uniform(batch: int, generator: Draws = None, device: torch.device | str = "cpu") -> Tensor:
+    """Independent uniform numbers in [0, 1), float64, shape `(batch,)`."""
+    shape, source, rows = _rows((batch,), generator)
+    where = _draw_device(source, torch.device(device))
+    draw = torch.rand(shape, generator=source, dtype=torch.float64, device=where)
+    return draw[rows].to(device)
+
+
+def stratified(batch: int, generator: Draws = None, device: torch.device | str = "cpu") -> Tensor:
+    """Low-discrepancy uniform numbers: one shared offset, `u_i = frac(u + i / batch)`, shape
+    `(batch,)`.
+
+    Each `u_i` is uniform on its own; together they cover [0, 1) evenly.
+
+    Reference: Kingma et al. 2021 (VDM), appendix I.1, https://arxiv.org/abs/2107.00630.
+    """
+    (total,), source, rows = _rows((batch,), generator)
+    where = _draw_device(source, torch.device(device))
+    offset = torch.rand((), generator=source, dtype=torch.float64, device=where)
+    points = torch.arange(total, dtype=torch.float64, device=where) / total
+    return ((points + offset) % 1.0)[rows].to(device)
+
+
+# Rows are filled in blocks of at least this many numbers, so that small events do not pay one
+# generator call per step. It depends on nothing but the event, or samples would change with the
+# batch.
+_BLOCK = 1024
+
+
+class ExampleStreams:
+    """One stream of standard normal draws per example.
+
+    Args:
+        seeds: one whole number per example.
+        like: a batch `(batch, *event)` that gives shape, dtype and device.
+    """
+
+    def __init__(self, seeds: Sequence[int], like: Tensor) -> None:
+        if len(seeds) != like.shape[0]:
+            raise ValueError(f"{len(seeds)} seeds were given for a batch of {like.shape[0]}")
+        self._generators = [generator_from(seed, device=like.device) for seed in seeds]
+        event = like.shape[1:]
+        self._depth = max(1, -(-_BLOCK // max(1, prod(event))))
+        self._block = torch.empty(
+            (like.shape[0], self._depth, *event), dtype=like.dtype, device=like.device
+        )
+        self._next = self._depth
+
+    def __call__(self) -> Tensor:
+        """The next draw of every example, shape `(batch, *event)`; valid until the next call."""
+        if self._next == self._depth:
+            for row, generator in zip(self._block, self._generators, strict=True):
+                row.normal_(generator=generator)
+            self._next = 0
+        draw = self._block[:, self._next]
+        self._next += 1
+        return draw
+
+
+def example_seeds(seed: int | Sequence[int] | None, batch: int, first: int = 0) -> list[int]:
+    """Seeds of examples `first ... first + batch - 1`.
+
+    Args:
+        seed: a whole number names a family of examples and example i gets a seed made from (seed,
+            i); a sequence gives the seed of each example; None draws a family at random.
+        batch: number of examples.
+        first: index of the first example, for sampling a large set in parts.
+
+    Raises:
+        ValueError: if a sequence does not have one seed per example.
+    """
+    if seed is None:
+        seed = int(torch.randint(1 << 62, ()).item())
+    if isinstance(seed, int):
+        return [mix(seed, first + i) for i in range(batch)]
+    if len(seed) != batch:
+        raise ValueError(f"seed has {len(seed)} entries for {batch} examples: give one per example")
+    return [int(s) for s in seed]
