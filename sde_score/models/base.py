@@ -67,11 +67,11 @@ def _score_row(sde: SDE, t: Tensor) -> Row:
     return torch.zeros_like(sigma), -1 / sigma
 
 
-def _data_row(sde: SDE, t: Tensor) -> Row:  # noqa: ARG001 - one signature for all rows
+def _data_row(sde: SDE, t: Tensor) -> Row:
     return torch.ones_like(t), torch.zeros_like(t)
 
 
-def _noise_row(sde: SDE, t: Tensor) -> Row:  # noqa: ARG001
+def _noise_row(sde: SDE, t: Tensor) -> Row:
     return torch.zeros_like(t), torch.ones_like(t)
 
 

@@ -125,6 +125,11 @@ class SDE(ABC):
         return self.t_min
 
     @property
+    def native_grid(self) -> str:
+        """Name of the time grid that suits this clock; samplers use it unless told otherwise."""
+        return "uniform"
+
+    @property
     def prior_std(self) -> float:
         """Standard deviation of the law that stands for x at `t_max`."""
         return float(self.sigma(self.t_max))

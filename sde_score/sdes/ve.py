@@ -124,6 +124,11 @@ class EDM(SDE):
         """The largest noise."""
         return self.sigma_max
 
+    @property
+    @override
+    def native_grid(self) -> str:
+        return "karras"
+
     @override
     @of_time
     def alpha(self, t: Tensor) -> Tensor:

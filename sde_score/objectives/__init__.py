@@ -1,0 +1,24 @@
+"""Objectives: what is minimized so that a model becomes the score of the data."""
+
+from sde_score._registry import Registry
+from sde_score.objectives.base import Objective
+from sde_score.objectives.denoising import DenoisingScoreMatching
+from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
+from sde_score.objectives.weightings import WEIGHTINGS, Weighting
+
+OBJECTIVES: Registry[Objective] = Registry("objective", {"denoising": DenoisingScoreMatching})
+
+available = OBJECTIVES.names
+create = OBJECTIVES.create
+
+__all__ = [
+    "OBJECTIVES",
+    "TIME_SAMPLERS",
+    "WEIGHTINGS",
+    "DenoisingScoreMatching",
+    "Objective",
+    "TimeSampler",
+    "Weighting",
+    "available",
+    "create",
+]

@@ -1,0 +1,153 @@
+"""Which noise levels a training step visits.
+
+A time sampler maps uniform numbers to times. With `stratified=True` the numbers of a batch share
+one offset and cover [0, 1) evenly, so that the loss of a batch varies less (VDM's low-discrepancy
+sampler); each time alone keeps its law.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sde_score._checks import require_positive
+from sde_score._registry import Registry
+from sde_score.random import Draws, stratified, uniform
+from sde_score.sdes import SDE
+
+
+@dataclass(frozen=True)
+class TimeSampler(ABC):
+    """Draws times and their importance weights.
+
+    Args:
+        stratified: spread the times of a batch evenly over their law.
+    """
+
+    stratified: bool = False
+
+    @abstractmethod
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """Times at which the distribution function takes the values u, in `[t_min, t_max]`;
+        float64."""
+
+    def importance(self, sde: SDE, t: Tensor) -> Tensor:
+        """Factor on the loss; 1 where the law of t is part of the objective."""
+        return torch.ones_like(t)
+
+    def __call__(
+        self, sde: SDE, batch: int, generator: Draws = None, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Times and importance weights, both float64 of shape `(batch,)`."""
+        numbers = stratified if self.stratified else uniform
+        t = self.quantile(sde, numbers(batch, generator, device))
+        return t, self.importance(sde, t)
+
+
+@dataclass(frozen=True)
+class Uniform(TimeSampler):
+    """t uniform in [t_min, t_max]."""
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """t_min + u (t_max - t_min)."""
+        return sde.t_min + u * (sde.t_max - sde.t_min)
+
+
+@dataclass(frozen=True)
+class LowDiscrepancy(Uniform):
+    """t uniform in [t_min, t_max], stratified over the batch.
+
+    Reference: Kingma et al. 2021, https://arxiv.org/abs/2107.00630, appendix I.1.
+    """
+
+    stratified: bool = True
+
+
+@dataclass(frozen=True)
+class UniformLogSNR(TimeSampler):
+    """The log signal-to-noise ratio uniform over its range: all orders of magnitude of noise
+    alike."""
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """The time at which log-SNR has fallen by the share u of its range."""
+        low, high = sde.log_snr_range
+        return sde.time_of_log_snr(high + u * (low - high))
+
+
+@dataclass(frozen=True)
+class Importance(UniformLogSNR):
+    r"""Times drawn with density proportional to g^2 / sigma^2, and the loss reweighted for it.
+
+    As g^2 / sigma^2 is the rate at which log-SNR falls, this is a uniform log-SNR; the expected
+    loss stays the one of uniform times, and with likelihood weighting its variance no longer
+    depends on t.
+
+    Reference: Song et al. 2021, https://arxiv.org/abs/2101.09258, section 5.1.
+    """
+
+    def importance(self, sde: SDE, t: Tensor) -> Tensor:
+        """(density of the uniform law) / (density drawn from)."""
+        low, high = sde.log_snr_range
+        rate = (sde.diffusion(t) / sde.sigma(t)) ** 2
+        return (high - low) / ((sde.t_max - sde.t_min) * rate)
+
+
+@dataclass(frozen=True)
+class LogNormal(TimeSampler):
+    """log(sigma / alpha) normal, clamped to the range of the SDE; part of the objective, as in EDM.
+
+    Args:
+        mean: of log(sigma / alpha), in units of the data.
+        std: of log(sigma / alpha), > 0.
+
+    Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        require_positive(std=self.std)
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """The time at which log(sigma / alpha) is the normal quantile of u."""
+        return sde.time_of_log_snr(-2 * (self.mean + self.std * torch.special.ndtri(u)))
+
+
+@dataclass(frozen=True)
+class LogitNormal(TimeSampler):
+    """The logit of t's place in its range normal: the middle of the path counts most.
+
+    Args:
+        mean: of the logit; above 0 favors noise.
+        std: of the logit, > 0.
+
+    Reference: Esser et al. 2024, https://arxiv.org/abs/2403.03206, section 3.1.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(std=self.std)
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """t_min + (t_max - t_min) sigmoid(normal quantile of u)."""
+        place = torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+        return sde.t_min + place * (sde.t_max - sde.t_min)
+
+
+TIME_SAMPLERS: Registry[TimeSampler] = Registry(
+    "time sampler",
+    {
+        "uniform": Uniform,
+        "low_discrepancy": LowDiscrepancy,
+        "uniform_log_snr": UniformLogSNR,
+        "importance": Importance,
+        "log_normal": LogNormal,
+        "logit_normal": LogitNormal,
+    },
+)

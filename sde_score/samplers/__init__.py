@@ -1,0 +1,65 @@
+"""Samplers: how a model becomes samples. Swapping one is changing a string."""
+
+from sde_score._registry import Registry
+from sde_score.samplers.base import Callback, Noise, Sampler, Trajectory
+from sde_score.samplers.correctors import Langevin
+from sde_score.samplers.grids import GRIDS, Grid, Karras, UniformLogSNR, UniformTime
+from sde_score.samplers.heun import Heun
+from sde_score.samplers.ode import ProbabilityFlowODE
+from sde_score.samplers.predictor_corrector import (
+    CORRECTORS,
+    AnnealedLangevin,
+    PredictorCorrector,
+)
+from sde_score.samplers.predictors import (
+    DDIM,
+    PREDICTORS,
+    Ancestral,
+    EulerMaruyama,
+    Predictor,
+    ReverseDiffusion,
+)
+
+SAMPLERS: Registry[Sampler] = Registry(
+    "sampler",
+    {
+        "euler-maruyama": EulerMaruyama,
+        "reverse-diffusion": ReverseDiffusion,
+        "ancestral": Ancestral,
+        "ddim": DDIM,
+        "heun": Heun,
+        "ode": ProbabilityFlowODE,
+        "pc": PredictorCorrector,
+        "annealed-langevin": AnnealedLangevin,
+    },
+)
+
+available = SAMPLERS.names
+create = SAMPLERS.create
+
+__all__ = [
+    "CORRECTORS",
+    "DDIM",
+    "GRIDS",
+    "PREDICTORS",
+    "SAMPLERS",
+    "Ancestral",
+    "AnnealedLangevin",
+    "Callback",
+    "EulerMaruyama",
+    "Grid",
+    "Heun",
+    "Karras",
+    "Langevin",
+    "Noise",
+    "Predictor",
+    "PredictorCorrector",
+    "ProbabilityFlowODE",
+    "ReverseDiffusion",
+    "Sampler",
+    "Trajectory",
+    "UniformLogSNR",
+    "UniformTime",
+    "available",
+    "create",
+]

@@ -1,0 +1,105 @@
+"""Predictor-corrector sampling, and annealed Langevin dynamics as its corrector alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from typing_extensions import override
+
+from sde_score._checks import require_count, require_positive
+from sde_score._registry import Registry
+from sde_score.samplers.base import March, Run, Sampler
+from sde_score.samplers.correctors import Langevin
+from sde_score.samplers.grids import Grid
+from sde_score.samplers.predictors import PREDICTORS, Predictor, Stay, step
+
+
+def _no_correction() -> Langevin:
+    """A corrector of no steps."""
+    return Langevin(steps=0)
+
+
+CORRECTORS: Registry[Langevin] = Registry(
+    "corrector", {"langevin": Langevin, "none": _no_correction}
+)
+
+
+@dataclass(frozen=True)
+class PredictorCorrector(Sampler):
+    """At each time first the corrector, then the predictor's step to the next time.
+
+    Any predictor goes with any corrector on any SDE. One step costs one evaluation and one per
+    corrector step.
+
+    Args:
+        predictor: a name from `PREDICTORS`, such as `"ancestral"` or `"ddim(eta=0.5)"`, or an
+            object, of which only the step is used.
+        corrector: a name from `CORRECTORS`, such as `"langevin(snr=0.1, steps=2)"`, or an object.
+    """
+
+    predictor: str | Predictor = "reverse-diffusion"
+    corrector: str | Langevin = "langevin"
+
+    evaluations = "1 + corrector steps"
+    reference = "Song et al. 2021, https://arxiv.org/abs/2011.13456, algorithm 1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self._parts
+
+    @property
+    def _parts(self) -> tuple[Predictor, Langevin]:
+        predict, correct = self.predictor, self.corrector
+        return (
+            PREDICTORS.create(predict) if isinstance(predict, str) else predict,
+            CORRECTORS.create(correct) if isinstance(correct, str) else correct,
+        )
+
+    @override
+    def march(self, run: Run, x: Tensor) -> March:
+        predictor, corrector = self._parts
+        factors = corrector.factors(run.sde, run.times)
+        rows = predictor.rows(run.sde, run.times)
+        for k, (t, now) in enumerate(zip(run.moments(x.device), run.times.tolist(), strict=True)):
+            x = corrector.correct(run, x, t, factors[k])
+            if k > 0:
+                yield now, x
+            if k < len(rows):
+                score = run.score(x, t) if rows[k][1] else x
+                x = step(x, score, rows[k], run.noise)
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin(Sampler):
+    r"""Langevin dynamics at each noise level in turn, from the largest down.
+
+    .. math:: x \leftarrow x + r \sigma_i^2\, score(x, \sigma_i) + \sqrt{2 r}\, \sigma_i\, z
+
+    NCSN's sampler on VE; on other SDEs the same in the coordinates x / alpha. NCSN writes r as
+    step_lr / sigma_min^2. The default grid is its geometric ladder.
+
+    Args:
+        steps: noise levels.
+        steps_each: Langevin steps at each level.
+        step_ratio: r, the step size in units of the variance of the noise; > 0.
+    """
+
+    grid: str | Grid = "log_snr"
+    steps_each: int = 5
+    step_ratio: float = 0.062
+
+    evaluations = "steps_each"
+    reference = "Song & Ermon 2020, https://arxiv.org/abs/2006.09011, algorithm 1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count(steps_each=self.steps_each)
+        require_positive(step_ratio=self.step_ratio)
+
+    @override
+    def march(self, run: Run, x: Tensor) -> March:
+        snr = (0.5 * self.step_ratio) ** 0.5
+        langevin = Langevin(snr=snr, steps=self.steps_each, rule="marginal")
+        chain = PredictorCorrector(predictor=Stay(), corrector=langevin)
+        yield from chain.march(run, x)
