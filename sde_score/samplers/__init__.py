@@ -5,6 +5,7 @@ from sde_score.samplers.base import Callback, Noise, Sampler, Trajectory
 from sde_score.samplers.correctors import Langevin
 from sde_score.samplers.grids import GRIDS, Grid, Karras, UniformLogSNR, UniformTime
 from sde_score.samplers.heun import Heun
+from sde_score.samplers.many import sample_many
 from sde_score.samplers.ode import ProbabilityFlowODE
 from sde_score.samplers.predictor_corrector import (
     CORRECTORS,
@@ -62,4 +63,5 @@ __all__ = [
     "UniformTime",
     "available",
     "create",
+    "sample_many",
 ]

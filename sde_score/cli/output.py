@@ -1,0 +1,45 @@
+"""What commands print: tables for people, JSON for programs, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all (`torchrun` starts several)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line for people, on standard error so that results stay alone on standard output."""
+    if is_main_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+def show_record(record: dict[str, Any]) -> None:
+    """Print a result as one JSON object."""
+    if is_main_process():
+        print(json.dumps(record, indent=2))
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table; in a pipe it is plain text as wide as it needs to be."""
+    if not is_main_process():
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

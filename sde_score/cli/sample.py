@@ -1,0 +1,106 @@
+"""`sde-score sample`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from sde_score import samplers
+from sde_score.cli.options import Device, Weights, open_run, sampler_spec
+from sde_score.cli.output import say, show_record
+from sde_score.report.files import FORMATS, save_samples
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples from a trained run.
+
+    Sample i depends on the seed and on i alone: more samples, other batches or another machine of
+    the same kind give the same first ones.
+
+    Examples:
+        sde-score sample runs/digits --sampler pc --steps 500 --num 64 --seed 0 --out samples.npz
+        sde-score sample runs/digits --sampler "heun(churn=10)" --steps 18 --out samples.png
+    """
+
+    path: tyro.conf.Positional[Path]
+    """Run directory."""
+
+    out: Path = Path("samples.npz")
+    """File to write: .npz or .npy in the data's own terms, .png a picture."""
+
+    sampler: str = "heun"
+    """Sampler, such as pc, "ddim(eta=0.5)" or "pc(predictor='ancestral')"; see sde-score
+    samplers."""
+
+    steps: int | None = None
+    """Steps, the final denoising included; the sampler's default if not given."""
+
+    grid: str | None = None
+    """Time grid: native, uniform, log_snr or karras."""
+
+    num: int = 64
+    """Number of samples."""
+
+    label: int | None = None
+    """Class of all samples, for conditional models; classes in turn if not given."""
+
+    batch_size: int = 256
+    """Samples that the network sees at once."""
+
+    seed: int = 0
+    """Names the set of samples."""
+
+    weights: Weights = "ema"
+    """Averaged weights, or those of the last step."""
+
+    device: Device = "auto"
+    """Where to sample."""
+
+    progress: bool = True
+    """Show a progress bar."""
+
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Draw, write, say what was done."""
+        if self.out.suffix not in FORMATS:
+            raise ValueError(f"out={self.out} must end with one of {', '.join(FORMATS)}")
+        spec = sampler_spec(self.sampler, self.steps, self.grid)
+        run = open_run(self.path, self.weights, self.device)
+        condition = self._condition(run.num_classes, next(run.model.parameters()).device)
+        start = time.perf_counter()
+        x = samplers.sample_many(
+            samplers.create(spec),
+            run.model,
+            run.event_shape,
+            self.num,
+            seed=self.seed,
+            condition=condition,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+        seconds = time.perf_counter() - start
+        nfe = round(run.model.nfe / -(-self.num // self.batch_size))
+        save_samples(x, self.out, run.scaling, condition)
+        if self.json:
+            record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": nfe}
+            show_record({**record, "seconds": seconds, "seed": self.seed})
+        else:
+            say(f"{self.out}: {self.num} samples, {spec}, {nfe} NFE, {seconds:.1f} s")
+
+    def _condition(self, classes: int, device: torch.device) -> torch.Tensor | None:
+        if self.label is not None and not 0 <= self.label < classes:
+            raise ValueError(
+                f"label={self.label} is no class of this run, which has {classes}"
+                + ("" if classes else ": train it with --conditional")
+            )
+        if not classes:
+            return None
+        labels = torch.arange(self.num) % classes
+        return (labels if self.label is None else torch.full_like(labels, self.label)).to(device)

@@ -1,0 +1,65 @@
+"""`sde-score train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from sde_score.cli.output import say, show_record
+from sde_score.training import Metrics, TrainConfig, train
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a score network and write a run directory.
+
+    The same command again continues what was stopped, to the same bits. On several processes:
+    torchrun --nproc_per_node 2 -m sde_score train ...
+
+    Examples:
+        sde-score train --data digits --sde vp --steps 3000 --out runs/digits
+        sde-score train --data images/ --sde "ve(sigma_max=30)" --precision bf16 --out runs/images
+        sde-score train --data table.csv --prediction velocity --sde rectified --out runs/table
+    """
+
+    out: Path
+    """Run directory; made if it is not there, continued if it holds this run."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+    resume: bool = True
+    """Continue a run found in the directory; otherwise refuse to touch it."""
+
+    progress: bool = True
+    """Show a progress bar."""
+
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        """Train, then say where things are."""
+        from sde_score.report.training_samples import write_samples
+
+        run = train(
+            self.config,
+            self.out,
+            resume=self.resume,
+            progress=self.progress,
+            on_samples=write_samples,
+        )
+        last = Metrics(self.out / "metrics.jsonl").read()[-1]
+        if self.json:
+            show_record({"run": str(run.path), "parameters": _count(run.model), **last})
+            return
+        say(
+            f"{run.path}: {run.step} steps, loss {last['loss']:.4f}, "
+            f"{_count(run.model):,} parameters\n"
+            f"next: sde-score sample {run.path} --out samples.png"
+        )
+
+
+def _count(model: object) -> int:
+    return sum(p.numel() for p in model.parameters())  # type: ignore[attr-defined]

@@ -1,0 +1,124 @@
+"""Pictures of examples, whatever their shape: images as images, points as points, rows as
+curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sde_score._files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, ACCENT, FAINT = "#1f2933", "#c2410c", "#9aa5b1"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def is_image(event_shape: Sequence[int]) -> bool:
+    """Whether an event is an image `(1 or 3, height, width)`."""
+    return len(event_shape) == 3 and event_shape[0] in (1, 3)
+
+
+def mosaic(images: Tensor, columns: int) -> Tensor:
+    """Images `(n, C, H, W)` in [-1, 1] side by side: values in [0, 1], shape `(h, w, C)`.
+
+    One white pixel stands between neighbors; places left over are white.
+    """
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = torch.ones(rows * (height + 1) - 1, columns * (width + 1) - 1, channels)
+    levels = ((images.detach().float().cpu() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+    for index, image in enumerate(levels):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def draw_examples(axes: Axes, x: Tensor, columns: int, limit: float | None = None) -> None:
+    """Draw examples in model range into a plot.
+
+    Args:
+        axes: where.
+        x: shape `(n, *event)`; gray or color images, points in the plane, or anything else, which
+            is drawn as curves over its flattened entries.
+        columns: images side by side.
+        limit: half-width of the window for points; None fits them.
+    """
+    if is_image(x.shape[1:]):
+        sheet = mosaic(x, columns).numpy()
+        axes.imshow(sheet.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_axis_off()
+        return
+    points = x.detach().flatten(1).float().cpu().numpy()
+    if points.shape[1] == 2:
+        axes.scatter(points[:, 0], points[:, 1], s=3, color=INK, alpha=0.5, linewidths=0)
+        axes.set_aspect("equal")
+        if limit is not None:
+            axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
+        axes.set(xticks=[], yticks=[])
+    else:
+        axes.plot(points[:64].T, color=INK, alpha=0.2, linewidth=0.8)
+        axes.set_xlabel("entry")
+
+
+def examples_figure(x: Tensor, columns: int = 8, title: str = "") -> Figure:
+    """Examples in model range as one figure; see `draw_examples`."""
+    rows = -(-len(x) // columns) if is_image(x.shape[1:]) else columns
+    figure = new_figure(0.62 * columns, 0.62 * rows + (0.3 if title else 0))
+    axes = figure.subplots()
+    draw_examples(axes, x, columns)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def save_examples(x: Tensor, path: Path, columns: int = 8) -> None:
+    """Write examples in model range as a PNG file, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, png(examples_figure(x, columns), dpi=150))
+
+
+def training_curve(records: Sequence[dict[str, Any]]) -> Figure:
+    """Loss against step, from the records of `metrics.jsonl`."""
+    figure = new_figure(6.4, 2.6)
+    axes = figure.subplots()
+    steps = [r["step"] for r in records]
+    axes.plot(steps, [r["loss"] for r in records], color=ACCENT, linewidth=1.4)
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.grid(color=FAINT, alpha=0.3, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def labeled_row(panels: Sequence[tuple[str, Tensor]], columns: int, size: float) -> Figure:
+    """Sets of examples side by side, each under its label, `size` inches wide."""
+    figure = new_figure(size * len(panels), size + 0.3)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    images = is_image(panels[0][1].shape[1:])
+    limit = None if images else float(torch.cat([x.flatten() for _, x in panels]).abs().max())
+    for axes, (label, x) in zip(grid, panels, strict=True):
+        draw_examples(axes, x, columns, limit)
+        axes.set_title(label, fontsize=8)
+    return figure

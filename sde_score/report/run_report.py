@@ -1,0 +1,116 @@
+"""The page of a run: how it was trained, what it samples, what it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sde_score.likelihood import BitsPerDim
+from sde_score.random import generator_from
+from sde_score.report.evaluation import Row, table
+from sde_score.report.page import Section, Table, save
+from sde_score.report.pictures import (
+    is_image,
+    labeled_row,
+    png,
+    training_curve,
+)
+from sde_score.training import Metrics, Run
+
+_SHOWN = 16  # samples per sampler
+_MOMENTS = 8  # stops of the forward process
+
+
+def write_report(run: Run, rows: Sequence[Row], bits: BitsPerDim | None = None) -> Path:
+    """Write `report.html` into the run directory.
+
+    Args:
+        run: an open run.
+        rows: what `evaluate` measured.
+        bits: what `bits_per_dim` measured on held-out data, if it did.
+
+    Returns:
+        path of the page.
+    """
+    path = run.path / "report.html"
+    sections = [
+        _training(run),
+        _forward(run),
+        Section(
+            "One model, many samplers",
+            "The same network and the same seeds; only the sampler differs. A distance within the "
+            "noise floor cannot be told from the data at this sample size.",
+            table(rows),
+        ),
+        _samples(run, rows),
+    ]
+    if bits is not None:
+        sections.append(_likelihood(run, bits))
+    config = run.config
+    lead = (
+        f"{config.data}, {config.sde}, {config.backbone}, {config.prediction} prediction, "
+        f"{run.step} steps."
+    )
+    save(path, f"sde_score: {run.path.name}", lead, sections)
+    return path
+
+
+def _training(run: Run) -> Section:
+    records = Metrics(run.path / "metrics.jsonl").read()
+    last = records[-1]
+    text = (
+        f"{run.config.objective}: loss {last['loss']:.4f} after {last['step']} steps, "
+        f"{last['seconds']:.0f} s at {last['examples_per_second']:.0f} examples a second."
+    )
+    alt = "The training loss against the step, on a logarithmic scale."
+    return Section("Training", text, picture=png(training_curve(records)), alt=alt)
+
+
+def _forward(run: Run) -> Section:
+    sde, dataset = run.model.sde, run.dataset("train")
+    images = is_image(run.event_shape)
+    x0 = dataset.batch(torch.arange(min(len(dataset), 4 if images else 500))).x0
+    noise = torch.randn(x0.shape, generator=generator_from(run.config.seed))
+    low, high = sde.log_snr_range
+    panels = [("data", x0)]
+    for log_snr in torch.linspace(min(high, 6.0), max(low, -6.0), _MOMENTS).tolist():
+        t = float(sde.time_of_log_snr(log_snr))
+        xt = sde.perturb(x0, t, noise)
+        size = (sde.alpha(t) ** 2 + sde.sigma(t) ** 2).sqrt()
+        panels.append((f"t = {t:.2f}\nlog SNR {log_snr:.0f}", xt / size.float()))
+    text = (
+        f"The forward process {sde} turns data into noise, left to right; the network learns to "
+        "undo each step. States are shown at equal contrast."
+    )
+    alt = f"Examples at {_MOMENTS} growing noise levels, from clean to pure noise."
+    return Section("From data to noise", text, picture=png(labeled_row(panels, 2, 1.0)), alt=alt)
+
+
+def _samples(run: Run, rows: Sequence[Row]) -> Section:
+    images = is_image(run.event_shape)
+    shown = _SHOWN if images else 500
+    dataset = run.dataset("train")
+    real = dataset.batch(torch.arange(min(shown, len(dataset)))).x0
+    panels = [("data", real)]
+    panels += [(f"{row.sampler}\n{row.nfe} NFE", row.samples[:shown]) for row in rows]
+    text = (
+        "The same seeds in every panel, data first."
+        if images
+        else "Samples of each sampler, data first."
+    )
+    alt = "Samples of " + ", ".join(row.sampler for row in rows) + ", next to data."
+    return Section("Samples", text, picture=png(labeled_row(panels, 4, 1.5)), alt=alt)
+
+
+def _likelihood(run: Run, bits: BitsPerDim) -> Section:
+    text = (
+        "Exact likelihood under the probability-flow ODE, on data that training never saw. "
+        "For discrete data it bounds the code length of the raw levels."
+    )
+    count = str(len(bits.values))
+    row = [f"{bits.mean:.3f} ± {bits.standard_error:.3f}", count, str(bits.nfe)]
+    return Section(
+        "Likelihood", text, Table(["bits/dim, held out", "examples", "evaluations"], [row])
+    )
