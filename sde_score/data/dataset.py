@@ -1,0 +1,299 @@
+"""A data set: raw examples in their own terms, and the scaling that shows them to a model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sde_score._checks import require_count
+from sde_score.data.errors import DataError
+from sde_score.data.scaling import Scaling, raw_dtype
+from sde_score.data.statistics import chunks, largest_distance, moments
+from sde_score.random import generator_from
+
+# The largest pairwise distance costs count^2: above this many examples, or numbers, a random subset
+# stands in.
+_DISTANCE_EXAMPLES = 5000
+_DISTANCE_NUMBERS = 1 << 26
+
+
+class Batch(NamedTuple):
+    """Examples for a model.
+
+    `x0` is float32 in model range, shape `(batch, *event)`; `condition` holds the labels, int64,
+    shape `(batch,)`, or is None for data without labels.
+    """
+
+    x0: Tensor
+    condition: Tensor | None
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What one should know of a data set before choosing a diffusion.
+
+    Attributes:
+        name: name of the data set.
+        count: number of examples.
+        event_shape: shape of one example.
+        raw_min: smallest raw value.
+        raw_max: largest raw value.
+        levels: number of levels of discrete data, None for continuous data.
+        num_classes: number of classes, 0 without labels.
+        sigma_data: root of the variance averaged over dimensions, in model range (EDM's
+            `sigma_data`).
+        sigma_max: largest Euclidean distance between two examples in model range: the noise with
+            which a variance-exploding diffusion should end (Song & Ermon 2020, technique 1,
+            https://arxiv.org/abs/2006.09011).
+        sigma_max_examples: how many examples `sigma_max` was measured on; below `count` it is a
+            random subset, and `sigma_max` a lower bound.
+    """
+
+    name: str
+    count: int
+    event_shape: tuple[int, ...]
+    raw_min: float
+    raw_max: float
+    levels: int | None
+    num_classes: int
+    sigma_data: float
+    sigma_max: float
+    sigma_max_examples: int
+
+    @property
+    def sigma_max_is_exact(self) -> bool:
+        """Whether every pair of examples was measured."""
+        return self.sigma_max_examples == self.count
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DataSet:
+    """Examples with a scaling and perhaps labels: see `load`, `from_tensor` and `from_torch`.
+
+    Args:
+        name: what the data set is called in reports.
+        source: raw examples, shape `(count, *event)`, on the CPU; may be memory-mapped.
+        scaling: the map between raw terms and model range.
+        labels: int64, shape `(count,)`, values 0 ... num_classes - 1; None without labels.
+        num_classes: number of classes, 0 without labels.
+        class_names: name of each class where the source knows them, else empty.
+        rows: which rows of `source` the data set consists of, int64; None for all of them.
+    """
+
+    name: str
+    source: Tensor
+    scaling: Scaling
+    labels: Tensor | None = None
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    rows: Tensor | None = None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.source.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.source if self.rows is None else self.rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"DataSet({self.name!r}, count={len(self)}, event_shape={self.event_shape}, "
+            f"levels={self.scaling.levels}, num_classes={self.num_classes})"
+        )
+
+    def raw(self, indices: Tensor) -> Tensor:
+        """Examples in the data set's own terms, shape `(len(indices), *event)`.
+
+        Args:
+            indices: int64, shape `(n,)`, values 0 ... len(self) - 1.
+        """
+        return self.source[self._rows(indices)]
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Examples in model range with their labels, in the order of `indices` (as for `raw`)."""
+        rows = self._rows(indices)
+        condition = None if self.labels is None else self.labels[rows]
+        return Batch(self.scaling.to_model(self.source[rows]), condition)
+
+    def tensor(self, limit: int | None = None) -> Tensor:
+        """All examples, or the first `limit`, in model range: float32, shape `(count, *event)`."""
+        if limit is not None:
+            require_count(limit=limit)
+        source = self._all()[:limit]
+        out = torch.empty(source.shape, dtype=torch.float32)
+        first = 0
+        for piece in chunks(source):
+            out[first : first + len(piece)] = self.scaling.to_model(piece)
+            first += len(piece)
+        return out
+
+    def split(self, held_out: int | float, seed: int = 0) -> tuple[DataSet, DataSet]:
+        """Two disjoint parts, drawn at random, the same for the same seed: `(train, held_out)`.
+
+        Both keep the scaling of the whole.
+
+        Args:
+            held_out: number of examples to hold out, or the fraction of them between 0 and 1.
+            seed: names the draw.
+
+        Raises:
+            ValueError: if either part would be empty.
+        """
+        count = held_out if isinstance(held_out, int) else 0
+        if isinstance(held_out, float) and 0 < held_out < 1:
+            count = round(held_out * len(self))
+        if isinstance(held_out, bool) or not 0 < count < len(self):
+            raise ValueError(
+                f"held_out={held_out!r} must leave both parts of {len(self)} examples non-empty: "
+                f"a whole number 1 ... {len(self) - 1} or a fraction between 0 and 1"
+            )
+        order = torch.randperm(len(self), generator=generator_from(seed))
+        # Sorted rows keep the order of the source, and reading them is local.
+        parts = (self._rows(order[count:].sort().values), self._rows(order[:count].sort().values))
+        train, held = (replace(self, rows=part) for part in parts)
+        return train, held
+
+    def info(self) -> DataInfo:
+        """Measure the data set: reads all of it, seconds for tens of thousands of images."""
+        source, to_model = self._all(), self.scaling.to_model
+        _, variance = moments(source, to_model)
+        size = max(1, math.prod(self.event_shape))
+        examples = min(len(self), _DISTANCE_EXAMPLES, max(2, _DISTANCE_NUMBERS // size))
+        chosen = torch.arange(len(self))
+        if examples < len(self):
+            chosen = torch.randperm(len(self), generator=generator_from(0))[:examples]
+        return DataInfo(
+            name=self.name,
+            count=len(self),
+            event_shape=self.event_shape,
+            raw_min=source.min().item(),
+            raw_max=source.max().item(),
+            levels=self.scaling.levels,
+            num_classes=self.num_classes,
+            sigma_data=variance.mean().sqrt().item(),
+            sigma_max=largest_distance(to_model(source[chosen])),
+            sigma_max_examples=examples,
+        )
+
+    def _all(self) -> Tensor:
+        return self.source if self.rows is None else self.source[self.rows]
+
+    def _rows(self, indices: Tensor) -> Tensor:
+        if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:
+            raise TypeError("indices must be an int64 tensor of shape (n,): try torch.arange(n)")
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise ValueError(
+                f"indices run from {int(indices.min())} to {int(indices.max())}, "
+                f"accepted: 0 to {len(self) - 1}"
+            )
+        return indices if self.rows is None else self.rows[indices]
+
+
+def from_tensor(
+    x: Tensor,
+    labels: Tensor | None = None,
+    scaling: Scaling | None = None,
+    *,
+    name: str = "tensor",
+    class_names: tuple[str, ...] = (),
+) -> DataSet:
+    """A data set over a tensor.
+
+    Args:
+        x: raw examples, shape `(count, *event)`. uint8 is taken as discrete with 256 levels,
+            floating-point as continuous, standardized by one mean and one standard deviation for
+            all dimensions.
+        labels: whole numbers from 0, shape `(count,)`.
+        scaling: how `x` is shown to a model, where the above is not meant:
+            `Scaling.discrete(levels)` for whole numbers 0 ... levels - 1, `Scaling.standardize(x,
+            per_feature=True)` for tables, `Scaling()` for data that are in model range already.
+        name: what the data set is called in reports.
+        class_names: name of each class; gives the number of classes, which is otherwise the largest
+            label + 1.
+
+    Raises:
+        TypeError: if `x` or `labels` are not tensors of such a kind.
+        DataError: if there are no examples, a value is not finite or no level, or labels do not
+            fit.
+    """
+    if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
+        what = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a tensor of real numbers, got {what}: try torch.as_tensor(x)")
+    if x.ndim < 2 or x.numel() == 0:
+        raise DataError(
+            f"x has shape {tuple(x.shape)}, accepted: (count, *event) with at least one example; "
+            "reshape single numbers to (count, 1)"
+        )
+    x = x.detach().cpu()
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    _require_finite(x)
+    if scaling is None:
+        scaling = _default_scaling(x)
+    if scaling.levels is not None:
+        x = _as_levels(x, scaling.levels)
+    scaling.to_model(x[:1])  # refuses a scaling for other events
+    if labels is None:
+        return DataSet(name, x, scaling)
+    labels = _checked_labels(labels, len(x), class_names)
+    num_classes = len(class_names) or int(labels.max()) + 1
+    return DataSet(name, x, scaling, labels, num_classes, tuple(class_names))
+
+
+def _default_scaling(x: Tensor) -> Scaling:
+    if x.dtype == torch.uint8:
+        return Scaling.discrete(256)
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x of {x.dtype} needs a scaling: give scaling=Scaling.discrete(levels) for whole "
+            "numbers 0 ... levels - 1, or x.float() for continuous data"
+        )
+    return Scaling.standardize(x)
+
+
+def _require_finite(x: Tensor) -> None:
+    if not x.is_floating_point():
+        return
+    first = 0
+    for piece in chunks(x):
+        finite = torch.isfinite(piece).flatten(1).all(1)
+        if not bool(finite.all()):
+            row = first + int(torch.nonzero(~finite)[0])
+            raise DataError(f"example {row} holds NaN or infinity: remove it or fill it in")
+        first += len(piece)
+
+
+def _as_levels(x: Tensor, levels: int) -> Tensor:
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        x = x.to(torch.int64)  # torch compares few other unsigned types
+    low, high = x.min().item(), x.max().item()
+    if low < 0 or high > levels - 1:
+        raise DataError(
+            f"values run from {low:g} to {high:g}, {levels} levels are 0 ... {levels - 1}"
+        )
+    if x.is_floating_point() and not all(bool((p == p.round()).all()) for p in chunks(x)):
+        raise DataError(
+            f"some values are not whole numbers, {levels} levels are 0 ... {levels - 1}"
+        )
+    return x.to(raw_dtype(levels))
+
+
+def _checked_labels(labels: Tensor, count: int, class_names: tuple[str, ...]) -> Tensor:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        what = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a tensor of whole numbers, got {what}: try labels.long()")
+    if tuple(labels.shape) != (count,):
+        raise DataError(
+            f"labels have shape {tuple(labels.shape)} for {count} examples, accepted: ({count},)"
+        )
+    labels = labels.detach().cpu().to(torch.int64)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (class_names and high >= len(class_names)):
+        upper = f" to {len(class_names) - 1}" if class_names else ""
+        raise DataError(f"labels run from {low} to {high}, accepted: whole numbers from 0{upper}")
+    return labels

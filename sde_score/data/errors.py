@@ -1,0 +1,56 @@
+"""What goes wrong with data, said in one line that names the file and what is wrong with it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+
+class DataError(ValueError):
+    """Data that cannot be used: missing, damaged, truncated, empty or not what was promised."""
+
+
+@contextmanager
+def naming(where: Path | str) -> Iterator[None]:
+    """Put the name of the file, or other place, in front of every `DataError` raised inside."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+@contextmanager
+def damaged(what: str) -> Iterator[None]:
+    """Turn whatever a file reader raises inside into one `DataError`.
+
+    Readers of foreign formats raise nearly anything on damaged bytes (`struct.error`, `KeyError`,
+    `SyntaxError`, `MemoryError` for an absurd size ...), so this is the one place that catches
+    every `Exception`. Only calls of such readers belong inside, never code of ours.
+
+    Args:
+        what: the thing that was to be read, such as "a PNG image".
+    """
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise DataError(f"cannot be read as {what}, damaged or truncated? ({reason})") from error
+
+
+def require_extra(module: str) -> ModuleType:
+    """Import a module of the optional `data` extra.
+
+    Raises:
+        DataError: if it is not installed, telling how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise DataError(
+            f"reading this needs {package}, which is not installed: pip install 'sde-score[data]'"
+        ) from error
