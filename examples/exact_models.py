@@ -3,9 +3,9 @@
     python examples/exact_models.py
 
 A Gaussian mixture knows its density at every noise level, so the likelihood by the probability-flow
-ODE can be held against it; what is left between them is the prior, which stands for the law at t_max
-without knowing the data. The empirical distribution is the ideal denoiser of a data set: sampled, it
-gives the data back.
+ODE can be held against it; what is left between them is the prior, which stands for the law at
+t_max without knowing the data. The empirical distribution is the ideal denoiser of a data set:
+sampled, it gives the data back.
 """
 
 import torch

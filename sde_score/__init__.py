@@ -1,8 +1,8 @@
 """sde_score: score matching and diffusion as views of one trained model.
 
-Rooms, from the ground up: `sdes` (forward diffusions), `nn` (networks), `models` (what has a score),
-`objectives`, `samplers`, `likelihood`, `data`, `training`, `evaluation`, `report`. Each is loaded when
-it is first used.
+Rooms, from the ground up: `sdes` (forward diffusions), `nn` (networks), `models` (what has a
+score), `objectives`, `samplers`, `likelihood`, `data`, `training`, `evaluation`, `report`. Each is
+loaded when it is first used.
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         arguments = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg}
         if len(arguments) != len(call.keywords):
             raise ValueError("** is not accepted")
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"cannot read {spec!r}: write name or name(key=value, ...), for example vp(beta_max=12)"
+            f"cannot read {spec[:80]!r}: write name or name(key=value, ...), "
+            "for example vp(beta_max=12)"
         ) from error
     return name, arguments
 
@@ -50,6 +51,8 @@ def format_spec(name: str, arguments: Mapping[str, Any]) -> str:
 class Registry(Mapping[str, Callable[..., T]], Generic[T]):
     """A read-only dictionary from names to constructors of one kind of thing.
 
+    A dash and an underscore in a name are the same.
+
     Args:
         kind: the word for the thing in messages, such as "sampler".
         entries: name to class or function.
@@ -61,7 +64,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
 
     def __getitem__(self, name: str) -> Callable[..., T]:
         try:
-            return self._entries[name]
+            return self._entries[self._spelled(name)]
         except KeyError:
             near = difflib.get_close_matches(name, self._entries, n=1)
             guess = f"did you mean {near[0]!r}? " if near else ""
@@ -76,7 +79,12 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         return len(self._entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return isinstance(name, str) and self._spelled(name) in self._entries
+
+    def _spelled(self, name: str) -> str:
+        """The name as it is listed."""
+        spellings = (name, name.replace("_", "-"), name.replace("-", "_"))
+        return next((s for s in spellings if s in self._entries), name)
 
     def names(self) -> list[str]:
         """All names, in the order in which a reader should meet them."""

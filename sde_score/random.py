@@ -54,6 +54,18 @@ class BatchSlice:
     start: int
     total: int
 
+    def rows(self, batch: int) -> slice:
+        """The rows of a process that holds `batch` examples.
+
+        Raises:
+            ValueError: if they do not lie within the global batch.
+        """
+        if not 0 <= self.start <= self.start + batch <= self.total:
+            raise ValueError(
+                f"rows {self.start} to {self.start + batch} do not lie in a batch of {self.total}"
+            )
+        return slice(self.start, self.start + batch)
+
 
 Draws = Generator | BatchSlice | None
 
@@ -62,8 +74,7 @@ def _rows(
     shape: Sequence[int], generator: Draws
 ) -> tuple[tuple[int, ...], Generator | None, slice]:
     if isinstance(generator, BatchSlice):
-        rows = slice(generator.start, generator.start + shape[0])
-        return (generator.total, *shape[1:]), generator.generator, rows
+        return (generator.total, *shape[1:]), generator.generator, generator.rows(shape[0])
     return tuple(shape), generator, slice(None)
 
 

@@ -20,7 +20,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sde_score._checks import expand_like
+from sde_score._checks import expand_like, require_batch
 from sde_score.sdes import SDE
 
 Row = tuple[Tensor, Tensor]
@@ -138,11 +138,17 @@ class BaseModel(ABC):
         """Drift of the probability-flow ODE, shaped like x."""
         return self._evaluate("velocity", x, t, condition)
 
+    def _time(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """t in float64 on the device of x; refuses either before the network is paid for."""
+        require_batch("x", x)
+        time = self.sde.check_time(t).to(x.device).double()
+        expand_like(time, x)  # refuses a t that does not fit x
+        return time
+
     def _evaluate(
         self, wanted: str, x: Tensor, t: Tensor | float, condition: Tensor | None
     ) -> Tensor:
-        time = self.sde.check_time(t).to(x.device).double()
-        expand_like(time, x)  # refuses a t that does not fit x, before the network is paid for
+        time = self._time(x, t)
         self.nfe += 1
         prediction = self._predict(x, time, condition)
         target = ROWS[wanted](self.sde, time)

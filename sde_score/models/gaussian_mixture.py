@@ -86,7 +86,7 @@ class GaussianMixture(nn.Module, BaseModel):
 
     def log_prob(self, x: Tensor, t: Tensor | float | None = None) -> Tensor:
         """Exact log density in nats, shape `(batch,)`: of the data, or of x_t if t is given."""
-        time = None if t is None else self.sde.check_time(t).to(x.device).double()
+        time = None if t is None else self._time(x, t)
         return self._components(x, time)[0].logsumexp(1).to(x.dtype)
 
     def sample(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sde_score._checks import expand_like, require_batch, require_choice, require_positive
+from sde_score._checks import expand_like, require_choice, require_positive
 from sde_score.models.base import ROWS, BaseModel, Row
 from sde_score.sdes import SDE
 
@@ -86,7 +86,6 @@ class ScoreModel(nn.Module, BaseModel):
 
     @override
     def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        require_batch("x", x)
         dtype = self._backbone_dtype(x)
         noise_level = -0.125 * self.sde.log_snr(t)
         output: Tensor = self.backbone(

@@ -174,7 +174,9 @@ class SDE(ABC):
             log_snr: any shape; values beyond the ends of the range give the ends.
         """
         value = as_time(log_snr)
-        t = self._time_of_log_snr(value.double()).clamp(self.t_min, self.t_max)
+        low, high = self.log_snr_range
+        near = value.double().clamp(low - 1, high + 1)  # the inverse overflows far outside
+        t = self._time_of_log_snr(near).clamp(self.t_min, self.t_max)
         return t.to(value.dtype)
 
     @of_time
