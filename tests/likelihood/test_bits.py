@@ -1,0 +1,101 @@
+"""Bits per dimension in the terms of the data."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from sde_score.data.scaling import Scaling
+from sde_score.likelihood import bits_per_dim, log_prob
+from sde_score.models import GaussianMixture
+from sde_score.random import example_seeds
+from sde_score.sdes import VP
+
+SHARP = VP(0.1, 60.0)  # its law at t_max is the prior to 1e-13
+
+
+@pytest.fixture
+def model():
+    """Independent N(0.1, 0.25) in two dimensions, in model space."""
+    return GaussianMixture(torch.full((1, 2), 0.1), 0.25, SHARP)
+
+
+def test_continuous_data_have_the_entropy_of_their_own_units(model, generator):
+    """raw = 2 + 3 model: the density of raw is N(2.3, 1.5^2), computed in raw terms."""
+    raw = 2 + 3 * model.sample(5, generator=generator).float()
+    exact = {"divergence": "exact", "dequantizations": 2, "rtol": 1e-6, "atol": 1e-6}
+    found = bits_per_dim(model, raw, Scaling(2.0, 3.0), **exact)
+    truth = -Normal(2.3, 1.5).log_prob(raw.double()).sum(1) / (2 * math.log(2))
+    torch.testing.assert_close(found.values, truth, rtol=0, atol=1e-5)
+    assert found.mean == pytest.approx(float(truth.mean()), abs=1e-5)
+    assert found.standard_error == pytest.approx(float(truth.std()) / math.sqrt(5), abs=1e-5)
+    assert found.nfe == model.nfe
+
+
+def test_discrete_data_are_spread_over_their_bins(model):
+    """E_u[-log2 p(k + u)] over 400 equal examples, against a fine sum over the bin."""
+    raw = torch.tensor([[3, 5]], dtype=torch.uint8).expand(400, 2)
+    found = bits_per_dim(model, raw, Scaling.discrete(8), batch_size=400, rtol=1e-4, atol=1e-4)
+    u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    law = Normal(4 + 4 * 0.1, 4 * 0.5)  # the law of raw + u: center and width are 4
+    costs = -torch.stack([law.log_prob(k + u) for k in (3, 5)]) / math.log(2)
+    noise = (costs.var(1).sum() / 4 / 400).sqrt()
+    assert abs(found.mean - costs.mean()) < 4 * noise + 1e-3
+    masses = torch.stack(
+        [law.cdf(torch.tensor(k + 1.0)) - law.cdf(torch.tensor(float(k))) for k in (3, 5)]
+    )
+    assert costs.mean() > -masses.log2().mean()
+    assert found.standard_error == pytest.approx(float(noise), rel=0.15)
+
+
+def test_values_are_means_over_dequantizations_whatever_the_batch():
+    """Correlated data, so that the probes matter: noise and probes follow the example."""
+    covariance = torch.tensor([[[0.5, 0.3], [0.3, 0.5]]])
+    model = GaussianMixture(torch.zeros(1, 2), covariance, SHARP)
+    raw = torch.tensor([[0, 7], [3, 4], [2, 2]], dtype=torch.uint8)
+    tight = {"dequantizations": 2, "rtol": 1e-6, "atol": 1e-6}
+    whole = bits_per_dim(model, raw, Scaling.discrete(8), **tight)
+    parts = bits_per_dim(model, raw, Scaling.discrete(8), batch_size=2, **tight)
+    torch.testing.assert_close(whole.values, parts.values, rtol=0, atol=1e-5)
+    one = bits_per_dim(model, raw[2:], Scaling.discrete(8), seed=example_seeds(0, 3)[2:], **tight)
+    torch.testing.assert_close(whole.values[2:], one.values, rtol=0, atol=1e-5)
+    assert math.isnan(one.standard_error)
+    single = bits_per_dim(model, raw, Scaling.discrete(8), rtol=1e-3, atol=1e-3)
+    assert bool(((single.values - whole.values).abs() > 1e-2).all())
+
+
+def test_condition_follows_its_examples(model):
+    """Each batch hands the model the conditions of its own rows."""
+    seen = []
+
+    class Conditional(GaussianMixture):
+        def _predict(self, x, t, condition):
+            seen.append(condition.tolist())
+            return super()._predict(x, t, None)
+
+    raw, labels = torch.zeros(3, 2), torch.tensor([5, 6, 7])
+    asked = Conditional(torch.zeros(1, 2), 1.0, SHARP)
+    bits_per_dim(asked, raw, Scaling(), batch_size=2, condition=labels, rtol=1e-2, atol=1e-2)
+    assert seen[0] == [5, 6]
+    assert seen[-1] == [7]
+
+
+def test_options_are_those_of_log_prob():
+    ours, theirs = (inspect.signature(f).parameters for f in (bits_per_dim, log_prob))
+    assert set(theirs) - {"x"} <= set(ours)
+
+
+def test_refusals(model):
+    raw = torch.zeros(3, 2)
+    for name in ("dequantizations", "batch_size"):
+        with pytest.raises(ValueError, match=f"{name}=0 must be a whole number of at least 1"):
+            bits_per_dim(model, raw, Scaling(), **{name: 0})
+    with pytest.raises(ValueError, match=r"raw has shape \(0, 2\)"):
+        bits_per_dim(model, raw[:0], Scaling())
+    with pytest.raises(ValueError, match=r"condition has shape \(2,\) for 3 examples"):
+        bits_per_dim(model, raw, Scaling(), condition=torch.zeros(2))
+    assert model.nfe == 0

@@ -1,0 +1,92 @@
+"""The divergence of a linear field x -> A x is tr A, and its estimates have known laws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sde_score.likelihood import PROBE_LAWS, draw_probes, value_and_divergence
+
+COPIES = 12_000
+
+
+@pytest.fixture
+def matrix(generator):
+    return torch.randn(4, 4, generator=generator, dtype=torch.float64)
+
+
+def test_exact_divergence_is_the_trace_of_each_examples_jacobian(generator):
+    """f(x) = (x_1^2 x_2, sin x_2, x_1 x_3): div = 2 x_1 x_2 + cos x_2 + x_1, example by example."""
+    x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+
+    def field(x):
+        a, b, c = x.unbind(1)
+        return torch.stack([a**2 * b, b.sin(), a * c], 1)
+
+    value, divergence = value_and_divergence(field, x)
+    a, b, _ = x.unbind(1)
+    torch.testing.assert_close(value, field(x), rtol=0, atol=0)
+    torch.testing.assert_close(divergence, (2 * a * b + b.cos() + a)[None])
+
+
+@pytest.mark.parametrize("event", [(), (1,), (2, 3), (2, 1, 2)])
+def test_events_of_any_rank(event, generator):
+    """f(x) = c x has divergence sum c, whatever the shape of the event."""
+    x = torch.randn(3, *event, generator=generator, dtype=torch.float64)
+    c = torch.randn(event, generator=generator, dtype=torch.float64)
+    divergence = value_and_divergence(lambda x: c * x, x)[1]
+    torch.testing.assert_close(divergence, c.sum().expand(1, 3))
+
+
+def test_each_probe_gives_its_quadratic_form(matrix, generator):
+    """One row per probe: eps^T A eps, for a Jacobian that is not symmetric."""
+    x = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    probes = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
+    _, forms = value_and_divergence(lambda x: x @ matrix.mT, x, probes)
+    torch.testing.assert_close(forms, torch.einsum("nbi,ij,nbj->nb", probes, matrix, probes))
+
+
+@pytest.mark.parametrize("law", PROBE_LAWS)
+def test_hutchinson_has_the_mean_and_variance_of_its_law(law, matrix):
+    """Mean tr A; variance 2 |sym A|^2 (gaussian), less 2 sum A_ii^2 (rademacher)."""
+    x = torch.zeros(COPIES, 4, dtype=torch.float64)
+    _, forms = value_and_divergence(lambda x: x @ matrix.mT, x, draw_probes(1, x, law))
+    symmetric = 0.5 * (matrix + matrix.mT)
+    variance = 2 * symmetric.square().sum()
+    if law == "rademacher":
+        variance -= 2 * matrix.diag().square().sum()
+    assert abs(forms.mean() - matrix.trace()) < 4 * (variance / COPIES).sqrt()
+    torch.testing.assert_close(forms.var(), variance, rtol=0.05, atol=0)
+
+
+def test_rademacher_probes_are_exact_for_a_diagonal_jacobian(generator):
+    scale = torch.randn(6, generator=generator, dtype=torch.float64)
+    x = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    _, forms = value_and_divergence(lambda x: scale * x, x, draw_probes(3, x))
+    torch.testing.assert_close(forms, scale.sum().expand(3, 2))
+
+
+@pytest.mark.parametrize("law", PROBE_LAWS)
+def test_probes_are_independent_draws_of_unit_covariance(law):
+    """All 2000 probes of an event of 500 numbers differ, across probes and across examples."""
+    probes = draw_probes(20, torch.zeros(100, 500, dtype=torch.float64), law).flatten(0, 1)
+    assert len(probes.unique(dim=0)) == 2000
+    assert abs(float(probes.mean())) < 4e-3
+    assert abs(float(probes.square().mean()) - 1) < 6e-3
+
+
+@pytest.mark.parametrize("law", PROBE_LAWS)
+def test_probes_depend_on_the_examples_seed_alone(law):
+    x = torch.zeros(4, 2, 3, dtype=torch.float64)
+    together = draw_probes(3, x, law, seed=[10, 11, 12, 13])
+    alone = draw_probes(3, x[:1], law, seed=[12])
+    assert torch.equal(together[:, 2:3], alone)
+    assert torch.equal(draw_probes(2, x, law, seed=5), draw_probes(2, x, law, seed=5))
+
+
+def test_refusals():
+    x = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
+        draw_probes(0, x)
+    with pytest.raises(ValueError, match="probe_law='cauchy' is not known; accepted: rademacher"):
+        draw_probes(1, x, "cauchy")
