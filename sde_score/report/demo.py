@@ -33,18 +33,28 @@ SAMPLERS = (
 _LIKELIHOOD_EXAMPLES = 64
 
 
-def demo(out: Path, *, progress: bool = True) -> tuple[Path, Sequence[Row], BitsPerDim]:
+def demo(
+    out: Path,
+    *,
+    config: TrainConfig = CONFIG,
+    specs: Sequence[str] = SAMPLERS,
+    count: int = 256,
+    progress: bool = True,
+) -> tuple[Path, Sequence[Row], BitsPerDim]:
     """Train, sample, measure and write the page; a demo that was stopped continues.
 
     Args:
         out: run directory.
+        config: what to train.
+        specs: samplers to compare.
+        count: samples per sampler.
         progress: show bars.
 
     Returns:
         path of the page, results per sampler, held-out bits/dim.
     """
-    run = train(CONFIG, out, progress=progress)
-    rows = evaluate(run, SAMPLERS, count=256, progress=progress)
+    run = train(config, out, progress=progress)
+    rows = evaluate(run, specs, count=count, progress=progress)
     held_out = run.dataset("held_out")
     raw = held_out.raw(torch.arange(min(_LIKELIHOOD_EXAMPLES, len(held_out))))
     bits = bits_per_dim(run.model, raw, run.scaling, rtol=1e-4, atol=1e-4, progress=progress)

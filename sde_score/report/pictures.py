@@ -68,8 +68,8 @@ def draw_examples(axes: Axes, x: Tensor, columns: int, limit: float | None = Non
         limit: half-width of the window for points; None fits them.
     """
     if is_image(x.shape[1:]):
-        sheet = mosaic(x, columns).numpy()
-        axes.imshow(sheet.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        sheet = mosaic(x, columns).expand(-1, -1, 3).numpy()
+        axes.imshow(sheet, interpolation="nearest")
         axes.set_axis_off()
         return
     points = x.detach().flatten(1).float().cpu().numpy()

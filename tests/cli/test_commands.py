@@ -1,0 +1,162 @@
+"""Each verb does what its help says, and says what went wrong in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sde_score import data, likelihood, samplers
+from sde_score.cli import main
+from sde_score.training import load_run
+
+VERBS = ["train", "sample", "likelihood", "evaluate", "data", "samplers", "demo"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_explains_every_flag(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "sde-score" in text
+    assert "undocumented" not in text
+
+
+def test_train_writes_a_run_and_reports_it(run_path, record):
+    found = record("train", "--out", str(run_path), *_same_training(), "--no-progress")
+    assert found["step"] == 12
+    assert found["parameters"] == sum(p.numel() for p in load_run(run_path).model.parameters())
+    assert (run_path / "config.yaml").exists()
+
+
+def _same_training() -> list[str]:
+    from_fixture = ["--steps", "12", "--batch-size", "16", "--backbone", "mlp(width=32, depth=1)"]
+    return [*from_fixture, "--held-out", "0.2"]
+
+
+def test_train_writes_grids_of_samples_along_the_way(tmp_path):
+    words = ["train", "--out", str(tmp_path / "r"), *_same_training(), "--no-progress"]
+    assert main([*words, "--sample-every", "6", "--conditional"]) == 0
+    pictures = sorted(p.name for p in (tmp_path / "r" / "samples").iterdir())
+    assert len(pictures) == 2
+    assert all((tmp_path / "r" / "samples" / p).read_bytes()[1:4] == b"PNG" for p in pictures)
+
+
+def test_train_refuses_another_configuration(run_path, refusal):
+    said = refusal("train", "--out", str(run_path), "--learning-rate", "0.5", *_same_training())
+    assert "learning_rate" in said
+
+
+def test_samples_are_in_the_terms_of_the_data(run_path, tmp_path, record):
+    out = tmp_path / "s.npz"
+    found = record("sample", str(run_path), "--num", "6", "--steps", "4", "--out", str(out))
+    x = np.load(out, allow_pickle=False)["samples"]
+    assert found["nfe"] == 7  # Heun: 2 n - 1
+    assert x.shape == (6, 1, 8, 8)
+    assert x.dtype == np.uint8
+    assert x.max() <= 16
+    run = load_run(run_path)
+    direct = samplers.create("heun", steps=4)(run.model, (6, 1, 8, 8), seed=0)
+    assert np.array_equal(x, run.scaling.from_model(direct).numpy())
+    assert data.load(str(out)).event_shape == (1, 8, 8)
+
+
+def test_samples_do_not_depend_on_the_batch_or_their_number(run_path, tmp_path):
+    few, many = tmp_path / "few.npy", tmp_path / "many.npy"
+    common = ["sample", str(run_path), "--sampler", "pc", "--steps", "5", "--seed", "3"]
+    assert main([*common, "--num", "3", "--out", str(few)]) == 0
+    assert main([*common, "--num", "7", "--batch-size", "2", "--out", str(many)]) == 0
+    assert np.array_equal(np.load(few), np.load(many)[:3])
+    assert main([*common[:-1], "4", "--num", "3", "--out", str(many)]) == 0
+    assert not np.array_equal(np.load(few), np.load(many))
+
+
+def test_sample_as_a_picture(run_path, tmp_path):
+    from PIL import Image
+
+    out = tmp_path / "deep" / "s.png"
+    assert main(["sample", str(run_path), "--num", "9", "--steps", "3", "--out", str(out)]) == 0
+    picture = np.asarray(Image.open(out).convert("L")).astype(float)
+    assert picture.std() > 10  # not an empty sheet
+
+
+def test_conditional_samples_carry_their_labels(tmp_path):
+    path, out = tmp_path / "r", tmp_path / "s.npz"
+    assert main(["train", "--out", str(path), *_same_training(), "--conditional"]) == 0
+    assert main(["sample", str(path), "--num", "12", "--steps", "3", "--out", str(out)]) == 0
+    assert np.load(out)["labels"].tolist() == [i % 10 for i in range(12)]
+    common = ["sample", str(path), "--steps", "3", "--num", "2", "--out", str(out)]
+    assert main([*common, "--label", "7"]) == 0
+    assert np.load(out)["labels"].tolist() == [7, 7]
+
+
+def test_likelihood_is_that_of_the_library(run_path, record):
+    found = record("likelihood", str(run_path), "--num", "5", "--rtol", "1e-3", "--no-progress")
+    run = load_run(run_path)
+    raw = run.dataset("held_out").raw(torch.arange(5))
+    direct = likelihood.bits_per_dim(run.model, raw, run.scaling, rtol=1e-3)
+    assert found["bits_per_dim"] == pytest.approx(direct.mean, rel=1e-9)
+    assert found["examples"] == 5
+
+
+def test_evaluate_measures_each_sampler_beside_the_floor(run_path, record):
+    words = ["--samplers", "ddim(steps=4)", "heun(steps=3)", "--num", "40", "--report"]
+    found = record("evaluate", str(run_path), *words, "--no-progress")
+    assert [row["nfe"] for row in found["rows"]] == [4, 5]
+    for row in found["rows"]:
+        assert {s["name"] for s in row["scores"]} >= {"sliced-wasserstein2", "energy"}
+        # 12 steps of training: far from the data, and measured to be
+        assert all(s["value"] > s["floor_mean"] + 5 * s["floor_std"] for s in row["scores"])
+    assert "ddim(steps=4)" in (run_path / "report.html").read_text()
+
+
+def test_samplers_lists_them_all(record):
+    found = record("samplers")["samplers"]
+    assert [s["name"] for s in found] == samplers.available()
+    assert all("https://" in s["paper"] for s in found)
+
+
+def test_data_info_measures(record):
+    found, info = record("data", "info", "digits"), data.load("digits").info()
+    assert found["sigma_max"] == pytest.approx(info.sigma_max)
+    assert found["count"] == 1797
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["sample", "nowhere"], "nowhere"),
+        (["data", "info", "nothing"], "nothing"),
+        (["train", "--out", "x", "--sde", "vq"], "vp"),
+        (["train", "--out", "x", "--sde", "ve(sigma_max=0.001)"], "sigma_max"),
+        (["train", "--out", "x", "--backbone", "unet(base=0)"], "base"),
+    ],
+)
+def test_mistakes_are_named(words, names, refusal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert names in refusal(*words)
+    assert not (tmp_path / "x" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--sampler", "hean"], "heun"),
+        (["--steps", "0"], "steps=0"),
+        (["--grid", "karass"], "karras"),
+        (["--out", "s.txt"], ".npz"),
+        (["--label", "3"], "--conditional"),
+    ],
+)
+def test_mistakes_in_sampling_are_named(words, names, run_path, refusal):
+    assert names in refusal("sample", str(run_path), *words)
+
+
+def test_module_runs_as_the_command(tmp_path):
+    command = [sys.executable, "-m", "sde_score", "samplers"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in samplers.available())

@@ -1,0 +1,74 @@
+"""Pictures put every example where it belongs, at its brightness."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sde_score.data import Scaling
+from sde_score.report import examples_figure, save_examples
+from sde_score.report.files import save_samples
+from sde_score.report.pictures import labeled_row, mosaic, png, training_curve
+
+
+def test_mosaic_reads_left_to_right_and_top_to_bottom():
+    values = torch.linspace(-1, 1, 5)
+    sheet = mosaic(values.reshape(5, 1, 1, 1).expand(5, 1, 2, 3), columns=3)
+    assert sheet.shape == (2 * 3 - 1, 3 * 4 - 1, 1)
+    corners = [sheet[3 * (i // 3), 4 * (i % 3), 0].item() for i in range(5)]
+    assert corners == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert sheet[3:, 8:].eq(1).all()  # the place left over
+    assert sheet[2].eq(1).all()  # the line between rows
+
+
+def test_mosaic_keeps_colors_and_clips():
+    red = torch.tensor([3.0, -1.0, -5.0]).reshape(1, 3, 1, 1)
+    assert mosaic(red, 1).flatten().tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 9), (2,), (7,), (4, 5)])
+def test_any_shape_is_drawn(shape):
+    drawn = png(examples_figure(torch.randn(9, *shape), columns=3, title="nine"))
+    ink = np.asarray(Image.open(io.BytesIO(drawn)).convert("L"))
+    assert ink.min() < 128 < ink.max()
+
+
+def test_points_share_one_window():
+    panels = [("a", torch.zeros(3, 2)), ("b", torch.full((3, 2), 4.0))]
+    figure = labeled_row(panels, 1, 1.0)
+    assert [axes.get_xlim() for axes in figure.axes] == [(-4, 4), (-4, 4)]
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+
+
+def test_training_curve_shows_the_records():
+    records = [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.25}]
+    line = training_curve(records).axes[0].lines[0]
+    assert line.get_xdata().tolist() == [10, 20]
+    assert line.get_ydata().tolist() == [0.5, 0.25]
+
+
+def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    save_examples(torch.zeros(4, 1, 8, 8), path)
+    before = path.read_bytes()
+    monkeypatch.setattr("pathlib.Path.replace", _fail)
+    with pytest.raises(OSError, match="full"):
+        save_examples(torch.ones(4, 1, 8, 8), path)
+    assert path.read_bytes() == before
+
+
+def _fail(*_):
+    raise OSError("disk full")
+
+
+def test_samples_on_disk_are_raw_levels(tmp_path):
+    scaling = Scaling.discrete(4)
+    x = scaling.to_model(torch.tensor([[0, 1], [2, 3]]))
+    save_samples(x, tmp_path / "x.npz", scaling, labels=torch.tensor([5, 6]))
+    stored = np.load(tmp_path / "x.npz", allow_pickle=False)
+    assert stored["samples"].tolist() == [[0, 1], [2, 3]]
+    assert stored["labels"].tolist() == [5, 6]
