@@ -1,0 +1,52 @@
+"""Small backbones of both kinds, with weights that are nowhere zero, and calls for them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sde_score import nn
+
+
+@pytest.fixture
+def randomize():
+    """Draw every parameter anew, so that zero-initialized layers take part."""
+
+    def draw(module, seed=0, scale=0.2):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.copy_(scale * noise)
+        return module
+
+    return draw
+
+
+@pytest.fixture(params=["mlp", "unet"])
+def build(request, randomize):
+    """A float64 backbone of each kind with attention and random weights, in evaluation mode."""
+
+    def make(num_classes=0, dropout=0.0, random_weights=True):
+        if request.param == "mlp":
+            net = nn.MLP((3, 2), width=16, depth=2, num_classes=num_classes, dropout=dropout)
+        else:
+            net = nn.UNet((2, 9, 11), base=4, multipliers=(1, 2), blocks=1, attention=(5,),
+                          num_classes=num_classes, dropout=dropout)  # fmt: skip
+        net = net.double().eval()
+        return randomize(net) if random_weights else net
+
+    return make
+
+
+@pytest.fixture
+def call_for():
+    """Arguments (x, noise_level, labels) that fit a backbone."""
+
+    def make(net, batch=3, seed=1, dtype=torch.float64):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(batch, *net.event_shape, generator=generator, dtype=dtype)
+        noise_level = torch.linspace(-1.5, 1.5, batch, dtype=dtype)
+        return x, noise_level, torch.arange(batch) % max(1, net.embedding.num_classes)
+
+    return make

@@ -1,0 +1,55 @@
+"""Backbones by name: what a spec says is what is built."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sde_score import nn
+
+
+def test_every_name_can_be_built_and_called():
+    assert nn.available() == ["mlp", "unet"]
+    for name in nn.available():
+        net = nn.create(name, (1, 8, 8), num_classes=2)
+        assert net(torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.tensor([1])).shape == (1, 1, 8, 8)
+
+
+def test_options_in_the_spec_reach_the_network():
+    net = nn.create(
+        "unet(base=4, multipliers=(1, 3), blocks=1, attention=(), dropout=0.25)", (1, 8, 8)
+    )
+    same = nn.UNet((1, 8, 8), base=4, multipliers=(1, 3), blocks=1, attention=(), dropout=0.25)
+    assert str(net) == str(same)
+    assert str(nn.create("mlp(width=8, depth=1)", (2,))) == str(nn.MLP((2,), width=8, depth=1))
+
+
+@pytest.mark.parametrize("spec", ["unet(num_classes=3)", "mlp(event_shape=(2,))"])
+def test_what_the_data_decide_is_refused_in_a_spec(spec):
+    with pytest.raises(ValueError, match="which the data decide: leave it out of the spec"):
+        nn.create(spec, (1, 8, 8))
+
+
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(ValueError, match="unknown backbone 'unett'; did you mean 'unet'"):
+        nn.create("unett", (1, 8, 8))
+    with pytest.raises(ValueError, match=r"backbone 'mlp' does not take hidden; accepted: .*width"):
+        nn.create("mlp(hidden=3)", (2,))
+
+
+@pytest.mark.parametrize(
+    ("event_shape", "expected"),
+    [
+        ((2,), "mlp"),
+        ((5, 3), "mlp"),
+        ((1, 7, 9), "mlp"),
+        ((1, 8, 8), "unet(base=32, multipliers=(1, 2))"),
+        ((1, 28, 28), "unet(base=32, multipliers=(1, 2, 2))"),
+        ((3, 32, 32), "unet(base=64, multipliers=(1, 2, 2))"),
+        ((1, 33, 40), "unet(base=64, multipliers=(1, 2, 2, 2))"),
+        ((3, 64, 80), "unet(base=64, multipliers=(1, 2, 2, 2))"),
+    ],
+)
+def test_default_suits_the_shape_and_can_be_built(event_shape, expected):
+    assert nn.default_for(event_shape) == expected
+    nn.create(nn.default_for(event_shape), event_shape)
