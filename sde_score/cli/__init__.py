@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 _DESCRIPTION = (
     "Score matching and diffusion: train a score once, sample and measure it in every view. "
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sde_score.cli.train import Train
     from sde_score.training import TrainingError, TrainingInterrupted
 
-    verbs = {
+    verbs: dict[str, Callable[..., Any]] = {
         "train": Train,
         "sample": Sample,
         "likelihood": Likelihood,

@@ -6,26 +6,26 @@ from pathlib import Path
 
 import torch
 
-from sde_score.models import ScoreModel
 from sde_score.report.pictures import save_examples
 from sde_score.samplers import Heun
-from sde_score.training import DataFacts
+from sde_score.training import Run
 
 _COUNT = 64
 
 
-def write_samples(model: ScoreModel, data: DataFacts, path: Path) -> None:
+def write_samples(run: Run, path: Path) -> None:
     """Write a picture of 64 samples by Heun's method in 18 steps, always from the same noise.
 
+    A conditional model shows its classes in turn.
+
     Args:
-        model: averaged weights, in evaluation mode.
-        data: facts of the training data.
+        run: the run so far.
         path: of the PNG file.
     """
     labels = None
-    if data.num_classes:
-        device = next(model.parameters()).device
-        labels = torch.arange(_COUNT, device=device) % data.num_classes
-    shape = (_COUNT, *data.event_shape)
-    x = Heun(steps=18)(model, shape, seed=0, condition=labels, progress=False)
+    if run.num_classes:
+        device = next(run.model.parameters()).device
+        labels = torch.arange(_COUNT, device=device) % run.num_classes
+    shape = (_COUNT, *run.event_shape)
+    x = Heun(steps=18)(run.model, shape, seed=0, condition=labels, progress=False)
     save_examples(x.cpu(), path)

@@ -1,0 +1,44 @@
+"""Training: a configuration in, a run directory out, and back into memory with `load_run`.
+
+`train(TrainConfig(data="digits"), "runs/digits")` trains and returns a `Run`; the same call again
+continues what was stopped, to the same bits.
+"""
+
+from sde_score.training.batches import Batches, MicroBatch
+from sde_score.training.build import build_model, split_data
+from sde_score.training.checkpoint import Checkpoints
+from sde_score.training.config import FREE, TrainConfig, load_config, resolve, save_config
+from sde_score.training.ema import EMA
+from sde_score.training.errors import CheckpointError, TrainingError, TrainingInterrupted
+from sde_score.training.metrics import Metrics
+from sde_score.training.run import WEIGHTS, Run, load_run
+from sde_score.training.state import DataFacts, TrainState
+from sde_score.training.trainer import Trainer, train
+from sde_score.training.update import Update, warmup_factor
+
+__all__ = [
+    "EMA",
+    "FREE",
+    "WEIGHTS",
+    "Batches",
+    "CheckpointError",
+    "Checkpoints",
+    "DataFacts",
+    "Metrics",
+    "MicroBatch",
+    "Run",
+    "TrainConfig",
+    "TrainState",
+    "Trainer",
+    "TrainingError",
+    "TrainingInterrupted",
+    "Update",
+    "build_model",
+    "load_config",
+    "load_run",
+    "resolve",
+    "save_config",
+    "split_data",
+    "train",
+    "warmup_factor",
+]

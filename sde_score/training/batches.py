@@ -1,0 +1,74 @@
+"""Which examples and which random numbers each step of each process gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sde_score.data import DataSet, EpochOrder
+from sde_score.random import BatchSlice, generator_from, mix
+from sde_score.training import streams
+from sde_score.training.config import TrainConfig
+
+
+class MicroBatch(NamedTuple):
+    """One forward pass: data `(batch, *event)`, labels `(batch,)` or None, and random draws."""
+
+    x0: Tensor
+    condition: Tensor | None
+    draws: BatchSlice
+
+
+class Batches:
+    """The batches of a run as a function of the step.
+
+    Step k takes the examples at positions `k total ... (k + 1) total - 1` of an endless order, and
+    draws its random numbers for all of them at once. Processes and micro-batches take their rows of
+    both, so that how a batch is cut changes nothing but rounding.
+
+    Args:
+        dataset: the examples to train on.
+        config: gives the batch size, the seed, and what to do with labels and levels.
+        rank: index of this process.
+        processes: number of processes.
+        device: where the network is.
+    """
+
+    def __init__(
+        self,
+        dataset: DataSet,
+        config: TrainConfig,
+        rank: int = 0,
+        processes: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dataset, self.config, self.rank = dataset, config, rank
+        self.device = torch.device(device)
+        self.total = config.batch_size * processes
+        self._order = EpochOrder(len(dataset), seed=mix(config.seed, streams.ORDER))
+
+    def step(self, step: int) -> Iterator[MicroBatch]:
+        """The micro-batches of this process in a step, counted from 0."""
+        rows = self.config.batch_size // self.config.accumulate
+        start = self.rank * self.config.batch_size
+        for first in range(start, start + self.config.batch_size, rows):
+            indices = self._order.indices(step * self.total + first, rows)
+            x0, condition = self._examples(indices, step, first)
+            draws = self._draws(streams.OBJECTIVE, step, first, self.device)
+            yield MicroBatch(x0.to(self.device), condition, draws)
+
+    def _examples(self, indices: Tensor, step: int, first: int) -> tuple[Tensor, Tensor | None]:
+        x0, condition = self.dataset.batch(indices)
+        if self.config.dequantize:
+            draws = self._draws(streams.DEQUANTIZE, step, first, torch.device("cpu"))
+            x0 = self.dataset.scaling.dequantize(self.dataset.raw(indices), draws)
+        if condition is None or not self.config.conditional:
+            return x0, None
+        return x0, condition.to(self.device)
+
+    def _draws(self, stream: int, step: int, first: int, device: torch.device) -> BatchSlice:
+        generator = generator_from(self.config.seed, stream, step, device=device)
+        return BatchSlice(generator, first, self.total)

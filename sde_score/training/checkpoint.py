@@ -1,0 +1,207 @@
+"""Checkpoints: folders `step-N` that are whole or not there at all.
+
+A checkpoint is written under a hidden name, brought to the disk, and renamed. It holds
+`model.safetensors`, `ema.safetensors`, `optimizer.safetensors`, `state.json`, and `SHA256SUMS`, so
+that damage is noticed (also by `sha256sum -c SHA256SUMS`). Nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from sde_score._files import sync
+from sde_score.training.errors import CheckpointError
+from sde_score.training.state import TrainState
+
+TENSORS = ("model", "ema", "optimizer")
+STATE = "state.json"
+SUMS = "SHA256SUMS"
+
+_FILES = (*(f"{name}.safetensors" for name in TENSORS), STATE)
+_NAME = re.compile(r"step-([1-9][0-9]{0,15})")
+_LARGEST_TEXT = 1 << 20  # bytes of state.json or SHA256SUMS
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        folder: `checkpoints/` of the run; need not exist.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, in order."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+
+    def newest(self) -> int | None:
+        """The last step that has a checkpoint, None if there is none."""
+        return max(self.steps(), default=None)
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint of a step."""
+        return self.folder / f"step-{step}"
+
+    def save(self, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+        """Write a checkpoint; it appears under its name in one step, when it is whole.
+
+        Args:
+            state: gives the step.
+            tensors: for each of `TENSORS`, tensors by name.
+
+        Raises:
+            CheckpointError: if the step has a checkpoint already.
+        """
+        from safetensors.torch import save_file
+
+        target, temporary = self.path(state.step), self._hidden(state.step)
+        if target.exists():
+            raise CheckpointError(f"{target} exists already: a checkpoint is never overwritten")
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True)
+        for name in TENSORS:
+            plain = {key: value.detach().contiguous() for key, value in tensors[name].items()}
+            save_file(plain, temporary / f"{name}.safetensors")
+        (temporary / STATE).write_text(state.to_json())
+        sums = [f"{_digest(temporary / name)}  {name}\n" for name in _FILES]
+        (temporary / SUMS).write_text("".join(sums))
+        for path in (*(temporary / name for name in (*_FILES, SUMS)), temporary):
+            sync(path)
+        temporary.rename(target)
+        sync(self.folder)
+        return target
+
+    def tidy(self, keep: int) -> None:
+        """Remove all but the newest `keep` checkpoints, and what interrupted writing left."""
+        for step in self.steps()[:-keep]:
+            # Renamed first: a kill while files go must not leave part of them under a good name.
+            shutil.rmtree(self._hidden(step), ignore_errors=True)
+            self.path(step).rename(self._hidden(step))
+        for leftover in self.folder.glob(".step-*.tmp"):
+            shutil.rmtree(leftover)
+
+    def _hidden(self, step: int) -> Path:
+        return self.folder / f".step-{step}.tmp"
+
+    def state(self, step: int) -> TrainState:
+        """Read `state.json` of a step.
+
+        Raises:
+            CheckpointError: naming the file and the checkpoints that are whole.
+        """
+        path = self.path(step) / STATE
+        with self._helping(), refusing(path):
+            _verify(path)
+            state = TrainState.from_json(_text(path))
+            if state.step != step:
+                raise ValueError(f"it claims to be of step {state.step}")
+        return state
+
+    def tensors(self, step: int, name: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read `<name>.safetensors` of a step.
+
+        Args:
+            step: which checkpoint.
+            name: one of `TENSORS`.
+            expected: tensors of the names, shapes and types that must be there, and no others.
+
+        Raises:
+            CheckpointError: naming the file and the checkpoints that are whole.
+        """
+        from safetensors.torch import load_file
+
+        path = self.path(step) / f"{name}.safetensors"
+        with self._helping(), refusing(path):
+            _verify(path)
+            found: dict[str, Tensor] = load_file(path)
+            _require_alike(found, expected)
+        return found
+
+    def whole(self) -> list[int]:
+        """Steps whose checkpoint is undamaged; reads all files of all checkpoints."""
+        return [step for step in self.steps() if self._is_whole(step)]
+
+    def _is_whole(self, step: int) -> bool:
+        try:
+            for name in _FILES:
+                with refusing(self.path(step) / name):
+                    _verify(self.path(step) / name)
+        except CheckpointError:
+            return False
+        return True
+
+    @contextmanager
+    def _helping(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:
+            whole = ", ".join(self.path(step).name for step in self.whole()) or "none"
+            raise CheckpointError(
+                f"{error}; whole checkpoints in {self.folder}: {whole} "
+                "(remove the folders of newer ones to go on from there)"
+            ) from error
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn whatever reading a foreign file raises into one `CheckpointError` that names it.
+
+    Parsers raise nearly anything on hostile bytes (`RecursionError`, `KeyError`, `MemoryError`,
+    their own classes ...), so this is the one place that catches every `Exception`.
+    """
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise CheckpointError(f"{path} cannot be used: {reason[:500]}") from error
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_TEXT + 1)
+    if len(content) > _LARGEST_TEXT:
+        raise ValueError(f"larger than {_LARGEST_TEXT} bytes")
+    return content.decode()
+
+
+def _verify(path: Path) -> None:
+    """Refuse a file whose content is not what `SHA256SUMS` beside it promises."""
+    found, promised = _digest(path), _text(path.with_name(SUMS)).split("\n")
+    if f"{found}  {path.name}" not in promised:
+        raise ValueError(f"it is damaged or truncated: its SHA-256 is not the one in {SUMS}")
+
+
+def _require_alike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        raise ValueError(
+            f"its tensors do not fit the model: {len(missing)} missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}"
+        )
+    for name, want in expected.items():
+        have = found[name]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            raise ValueError(
+                f"{name} is {have.dtype} of shape {tuple(have.shape)}, "
+                f"the model needs {want.dtype} of shape {tuple(want.shape)}"
+            )

@@ -1,0 +1,74 @@
+"""Loss, gradient norm and speed since the last line of metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_score.training.state import TrainState
+
+
+class Meter:
+    """Sums that stay on the device until they are asked for, so that steps never wait for the host.
+
+    Args:
+        accelerator: averages over processes.
+        state: where an earlier session stopped, None at the start of a run.
+    """
+
+    def __init__(self, accelerator: Any, state: TrainState | None = None) -> None:
+        self._accelerator = accelerator
+        start = (0.0, 0.0) if state is None else (state.loss_sum, state.grad_norm_sum)
+        self._sums = torch.tensor(start, device=accelerator.device)
+        self.window = 0 if state is None else state.window
+        self._before = 0.0 if state is None else state.seconds
+        self.start()
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+        self._fresh, self._last = 0, self._before
+
+    @property
+    def seconds(self) -> float:
+        """Training time, earlier sessions included."""
+        return self._before + time.perf_counter() - self._began
+
+    def add(self, loss: Tensor, grad_norm: Tensor) -> None:
+        """Count one step; both are scalars on the device."""
+        self._sums += torch.stack([loss, grad_norm])
+        self.window += 1
+        self._fresh += 1
+
+    def totals(self) -> tuple[float, float]:
+        """Sums of loss and gradient norm since the last line, averaged over processes.
+
+        All processes must ask together.
+        """
+        if self._accelerator.num_processes > 1:
+            self._sums = self._accelerator.reduce(self._sums, "mean")
+        loss, grad_norm = self._sums.tolist()
+        return loss, grad_norm
+
+    def is_finite(self) -> bool:
+        """Whether every loss and gradient since the last line was a finite number."""
+        return all(math.isfinite(total) for total in self.totals())
+
+    def line(self, batch: int) -> dict[str, float]:
+        """Means since the last line, which this call ends; `batch` is examples per step."""
+        loss, grad_norm = self.totals()
+        now = self.seconds
+        measures = {
+            "loss": loss / self.window,
+            "grad_norm": grad_norm / self.window,
+            "examples_per_second": self._fresh * batch / max(now - self._last, 1e-9),
+            "seconds": now,
+        }
+        self._sums.zero_()
+        self.window = self._fresh = 0
+        self._last = now
+        return measures

@@ -1,0 +1,42 @@
+"""`metrics.jsonl`: one JSON object per line, appended while training runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sde_score._files import replace_file
+
+
+class Metrics:
+    """A file of measurements that outlives kills and resumes.
+
+    Each line has `step` (steps taken), `loss` and `grad_norm` (means since the line before; the
+    norm is taken before clipping), `learning_rate` (of the last step), `examples_per_second` (over
+    all processes) and `seconds` (of training, earlier sessions included).
+
+    Args:
+        path: of the file; need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a line; it is in the file when this returns."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records; a last line that a kill cut short is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text().split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def rewind(self, step: int) -> None:
+        """Drop the records of steps after `step`, which a resumed run will measure again."""
+        if self.path.exists():
+            kept = [json.dumps(r) + "\n" for r in self.read() if r["step"] <= step]
+            replace_file(self.path, "".join(kept).encode())

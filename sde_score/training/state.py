@@ -1,0 +1,145 @@
+"""Where a run stands: what `state.json` of a checkpoint holds beside the tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sde_score import __version__
+from sde_score._checks import require_count
+from sde_score._registry import refuse_unknown
+from sde_score.data import DataSet, Scaling
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model must remember of its data.
+
+    Args:
+        name: of the data set.
+        count: number of training examples.
+        event_shape: shape of one example.
+        num_classes: number of classes, 0 without labels.
+        scaling: the map between raw terms and model range.
+    """
+
+    name: str
+    count: int
+    event_shape: tuple[int, ...]
+    num_classes: int
+    scaling: Scaling
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ValueError(f"name={self.name!r} must be text")
+        require_count(count=self.count)
+        require_count(0, num_classes=self.num_classes)
+        for index, size in enumerate(self.event_shape):
+            require_count(**{f"event_shape[{index}]": size})
+
+    def agrees(self, other: DataFacts) -> bool:
+        """Whether these are the same data, up to rounding in what was measured on them."""
+        ours, theirs = self.scaling, other.scaling
+        if replace(self, scaling=theirs) != other or ours.levels != theirs.levels:
+            return False
+        pairs = ((ours.center, theirs.center), (ours.width, theirs.width))
+        return all(np.shape(a) == np.shape(b) and np.allclose(a, b) for a, b in pairs)
+
+    @classmethod
+    def of(cls, dataset: DataSet) -> DataFacts:
+        """The facts of a data set."""
+        return cls(
+            dataset.name,
+            len(dataset),
+            tuple(dataset.event_shape),
+            dataset.num_classes,
+            dataset.scaling,
+        )
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Progress of a run after a step.
+
+    The position in the data is `step * batch`, and every random number is a function of the seed
+    and the step, so that there is nothing else to remember about either.
+
+    Args:
+        step: optimizer steps taken, at least 1.
+        batch: examples per step over all processes.
+        data: facts of the data.
+        seconds: training time so far.
+        loss_sum: losses since the last line of metrics, summed.
+        grad_norm_sum: gradient norms since the last line of metrics, summed.
+        window: number of steps in these sums.
+        versions: what wrote the checkpoint.
+    """
+
+    step: int
+    batch: int
+    data: DataFacts
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    grad_norm_sum: float = 0.0
+    window: int = 0
+    versions: dict[str, str] = field(default_factory=lambda: current_versions())
+
+    def __post_init__(self) -> None:
+        require_count(step=self.step, batch=self.batch)
+        require_count(0, window=self.window)
+        for name in ("seconds", "loss_sum", "grad_norm_sum"):
+            value = getattr(self, name)
+            if not isinstance(value, float) or not math.isfinite(value):
+                raise ValueError(f"{name}={value!r} must be a finite floating-point number")
+        if not isinstance(self.versions, dict):
+            raise ValueError("versions must be a mapping")
+
+    def to_json(self) -> str:
+        """Readable JSON; `from_json` gives back the same numbers to the last bit."""
+        values = dataclasses.asdict(self)
+        values["data"]["scaling"] = self.data.scaling.to_dict()
+        return json.dumps(values, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainState:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError, TypeError or RecursionError: for anything else.
+        """
+        values = _mapping("state", json.loads(text), cls)
+        data = _mapping("data", values["data"], DataFacts)
+        scaling = data["scaling"]
+        if not isinstance(scaling, dict) or not isinstance(data["event_shape"], list):
+            raise ValueError("data.scaling must be a mapping and data.event_shape a list")
+        facts = {**data, "scaling": Scaling.from_dict(scaling)}
+        facts["event_shape"] = tuple(data["event_shape"])
+        return cls(**{**values, "data": DataFacts(**facts)})
+
+
+def _mapping(owner: str, values: Any, of: type) -> dict[str, Any]:
+    """Refuse anything but a mapping with exactly the fields of a dataclass."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{owner} must be a mapping")
+    names = [f.name for f in dataclasses.fields(of)]
+    refuse_unknown(owner, values, names)
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(f"{owner} lacks {', '.join(missing)}")
+    return values
+
+
+def current_versions() -> dict[str, str]:
+    """Versions that the bits of a run depend on."""
+    return {
+        "sde_score": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

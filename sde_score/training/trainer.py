@@ -1,0 +1,296 @@
+"""The training loop: from a configuration to a run directory.
+
+A run is a function of its configuration. Step k knows its examples and its random numbers from k
+alone, so that a run that was killed and resumed has the bits of one that was not (on the same
+machine, with the same number of threads), and one cut over processes or micro-batches has the same
+numbers up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sde_score import objectives
+from sde_score.data import DataSet
+from sde_score.models import ScoreModel
+from sde_score.objectives import Objective
+from sde_score.random import BatchSlice, mix
+from sde_score.training import streams
+from sde_score.training.batches import Batches
+from sde_score.training.build import build_model, split_data
+from sde_score.training.checkpoint import Checkpoints
+from sde_score.training.config import TrainConfig, save_config
+from sde_score.training.errors import TrainingError, TrainingInterrupted
+from sde_score.training.interrupt import StopRequest
+from sde_score.training.meter import Meter
+from sde_score.training.metrics import Metrics
+from sde_score.training.processes import Vote, accelerator_for, seed_network
+from sde_score.training.resume import agreed_config, require_continuation
+from sde_score.training.run import Run, load_run
+from sde_score.training.state import DataFacts, TrainState
+from sde_score.training.update import Update
+
+OnSamples = Callable[[Run, Path], None]
+"""Called with the run so far (averaged weights, evaluation mode) and the picture to write."""
+
+
+class _Loss(nn.Module):
+    """Model and objective in one forward pass, which is what distributed training can wrap."""
+
+    def __init__(self, model: ScoreModel, objective: Objective, autocast: str | None) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.autocast = autocast
+
+    def forward(self, x0: Tensor, condition: Tensor | None, draws: BatchSlice) -> Tensor:
+        precision = (
+            torch.autocast(self.autocast, torch.bfloat16) if self.autocast else nullcontext()
+        )
+        with precision:
+            return self.objective(self.model, x0, condition, draws).mean()
+
+
+class Trainer:
+    """A run in progress. Most callers want `train`, which makes one and runs it.
+
+    Args:
+        config: what to train; resolved here.
+        out: run directory, made if it is not there.
+        resume: True continues a run found in `out`; False refuses to.
+        progress: show a progress bar on the main process.
+        dataset: the whole data set, instead of loading `config.data`.
+        on_samples: writes a grid of samples every `config.sample_every` steps.
+
+    Raises:
+        ValueError: if `out` holds a run of another configuration, or an argument does not fit.
+        CheckpointError: if the newest checkpoint is damaged.
+        DataError: if the data cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: str | Path,
+        *,
+        resume: bool = True,
+        progress: bool = True,
+        dataset: DataSet | None = None,
+        on_samples: OnSamples | None = None,
+    ) -> None:
+        if config.sample_every and on_samples is None:
+            raise ValueError("sample_every needs on_samples, the function that writes the samples")
+        self.out, self.progress, self.on_samples = Path(out), progress, on_samples
+        self.checkpoints = Checkpoints(self.out / "checkpoints")
+        self.metrics = Metrics(self.out / "metrics.jsonl")
+        self.accelerator = accelerator_for(config.device)
+        self.device: torch.device = self.accelerator.device
+        examples, _ = split_data(config, dataset)
+        self.config = agreed_config(config, examples, self.out, resume)
+        self.facts = DataFacts.of(examples)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = Batches(examples, self.config, rank, processes, self.device)
+        self._build()
+        self._restore()
+
+    def _build(self) -> None:
+        config = self.config
+        self.model = build_model(config, self.facts.event_shape, self.facts.num_classes)
+        if config.compile:
+            self.model.backbone.compile()  # type: ignore[attr-defined]
+        autocast = self.device.type if config.precision == "bf16" else None
+        loss = _Loss(self.model, objectives.create(config.objective), autocast)
+        self.loss = self.accelerator.prepare(loss.train())
+        self.update = Update(
+            dict(self.model.named_parameters()),
+            config.learning_rate,
+            config.warmup,
+            config.clip,
+            config.ema,
+            config.weight_decay,
+        )
+
+    def _restore(self) -> None:
+        """Take up the newest checkpoint, or start at step 0, and bring the directory in line."""
+        newest = self.checkpoints.newest()
+        state = None if newest is None else self.checkpoints.state(newest)
+        if state is not None:
+            require_continuation(state, self.config, self.batches.total, self.facts, self.out)
+            weights, step = self.model.state_dict(), state.step
+            model = self.checkpoints.tensors(step, "model", weights)
+            average = self.checkpoints.tensors(step, "ema", weights)
+            moments = self.checkpoints.tensors(step, "optimizer", self.update.expected_state())
+            self.model.load_state_dict(model)
+            self.update.restore(step, moments, average)
+        self.step = self.saved = 0 if state is None else state.step
+        self.meter = Meter(self.accelerator, state)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.out.mkdir(parents=True, exist_ok=True)
+            save_config(self.config, self.out / "config.yaml")
+            self.metrics.rewind(self.step)
+
+    def run(self) -> Run:
+        """Train up to `config.steps` and open the result.
+
+        Raises:
+            TrainingInterrupted: after SIGINT or SIGTERM, with a checkpoint of the last step.
+            TrainingError: if the loss or a weight is no longer a finite number.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        vote = Vote(self.accelerator.num_processes)
+        self.meter.start()
+        with torch.random.fork_rng(devices), StopRequest() as stop, self._bar() as bar:
+            while self.step < self.config.steps:
+                self._train_step()
+                bar.update()
+                self._after_step(bar)
+                if vote.any(stop.signum is not None) and self.step < self.config.steps:
+                    self._stop(stop.signum or signal.SIGTERM)
+        return load_run(self.out)
+
+    def _bar(self) -> Any:
+        from tqdm.auto import tqdm
+
+        shown = self.progress and self.accelerator.is_main_process
+        total = self.config.steps
+        return tqdm(total=total, initial=self.step, unit="step", disable=not shown)
+
+    def _train_step(self) -> None:
+        """Forward and backward over the micro-batches, then one update."""
+        rank, parts = self.accelerator.process_index, self.config.accumulate
+        seed_network(mix(self.config.seed, streams.NETWORK, self.step, rank), self.device)
+        total = torch.zeros((), device=self.device)
+        for index, part in enumerate(self.batches.step(self.step)):
+            last = index == parts - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.loss):
+                loss = self.loss(*part) / parts
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.meter.add(total, self.update.apply(self.step))
+        self.step += 1
+
+    def _after_step(self, bar: Any) -> None:
+        config, finished = self.config, self.step == self.config.steps
+        if self.step % config.log_every == 0 or finished:
+            self._log(bar)
+        if self.step % config.checkpoint_every == 0 or finished:
+            self._save()
+        if config.sample_every and self.step % config.sample_every == 0:
+            self._sample()
+
+    def _log(self, bar: Any) -> None:
+        self._require_finite_losses()
+        line = self.meter.line(self.batches.total)
+        rate = self.update.rate(self.step - 1)
+        if self.accelerator.is_main_process:
+            self.metrics.write({"step": self.step, "learning_rate": rate, **line})
+        speed = f"{line['examples_per_second']:.0f}/s"
+        bar.set_postfix(loss=f"{line['loss']:.4g}", examples=speed, refresh=False)
+
+    def _save(self) -> None:
+        """Write a checkpoint, on the main process, of weights known to be finite."""
+        self._require_finite_losses()
+        self._require_finite_weights()
+        totals = self.meter.totals()
+        if self.accelerator.is_main_process:
+            batch, seconds, window = self.batches.total, self.meter.seconds, self.meter.window
+            state = TrainState(self.step, batch, self.facts, seconds, *totals, window)
+            weights = self.model.state_dict()
+            average = dict(zip(self.update.parameters, self.update.ema.shadow, strict=True))
+            optimizer = self.update.state()
+            tensors = {"model": weights, "ema": {**weights, **average}, "optimizer": optimizer}
+            self.checkpoints.save(state, tensors)
+            self.checkpoints.tidy(self.config.keep)
+        self.saved = self.step
+        self.accelerator.wait_for_everyone()
+
+    def _sample(self) -> None:
+        if self.accelerator.is_main_process and self.on_samples is not None:
+            folder = self.out / "samples"
+            folder.mkdir(exist_ok=True)
+            self.model.eval()
+            with self.update.ema.swapped(self.update.parameters.values()):
+                so_far = Run(self.out, self.config, self.model, self.step, self.facts)
+                self.on_samples(so_far, folder / f"step-{self.step}.png")
+            self.model.train()
+        self.accelerator.wait_for_everyone()
+
+    def _stop(self, signum: int) -> None:
+        if self.saved < self.step:
+            self._save()
+        raise TrainingInterrupted(
+            f"stopped by {signal.Signals(signum).name} after step {self.step} of "
+            f"{self.config.steps}; checkpoint saved in {self.out}: run the same command again "
+            "to go on",
+            signum,
+        )
+
+    def _require_finite_losses(self) -> None:
+        if not self.meter.is_finite():
+            first = self.step - self.meter.window + 1
+            self._diverged(f"the loss or its gradient in steps {first} to {self.step}")
+
+    def _require_finite_weights(self) -> None:
+        tensors = [*self.update.parameters.values(), *self.update.ema.shadow]
+        largest = torch.stack(torch._foreach_norm(tensors, math.inf))
+        if not bool(largest.isfinite().all()):
+            self._diverged(f"a weight after step {self.step}")
+
+    def _diverged(self, what: str) -> None:
+        newest = self.checkpoints.newest()
+        kept = "no checkpoint yet" if newest is None else f"last good checkpoint: step {newest}"
+        raise TrainingError(
+            f"{what} is not a finite number ({kept}). Try a lower learning_rate (now "
+            f"{self.config.learning_rate:g}), clip=1, a longer warmup, precision=float32, or a "
+            "time sampler that avoids the smallest noise"
+        )
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    dataset: DataSet | None = None,
+    on_samples: OnSamples | None = None,
+) -> Run:
+    """Train a model into a run directory, or continue what is there.
+
+    The directory holds `config.yaml`, `checkpoints/step-N/`, `metrics.jsonl` and `samples/`. Under
+    `torchrun` or `accelerate launch` every process calls this, and the first one writes.
+
+    Args:
+        config: what to train.
+        out: run directory, made if it is not there.
+        resume: True continues a run of the same configuration found in `out` (fields in
+            `sde_score.training.FREE` may change, `steps` may grow); False refuses to.
+        progress: show a progress bar.
+        dataset: the whole data set, instead of loading `config.data`.
+        on_samples: called every `config.sample_every` steps with the run so far (averaged weights)
+            and the path of the picture to write.
+
+    Returns:
+        The run with its averaged weights, as `load_run(out)` opens it.
+
+    Raises:
+        ValueError: if `out` holds a run of another configuration, or an argument does not fit.
+        DataError: if the data cannot be loaded.
+        CheckpointError: if the newest checkpoint is damaged.
+        TrainingError: if the loss or a weight is no longer a finite number.
+        TrainingInterrupted: after SIGINT or SIGTERM, with a checkpoint of the last step; the same
+            call goes on from there.
+    """
+    trainer = Trainer(
+        config, out, resume=resume, progress=progress, dataset=dataset, on_samples=on_samples
+    )
+    return trainer.run()

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sde_score.training import TrainConfig, train
+
+
+@pytest.fixture
+def config():
+    """A run of seconds: eight blobs in the plane, a tiny network with dropout."""
+    return TrainConfig(
+        data="gaussians(n=50)",
+        backbone="mlp(width=8, depth=1, dropout=0.1)",
+        steps=12,
+        batch_size=8,
+        learning_rate=0.01,
+        warmup=3,
+        ema=0.9,
+        checkpoint_every=4,
+        log_every=5,
+        conditional=True,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def run_to(config):
+    """`run_to(out, steps=..., **changes)` trains without a progress bar."""
+
+    def run(out: Path, on_samples=None, dataset=None, resume=True, **changes):
+        changed = replace(config, **changes)
+        return train(
+            changed, out, progress=False, on_samples=on_samples, dataset=dataset, resume=resume
+        )
+
+    return run
+
+
+@pytest.fixture
+def tensor_bytes():
+    """All tensors of a checkpoint, to the bit."""
+
+    def read(out: Path, step: int) -> dict[str, bytes]:
+        folder = out / "checkpoints" / f"step-{step}"
+        files = {p.name: p.read_bytes() for p in sorted(folder.glob("*.safetensors"))}
+        assert sorted(files) == ["ema.safetensors", "model.safetensors", "optimizer.safetensors"]
+        return files
+
+    return read
+
+
+@pytest.fixture
+def measured():
+    """`metrics.jsonl` without what a clock measured."""
+
+    def read(out: Path) -> list[dict[str, float]]:
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        clock = ("seconds", "examples_per_second")
+        return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+    return read

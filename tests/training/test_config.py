@@ -1,0 +1,158 @@
+"""The configuration: one object that is file and flags, and refuses what it does not know."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+
+import pytest
+import tyro
+
+from sde_score import data
+from sde_score.sdes import SDES
+from sde_score.training import CheckpointError, TrainConfig, load_config, resolve, save_config
+from sde_score.training.config import FREE, adopt, complete_spec, require_same
+
+OTHER = {
+    "data": "ring",
+    "sde": "ve(sigma_max=30.0)",
+    "backbone": "mlp(width=32)",
+    "prediction": "velocity",
+    "objective": "denoising(weighting='likelihood')",
+    "steps": 7,
+    "batch_size": 12,
+    "accumulate": 4,
+    "learning_rate": 1e-5,
+    "warmup": 0,
+    "clip": 0.0,
+    "ema": 0.5,
+    "weight_decay": 0.1,
+    "precision": "bf16",
+    "compile": True,
+    "conditional": True,
+    "sigma_data": 0.1 + 0.2,
+    "dequantize": True,
+    "held_out": 0.0,
+    "seed": -5,
+    "device": "cpu",
+    "checkpoint_every": 3,
+    "keep": 9,
+    "sample_every": 4,
+    "log_every": 1,
+}
+
+
+def test_every_field_survives_the_file_to_the_last_bit(tmp_path):
+    assert set(OTHER) == {f.name for f in fields(TrainConfig)}
+    config = TrainConfig(**OTHER)
+    assert all(getattr(config, k) != getattr(TrainConfig(), k) for k in OTHER)
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_every_field_is_a_flag_with_its_help(capsys):
+    config = tyro.cli(TrainConfig, args=["--steps", "7", "--sde", "ve", "--sigma-data", "0.5"])
+    assert config == replace(TrainConfig(), steps=7, sde="ve", sigma_data=0.5)
+    with pytest.raises(SystemExit):
+        tyro.cli(TrainConfig, args=["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')}" in shown
+    assert "Forward diffusion, such as vp" in shown
+    assert "Steps between lines of metrics.jsonl, at least 1." in shown
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("steps", 0, ValueError),
+        ("steps", 2.0, TypeError),
+        ("steps", True, TypeError),
+        ("batch_size", -1, ValueError),
+        ("accumulate", 3, ValueError),
+        ("learning_rate", 0, ValueError),
+        ("learning_rate", float("nan"), ValueError),
+        ("learning_rate", "1e-3", TypeError),
+        ("clip", -1.0, ValueError),
+        ("ema", 1.0, ValueError),
+        ("held_out", 1.0, ValueError),
+        ("weight_decay", float("inf"), ValueError),
+        ("sigma_data", 0.0, ValueError),
+        ("precision", "fp8", ValueError),
+        ("prediction", ["noise"], TypeError),
+        ("data", None, TypeError),
+        ("compile", 1, TypeError),
+        ("warmup", -1, ValueError),
+        ("keep", 0, ValueError),
+    ],
+)
+def test_wrong_values_are_refused_by_name(field, value, error):
+    with pytest.raises(error, match=field):
+        TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("steps: 5\nstepz: 6\n", "stepz"),
+        ("- steps\n", "mapping"),
+        ("5: 6\n", "mapping"),
+        ("", "mapping"),
+        ("steps: [", "config.yaml"),
+        ("learning_rate: 1e-3\n", "1.0e-3"),
+        ("steps: 0\n", "steps=0"),
+        ("data: !!python/object/apply:os.system ['false']\n", "config.yaml"),
+        ("data: &a [x]\nsde: [*a, *a]\n", "data="),
+        ("data: " + "[" * 1000, "config.yaml"),
+        ("# " + "x" * (1 << 20), "larger"),
+        ("data: \0\n", "config.yaml"),
+    ],
+)
+def test_a_damaged_or_hostile_file_is_refused_by_its_name(tmp_path, text, why):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.yaml") as caught:
+        load_config(path)
+    assert why in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_undecodable_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "config.yaml", tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(CheckpointError, match=path.name):
+            load_config(path)
+
+
+def test_specs_are_written_out_in_full():
+    assert complete_spec(SDES, "vp(beta_max=12)") == "vp(beta_min=0.1, beta_max=12.0)"
+    with pytest.raises(ValueError, match="beta_mux"):
+        complete_spec(SDES, "vp(beta_mux=12)")
+
+
+def test_resolving_measures_the_data_leaves_nothing_open_and_is_idempotent():
+    digits = data.load("digits")
+    config = resolve(TrainConfig(), digits)
+    assert config.sigma_data == pytest.approx(digits.tensor().var(0, correction=0).mean().sqrt())
+    assert config.backbone.startswith("unet(")
+    assert "dropout=0.0" in config.backbone
+    assert "event_shape" not in config.backbone
+    assert resolve(config, digits) == config
+    with pytest.raises(ValueError, match="labels"):
+        resolve(TrainConfig(conditional=True), data.load("ring(n=10)"))
+
+
+def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
+    stored = replace(TrainConfig(**OTHER), backbone="mlp(width=32)", sigma_data=0.25)
+    open_again = replace(stored, backbone="auto", sigma_data=None)
+    assert adopt(open_again, stored) == stored
+    for name in OTHER:
+        changes = {name: asdict(TrainConfig())[name]}
+        if name == "batch_size":
+            changes["accumulate"] = 1
+        other = replace(stored, **changes)
+        if name in FREE:
+            require_same(other, stored, tmp_path)
+        else:
+            with pytest.raises(ValueError, match=rf"configuration: {name} is"):
+                require_same(other, stored, tmp_path)

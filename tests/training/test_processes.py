@@ -1,0 +1,134 @@
+"""Real kills and real processes, each in as few subprocesses as will do."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sde_score.training import TrainConfig, load_run, save_config
+
+ROOT = Path(__file__).parents[2]
+
+ONE_PROCESS = """
+import sys, torch
+torch.set_num_threads(1)
+from sde_score.training import load_config, train
+train(load_config(sys.argv[1]), sys.argv[2], progress=False)
+"""
+
+TWO_PROCESSES = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+from sde_score.training import Trainer, TrainingInterrupted, load_config, train
+config, out = load_config(sys.argv[1]), sys.argv[2]
+train(config, out + "/whole", progress=False)
+
+trainer = Trainer(config, out + "/cut", progress=False)
+step = trainer._train_step
+def signalled():
+    step()
+    if trainer.step == 7 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+trainer._train_step = signalled
+try:
+    trainer.run()
+except TrainingInterrupted as error:
+    print("interrupted", os.environ["RANK"], trainer.step, error.signum)
+train(config, out + "/cut", progress=False)
+"""
+
+
+def _environment():
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The bits of a run may depend on the number of threads: all sides use one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_run_killed_without_warning_resumes_to_the_same_bits(
+    config, run_to, tensor_bytes, measured, tmp_path
+):
+    """SIGKILL at a random moment, wherever it strikes: in a step, a checkpoint, or a line."""
+    changes = {"steps": 4000, "checkpoint_every": 3, "log_every": 1}
+    save_config(TrainConfig(**{**vars(config), **changes}), tmp_path / "config.yaml")
+    out, lines = tmp_path / "cut", random.randint(5, 40)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ONE_PROCESS, str(tmp_path / "config.yaml"), str(out)],
+        env=_environment(),
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        log = out / "metrics.jsonl"
+        if log.exists() and log.read_bytes().count(b"\n") >= lines:
+            break
+        time.sleep(0.001 * random.random())
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+    killed_after = len((out / "metrics.jsonl").read_bytes().splitlines())
+    steps = killed_after + 10
+    run_to(out, **{**changes, "steps": steps})
+    run_to(tmp_path / "whole", **{**changes, "steps": steps})
+    assert tensor_bytes(out, steps) == tensor_bytes(tmp_path / "whole", steps)
+    assert measured(out) == measured(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_twice_the_batch_and_stop_together(
+    config, run_to, tensor_bytes, measured, tmp_path
+):
+    """DDP over two processes of 4 examples in 2 parts, against one process of 8; then one of the
+    two gets SIGTERM, both save and stop at the same step, and the resumed pair has the same bits.
+    """
+    plain = {"backbone": "mlp(width=8, depth=1)", "clip": 0.5}
+    split = {**vars(config), **plain, "batch_size": 4, "accumulate": 2}
+    save_config(TrainConfig(**split), tmp_path / "config.yaml")
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    script = [str(tmp_path / "script.py"), str(tmp_path / "config.yaml"), str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *launch, *script],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("interrupted"))
+    assert said == [f"interrupted {rank} 7 {int(signal.SIGTERM)}" for rank in (0, 1)]
+    assert tensor_bytes(tmp_path / "cut", 12) == tensor_bytes(tmp_path / "whole", 12)
+    assert measured(tmp_path / "cut") == measured(tmp_path / "whole")
+    state = json.loads((tmp_path / "whole/checkpoints/step-12/state.json").read_text())
+    assert state["batch"] == 8
+    run_to(tmp_path / "one", **plain)
+    for weights in ("raw", "ema"):
+        one, two = (load_run(tmp_path / name, weights) for name in ("one", "whole"))
+        for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    lines = zip(measured(tmp_path / "one"), measured(tmp_path / "whole"), strict=True)
+    for a, b in lines:
+        assert a == pytest.approx(b, rel=1e-5)
+    # The pair can be continued by one process with the whole batch.
+    assert run_to(tmp_path / "whole", **plain, steps=13).step == 13

@@ -1,0 +1,175 @@
+"""One optimizer step: warm-up, clipping, Adam, average."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sde_score.sdes import VP
+from sde_score.training import EMA, Update, warmup_factor
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
+
+
+class _Tiny(nn.Module):
+    """W2 tanh(W1 (x, label) + b1) + b2."""
+
+    def __init__(self, arrays, tag):
+        super().__init__()
+        for name in ("W1", "b1", "W2", "b2"):
+            self.register_parameter(name, nn.Parameter(arrays[f"{tag}.init.{name}"].clone()))
+
+    def forward(self, x, label):
+        inputs = torch.cat([x.flatten(1), label[:, None]], 1)
+        hidden = torch.tanh(inputs @ self.W1.T + self.b1)
+        return (hidden @ self.W2.T + self.b2).reshape(x.shape)
+
+
+def _loss(net, arrays, where, tag, params):
+    x0, z = arrays[f"{where}.batch"], arrays[f"{where}.z"]
+    if tag == "vp_cont":
+        t = arrays[f"{where}.t"]
+        return (net(VP().perturb(x0, t, z), t) - z).square().mean()
+    low, high, n = params["sde"]["ve"]
+    labels = arrays[f"{where}.labels"]
+    sigmas = torch.linspace(math.log(high), math.log(low), n, dtype=torch.float64).exp()[labels]
+    sigma = sigmas.reshape(-1, 1, 1, 1)
+    return (
+        0.5
+        * (net(x0 + sigma * z, labels.double() / n) * sigma + z).square().flatten(1).sum(1).mean()
+    )
+
+
+@pytest.mark.parametrize("tag", ["vp_cont", "ve_disc"])
+def test_update_reproduces_five_recorded_steps_of_the_published_code(tag):
+    """Learning rates, losses, weights and averages of Song et al.'s code, float64 to 1e-9."""
+    if not REFERENCE.is_dir():
+        pytest.skip("reference fixtures are not beside the repository")
+    from safetensors.torch import load_file
+
+    params = json.loads((REFERENCE / "train_steps.json").read_text())["params"]
+    arrays = load_file(REFERENCE / "train_steps.safetensors")
+    case = next(c for c in params["cases"] if c["tag"] == tag)
+    net = _Tiny(arrays, tag)
+    update = Update(
+        dict(net.named_parameters()), case["lr"], case["warmup"], max(case["clip"], 0), case["ema"]
+    )
+    close = {"rtol": 1e-9, "atol": 1e-11}
+    for k in range(5):
+        where = f"{tag}.step{k}"
+        loss = _loss(net, arrays, where, tag, params)
+        torch.testing.assert_close(loss.detach(), arrays[f"{where}.loss"], **close)
+        assert update.rate(k) == pytest.approx(float(arrays[f"{where}.lr"]), rel=1e-12)
+        loss.backward()
+        update.apply(k)
+        for (name, weight), mean in zip(net.named_parameters(), update.ema.shadow, strict=True):
+            torch.testing.assert_close(weight.detach(), arrays[f"{where}.weights.{name}"], **close)
+            torch.testing.assert_close(mean, arrays[f"{where}.ema.{name}"], **close)
+    with update.ema.swapped(net.parameters()), torch.no_grad():
+        loss = _loss(net, arrays, f"{tag}.eval", tag, params)
+    torch.testing.assert_close(loss, arrays[f"{tag}.eval.loss"], **close)
+
+
+def test_ema_equals_the_unrolled_weighted_sum():
+    """After n steps the average is sum_i w_i theta_i with w_i = (1 - d_i) prod_{j>i} d_j."""
+    torch.manual_seed(0)
+    history = torch.randn(60, 3, dtype=torch.float64)
+    ema = EMA([history[0]], decay=0.8)
+    for theta in history[1:]:
+        ema.update([theta])
+    decays = [min(0.8, (1 + n) / (10 + n)) for n in range(1, 60)]
+    assert decays[0] < decays[20] < 0.8 == decays[-1]
+    weights = [math.prod(decays)]
+    weights += [(1 - d) * math.prod(decays[i + 1 :]) for i, d in enumerate(decays)]
+    assert sum(weights) == pytest.approx(1)
+    expected = torch.tensor(weights, dtype=torch.float64) @ history
+    torch.testing.assert_close(ema.shadow[0], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_swapping_shows_the_average_and_gives_the_weights_back_even_after_an_error():
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    ema = EMA([weight], 0.5)
+    with torch.no_grad():
+        weight += 1
+    seen = []
+
+    def fail():
+        with ema.swapped([weight]):
+            seen.append(weight.tolist())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [[1.0, 2.0]]
+    assert weight.tolist() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
+def test_ema_refuses_a_decay_out_of_range(decay):
+    with pytest.raises(ValueError, match="decay="):
+        EMA([], decay)
+
+
+def test_warmup_is_linear_from_zero_and_then_flat():
+    assert [warmup_factor(k, 4) for k in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert [warmup_factor(k, 0) for k in range(2)] == [1, 1]
+
+
+def test_clipping_scales_all_gradients_together_and_reports_the_norm_before():
+    """Gradients (3, 4) and 12 have norm 13; Adam's first moment shows what was let through."""
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    for clip, scale in ((0.0, 1.0), (6.5, 0.5), (20.0, 1.0)):
+        a.grad, b.grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])
+        update = Update({"a": a, "b": b}, 0.1, clip=clip)
+        assert float(update.apply(0)) == pytest.approx(13)
+        assert update.state()["a/exp_avg"] == pytest.approx([0.3 * scale, 0.4 * scale], rel=1e-5)
+        assert update.state()["b/exp_avg"] == pytest.approx([1.2 * scale], rel=1e-5)
+        assert a.grad is None
+
+
+def test_weight_decay_is_decoupled_from_the_gradient():
+    """With gradient zero a step multiplies weights by 1 - rate x decay, whatever Adam's scale."""
+    weight = nn.Parameter(torch.tensor([2.0, -3.0]))
+    update = Update({"w": weight}, learning_rate=0.1, weight_decay=0.5)
+    weight.grad = torch.zeros(2)
+    update.apply(0)
+    assert weight.detach() == pytest.approx([2 * 0.95, -3 * 0.95])
+
+
+def test_restored_update_goes_on_to_the_same_bits_in_the_memory_layout_of_the_weights():
+    def fresh():
+        torch.manual_seed(1)
+        net = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+        return net, Update(dict(net.named_parameters()), 0.1, warmup=2, clip=0.5, ema=0.9)
+
+    def go(net, update, steps):
+        for k in steps:
+            torch.manual_seed(k)
+            net(torch.randn(2, 3, 6, 6)).square().mean().backward()
+            update.apply(k)
+
+    net, update = fresh()
+    go(net, update, range(3))
+    weights = {k: v.clone() for k, v in net.state_dict().items()}
+    moments = {k: v.clone().contiguous() for k, v in update.state().items()}
+    average = {k: v.clone().contiguous() for k, v in zip(weights, update.ema.shadow, strict=True)}
+    go(net, update, range(3, 6))
+    other, again = fresh()
+    other.load_state_dict(weights)
+    again.restore(3, moments, average)
+    entry = again.optimizer.state[other.weight]["exp_avg"]
+    assert entry.is_contiguous(memory_format=torch.channels_last)
+    go(other, again, range(3, 6))
+    for a, b in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(update.ema.shadow, again.ema.shadow, strict=True):
+        assert torch.equal(a, b)
+    expected = again.expected_state()
+    assert {k: (v.shape, v.dtype) for k, v in again.state().items()} == {
+        k: (v.shape, v.dtype) for k, v in expected.items()
+    }
