@@ -15,7 +15,7 @@ from sde_score.data import load
 class Data:
     """Look at a data set: shape, range, count, and the noise levels that suit it.
 
-    Examples:
+    For example:
         sde-score data info digits
         sde-score data info images.parquet --json
     """

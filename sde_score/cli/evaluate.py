@@ -19,7 +19,7 @@ class Evaluate:
     Each distance stands beside its noise floor: what the data score against themselves at the same
     size. With --report the page of the run, report.html, is written anew.
 
-    Examples:
+    For example:
         sde-score evaluate runs/digits --samplers "ddim(steps=20)" "heun(steps=18)" --num 500
     """
 

@@ -21,7 +21,7 @@ class Likelihood:
     In bits per dimension of the raw data; discrete data are dequantized, so it bounds their code
     length. The standard error covers examples, probes and dequantization.
 
-    Examples:
+    For example:
         sde-score likelihood runs/digits --num 128
         sde-score likelihood runs/digits --divergence exact --num 16 --json
     """

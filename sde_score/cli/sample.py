@@ -22,7 +22,7 @@ class Sample:
     Sample i depends on the seed and on i alone: more samples, other batches or another machine of
     the same kind give the same first ones.
 
-    Examples:
+    For example:
         sde-score sample runs/digits --sampler pc --steps 500 --num 64 --seed 0 --out samples.npz
         sde-score sample runs/digits --sampler "heun(churn=10)" --steps 18 --out samples.png
     """

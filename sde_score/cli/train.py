@@ -19,7 +19,7 @@ class Train:
     The same command again continues what was stopped, to the same bits. On several processes:
     torchrun --nproc_per_node 2 -m sde_score train ...
 
-    Examples:
+    For example:
         sde-score train --data digits --sde vp --steps 3000 --out runs/digits
         sde-score train --data images/ --sde "ve(sigma_max=30)" --precision bf16 --out runs/images
         sde-score train --data table.csv --prediction velocity --sde rectified --out runs/table

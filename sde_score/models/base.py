@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -62,45 +63,59 @@ class Model(Protocol):
         ...
 
 
-def _score_row(sde: SDE, t: Tensor) -> Row:
-    sigma = sde.sigma(t)
-    return torch.zeros_like(sigma), -1 / sigma
-
-
-def _data_row(sde: SDE, t: Tensor) -> Row:
-    return torch.ones_like(t), torch.zeros_like(t)
-
-
-def _noise_row(sde: SDE, t: Tensor) -> Row:
-    return torch.zeros_like(t), torch.ones_like(t)
-
-
-def _velocity_row(sde: SDE, t: Tensor) -> Row:
-    return sde.alpha_derivative(t), sde.sigma_derivative(t)
-
-
-ROWS: dict[str, Callable[[SDE, Tensor], Row]] = {
-    "noise": _noise_row,
-    "data": _data_row,
-    "velocity": _velocity_row,
-    "score": _score_row,
-}
-"""The four predictions as coordinates; t is float64."""
-
-
-def conversion(sde: SDE, t: Tensor, source: Row, target: Row) -> Row:
-    """Coefficients (on x, on the prediction) that turn a prediction into another quantity at t.
+class Moment:
+    """The scales of an SDE at given times, each computed once and only if it is needed.
 
     Args:
-        sde: gives x its row (alpha, sigma).
+        sde: the diffusion.
         t: float64 times, a scalar or `(batch,)`.
+    """
+
+    def __init__(self, sde: SDE, t: Tensor) -> None:
+        self.sde = sde
+        self.t = t
+
+    @cached_property
+    def alpha(self) -> Tensor:
+        """Signal scale."""
+        return self.sde.alpha(self.t)
+
+    @cached_property
+    def sigma(self) -> Tensor:
+        """Noise scale."""
+        return self.sde.sigma(self.t)
+
+    @cached_property
+    def zero(self) -> Tensor:
+        """0 in the shape of t."""
+        return torch.zeros_like(self.t)
+
+    @cached_property
+    def one(self) -> Tensor:
+        """1 in the shape of t."""
+        return torch.ones_like(self.t)
+
+
+ROWS: dict[str, Callable[[Moment], Row]] = {
+    "noise": lambda at: (at.zero, at.one),
+    "data": lambda at: (at.one, at.zero),
+    "velocity": lambda at: (at.sde.alpha_derivative(at.t), at.sde.sigma_derivative(at.t)),
+    "score": lambda at: (at.zero, -1 / at.sigma),
+}
+"""The four predictions as coordinates."""
+
+
+def conversion(at: Moment, source: Row, target: Row) -> Row:
+    """Coefficients (on x, on the prediction) that turn a prediction into another quantity.
+
+    Args:
+        at: gives x its row (alpha, sigma).
         source: row of what is known.
         target: row of what is wanted.
     """
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
-    determinant = alpha * source[1] - sigma * source[0]
+    determinant = at.alpha * source[1] - at.sigma * source[0]
     on_x = (target[0] * source[1] - target[1] * source[0]) / determinant
-    on_prediction = (alpha * target[1] - sigma * target[0]) / determinant
+    on_prediction = (at.alpha * target[1] - at.sigma * target[0]) / determinant
     return on_x, on_prediction
 
 
@@ -115,12 +130,12 @@ class BaseModel(ABC):
         """The diffusion whose marginals have this score."""
 
     @abstractmethod
-    def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """The one evaluation: a tensor like x, in the dtype of x. t is float64."""
+    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
+        """The one evaluation: a tensor like x, in the dtype of x."""
 
     @abstractmethod
-    def _row(self, t: Tensor) -> Row:
-        """What `_predict` returns, as coordinates at float64 t."""
+    def _row(self, at: Moment) -> Row:
+        """What `_predict` returns, as coordinates."""
 
     def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Gradient of log p_t at x, shaped like x."""
@@ -138,19 +153,18 @@ class BaseModel(ABC):
         """Drift of the probability-flow ODE, shaped like x."""
         return self._evaluate("velocity", x, t, condition)
 
-    def _time(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """t in float64 on the device of x; refuses either before the network is paid for."""
+    def _moment(self, x: Tensor, t: Tensor | float) -> Moment:
+        """The scales at t on the device of x; refuses either before the network is paid for."""
         require_batch("x", x)
         time = self.sde.check_time(t).to(x.device).double()
         expand_like(time, x)  # refuses a t that does not fit x
-        return time
+        return Moment(self.sde, time)
 
     def _evaluate(
         self, wanted: str, x: Tensor, t: Tensor | float, condition: Tensor | None
     ) -> Tensor:
-        time = self._time(x, t)
+        at = self._moment(x, t)
         self.nfe += 1
-        prediction = self._predict(x, time, condition)
-        target = ROWS[wanted](self.sde, time)
-        on_x, on_prediction = conversion(self.sde, time, self._row(time), target)
+        prediction = self._predict(x, at, condition)
+        on_x, on_prediction = conversion(at, self._row(at), ROWS[wanted](at))
         return expand_like(on_x, x) * x + expand_like(on_prediction, x) * prediction

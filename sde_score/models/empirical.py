@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._checks import require_batch, require_count
-from sde_score.models.base import ROWS, BaseModel, Row
+from sde_score.models.base import ROWS, BaseModel, Moment, Row
 from sde_score.sdes import SDE
 
 _CHUNK_NUMBERS = 1 << 23  # float64 numbers held at once beside the data: 64 MiB
@@ -56,20 +56,20 @@ class EmpiricalDistribution(nn.Module, BaseModel):
         return self._sde
 
     @override
-    def _row(self, t: Tensor) -> Row:
-        return ROWS["data"](self.sde, t)
+    def _row(self, at: Moment) -> Row:
+        return ROWS["data"](at)
 
     @override
-    def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
         if condition is not None:
             raise ValueError("EmpiricalDistribution takes no condition")
-        return self._posterior(x, t)[0].reshape(x.shape).to(x.dtype)
+        return self._posterior(x, at)[0].reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Exact log density of x_t in nats, shape `(batch,)`; at t = 0 there is none."""
-        time = self._time(x, t)
-        log_sum = self._posterior(x, time)[1]
-        log_volume = 0.5 * self.data[0].numel() * torch.log(2 * math.pi * self.sde.sigma(time) ** 2)
+        at = self._moment(x, t)
+        log_sum = self._posterior(x, at)[1]
+        log_volume = 0.5 * self.data[0].numel() * torch.log(2 * math.pi * at.sigma**2)
         return (log_sum - log_volume - math.log(len(self.data))).to(x.dtype)
 
     def sample(self, count: int, generator: Generator | None = None) -> Tensor:
@@ -78,7 +78,7 @@ class EmpiricalDistribution(nn.Module, BaseModel):
         index = torch.randint(len(self.data), (count,), generator=generator)
         return self.data[index.to(self.data.device)]
 
-    def _posterior(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _posterior(self, x: Tensor, at: Moment) -> tuple[Tensor, Tensor]:
         """Posterior mean, shape (batch, D), and log sum_i exp(-|x - alpha y_i|^2 / 2 sigma^2).
 
         Distances are taken in float64, as differences of large squares decide at small sigma. The
@@ -91,7 +91,7 @@ class EmpiricalDistribution(nn.Module, BaseModel):
                 f"the data have {tuple(self.data.shape[1:])}"
             )
         flat = x.flatten(1).double()
-        alpha, sigma = (s.to(flat).reshape(-1, 1) for s in (self.sde.alpha(t), self.sde.sigma(t)))
+        alpha, sigma = (s.to(flat).reshape(-1, 1) for s in (at.alpha, at.sigma))
         mean, mass = torch.zeros_like(flat), flat.new_zeros(len(flat), 1)
         top = flat.new_full((len(flat), 1), -torch.inf)
         rows = max(1, _CHUNK_NUMBERS // (flat.shape[1] + len(flat)))

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._checks import as_time, require_batch, require_count
-from sde_score.models.base import ROWS, BaseModel, Row
+from sde_score.models.base import ROWS, BaseModel, Moment, Row
 from sde_score.sdes import SDE
 
 
@@ -71,14 +71,14 @@ class GaussianMixture(nn.Module, BaseModel):
         return self._sde
 
     @override
-    def _row(self, t: Tensor) -> Row:
-        return ROWS["score"](self.sde, t)
+    def _row(self, at: Moment) -> Row:
+        return ROWS["score"](at)
 
     @override
-    def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
         if condition is not None:
             raise ValueError("GaussianMixture takes no condition")
-        log_joint, whitened = self._components(x, t)
+        log_joint, whitened = self._components(x, at)
         responsibility = log_joint.softmax(1)
         pull = -responsibility[:, :, None] * whitened
         score = pull.sum(1) if self.axes is None else torch.einsum("bkd,kcd->bc", pull, self.axes)
@@ -86,8 +86,8 @@ class GaussianMixture(nn.Module, BaseModel):
 
     def log_prob(self, x: Tensor, t: Tensor | float | None = None) -> Tensor:
         """Exact log density in nats, shape `(batch,)`: of the data, or of x_t if t is given."""
-        time = None if t is None else self._time(x, t)
-        return self._components(x, time)[0].logsumexp(1).to(x.dtype)
+        at = None if t is None else self._moment(x, t)
+        return self._components(x, at)[0].logsumexp(1).to(x.dtype)
 
     def sample(
         self, count: int, t: float | None = None, generator: Generator | None = None
@@ -123,7 +123,7 @@ class GaussianMixture(nn.Module, BaseModel):
         off = self.means - self.weights @ self.means
         return within + torch.einsum("k,kc,kd->cd", self.weights, off, off)
 
-    def _components(self, x: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _components(self, x: Tensor, at: Moment | None) -> tuple[Tensor, Tensor]:
         """log(w_k N_k(x)), shape (batch, k), and precision_k (x - mean_k) in principal axes."""
         require_batch("x", x)
         if tuple(x.shape[1:]) != self.event_shape:
@@ -131,7 +131,7 @@ class GaussianMixture(nn.Module, BaseModel):
                 f"x has event shape {tuple(x.shape[1:])}, the mixture has {self.event_shape}"
             )
         flat = x.flatten(1).to(torch.promote_types(x.dtype, self.means.dtype))
-        scale, noise = (as_time(1.0), as_time(0.0)) if t is None else self._scales(t)
+        scale, noise = (as_time(1.0), as_time(0.0)) if at is None else (at.alpha, at.sigma)
         scale, noise = (s.to(flat).reshape(-1, 1, 1) for s in (scale, noise))
         off = flat[:, None] - scale * self.means
         if self.axes is not None:
@@ -139,9 +139,6 @@ class GaussianMixture(nn.Module, BaseModel):
         variance = scale**2 * self.variances + noise**2
         log_density = -0.5 * (off**2 / variance + torch.log(2 * math.pi * variance)).sum(2)
         return log_density + self.weights.log(), off / variance
-
-    def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return self.sde.alpha(t), self.sde.sigma(t)
 
 
 def _normalised(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:

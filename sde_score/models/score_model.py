@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._checks import expand_like, require_choice, require_positive
-from sde_score.models.base import ROWS, BaseModel, Row
+from sde_score.models.base import ROWS, BaseModel, Moment, Row
 from sde_score.sdes import SDE
 
 PREDICTIONS = (*ROWS, "edm")
@@ -71,25 +71,24 @@ class ScoreModel(nn.Module, BaseModel):
     def sde(self) -> SDE:
         return self._sde
 
-    def _input_scale(self, t: Tensor) -> Tensor:
-        variance = self.sde.sigma(t) ** 2 + (self.sigma_data * self.sde.alpha(t)) ** 2
-        return variance.sqrt()
+    def _input_scale(self, at: Moment) -> Tensor:
+        return (at.sigma**2 + (self.sigma_data * at.alpha) ** 2).sqrt()
 
     @override
-    def _row(self, t: Tensor) -> Row:
+    def _row(self, at: Moment) -> Row:
         if self.prediction == "score":
-            return torch.zeros_like(t), -torch.ones_like(t)
+            return at.zero, -at.one
         if self.prediction != "edm":
-            return ROWS[self.prediction](self.sde, t)
-        scale = self._input_scale(t) * self.sigma_data
-        return self.sde.sigma(t) / scale, -self.sde.alpha(t) * self.sigma_data**2 / scale
+            return ROWS[self.prediction](at)
+        scale = self._input_scale(at) * self.sigma_data
+        return at.sigma / scale, -at.alpha * self.sigma_data**2 / scale
 
     @override
-    def _predict(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
         dtype = self._backbone_dtype(x)
-        noise_level = -0.125 * self.sde.log_snr(t)
+        noise_level = 0.25 * torch.log(at.sigma / at.alpha)
         output: Tensor = self.backbone(
-            (x / expand_like(self._input_scale(t), x)).to(dtype),
+            (x / expand_like(self._input_scale(at), x)).to(dtype),
             noise_level.to(dtype).expand(x.shape[0]),
             condition,
         )

@@ -25,8 +25,9 @@ class Langevin:
     - `"marginal"`: epsilon = 2 (snr sigma(t))^2. It depends on t alone, so the chain keeps the
       marginal up to its discretization error, in any dimension.
     - `"example"`: epsilon = 2 (snr |z| / |score|)^2, norms of each example. A step that depends on
-      the state tilts the stationary law to p |score|^2: a variance (D + 2) / D times too large on
-      Gaussian data of D dimensions. Harmless for images, wrong for tables.
+      the state and on its own noise tilts the stationary law to p^(D / (D + 2)) |score|^2: a
+      variance ((D + 2) / D)^2 times too large on Gaussian data of D dimensions. Harmless for
+      images, wrong for tables.
     - `"batch"`: the same with norms averaged over the batch, times (alpha_t / alpha_s)^2 for the
       next time s: Song et al.'s code. Samples then depend on their neighbors.
 

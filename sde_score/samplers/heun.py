@@ -63,21 +63,24 @@ class Heun(Sampler):
         here = _noise_ratio(sde.log_snr(times))
         raised = self._raise(here)
         start = torch.where(raised > here, sde.time_of_log_snr(-2 * raised.log()), times)
-        alphas, alpha_start = sde.alpha(times).tolist(), sde.alpha(start).tolist()
-        added = ((raised**2 - here**2).clamp(min=0).sqrt() * self.churn_noise).tolist()
+        scale, scale_start = sde.alpha(times), sde.alpha(start)
+        lift = (scale_start / scale).tolist()
+        fresh = (raised**2 - here**2).clamp(min=0).sqrt()
+        added = (scale_start * self.churn_noise * fresh).tolist()
+        # With r the ratio of the noise levels, Euler's step is r y + (1 - r) x0_hat, and Heun's
+        # adds (1 - r) / 2r times the change of x0_hat.
+        ratio = here[1:] / raised[:-1]
+        keep = (ratio * scale[1:] / scale_start[:-1]).tolist()
+        pull = (1 - ratio) * scale[1:]
+        bend, pulls = (0.5 * pull / ratio).tolist(), pull.tolist()
         at, before = run.moments(x.device), start.to(x.device).unbind()
-        level, top = here.tolist(), raised.tolist()
         for k, arrival in enumerate(times[1:].tolist()):
-            y = x.div_(alphas[k])
             if added[k]:
-                y.add_(run.noise(), alpha=added[k])
-            h = level[k + 1] - top[k]
-            first = run.denoise(y * alpha_start[k], before[k])
-            slope = torch.sub(y, first).div_(top[k])
-            ahead = y.add(slope, alpha=h)
-            second = run.denoise(ahead * alphas[k + 1], at[k + 1])
-            slope.add_(torch.sub(ahead, second), alpha=1 / level[k + 1])
-            x = y.add_(slope, alpha=0.5 * h).mul_(alphas[k + 1])
+                x.mul_(lift[k]).add_(run.noise(), alpha=added[k])
+            first = run.denoise(x, before[k])
+            ahead = torch.mul(x, keep[k]).add_(first, alpha=pulls[k])
+            second = run.denoise(ahead, at[k + 1])
+            x = ahead.add_(second, alpha=bend[k]).add_(first, alpha=-bend[k])
             yield arrival, x
 
     def _raise(self, ratio: Tensor) -> Tensor:
