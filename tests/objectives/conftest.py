@@ -1,0 +1,53 @@
+"""Reference arrays and one of each SDE."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sde_score.sdes import EDM, VE, VP, Cosine, Rectified, SubVP
+
+REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
+
+SDES = [
+    VP(beta_min=0.4, beta_max=9.0),
+    SubVP(beta_min=0.4, beta_max=9.0),
+    Cosine(),
+    VE(sigma_min=0.05, sigma_max=9.0),
+    EDM(sigma_min=0.05, sigma_max=9.0),
+    Rectified(),
+]
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """`name -> (arrays, description)` of a reference file; skips where it is absent."""
+
+    def load(name):
+        if not (REFERENCE / f"{name}.safetensors").exists():
+            pytest.skip(f"{name} is not in {REFERENCE}")
+        from safetensors.torch import load_file
+
+        text = (REFERENCE / f"{name}.json").read_text()
+        return load_file(REFERENCE / f"{name}.safetensors"), json.loads(text)
+
+    return load
+
+
+@pytest.fixture(params=SDES, ids=lambda sde: type(sde).__name__)
+def sde(request):
+    """Each SDE, with parameters that tell its formulas apart."""
+    return request.param
+
+
+@pytest.fixture
+def close():
+    """Agreement to the tolerance of the reference files."""
+    import torch
+
+    def check(got, want, rtol=1e-9, atol=1e-11):
+        torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
+
+    return check

@@ -1,0 +1,142 @@
+"""Laws of the training times, each against a distribution function written a second time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sde_score.objectives import TIME_SAMPLERS, WEIGHTINGS
+from sde_score.sdes import EDM
+
+SPECS = [
+    *TIME_SAMPLERS.names(),
+    "log_normal(mean=0.3, std=0.7)",
+    "logit_normal(mean=-0.4, std=1.5)",
+]
+
+
+def ratio(sde, t):
+    return (sde.sigma(t) / sde.alpha(t)).numpy()
+
+
+def rate_integral(sde, t):
+    """Integral of g^2 / sigma^2 from t_min to t, by the trapezoidal rule, over its whole."""
+    # Times dense at both ends, where the rate may be large.
+    u = torch.linspace(0, 1, 400001, dtype=torch.float64)
+    low, high = max(sde.t_min, 1e-12), sde.t_max
+    knots = torch.sort(torch.cat([low * (high / low) ** u, low + (high - low) * u])).values
+    knots = knots.clamp(sde.t_min, sde.t_max)
+    rate = (sde.diffusion(knots) / sde.sigma(knots)) ** 2
+    area = torch.cumulative_trapezoid(rate, knots)
+    return np.interp(t.numpy(), knots[1:].numpy(), (area / area[-1]).numpy())
+
+
+def distribution(spec, sde, t):
+    """P(time <= t) of each law."""
+    place = ((t - sde.t_min) / (sde.t_max - sde.t_min)).numpy()
+    log_ratio = np.log(ratio(sde, t))
+    ends = np.log(ratio(sde, torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)))
+    with np.errstate(divide="ignore"):
+        logit = np.log(place) - np.log1p(-place)
+    laws = {
+        "uniform": lambda: place,
+        "low_discrepancy": lambda: place,
+        "uniform_log_snr": lambda: (log_ratio - ends[0]) / (ends[1] - ends[0]),
+        "importance": lambda: rate_integral(sde, t),
+        "log_normal": lambda: stats.norm.cdf(log_ratio, -1.2, 1.2),
+        "log_normal(mean=0.3, std=0.7)": lambda: stats.norm.cdf(log_ratio, 0.3, 0.7),
+        "logit_normal": lambda: stats.norm.cdf(logit),
+        "logit_normal(mean=-0.4, std=1.5)": lambda: stats.norm.cdf(logit, -0.4, 1.5),
+    }
+    return laws[spec]()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_quantiles_invert_the_distribution(sde, spec):
+    u = torch.linspace(0.001, 0.999, 401, dtype=torch.float64)
+    t = TIME_SAMPLERS.create(spec).quantile(sde, u)
+    assert t.dtype == torch.float64
+    assert bool(((t >= sde.t_min) & (t <= sde.t_max)).all())
+    inside = ((t > sde.t_min) & (t < sde.t_max)).numpy()  # log-normal tails are clamped
+    assert inside.sum() > 250
+    tolerance = 2e-4 if spec == "importance" else 1e-7
+    np.testing.assert_allclose(
+        distribution(spec, sde, t)[inside], u.numpy()[inside], atol=tolerance
+    )
+
+
+def test_log_normal_tails_are_clamped_to_the_range():
+    sde = EDM(0.2, 0.5)
+    sampler = TIME_SAMPLERS.create("log_normal")
+    t = sampler.quantile(sde, torch.tensor([0.0, 1e-6, 1 - 1e-6, 1.0], dtype=torch.float64))
+    assert t.tolist() == pytest.approx([0.2, 0.2, 0.5, 0.5], rel=1e-12)
+    times, _ = sampler(sde, 4000, torch.Generator().manual_seed(0))
+    below = (times <= 0.2).double().mean().item()
+    truth = stats.norm.cdf((math.log(0.2) + 1.2) / 1.2)
+    assert below == pytest.approx(truth, abs=4 * (truth / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if s != "importance"])
+def test_draws_follow_the_law(sde, spec):
+    t, weight = TIME_SAMPLERS.create(spec)(sde, 2000, torch.Generator().manual_seed(3))
+    inside = (t > sde.t_min) & (t < sde.t_max)
+    low, high = distribution(spec, sde, torch.stack([t[inside].min(), t[inside].max()]))
+    share = (distribution(spec, sde, t[inside]) - low) / (high - low)
+    assert stats.kstest(share[(share > 0) & (share < 1)], "uniform").pvalue > 1e-3
+    assert t.shape == weight.shape == (2000,)
+    assert t.dtype == weight.dtype == torch.float64
+    assert bool((weight == 1).all())
+
+
+@pytest.mark.parametrize("spec", ["low_discrepancy", "importance(stratified=True)",
+                                  "log_normal(stratified=True)"])  # fmt: skip
+def test_stratified_times_hit_every_stratum_once_and_keep_their_law(spec):
+    """Over batches of seven: the distribution function of the times falls once in each seventh, and
+    each place in the batch alone is uniform."""
+    sde, sampler, batch = EDM(1e-6, 1e6), TIME_SAMPLERS.create(spec), 7
+    name = spec.partition("(")[0].replace("importance", "uniform_log_snr")
+    generator = torch.Generator().manual_seed(5)
+    shares = []
+    for _ in range(300):
+        t, _ = sampler(sde, batch, generator)
+        share = distribution(name, sde, t)
+        assert sorted((share * batch).astype(int)) == list(range(batch))
+        shares.append(share)
+    for place in (0, 3, 6):
+        assert stats.kstest(np.array(shares)[:, place], "uniform").pvalue > 1e-3
+    plain = TIME_SAMPLERS.create(spec, stratified=False)
+    t, _ = plain(sde, 50, generator)
+    assert len(set((distribution(name, sde, t) * 50).astype(int))) < 45
+
+
+@pytest.mark.parametrize("spec", ["uniform", "low_discrepancy", "importance"])
+def test_importance_weights_restore_the_uniform_integral(sde, spec):
+    """E[weight h(t)] is the mean of h over the times, for several h."""
+    sampler = TIME_SAMPLERS.create(spec)
+    u = (torch.arange(200000, dtype=torch.float64) + 0.5) / 200000
+    t = sampler.quantile(sde, u)
+    weight = sampler.importance(sde, t)
+    even = sde.t_min + (sde.t_max - sde.t_min) * u
+    for h in (torch.ones_like, lambda t: t / sde.t_max, lambda t: torch.cos(3 * t / sde.t_max)):
+        got, want = (weight * h(t)).mean().item(), h(even).mean().item()
+        assert got == pytest.approx(want, rel=2e-3, abs=1e-4)
+
+
+def test_importance_makes_the_likelihood_weight_constant(sde):
+    """Weight times importance is the range of log-SNR per unit of time: no variance from t."""
+    sampler, weighting = TIME_SAMPLERS.create("importance"), WEIGHTINGS.create("likelihood")
+    t, importance = sampler(sde, 500, torch.Generator().manual_seed(0))
+    product = importance * weighting(sde, t)
+    low, high = (2 * math.log(1 / ratio(sde, torch.tensor(t))) for t in (sde.t_max, sde.t_min))
+    want = torch.tensor((high - low) / (sde.t_max - sde.t_min), dtype=torch.float64)
+    torch.testing.assert_close(product, want.expand(500), rtol=1e-6, atol=0)
+
+
+def test_wrong_settings_are_refused():
+    for spec in ("log_normal(std=0)", "logit_normal(std=-1.0)"):
+        with pytest.raises(ValueError, match="std="):
+            TIME_SAMPLERS.create(spec)

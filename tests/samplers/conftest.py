@@ -1,0 +1,137 @@
+"""Reference arrays, time grids from a table, a model that records its calls, and noise that was
+stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sde_score.models import GaussianMixture
+from sde_score.samplers import Grid
+from sde_score.sdes import EDM, VE, VP, Cosine, Rectified, SubVP
+
+REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
+
+SDES = [
+    VP(beta_min=0.4, beta_max=9.0),
+    SubVP(beta_min=0.4, beta_max=9.0),
+    Cosine(),
+    VE(sigma_min=0.05, sigma_max=9.0),
+    EDM(sigma_min=0.05, sigma_max=9.0),
+    Rectified(),
+]
+
+
+class Table(Grid):
+    """Times given one by one."""
+
+    def __init__(self, times) -> None:
+        super().__init__()
+        object.__setattr__(self, "table", torch.as_tensor(times, dtype=torch.float64))
+
+    def place(self, sde, u, end):
+        raise NotImplementedError
+
+    def times(self, sde, count):
+        assert count == len(self.table)
+        return self.table.clone()
+
+
+class Recorder:
+    """A model's protocol, passed on; keeps what each call saw."""
+
+    def __init__(self, model) -> None:
+        self.model, self.sde = model, model.sde
+        self.states, self.seen_times, self.conditions, self.kinds = [], [], [], []
+
+    @property
+    def nfe(self):
+        return self.model.nfe
+
+    def _call(self, kind, x, t, condition):
+        self.kinds.append(kind)
+        self.states.append(x.clone())
+        self.seen_times.append(float(t))
+        self.conditions.append(condition)
+        return getattr(self.model, kind)(x, t)
+
+    def score(self, x, t, condition=None):
+        return self._call("score", x, t, condition)
+
+    def denoise(self, x, t, condition=None):
+        return self._call("denoise", x, t, condition)
+
+    def velocity(self, x, t, condition=None):
+        return self._call("velocity", x, t, condition)
+
+    def noise(self, x, t, condition=None):
+        return self._call("noise", x, t, condition)
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """`name -> (arrays, description)` of a reference file; skips where it is absent."""
+
+    def load(name):
+        if not (REFERENCE / f"{name}.safetensors").exists():
+            pytest.skip(f"{name} is not in {REFERENCE}")
+        from safetensors.torch import load_file
+
+        text = (REFERENCE / f"{name}.json").read_text()
+        return load_file(REFERENCE / f"{name}.safetensors"), json.loads(text)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def table():
+    """A grid of given times."""
+    return Table
+
+
+@pytest.fixture(scope="session")
+def recorder():
+    """Wrap a model so that it keeps what each call saw."""
+    return Recorder
+
+
+@pytest.fixture(scope="session")
+def stored():
+    """A source of noise that hands out stored draws in turn."""
+
+    def source(draws):
+        left = iter(draws)
+        return lambda: next(left)
+
+    return source
+
+
+@pytest.fixture(scope="session")
+def stored_mixture():
+    """The mixture of a reference file on an SDE, with events of a given shape."""
+
+    def build(arrays, sde, event=(4,)):
+        means, variances = arrays["gmm.mu"], arrays["gmm.var"]
+        shape = (len(means), *event)
+        return GaussianMixture(means.reshape(shape), variances.reshape(shape), sde, arrays["gmm.w"])
+
+    return build
+
+
+@pytest.fixture(params=SDES, ids=lambda sde: type(sde).__name__)
+def sde(request):
+    """Each SDE, with parameters that tell its formulas apart."""
+    return request.param
+
+
+@pytest.fixture
+def close():
+    """Agreement to the tolerance of the reference files."""
+
+    def check(got, want, rtol=1e-9, atol=1e-11):
+        torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
+
+    return check

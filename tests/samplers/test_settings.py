@@ -1,0 +1,119 @@
+"""Facts and settings of the samplers, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+
+from sde_score import samplers
+from sde_score.models import GaussianMixture
+from sde_score.sdes import VP
+
+
+def draw(spec, start, **given):
+    law = GaussianMixture([[0.0, 0.0]], 1.0, VP())
+    return samplers.create(spec, steps=2)(law, start, progress=False, **given)
+
+
+def test_every_name_has_its_facts_and_settings_are_frozen():
+    for name in samplers.available():
+        sampler = samplers.create(name)
+        assert sampler.order >= 1
+        assert sampler.reference.startswith(("Song", "Ho", "Karras"))
+        assert samplers.create(name) == sampler
+        with pytest.raises(FrozenInstanceError):
+            sampler.steps = 3
+    stochastic = {name: samplers.create(name).stochastic for name in samplers.available()}
+    assert [name for name, noisy in stochastic.items() if not noisy] == ["ddim", "heun", "ode"]
+    assert samplers.create("heun").order == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("ddim(steps=0)", "steps=0 must be a whole number of at least 1"),
+        ("ddim(steps=2.5)", "steps=2.5"),
+        ("ddim(eta=1.5)", r"eta=1.5 must lie in \[0, 1\]"),
+        ("ddim(eta=-0.1)", "eta=-0.1"),
+        ("ddim(churn=1)", "does not take churn; accepted: .*eta"),
+        ("ddmi", "unknown sampler 'ddmi'; did you mean 'ddim'"),
+        ("euler-maruyama(eta=-1)", "eta=-1 must be at least 0"),
+        ("reverse-diffusion(eta=float('nan'))", "cannot read"),
+        ("reverse-diffusion(eta=-1)", "eta=-1 must be at least 0"),
+        ("ancestral(variance='large')", "variance='large' is not known; accepted: posterior, tran"),
+        ("heun(churn=-1)", "churn=-1 must be at least 0"),
+        ("heun(churn_noise=0)", "churn_noise=0"),
+        ("heun(churn_min=2, churn_max=1)", "churn_min=2 and churn_max=1"),
+        ("heun(churn_min=-1)", "churn_min=-1"),
+        ("ode(rtol=0)", "rtol=0"),
+        ("ode(atol=-1)", "atol=-1"),
+        ("ode(solver='rk4')", "solver='rk4' is not known; accepted: dopri5, scipy"),
+        ("pc(predictor='eul')", "unknown predictor 'eul'"),
+        ("pc(corrector='mala')", "unknown corrector 'mala'; accepted: langevin, none"),
+        ("pc(corrector='langevin(snr=0)')", "snr=0"),
+        ("pc(corrector='langevin(snr=-0.1)')", "snr=-0.1"),
+        ("pc(corrector='langevin(steps=-1)')", "steps=-1"),
+        ("pc(corrector='langevin(rule=\"mean\")')", "rule='mean' is not known; accepted: marginal"),
+        ("annealed-langevin(steps_each=0)", "steps_each=0"),
+        ("annealed-langevin(step_ratio=0)", "step_ratio=0"),
+    ],
+)
+def test_wrong_settings_are_refused_on_construction(spec, message):
+    with pytest.raises(ValueError, match=message):
+        samplers.create(spec)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (-1, 2), (2, 0)])
+def test_wrong_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"start\[\d\]="):
+        draw("ddim", shape)
+
+
+def test_wrong_starts_are_refused():
+    with pytest.raises(ValueError, match=r"start\[0\]=2.0"):
+        draw("ddim", (2.0, 3))
+    with pytest.raises(TypeError, match="start must be a floating-point tensor"):
+        draw("ddim", torch.ones(2, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="batch"):
+        draw("ddim", torch.tensor(1.0))
+    with pytest.raises(ValueError, match="seed has 2 entries for 3 examples"):
+        draw("ddim", (3, 2), seed=[1, 2])
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """Every progress bar made, with what it was told."""
+    made = []
+
+    class Bar:
+        def __init__(self, **given) -> None:
+            self.given, self.count = given, 0
+            made.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def update(self, by=1):
+            self.count += by
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    return made
+
+
+def test_the_bar_counts_steps_and_waits_two_seconds(bars):
+    law = GaussianMixture([[0.0, 0.0]], 1.0, VP())
+    for spec in [name for name in samplers.available() if name != "ode"]:
+        samplers.create(spec, steps=5)(law, (2, 2), seed=0)
+        assert bars[-1].given["delay"] == 2
+        assert bars[-1].given["disable"] is False
+        assert bars[-1].count == bars[-1].given["total"] == 4  # and the denoising
+    draw("ddim", (2, 2))
+    assert bars[-1].given["disable"] is True
+    run = samplers.create("ode", denoise=False)(law, (2, 2), seed=0, trajectory=True)
+    assert bars[-1].given["total"] is None
+    assert bars[-1].count == run.nfe > 5
