@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import tyro
-
-from sde_score.cli.options import Device, Weights, open_run
+from sde_score.cli.options import RunCommand
 from sde_score.cli.output import say, show_record, show_table
 from sde_score.report import evaluate, table, write_report
 
 
-@dataclass(frozen=True)
-class Evaluate:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(RunCommand):
     """Sample a run by several samplers and measure how far the samples are from the data.
 
     Each distance stands beside its noise floor: what the data score against themselves at the same
@@ -22,9 +19,6 @@ class Evaluate:
     For example:
         sde-score evaluate runs/digits --samplers "ddim(steps=20)" "heun(steps=18)" --num 500
     """
-
-    path: tyro.conf.Positional[Path]
-    """Run directory."""
 
     samplers: tuple[str, ...] = ("heun(steps=18)",)
     """Samplers to compare."""
@@ -38,27 +32,9 @@ class Evaluate:
     report: bool = False
     """Write report.html into the run directory."""
 
-    batch_size: int = 256
-    """Samples that the network sees at once."""
-
-    seed: int = 0
-    """Names the samples."""
-
-    weights: Weights = "ema"
-    """Averaged weights, or those of the last step."""
-
-    device: Device = "auto"
-    """Where to sample."""
-
-    progress: bool = True
-    """Show progress bars."""
-
-    json: bool = False
-    """Print the result as JSON."""
-
     def run(self) -> None:
         """Measure, print, perhaps write the page."""
-        run = open_run(self.path, self.weights, self.device)
+        run = self.open()
         rows = evaluate(
             run,
             self.samplers,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 
-from sde_score.cli.options import Device, Weights, open_run
+from sde_score.cli.options import RunCommand
 from sde_score.cli.output import show_record, show_table
 from sde_score.likelihood import bits_per_dim
 
 
-@dataclass(frozen=True)
-class Likelihood:
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(RunCommand):
     """Log-likelihood of data under a trained run, by the probability-flow ODE.
 
     In bits per dimension of the raw data; discrete data are dequantized, so it bounds their code
@@ -25,9 +23,6 @@ class Likelihood:
         sde-score likelihood runs/digits --num 128
         sde-score likelihood runs/digits --divergence exact --num 16 --json
     """
-
-    path: tyro.conf.Positional[Path]
-    """Run directory."""
 
     num: int = 128
     """Number of examples, the first of the part."""
@@ -50,27 +45,9 @@ class Likelihood:
     atol: float = 1e-5
     """Absolute tolerance of the solver."""
 
-    batch_size: int = 128
-    """Examples that the network sees at once."""
-
-    seed: int = 0
-    """Names probes and dequantization."""
-
-    weights: Weights = "ema"
-    """Averaged weights, or those of the last step."""
-
-    device: Device = "auto"
-    """Where to compute."""
-
-    progress: bool = True
-    """Show a progress bar."""
-
-    json: bool = False
-    """Print the result as JSON."""
-
     def run(self) -> None:
         """Measure and print."""
-        run = open_run(self.path, self.weights, self.device)
+        run = self.open()
         dataset = run.dataset(self.part)
         rows = torch.arange(min(self.num, len(dataset)))
         device = next(run.model.parameters()).device

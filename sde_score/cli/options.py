@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+import tyro
 
 from sde_score import samplers
 from sde_score._registry import format_spec, parse_spec
 from sde_score.training import Run, load_run
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Weights = Literal["ema", "raw"]
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """What the commands that use a trained run have in common."""
+
+    path: tyro.conf.Positional[Path]
+    """Run directory."""
+
+    batch_size: int = 256
+    """Examples that the network sees at once."""
+
+    seed: int = 0
+    """Names the random draws."""
+
+    weights: Literal["ema", "raw"] = "ema"
+    """Averaged weights, or those of the last step."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+
+    progress: bool = True
+    """Show progress bars."""
+
+    json: bool = False
+    """Print the result as JSON."""
+
+    def open(self) -> Run:
+        """Open the run with its model on the device.
+
+        Raises:
+            ValueError: if the device is not there.
+            CheckpointError: if the run cannot be read.
+        """
+        run = load_run(self.path, self.weights)
+        run.model.to(pick_device(self.device))
+        return run
 
 
-def open_run(path: Path, weights: Weights, device: Device) -> Run:
-    """Open a run with its model on a device.
-
-    Raises:
-        ValueError: if the device is not there.
-        CheckpointError: if the run cannot be read.
-    """
-    run = load_run(path, weights)
-    run.model.to(pick_device(device))
-    return run
-
-
-def pick_device(device: Device) -> torch.device:
+def pick_device(device: str) -> torch.device:
     """The device of a name; auto takes a GPU where there is one.
 
     Raises:

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 
 from sde_score import samplers
-from sde_score.cli.options import Device, Weights, open_run, sampler_spec
+from sde_score.cli.options import RunCommand, sampler_spec
 from sde_score.cli.output import say, show_record
 from sde_score.report.files import FORMATS, save_samples
 
 
-@dataclass(frozen=True)
-class Sample:
+@dataclass(frozen=True, kw_only=True)
+class Sample(RunCommand):
     """Draw samples from a trained run.
 
     Sample i depends on the seed and on i alone: more samples, other batches or another machine of
@@ -26,9 +25,6 @@ class Sample:
         sde-score sample runs/digits --sampler pc --steps 500 --num 64 --seed 0 --out samples.npz
         sde-score sample runs/digits --sampler "heun(churn=10)" --steps 18 --out samples.png
     """
-
-    path: tyro.conf.Positional[Path]
-    """Run directory."""
 
     out: Path = Path("samples.npz")
     """File to write: .npz or .npy in the data's own terms, .png a picture."""
@@ -49,30 +45,12 @@ class Sample:
     label: int | None = None
     """Class of all samples, for conditional models; classes in turn if not given."""
 
-    batch_size: int = 256
-    """Samples that the network sees at once."""
-
-    seed: int = 0
-    """Names the set of samples."""
-
-    weights: Weights = "ema"
-    """Averaged weights, or those of the last step."""
-
-    device: Device = "auto"
-    """Where to sample."""
-
-    progress: bool = True
-    """Show a progress bar."""
-
-    json: bool = False
-    """Print the result as JSON."""
-
     def run(self) -> None:
         """Draw, write, say what was done."""
         if self.out.suffix not in FORMATS:
             raise ValueError(f"out={self.out} must end with one of {', '.join(FORMATS)}")
         spec = sampler_spec(self.sampler, self.steps, self.grid)
-        run = open_run(self.path, self.weights, self.device)
+        run = self.open()
         condition = self._condition(run.num_classes, next(run.model.parameters()).device)
         start = time.perf_counter()
         x = samplers.sample_many(

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from sde_score._registry import parse_spec
 from sde_score.cli.output import say, show_record
+from sde_score.data import load
 from sde_score.training import Metrics, TrainConfig, train
 
 
@@ -43,6 +45,7 @@ class Train:
         """Train, then say where things are."""
         from sde_score.report.training_samples import write_samples
 
+        self._hint()
         run = train(
             self.config,
             self.out,
@@ -59,6 +62,13 @@ class Train:
             f"{_count(run.model):,} parameters\n"
             f"next: sde-score sample {run.path} --out samples.png"
         )
+
+    def _hint(self) -> None:
+        """Say which largest noise suits the data where the choice was left to the default."""
+        name, arguments = parse_spec(self.config.sde)
+        if name in ("ve", "edm") and "sigma_max" not in arguments and self.progress:
+            info = load(self.config.data).info()
+            say(f'hint: for these data, --sde "{name}(sigma_max={info.sigma_max:.3g})"')
 
 
 def _count(model: object) -> int:

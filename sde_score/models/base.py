@@ -122,12 +122,13 @@ def conversion(at: Moment, source: Row, target: Row) -> Row:
 class BaseModel(ABC):
     """Fills in the model protocol from one prediction: subclasses give `_predict` and its row."""
 
-    nfe: int
+    nfe: int = 0
+    _sde: SDE
 
     @property
-    @abstractmethod
     def sde(self) -> SDE:
         """The diffusion whose marginals have this score."""
+        return self._sde
 
     @abstractmethod
     def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:

@@ -47,13 +47,7 @@ class EmpiricalDistribution(nn.Module, BaseModel):
                 f"data of shape {tuple(data.shape)} must be (examples, *event), finite, not empty"
             )
         self._sde = sde
-        self.nfe = 0
         self.register_buffer("data", data.detach())
-
-    @property
-    @override
-    def sde(self) -> SDE:
-        return self._sde
 
     @override
     def _row(self, at: Moment) -> Row:

@@ -56,7 +56,6 @@ class GaussianMixture(nn.Module, BaseModel):
                 f"means has shape {tuple(centers.shape)}; accepted: (components, *event)"
             )
         self._sde = sde
-        self.nfe = 0
         self.event_shape = tuple(centers.shape[1:])
         spread = torch.as_tensor(covariances, dtype=torch.float64)
         variances, axes = _principal_axes(spread, centers)
@@ -64,11 +63,6 @@ class GaussianMixture(nn.Module, BaseModel):
         self.register_buffer("means", centers.flatten(1))
         self.register_buffer("variances", variances)
         self.register_buffer("axes", axes)
-
-    @property
-    @override
-    def sde(self) -> SDE:
-        return self._sde
 
     @override
     def _row(self, at: Moment) -> Row:

@@ -64,12 +64,6 @@ class ScoreModel(nn.Module, BaseModel):
         self._sde = sde
         self.prediction = prediction
         self.sigma_data = sigma_data
-        self.nfe = 0
-
-    @property
-    @override
-    def sde(self) -> SDE:
-        return self._sde
 
     def _input_scale(self, at: Moment) -> Tensor:
         return (at.sigma**2 + (self.sigma_data * at.alpha) ** 2).sqrt()

@@ -15,9 +15,11 @@ from sde_score.training import TrainConfig, train
 CONFIG = TrainConfig(
     data="digits",
     sde="vp",
+    backbone="unet(base=32, multipliers=(1, 2), blocks=1, attention=())",
     objective="denoising(time_sampler='low_discrepancy')",
-    steps=2000,
+    steps=1500,
     learning_rate=2e-3,
+    dequantize=True,
 )
 
 SAMPLERS = (

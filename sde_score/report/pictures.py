@@ -112,13 +112,25 @@ def training_curve(records: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def labeled_row(panels: Sequence[tuple[str, Tensor]], columns: int, size: float) -> Figure:
-    """Sets of examples side by side, each under its label, `size` inches wide."""
-    figure = new_figure(size * len(panels), size + 0.3)
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+def labeled_panels(
+    panels: Sequence[tuple[str, Tensor]], columns: int, size: float, per_row: int
+) -> Figure:
+    """Sets of examples side by side, each under its label.
+
+    Args:
+        panels: label and examples in model range, shape `(n, *event)`.
+        columns: examples side by side in a panel.
+        size: of a panel, in inches.
+        per_row: panels side by side.
+    """
+    rows = -(-len(panels) // per_row)
+    figure = new_figure(size * min(per_row, len(panels)), (size + 0.3) * rows)
+    grid = figure.subplots(rows, min(per_row, len(panels)), squeeze=False).flatten()
     images = is_image(panels[0][1].shape[1:])
     limit = None if images else float(torch.cat([x.flatten() for _, x in panels]).abs().max())
-    for axes, (label, x) in zip(grid, panels, strict=True):
+    for axes, (label, x) in zip(grid, panels, strict=False):
         draw_examples(axes, x, columns, limit)
         axes.set_title(label, fontsize=8)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
     return figure

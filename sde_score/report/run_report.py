@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,11 +14,14 @@ from sde_score.report.evaluation import Row, table
 from sde_score.report.page import Section, Table, save
 from sde_score.report.pictures import (
     is_image,
-    labeled_row,
+    labeled_panels,
     png,
     training_curve,
 )
 from sde_score.training import Metrics, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SHOWN = 16  # samples per sampler
 _MOMENTS = 8  # stops of the forward process
@@ -85,23 +89,27 @@ def _forward(run: Run) -> Section:
         "undo each step. States are shown at equal contrast."
     )
     alt = f"Examples at {_MOMENTS} growing noise levels, from clean to pure noise."
-    return Section("From data to noise", text, picture=png(labeled_row(panels, 2, 1.0)), alt=alt)
+    return Section(
+        "From data to noise",
+        text,
+        picture=png(labeled_panels(panels, 2, 1.0, len(panels))),
+        alt=alt,
+    )
 
 
 def _samples(run: Run, rows: Sequence[Row]) -> Section:
-    images = is_image(run.event_shape)
-    shown = _SHOWN if images else 500
-    dataset = run.dataset("train")
-    real = dataset.batch(torch.arange(min(shown, len(dataset)))).x0
-    panels = [("data", real)]
-    panels += [(f"{row.sampler}\n{row.nfe} NFE", row.samples[:shown]) for row in rows]
-    text = (
-        "The same seeds in every panel, data first."
-        if images
-        else "Samples of each sampler, data first."
-    )
+    text = "The same seeds in every panel, data first."
     alt = "Samples of " + ", ".join(row.sampler for row in rows) + ", next to data."
-    return Section("Samples", text, picture=png(labeled_row(panels, 4, 1.5)), alt=alt)
+    return Section("Samples", text, picture=png(samples_figure(run, rows)), alt=alt)
+
+
+def samples_figure(run: Run, rows: Sequence[Row]) -> Figure:
+    """Data and the samples of each sampler, side by side."""
+    shown = _SHOWN if is_image(run.event_shape) else 500
+    dataset = run.dataset("train")
+    panels = [("data", dataset.batch(torch.arange(min(shown, len(dataset)))).x0)]
+    panels += [(f"{row.sampler}\n{row.nfe} evaluations", row.samples[:shown]) for row in rows]
+    return labeled_panels(panels, 4, 2.0, 4)
 
 
 def _likelihood(run: Run, bits: BitsPerDim) -> Section:

@@ -59,18 +59,27 @@ def step(x: Tensor, score: Tensor, row: Row, noise: Noise) -> Tensor:
     return x.add_(noise(), alpha=c) if c else x
 
 
-def require_eta(eta: float) -> None:
-    """Refuse a noise level that is negative or not a number.
+@dataclass(frozen=True)
+class _BetweenODEAndSDE(Predictor):
+    """A step of the reverse-time SDE whose noise is scaled by eta; all share the same marginals."""
 
-    Raises:
-        ValueError: naming `eta`.
-    """
-    if not 0 <= eta < float("inf"):
-        raise ValueError(f"eta={eta} must be at least 0: 0 is the ODE, 1 the reverse-time SDE")
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.eta < float("inf"):
+            raise ValueError(
+                f"eta={self.eta} must be at least 0: 0 is the ODE, 1 the reverse-time SDE"
+            )
+
+    @property
+    @override
+    def stochastic(self) -> bool:
+        return self.eta > 0
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(Predictor):
+class EulerMaruyama(_BetweenODEAndSDE):
     r"""Euler-Maruyama on the reverse-time SDE, h = t - s.
 
     .. math:: x_s = x_t - h \left[f x_t - \tfrac{1 + \eta^2}{2} g^2 score\right]
@@ -81,18 +90,7 @@ class EulerMaruyama(Predictor):
             and all share the same marginals.
     """
 
-    eta: float = 1.0
-
     reference = "Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix D"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_eta(self.eta)
-
-    @property
-    @override
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 1 - f h, b = (1 + eta^2) g^2 h / 2, c = eta g sqrt(h)."""
@@ -102,7 +100,7 @@ class EulerMaruyama(Predictor):
 
 
 @dataclass(frozen=True)
-class ReverseDiffusion(Predictor):
+class ReverseDiffusion(_BetweenODEAndSDE):
     r"""The forward chain's step turned around.
 
     .. math:: x_s = (2 - scale)\, x_t + \tfrac{1 + \eta^2}{2} std^2\, score + \eta\, std\, z
@@ -111,18 +109,7 @@ class ReverseDiffusion(Predictor):
         eta: noise level; 1 is the reverse-time SDE, 0 the probability-flow ODE.
     """
 
-    eta: float = 1.0
-
     reference = "Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix E"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_eta(self.eta)
-
-    @property
-    @override
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 2 - scale, b = (1 + eta^2) std^2 / 2, c = eta std."""

@@ -14,36 +14,38 @@ from sde_score._checks import require_count, require_increasing, require_positiv
 from sde_score.sdes.base import SDE, of_time
 from sde_score.sdes.chain import Chain
 
-_T_MIN = 1e-5
-_SAMPLING_T_MIN = 1e-3
 
+class _VariancePreserving(SDE):
+    """What the SDEs here share: where they start and stop, and the law they tend to."""
 
-@dataclass(frozen=True)
-class _LinearBeta(SDE):
-    """What VP and sub-VP share: a noise rate beta(t) linear in t, and alpha = exp(-B/2), B its
-    integral."""
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    t_min = _T_MIN
-    t_max = 1.0
-
-    def __post_init__(self) -> None:
-        require_increasing(
-            "it is the noise rate at t=1", beta_min=self.beta_min, beta_max=self.beta_max
-        )
+    t_min = 1e-5
 
     @property
     @override
     def sampling_t_min(self) -> float:
-        return _SAMPLING_T_MIN
+        return 1e-3
 
     @property
     @override
     def prior_std(self) -> float:
         """1, the stationary law: unit-variance data have it at every t."""
         return 1.0
+
+
+@dataclass(frozen=True)
+class _LinearBeta(_VariancePreserving):
+    """What VP and sub-VP share: a noise rate beta(t) linear in t, and alpha = exp(-B/2), B its
+    integral."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    t_max = 1.0
+
+    def __post_init__(self) -> None:
+        require_increasing(
+            "it is the noise rate at t=1", beta_min=self.beta_min, beta_max=self.beta_max
+        )
 
     @of_time
     def beta(self, t: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class SubVP(_LinearBeta):
 
 
 @dataclass(frozen=True)
-class Cosine(SDE):
+class Cosine(_VariancePreserving):
     r"""Variance-preserving diffusion whose signal falls as a cosine.
 
     .. math:: \alpha(t) = \cos \theta(t) / \cos \theta(0), \qquad
@@ -181,22 +183,10 @@ class Cosine(SDE):
 
     offset: float = 0.008
 
-    t_min = _T_MIN
     t_max = 0.995
 
     def __post_init__(self) -> None:
         require_positive(offset=self.offset)
-
-    @property
-    @override
-    def sampling_t_min(self) -> float:
-        return _SAMPLING_T_MIN
-
-    @property
-    @override
-    def prior_std(self) -> float:
-        """1, the stationary law: unit-variance data have it at every t."""
-        return 1.0
 
     @property
     def _speed(self) -> float:

@@ -12,7 +12,7 @@ from PIL import Image
 from sde_score.data import Scaling
 from sde_score.report import examples_figure, save_examples
 from sde_score.report.files import save_samples
-from sde_score.report.pictures import labeled_row, mosaic, png, training_curve
+from sde_score.report.pictures import labeled_panels, mosaic, png, training_curve
 
 
 def test_mosaic_reads_left_to_right_and_top_to_bottom():
@@ -39,9 +39,11 @@ def test_any_shape_is_drawn(shape):
 
 def test_points_share_one_window():
     panels = [("a", torch.zeros(3, 2)), ("b", torch.full((3, 2), 4.0))]
-    figure = labeled_row(panels, 1, 1.0)
-    assert [axes.get_xlim() for axes in figure.axes] == [(-4, 4), (-4, 4)]
-    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    figure = labeled_panels([*panels, panels[0]], 1, 1.0, per_row=2)
+    drawn = figure.axes[:3]
+    assert [axes.get_xlim() for axes in drawn] == [(-4, 4)] * 3
+    assert [axes.get_title() for axes in drawn] == ["a", "b", "a"]
+    assert not figure.axes[3].axison  # the place left over
 
 
 def test_training_curve_shows_the_records():
