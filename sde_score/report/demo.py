@@ -29,7 +29,7 @@ SAMPLERS = (
     "annealed-langevin(steps=60)",
     "ode",
     "ddim(steps=20)",
-    "heun(steps=10)",
+    "heun(steps=18)",
 )
 
 _LIKELIHOOD_EXAMPLES = 64

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from sde_score._checks import require_positive
 from sde_score.samplers.base import March, Run, Sampler
+from sde_score.samplers.grids import Grid
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Heun(Sampler):
     sqrt(2) - 1), and steps down from there; it corrects errors at the price of noise. The final
     denoising is Euler's step to s = 0, so EDM's n steps are `steps=n`, with 2n - 1 evaluations.
 
+    The grid is Karras's unless another is asked for, on every SDE: with even steps in t, Heun
+    needs many more of them.
+
     Args:
         churn: overall amount of noise put back, >= 0; 0 is the ODE.
         churn_min: churn only where s is at least this.
@@ -33,6 +37,8 @@ class Heun(Sampler):
     Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithms 1 and 2.
     """
 
+    steps: int = 18
+    grid: str | Grid = "karras"
     churn: float = 0.0
     churn_min: float = 0.0
     churn_max: float = math.inf
