@@ -73,9 +73,9 @@ def test_condition_follows_its_examples(model):
     seen = []
 
     class Conditional(GaussianMixture):
-        def _predict(self, x, t, condition):
+        def _predict(self, x, at, condition):
             seen.append(condition.tolist())
-            return super()._predict(x, t, None)
+            return super()._predict(x, at, None)
 
     raw, labels = torch.zeros(3, 2), torch.tensor([5, 6, 7])
     asked = Conditional(torch.zeros(1, 2), 1.0, SHARP)

@@ -199,9 +199,9 @@ def test_solver_lands_on_t_max(gaussian_flow):
     times = []
 
     class Watched(GaussianMixture):
-        def _predict(self, x, t, condition):
-            times.append(float(t))
-            return super()._predict(x, t, condition)
+        def _predict(self, x, at, condition):
+            times.append(float(at.t))
+            return super()._predict(x, at, condition)
 
     log_prob(Watched(torch.zeros(1, 2), 0.5, VP()), torch.ones(1, 2))
     assert times[0] == pytest.approx(VP().t_min, rel=1e-9)

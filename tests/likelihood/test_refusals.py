@@ -47,8 +47,8 @@ def test_wrong_types_are_refused(gaussian_flow):
 @pytest.mark.parametrize("method", SOLVERS)
 def test_a_model_that_returns_nan_is_an_error_not_a_number(method):
     class Broken(GaussianMixture):
-        def _predict(self, x, t, condition):
-            return super()._predict(x, t, condition) * torch.nan
+        def _predict(self, x, at, condition):
+            return super()._predict(x, at, condition) * torch.nan
 
     with pytest.raises(RuntimeError, match="the solver gave up"):
         log_prob(Broken(torch.zeros(1, 2), 1.0, VP()), torch.ones(1, 2), method=method)
