@@ -115,7 +115,10 @@ def pyproject():
 def pins():
     lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
     wanted = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
-    return {canonical(requirement.name): requirement for requirement in wanted}
+    found = {}
+    for requirement in wanted:
+        found.setdefault(canonical(requirement.name), []).append(requirement)
+    return found
 
 
 def canonical(name):
@@ -203,10 +206,15 @@ def test_version_is_the_one_in_pyproject():
 
 
 def test_constraints_pin_one_version_each():
-    for requirement in pins().values():
-        (specifier,) = requirement.specifier
-        assert specifier.operator == "=="
-        assert "*" not in specifier.version
+    for name, requirements in pins().items():
+        for requirement in requirements:
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "=="
+            assert "*" not in specifier.version
+        for python in ("3.10", "3.11", "3.14"):
+            markers = [r.marker for r in requirements]
+            here = [m is None or m.evaluate({"python_version": python}) for m in markers]
+            assert sum(here) == 1, f"{name} on Python {python}"
 
 
 @pytest.mark.parametrize("group", ["dependencies", *pyproject()["optional-dependencies"]])
@@ -215,8 +223,8 @@ def test_pins_lie_within_the_ranges_of_pyproject(group):
     extras = pyproject()["optional-dependencies"]
     texts = pyproject()["dependencies"] if group == "dependencies" else extras[group]
     for requirement in map(Requirement, texts):
-        pin = pins().get(canonical(requirement.name))
-        assert pin is not None or group not in ("dependencies", "dev"), f"{requirement} has no pin"
-        if pin is not None:
+        found = pins().get(canonical(requirement.name), [])
+        assert found or group not in ("dependencies", "dev"), f"{requirement} has no pin"
+        for pin in found:
             (specifier,) = pin.specifier
             assert requirement.specifier.contains(specifier.version, prereleases=True), str(pin)
