@@ -157,7 +157,10 @@ def _flow(
     low, high = model.sde.log_snr_range
     start, end = -0.5 * high, -0.5 * low
     state = torch.cat([x.reshape(len(x), size), x.new_zeros(len(x), rows)], 1)
-    with tqdm(total=end - start, disable=not progress, unit="e", desc="flow") as bar:
+    shape = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+    with tqdm(
+        total=end - start, disable=not progress, delay=2, desc="flow", bar_format=shape
+    ) as bar:
         derivative = _derivative(model, x.shape, probes, condition)
 
         def shown(time: Tensor, state: Tensor) -> Tensor:

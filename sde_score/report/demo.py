@@ -17,7 +17,7 @@ CONFIG = TrainConfig(
     sde="vp",
     backbone="unet(base=32, multipliers=(1, 2), blocks=1, attention=())",
     objective="denoising(time_sampler='low_discrepancy')",
-    steps=1500,
+    steps=2000,
     learning_rate=2e-3,
     dequantize=True,
 )

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sde_score._files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_TINY = 16  # pixels; shorter sides than this are enlarged
 
 INK, ACCENT, FAINT = "#1f2933", "#c2410c", "#9aa5b1"
 
@@ -57,6 +60,13 @@ def mosaic(images: Tensor, columns: int) -> Tensor:
     return sheet
 
 
+def _enlarged(images: Tensor) -> Tensor:
+    """Tiny images, drawn smoothly at four times their size, as an eye can read them."""
+    if min(images.shape[2:]) >= _TINY:
+        return images
+    return F.interpolate(images.detach().float().cpu(), scale_factor=4.0, mode="bicubic")
+
+
 def draw_examples(axes: Axes, x: Tensor, columns: int, limit: float | None = None) -> None:
     """Draw examples in model range into a plot.
 
@@ -68,7 +78,7 @@ def draw_examples(axes: Axes, x: Tensor, columns: int, limit: float | None = Non
         limit: half-width of the window for points; None fits them.
     """
     if is_image(x.shape[1:]):
-        sheet = mosaic(x, columns).expand(-1, -1, 3).numpy()
+        sheet = mosaic(_enlarged(x), columns).expand(-1, -1, 3).numpy()
         axes.imshow(sheet, interpolation="nearest")
         axes.set_axis_off()
         return

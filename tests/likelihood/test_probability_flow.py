@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from sde_score.likelihood import SOLVERS, draw_probes, log_prob
 from sde_score.models import GaussianMixture, ScoreModel
@@ -244,7 +245,8 @@ def test_gradient_state_of_model_and_caller_is_left_alone(mode):
     torch.testing.assert_close(found.log_prob, truth, rtol=0, atol=1e-3)
 
 
-def test_progress_shows_a_bar_and_changes_nothing(capsys, gaussian_flow):
+def test_progress_shows_a_bar_and_changes_nothing(capsys, gaussian_flow, monkeypatch):
+    monkeypatch.setattr("tqdm.auto.tqdm", lambda **given: tqdm(**{**given, "delay": 0}))
     model, x = gaussian_flow(VP()).model, torch.zeros(1, 3)
     silent = log_prob(model, x, rtol=1e-3, atol=1e-3)
     assert capsys.readouterr().err == ""
