@@ -13,6 +13,8 @@ from sde_score import samplers
 from sde_score._registry import format_spec, parse_spec
 from sde_score.training import Run, load_run
 
+Device = Literal["auto", "cpu", "cuda"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommand:
@@ -30,7 +32,7 @@ class RunCommand:
     weights: Literal["ema", "raw"] = "ema"
     """Averaged weights, or those of the last step."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to compute."""
 
     progress: bool = True
@@ -51,21 +53,17 @@ class RunCommand:
         return run
 
 
-def pick_device(device: str) -> torch.device:
+def pick_device(device: Device) -> torch.device:
     """The device of a name; auto takes a GPU where there is one.
 
     Raises:
         ValueError: if the device is not there.
     """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    has_gpu = torch.cuda.is_available()
     if device == "auto":
-        return torch.device("cuda" if there["cuda"] else "cpu")
-    if not there[device]:
-        raise ValueError(f"device={device!r} is not available on this machine: try --device cpu")
+        return torch.device("cuda" if has_gpu else "cpu")
+    if device == "cuda" and not has_gpu:
+        raise ValueError("device='cuda' is not available on this machine: try --device cpu")
     return torch.device(device)
 
 

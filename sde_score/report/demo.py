@@ -41,6 +41,7 @@ def demo(
     config: TrainConfig = CONFIG,
     specs: Sequence[str] = SAMPLERS,
     count: int = 256,
+    device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> tuple[Path, Sequence[Row], BitsPerDim]:
     """Train, sample, measure and write the page; a demo that was stopped continues.
@@ -50,14 +51,16 @@ def demo(
         config: what to train.
         specs: samplers to compare.
         count: samples per sampler.
+        device: where to sample and measure.
         progress: show bars.
 
     Returns:
         path of the page, results per sampler, held-out bits/dim.
     """
     run = train(config, out, progress=progress)
-    rows = evaluate(run, specs, count=count, progress=progress)
+    run.model.to(device)
+    rows = evaluate(run, specs, count=count, seed=config.seed, progress=progress)
     held_out = run.dataset("held_out")
-    raw = held_out.raw(torch.arange(min(_LIKELIHOOD_EXAMPLES, len(held_out))))
+    raw = held_out.raw(torch.arange(min(_LIKELIHOOD_EXAMPLES, len(held_out)))).to(device)
     bits = bits_per_dim(run.model, raw, run.scaling, rtol=1e-4, atol=1e-4, progress=progress)
     return write_report(run, rows, bits), rows, bits

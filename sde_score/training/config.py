@@ -103,8 +103,8 @@ class TrainConfig:
     seed: int = 0
     """Names all randomness of the run."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
 
     checkpoint_every: int = 1000
     """Steps between checkpoints, at least 1; the last step always gets one."""

@@ -21,7 +21,7 @@ def accelerator_for(device: str) -> Any:
     from accelerate.utils import DistributedType
 
     # accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
-    cpu = device == "cpu" or (device == "auto" and not _has_gpu())
+    cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     accelerator = Accelerator(cpu=cpu, mixed_precision="no")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
@@ -43,10 +43,6 @@ def accelerator_for(device: str) -> Any:
     return accelerator
 
 
-def _has_gpu() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
-
-
 def seed_network(seed: int, device: torch.device) -> None:
     """Seed torch's global generators, which dropout draws from.
 
@@ -56,8 +52,6 @@ def seed_network(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
 
 
 class Vote:

@@ -394,10 +394,10 @@ def test_progress_is_silent_when_told_and_speaks_when_not(config, capsys, tmp_pa
 
 
 def test_a_device_that_is_not_there_is_refused(config, tmp_path):
-    if torch.backends.mps.is_available():
+    if torch.cuda.is_available():
         pytest.skip("this machine has the device")
-    with pytest.raises(ValueError, match="device='mps' is not available"):
-        Trainer(replace(config, device="mps"), tmp_path)
+    with pytest.raises(ValueError, match="device='cuda' is not available"):
+        Trainer(replace(config, device="cuda"), tmp_path)
 
 
 def test_bf16_runs_the_network_in_bf16_and_keeps_float32_weights(config, tmp_path):
