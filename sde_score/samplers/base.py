@@ -47,7 +47,7 @@ class Trajectory:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Problem:
     """What a march needs to know besides its state.
 
     Args:
@@ -132,12 +132,12 @@ class Sampler(ABC):
         return True
 
     @abstractmethod
-    def march(self, run: Run, x: Tensor) -> March:
+    def march(self, problem: Problem, x: Tensor) -> March:
         """Carry x from the first time to the last, yielding (time, state) after each step.
 
         Args:
-            run: the model, the times and the source of noise.
-            x: state at `run.times[0]`; owned by the march, which may change it in place.
+            problem: the model, the times and the source of noise.
+            x: state at `problem.times[0]`; owned by the march, which may change it in place.
         """
 
     @overload
@@ -228,13 +228,13 @@ class Sampler(ABC):
         times = self.times(model.sde)
         name = type(self).__name__
         with tqdm(total=self.total, desc=name, unit="step", delay=2, disable=not progress) as bar:
-            run = Run(model, times, noise, condition, bar.update)
-            for time, state in self.march(run, x):
+            problem = Problem(model, times, noise, condition, bar.update)
+            for time, state in self.march(problem, x):
                 x = state
                 bar.update(self.total is not None)
                 yield time, x
             if self.denoise:
-                yield 0.0, run.denoise(x, times[-1].to(x.device))
+                yield 0.0, problem.denoise(x, times[-1].to(x.device))
 
     @property
     def total(self) -> int | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sde_score._checks import expand_like, require_choice, require_count, require_positive
-from sde_score.samplers.base import Run
+from sde_score.samplers.base import Problem
 from sde_score.sdes import SDE
 
 RULES = ("marginal", "example", "batch")
@@ -64,17 +64,17 @@ class Langevin:
         factors: list[float] = (2 * self.snr**2 * shape).tolist()
         return factors
 
-    def correct(self, run: Run, x: Tensor, t: Tensor, factor: float) -> Tensor:
+    def correct(self, problem: Problem, x: Tensor, t: Tensor, factor: float) -> Tensor:
         """Take the steps at time t, in place.
 
         Args:
-            run: gives the score and the noise.
+            problem: gives the score and the noise.
             x: state at t, changed in place.
             t: scalar on the device of x.
             factor: the entry of `factors` at t.
         """
         for _ in range(self.steps):
-            score, z = run.score(x, t), run.noise()
+            score, z = problem.score(x, t), problem.noise()
             if self.rule == "marginal":
                 x.add_(score, alpha=factor).add_(z, alpha=(2 * factor) ** 0.5)
                 continue

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._checks import require_positive
-from sde_score.samplers.base import March, Run, Sampler
+from sde_score.samplers.base import March, Problem, Sampler
 from sde_score.samplers.grids import Grid
 
 
@@ -64,8 +64,8 @@ class Heun(Sampler):
         return self.churn > 0
 
     @override
-    def march(self, run: Run, x: Tensor) -> March:
-        sde, times = run.sde, run.times
+    def march(self, problem: Problem, x: Tensor) -> March:
+        sde, times = problem.sde, problem.times
         here = _noise_ratio(sde.log_snr(times))
         raised = self._raise(here)
         start = torch.where(raised > here, sde.time_of_log_snr(-2 * raised.log()), times)
@@ -79,13 +79,13 @@ class Heun(Sampler):
         keep = (ratio * scale[1:] / scale_start[:-1]).tolist()
         pull = (1 - ratio) * scale[1:]
         bend, pulls = (0.5 * pull / ratio).tolist(), pull.tolist()
-        at, before = run.moments(x.device), start.to(x.device).unbind()
+        at, before = problem.moments(x.device), start.to(x.device).unbind()
         for k, arrival in enumerate(times[1:].tolist()):
             if added[k]:
-                x.mul_(lift[k]).add_(run.noise(), alpha=added[k])
-            first = run.denoise(x, before[k])
+                x.mul_(lift[k]).add_(problem.noise(), alpha=added[k])
+            first = problem.denoise(x, before[k])
             ahead = torch.mul(x, keep[k]).add_(first, alpha=pulls[k])
-            second = run.denoise(ahead, at[k + 1])
+            second = problem.denoise(ahead, at[k + 1])
             x = ahead.add_(second, alpha=bend[k]).add_(first, alpha=-bend[k])
             yield arrival, x
 

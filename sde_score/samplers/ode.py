@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._checks import require_choice, require_positive
-from sde_score.samplers.base import March, Run, Sampler
+from sde_score.samplers.base import March, Problem, Sampler
 
 SOLVERS = ("dopri5", "scipy")
 
@@ -63,19 +63,19 @@ class ProbabilityFlowODE(Sampler):
         return None
 
     @override
-    def march(self, run: Run, x: Tensor) -> March:
-        sde = run.sde
-        stops = sde.log_snr(run.times).to(x.device)
+    def march(self, problem: Problem, x: Tensor) -> March:
+        sde = problem.sde
+        stops = sde.log_snr(problem.times).to(x.device)
 
         def slope(log_snr: Tensor, state: Tensor) -> Tensor:
             t = sde.time_of_log_snr(log_snr.double())
             pace = -((sde.sigma(t) / sde.diffusion(t)) ** 2)
-            run.tick()
-            return run.velocity(state, t) * pace.to(state.dtype)
+            problem.tick()
+            return problem.velocity(state, t) * pace.to(state.dtype)
 
         solve = _torchdiffeq if self.solver == "dopri5" else _scipy
         path = solve(slope, x, stops, self.rtol, self.atol)
-        yield from zip(run.times[1:].tolist(), path[1:], strict=True)
+        yield from zip(problem.times[1:].tolist(), path[1:], strict=True)
 
 
 Slope = Callable[[Tensor, Tensor], Tensor]

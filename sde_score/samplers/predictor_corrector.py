@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sde_score._checks import require_count, require_positive
 from sde_score._registry import Registry
-from sde_score.samplers.base import March, Run, Sampler
+from sde_score.samplers.base import March, Problem, Sampler
 from sde_score.samplers.correctors import Langevin
 from sde_score.samplers.grids import Grid
 from sde_score.samplers.predictors import PREDICTORS, Predictor, Stay, step
@@ -57,17 +57,19 @@ class PredictorCorrector(Sampler):
         )
 
     @override
-    def march(self, run: Run, x: Tensor) -> March:
+    def march(self, problem: Problem, x: Tensor) -> March:
         predictor, corrector = self._parts
-        factors = corrector.factors(run.sde, run.times)
-        rows = predictor.rows(run.sde, run.times)
-        for k, (t, now) in enumerate(zip(run.moments(x.device), run.times.tolist(), strict=True)):
-            x = corrector.correct(run, x, t, factors[k])
+        factors = corrector.factors(problem.sde, problem.times)
+        rows = predictor.rows(problem.sde, problem.times)
+        for k, (t, now) in enumerate(
+            zip(problem.moments(x.device), problem.times.tolist(), strict=True)
+        ):
+            x = corrector.correct(problem, x, t, factors[k])
             if k > 0:
                 yield now, x
             if k < len(rows):
-                score = run.score(x, t) if rows[k][1] else x
-                x = step(x, score, rows[k], run.noise)
+                score = problem.score(x, t) if rows[k][1] else x
+                x = step(x, score, rows[k], problem.noise)
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ class AnnealedLangevin(Sampler):
         require_positive(step_ratio=self.step_ratio)
 
     @override
-    def march(self, run: Run, x: Tensor) -> March:
+    def march(self, problem: Problem, x: Tensor) -> March:
         snr = (0.5 * self.step_ratio) ** 0.5
         langevin = Langevin(snr=snr, steps=self.steps_each, rule="marginal")
         chain = PredictorCorrector(predictor=Stay(), corrector=langevin)
-        yield from chain.march(run, x)
+        yield from chain.march(problem, x)

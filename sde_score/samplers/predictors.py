@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from sde_score._checks import require_choice
 from sde_score._registry import Registry
-from sde_score.samplers.base import March, Noise, Run, Sampler
+from sde_score.samplers.base import March, Noise, Problem, Sampler
 from sde_score.sdes import SDE
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
@@ -45,10 +45,10 @@ class Predictor(Sampler):
         return list(zip(a.tolist(), b.tolist(), c.tolist(), strict=True))
 
     @override
-    def march(self, run: Run, x: Tensor) -> March:
-        arrivals, rows = run.times[1:].tolist(), self.rows(run.sde, run.times)
-        for t, s, row in zip(run.moments(x.device), arrivals, rows, strict=False):
-            x = step(x, run.score(x, t), row, run.noise)
+    def march(self, problem: Problem, x: Tensor) -> March:
+        arrivals, rows = problem.times[1:].tolist(), self.rows(problem.sde, problem.times)
+        for t, s, row in zip(problem.moments(x.device), arrivals, rows, strict=False):
+            x = step(x, problem.score(x, t), row, problem.noise)
             yield s, x
 
 

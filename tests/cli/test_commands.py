@@ -118,6 +118,12 @@ def test_samplers_lists_them_all(record):
     found = record("samplers")["samplers"]
     assert [s["name"] for s in found] == samplers.available()
     assert all("https://" in s["paper"] for s in found)
+    for listed in found:
+        sampler = samplers.SAMPLERS[listed["name"]]()
+        assert listed["order"] == str(sampler.order)
+        assert listed["evaluations"] == sampler.evaluations
+        assert (listed["noise"] == "drawn") == sampler.stochastic
+        assert f"steps={sampler.steps}" in listed["arguments"]
 
 
 def test_data_info_measures(record):

@@ -7,7 +7,7 @@ import torch
 
 from sde_score.models import GaussianMixture
 from sde_score.samplers import AnnealedLangevin, Langevin, PredictorCorrector
-from sde_score.samplers.base import Run
+from sde_score.samplers.base import Problem
 from sde_score.sdes import EDM, VE
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
@@ -19,7 +19,7 @@ def gaussian(sde):
 
 
 def langevin_run(model, noise=None):
-    return Run(model, torch.ones(1), noise, None, lambda: None)
+    return Problem(model, torch.ones(1), noise, None, lambda: None)
 
 
 @pytest.mark.parametrize("snr", [0.1, 0.4])

@@ -14,7 +14,7 @@ import torch
 
 from sde_score.models import GaussianMixture
 from sde_score.samplers import Ancestral, EulerMaruyama, Langevin, PredictorCorrector
-from sde_score.samplers.base import Run
+from sde_score.samplers.base import Problem
 from sde_score.samplers.predictors import ReverseDiffusion, step
 from sde_score.sdes import SDE, VE, VP, SubVP
 
@@ -96,7 +96,7 @@ def gaussian(arrays, sde):
 
 
 def run_of(model, noise):
-    return Run(model, torch.ones(1), noise, None, lambda: None)
+    return Problem(model, torch.ones(1), noise, None, lambda: None)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -200,7 +200,7 @@ def test_whole_trajectories(name, reference, recorder, stored, table, close):
     prior = arrays[f"{name}.prior_noise"]
     x = prior * sde.inner.sigma_max if case["sde"] == "ve" else prior.clone()
     # The march ends before the last predictor step, whose mean is theirs for a denoised result.
-    run = Run(model, times, draws, None, lambda: None)
+    run = Problem(model, times, draws, None, lambda: None)
     if case["probability_flow"]:
         assert all(row[2] == 0 for row in predictor.rows(sde, times))
     for _, state in sampler.march(run, x):
