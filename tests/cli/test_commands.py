@@ -166,3 +166,11 @@ def test_module_runs_as_the_command(tmp_path):
     command = [sys.executable, "-m", "sde_score", "samplers"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert all(name in done.stdout for name in samplers.available())
+
+
+@pytest.mark.parametrize(("sde", "hinted"), [("ve", True), ("ve(sigma_max=3)", False)])
+def test_default_noise_of_an_exploding_sde_is_held_against_the_data(sde, hinted, tmp_path, capsys):
+    words = ["train", "--out", str(tmp_path / "r"), *_same_training(), "--sde", sde]
+    assert main(words) == 0
+    largest = data.load("digits").info().sigma_max
+    assert (f"ve(sigma_max={largest:.3g})" in capsys.readouterr().err) == hinted
