@@ -1,28 +1,12 @@
-"""Reference arrays, time grids from a table, a model that records its calls, and noise that was
-stored."""
+"""Time grids from a table, a model that records its calls, and noise that was stored."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from sde_score.models import GaussianMixture
 from sde_score.samplers import Grid
-from sde_score.sdes import EDM, VE, VP, Cosine, Rectified, SubVP
-
-REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-
-SDES = [
-    VP(beta_min=0.4, beta_max=9.0),
-    SubVP(beta_min=0.4, beta_max=9.0),
-    Cosine(),
-    VE(sigma_min=0.05, sigma_max=9.0),
-    EDM(sigma_min=0.05, sigma_max=9.0),
-    Rectified(),
-]
 
 
 class Table(Grid):
@@ -72,21 +56,6 @@ class Recorder:
 
 
 @pytest.fixture(scope="session")
-def reference():
-    """`name -> (arrays, description)` of a reference file; skips where it is absent."""
-
-    def load(name):
-        if not (REFERENCE / f"{name}.safetensors").exists():
-            pytest.skip(f"{name} is not in {REFERENCE}")
-        from safetensors.torch import load_file
-
-        text = (REFERENCE / f"{name}.json").read_text()
-        return load_file(REFERENCE / f"{name}.safetensors"), json.loads(text)
-
-    return load
-
-
-@pytest.fixture(scope="session")
 def table():
     """A grid of given times."""
     return Table
@@ -119,19 +88,3 @@ def stored_mixture():
         return GaussianMixture(means.reshape(shape), variances.reshape(shape), sde, arrays["gmm.w"])
 
     return build
-
-
-@pytest.fixture(params=SDES, ids=lambda sde: type(sde).__name__)
-def sde(request):
-    """Each SDE, with parameters that tell its formulas apart."""
-    return request.param
-
-
-@pytest.fixture
-def close():
-    """Agreement to the tolerance of the reference files."""
-
-    def check(got, want, rtol=1e-9, atol=1e-11):
-        torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
-
-    return check

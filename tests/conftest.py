@@ -1,4 +1,4 @@
-"""Reference arrays and one of each SDE."""
+"""What several rooms test with: reference arrays and one of each SDE."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from sde_score.sdes import EDM, VE, VP, Cosine, Rectified, SubVP
 
-REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
+REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
 
 SDES = [
     VP(beta_min=0.4, beta_max=9.0),
