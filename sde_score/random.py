@@ -10,12 +10,14 @@ Two needs, two tools:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Generator, Tensor
+
+from sde_score._checks import require_choice, require_count
 
 _MASK = (1 << 64) - 1
 
@@ -111,6 +113,46 @@ def stratified(batch: int, generator: Draws = None, device: torch.device | str =
     offset = torch.rand((), generator=source, dtype=torch.float64, device=where)
     points = torch.arange(total, dtype=torch.float64, device=where) / total
     return ((points + offset) % 1.0)[rows].to(device)
+
+
+def _rademacher(draw: Tensor) -> Tensor:
+    return torch.where(draw < 0, -1.0, 1.0).to(draw.dtype)
+
+
+def _sphere(draw: Tensor) -> Tensor:
+    flat = draw.flatten(1)
+    radius = flat.shape[1] ** 0.5
+    scaled: Tensor = radius * flat / flat.norm(dim=1, keepdim=True)
+    return scaled.reshape(draw.shape)
+
+
+PROBE_LAWS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "rademacher": _rademacher,
+    "gaussian": torch.clone,
+    "sphere": _sphere,
+}
+"""Laws of zero mean and unit covariance over the events of a batch, each made from a standard
+normal draw; `sphere` has norm sqrt(D)."""
+
+
+def probes(count: int, like: Tensor, law: str = "rademacher", generator: Draws = None) -> Tensor:
+    """Random probes v with E[v v^T] = I, for Hutchinson's estimator and slicing.
+
+    Args:
+        count: number of probes per example, at least 1.
+        like: a batch `(batch, *event)` that gives shape, dtype and device.
+        law: a name in `PROBE_LAWS`.
+        generator: source of the draws.
+
+    Returns:
+        Shape `(count, batch, *event)`.
+
+    Raises:
+        ValueError: for an unknown law or a count below 1.
+    """
+    require_count(probes=count)
+    require_choice("probe_law", law, tuple(PROBE_LAWS))
+    return torch.stack([PROBE_LAWS[law](normal(like, generator)) for _ in range(count)])
 
 
 # Rows are filled in blocks of at least this many numbers, so that small events do not pay one

@@ -1,13 +1,12 @@
 """Likelihoods: how probable a model finds a point, in nats and in bits per dimension."""
 
 from sde_score.likelihood.bits import BitsPerDim, Scaling, bits_per_dim
-from sde_score.likelihood.divergence import PROBE_LAWS, draw_probes, value_and_divergence
+from sde_score.likelihood.divergence import draw_probes, value_and_divergence
 from sde_score.likelihood.probability_flow import DIVERGENCES, LogLikelihood, log_prob
 from sde_score.likelihood.solvers import SOLVERS
 
 __all__ = [
     "DIVERGENCES",
-    "PROBE_LAWS",
     "SOLVERS",
     "BitsPerDim",
     "LogLikelihood",

@@ -17,28 +17,13 @@ Grathwohl et al. 2019 (FFJORD), https://arxiv.org/abs/1810.01367.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from sde_score._checks import require_choice, require_count, sum_event
-from sde_score.random import ExampleStreams, example_seeds
-
-
-def _gaussian(normal: Tensor) -> Tensor:
-    return normal.clone()
-
-
-def _rademacher(normal: Tensor) -> Tensor:
-    return torch.where(normal < 0, -1.0, 1.0).to(normal.dtype)
-
-
-PROBE_LAWS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "rademacher": _rademacher,
-    "gaussian": _gaussian,
-}
-"""Laws of zero mean and unit covariance, each made from a standard normal draw."""
+from sde_score.random import PROBE_LAWS, ExampleStreams, example_seeds
 
 
 def draw_probes(

@@ -63,6 +63,21 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class EnergyBased(Model, Protocol):
+    """A model that also says how likely x is, up to a constant: score = -grad energy."""
+
+    def energy(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """-log p_t(x) up to a constant, in nats, shape `(batch,)`."""
+        ...
+
+    def energy_and_score(
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Both from one evaluation."""
+        ...
+
+
 class Moment:
     """The scales of an SDE at given times, each computed once and only if it is needed.
 
@@ -169,3 +184,65 @@ class BaseModel(ABC):
         prediction = self._predict(x, at, condition)
         on_x, on_prediction = conversion(at, self._row(at), ROWS[wanted](at))
         return expand_like(on_x, x) * x + expand_like(on_prediction, x) * prediction
+
+
+class BaseEnergy(BaseModel):
+    """Fills in the energy protocol from one formula: subclasses give `_energy`.
+
+    The score is minus the gradient by autograd. Where gradients are enabled it carries a graph, to
+    the parameters and to x, so that objectives and likelihoods differentiate through it; under
+    `torch.no_grad()`, as in samplers, it carries none.
+    """
+
+    @abstractmethod
+    def _energy(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
+        """Energy of each example in nats, shape `(batch,)`, in the dtype of x."""
+
+    def energy(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """-log p_t(x) up to a constant, in nats, shape `(batch,)`."""
+        at = self._moment(x, t)
+        self.nfe += 1
+        return self._energy(x, at, condition)
+
+    def energy_and_score(
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Energy `(batch,)` and score, like x, from one evaluation."""
+        at = self._moment(x, t)
+        self.nfe += 1
+        return self._energy_and_score(x, at, condition)
+
+    def _energy_and_score(
+        self, x: Tensor, at: Moment, condition: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        keep = torch.is_grad_enabled()
+        with torch.enable_grad():
+            point = x if keep and x.requires_grad else x.detach().requires_grad_()
+            energy = self._energy(point, at, condition)
+            (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=keep)
+        return (energy if keep else energy.detach()), -gradient
+
+    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
+        return self._energy_and_score(x, at, condition)[1]
+
+    def _row(self, at: Moment) -> Row:
+        return ROWS["score"](at)
+
+
+class KnownDensity(BaseModel):
+    """Fills in the energy protocol where the normalized density is known: energy = -log_prob."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """Log density of x_t in nats, shape `(batch,)`."""
+
+    def energy(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """-log p_t(x) in nats, shape `(batch,)`."""
+        return self.energy_and_score(x, t, condition)[0]
+
+    def energy_and_score(
+        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Energy `(batch,)` and score, like x."""
+        score = self.score(x, t, condition)
+        return -self.log_prob(x, t), score

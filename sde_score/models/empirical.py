@@ -9,13 +9,13 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._checks import require_batch, require_count
-from sde_score.models.base import ROWS, BaseModel, Moment, Row
+from sde_score.models.base import ROWS, KnownDensity, Moment, Row
 from sde_score.sdes import SDE
 
 _CHUNK_NUMBERS = 1 << 23  # float64 numbers held at once beside the data: 64 MiB
 
 
-class EmpiricalDistribution(nn.Module, BaseModel):
+class EmpiricalDistribution(nn.Module, KnownDensity):
     r"""Equal point masses at the data, diffused by any SDE.
 
     .. math:: p_t(x) = \frac1N \sum_i N(x;\ \alpha y_i,\ \sigma^2 I), \qquad

@@ -11,11 +11,11 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._checks import as_time, require_batch, require_count
-from sde_score.models.base import ROWS, BaseModel, Moment, Row
+from sde_score.models.base import ROWS, KnownDensity, Moment, Row
 from sde_score.sdes import SDE
 
 
-class GaussianMixture(nn.Module, BaseModel):
+class GaussianMixture(nn.Module, KnownDensity):
     r"""A mixture of Gaussians, diffused by any SDE: exact score, denoiser, density and samples.
 
     .. math:: p_t(x) = \sum_k w_k\, N(x;\ \alpha \mu_k,\ \alpha^2 \Sigma_k + \sigma^2 I)

@@ -39,6 +39,12 @@ class DenoisingScoreMatching:
     https://arxiv.org/abs/2011.13456, eq. 7.
     """
 
+    needs = "score"
+    second_derivatives = False
+    cost = "F + B"
+    converges_to = "the score of x_t at every t"
+    reference = "Vincent 2011, https://doi.org/10.1162/NECO_a_00142"
+
     weighting: str | Weighting = "variance"
     time_sampler: str | TimeSampler = "uniform"
     _weighting: Weighting = field(init=False, repr=False, compare=False)

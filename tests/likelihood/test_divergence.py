@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.likelihood import PROBE_LAWS, draw_probes, value_and_divergence
+from sde_score.likelihood import draw_probes, value_and_divergence
+from sde_score.random import PROBE_LAWS
 
 COPIES = 12_000
 

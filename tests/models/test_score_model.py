@@ -72,6 +72,7 @@ def output_of(prediction, known, sde, t, sigma_data):
         "velocity": known["velocity"],
         "score": sigma * known["score"],
         "edm": mixture / size,
+        "field": size * known["score"],
     }[prediction]
 
 

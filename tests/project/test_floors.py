@@ -20,6 +20,8 @@ FLOORS = [
 SIDEWAYS = {
     ("__main__", "__init__"),
     ("cli", "report"),
+    ("objectives", "samplers"),
+    ("likelihood", "samplers"),
     ("training", "data"),
     ("evaluation", "data"),
     ("random", "_checks"),

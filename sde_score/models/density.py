@@ -1,0 +1,81 @@
+"""One law at a time: what Markov chains, partition functions and noiseless objectives look at."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from sde_score.models.base import EnergyBased, Model
+
+
+@runtime_checkable
+class Density(Protocol):
+    """An unnormalized density exp(-energy(x)) over events."""
+
+    def energy(self, x: Tensor) -> Tensor:
+        """-log density up to a constant, in nats, shape `(batch,)`."""
+        ...
+
+    def score(self, x: Tensor) -> Tensor:
+        """-grad energy, like x."""
+        ...
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one evaluation."""
+        ...
+
+
+class Marginal:
+    """The law of x_t under a model, at one time and condition: a `Density`.
+
+    Where gradients are enabled, what it returns carries a graph, to the parameters and to x.
+
+    Args:
+        model: anything with the model protocol; `energy` needs an energy-based one.
+        t: a scalar or `(batch,)`; None for `t_min`, which stands for the data.
+        condition: passed to the model.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        t: Tensor | float | None = None,
+        condition: Tensor | None = None,
+    ) -> None:
+        self.model = model
+        self.t = model.sde.t_min if t is None else t
+        self.condition = condition
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether the model knows its energy and not its score alone."""
+        return isinstance(self.model, EnergyBased)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of log p_t at x."""
+        return self.model.score(x, self.t, self.condition)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """-log p_t(x) up to a constant, in nats, shape `(batch,)`.
+
+        Raises:
+            TypeError: if the model knows its score alone.
+        """
+        return self._energy_based().energy(x, self.t, self.condition)
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one evaluation.
+
+        Raises:
+            TypeError: if the model knows its score alone.
+        """
+        return self._energy_based().energy_and_score(x, self.t, self.condition)
+
+    def _energy_based(self) -> EnergyBased:
+        if not isinstance(self.model, EnergyBased):
+            raise TypeError(
+                f"{type(self.model).__name__} has a score but no energy; accepted: EnergyModel, "
+                "EnergyFunction, GaussianMixture, or a method that needs the score alone"
+            )
+        return self.model
