@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sde_score.cli.demo import Demo
     from sde_score.cli.evaluate import Evaluate
     from sde_score.cli.likelihood import Likelihood
+    from sde_score.cli.objectives import Objectives
     from sde_score.cli.output import is_main_process, say
     from sde_score.cli.sample import Sample
     from sde_score.cli.samplers import Samplers
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": Evaluate,
         "data": Data,
         "samplers": Samplers,
+        "objectives": Objectives,
         "demo": Demo,
     }
     try:

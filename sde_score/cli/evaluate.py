@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sde_score.cli.options import RunCommand
+from sde_score.cli.options import RunCommand, hint_at_noise
 from sde_score.cli.output import say, show_record, show_table
 from sde_score.report import evaluate, table, write_report
 
@@ -20,8 +20,8 @@ class Evaluate(RunCommand):
         sde-score evaluate runs/digits --samplers "ddim(steps=20)" "heun(steps=18)" --num 500
     """
 
-    samplers: tuple[str, ...] = ("heun(steps=18)",)
-    """Samplers to compare."""
+    samplers: tuple[str, ...] = ()
+    """Samplers to compare; the one that suits the run if not given, as in sde-score sample."""
 
     num: int = 500
     """Samples per sampler."""
@@ -35,9 +35,11 @@ class Evaluate(RunCommand):
     def run(self) -> None:
         """Measure, print, perhaps write the page."""
         run = self.open()
+        specs = self.samplers or (run.sampler,)
+        hint_at_noise(run, specs)
         rows = evaluate(
             run,
-            self.samplers,
+            specs,
             count=self.num,
             seed=self.seed,
             batch_size=self.batch_size,

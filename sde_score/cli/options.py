@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ import tyro
 
 from sde_score import samplers
 from sde_score._registry import format_spec, parse_spec
+from sde_score.cli.output import say
 from sde_score.training import Run, load_run
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -65,6 +67,16 @@ def pick_device(device: Device) -> torch.device:
     if device == "cuda" and not has_gpu:
         raise ValueError("device='cuda' is not available on this machine: try --device cpu")
     return torch.device(device)
+
+
+def hint_at_noise(run: Run, specs: Sequence[str]) -> None:
+    """Say so where a sampler asks for noise levels that the model was not trained at."""
+    for spec in specs:
+        if not run.all_noise_levels and parse_spec(spec)[0] != "mcmc":
+            say(
+                f"hint: {run.config.objective} trained this model on data without noise; {spec} "
+                f'asks it at all noise levels. --sampler "{run.sampler}" does not'
+            )
 
 
 def sampler_spec(spec: str, steps: int | None, grid: str | None) -> str:

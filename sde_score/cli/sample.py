@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sde_score import samplers
-from sde_score.cli.options import RunCommand, sampler_spec
+from sde_score.cli.options import RunCommand, hint_at_noise, sampler_spec
 from sde_score.cli.output import say, show_record
 from sde_score.report.files import FORMATS, save_samples
 
@@ -24,14 +24,15 @@ class Sample(RunCommand):
     For example:
         sde-score sample runs/digits --sampler pc --steps 500 --num 64 --seed 0 --out samples.npz
         sde-score sample runs/digits --sampler "heun(churn=10)" --steps 18 --out samples.png
+        sde-score sample runs/energy --sampler "mcmc(kernel='hmc')" --steps 500 --out samples.png
     """
 
     out: Path = Path("samples.npz")
     """File to write: .npz or .npy in the data's own terms, .png a picture."""
 
-    sampler: str = "heun"
-    """Sampler, such as pc, "ddim(eta=0.5)" or "pc(predictor='ancestral')"; see sde-score
-    samplers."""
+    sampler: str = "auto"
+    """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
+    takes heun(steps=18), or mcmc for a model that knows the data without noise alone."""
 
     steps: int | None = None
     """Steps, the final denoising included; the sampler's default if not given."""
@@ -49,8 +50,10 @@ class Sample(RunCommand):
         """Draw, write, say what was done."""
         if self.out.suffix not in FORMATS:
             raise ValueError(f"out={self.out} must end with one of {', '.join(FORMATS)}")
-        spec = sampler_spec(self.sampler, self.steps, self.grid)
         run = self.open()
+        chosen = run.sampler if self.sampler == "auto" else self.sampler
+        spec = sampler_spec(chosen, self.steps, self.grid)
+        hint_at_noise(run, [spec])
         condition = self._condition(run.num_classes, next(run.model.parameters()).device)
         start = time.perf_counter()
         x = samplers.sample_many(

@@ -16,7 +16,7 @@ from sde_score.training import Metrics, TrainConfig, train
 
 @dataclass(frozen=True)
 class Train:
-    """Train a score network and write a run directory.
+    """Train a score or an energy and write a run directory.
 
     The same command again continues what was stopped, to the same bits. On several processes:
     torchrun --nproc_per_node 2 -m sde_score train ...
@@ -25,6 +25,8 @@ class Train:
         sde-score train --data digits --sde vp --steps 3000 --out runs/digits
         sde-score train --data images/ --sde "ve(sigma_max=30)" --precision bf16 --out runs/images
         sde-score train --data table.csv --prediction velocity --sde rectified --out runs/table
+        sde-score train --data ring --objective hutchinson --model energy --out runs/energy
+        sde-score train --data moons --objective "contrastive-divergence(k=10)" --out runs/cd
     """
 
     out: Path

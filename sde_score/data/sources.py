@@ -19,6 +19,7 @@ from sde_score.data.idx import mnist
 from sde_score.data.images import folder
 from sde_score.data.parquet import parquet
 from sde_score.data.table import table
+from sde_score.data.targets import target
 from sde_score.data.toys import checkerboard, gaussians, moons, ring, spirals
 
 NAMED: Registry[DataSet] = Registry(
@@ -30,6 +31,7 @@ NAMED: Registry[DataSet] = Registry(
         "moons": moons,
         "checkerboard": checkerboard,
         "spirals": spirals,
+        "target": target,
     },
 )
 

@@ -9,7 +9,9 @@ over all unit vectors (exact: as many backward passes as dimensions) or over ran
 (Hutchinson: one backward pass per probe). For a symmetric part A of J the variance of one probe is
 
 .. math:: 2 \lVert A \rVert_F^2 \ (\text{gaussian}), \qquad
-          2 \lVert A \rVert_F^2 - 2 \sum_i A_{ii}^2 \ (\text{rademacher}).
+          2 \lVert A \rVert_F^2 - 2 \sum_i A_{ii}^2 \ (\text{rademacher}), \qquad
+          \frac{2 D}{D + 2} \left(\lVert A \rVert_F^2 - \frac{(\mathrm{tr} A)^2}{D}\right)
+          \ (\text{sphere}).
 
 Reference: Hutchinson 1989, https://doi.org/10.1080/03610918908812806;
 Grathwohl et al. 2019 (FFJORD), https://arxiv.org/abs/1810.01367.
@@ -22,7 +24,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_choice, require_count, sum_event
+from sde_score._checks import require_choice, require_count
+from sde_score.models.operators import quadratic_forms, unit_vectors
 from sde_score.random import PROBE_LAWS, ExampleStreams, example_seeds
 
 
@@ -68,26 +71,7 @@ def value_and_divergence(
         point = x.detach().requires_grad_()
         value = field(point)
     if probes is None:
-        forms = _quadratic_forms(value, point, _unit_vectors(x)).sum(0, keepdim=True)
+        forms = quadratic_forms(value, point, unit_vectors(x)).sum(0, keepdim=True)
     else:
-        forms = _quadratic_forms(value, point, probes)
+        forms = quadratic_forms(value, point, probes)
     return value.detach(), forms
-
-
-def _unit_vectors(x: Tensor) -> Tensor:
-    """The standard basis of the event for every example, a view of shape (D, batch, *event)."""
-    size = x[0].numel()
-    basis = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:])
-    return basis.expand(size, *x.shape)
-
-
-def _quadratic_forms(value: Tensor, point: Tensor, vectors: Tensor) -> Tensor:
-    """v^T J v for each of n vectors `(n, batch, *event)`, shape (n, batch)."""
-    # One backward pass after another: a batched one (vmap) refuses convolutional networks, and
-    # where it works it is at most a third faster on a CPU.
-    forms = []
-    for index, vector in enumerate(vectors):
-        last = index + 1 == len(vectors)
-        (pulled,) = torch.autograd.grad(value, point, vector, retain_graph=not last)
-        forms.append(sum_event(pulled * vector))
-    return torch.stack(forms)

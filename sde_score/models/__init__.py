@@ -1,27 +1,74 @@
 """What has a score: a trained network, or a law known exactly."""
 
+from sde_score.models import targets
 from sde_score.models.base import BaseEnergy, BaseModel, EnergyBased, Model
 from sde_score.models.density import Density, Marginal
 from sde_score.models.empirical import EmpiricalDistribution
 from sde_score.models.energy_model import HEADS, EnergyModel
 from sde_score.models.functions import EnergyFunction, ScoreFunction
 from sde_score.models.gaussian_mixture import GaussianMixture
+from sde_score.models.operators import (
+    hessian_vector,
+    jacobian,
+    jacobian_vector,
+    quadratic_forms,
+    vector_jacobian,
+)
 from sde_score.models.preconditioning import PREDICTIONS
+from sde_score.models.preflight import check_differentiable
 from sde_score.models.score_model import ScoreModel
+from sde_score.models.targets import (
+    TARGETS,
+    Diffused,
+    DoubleWell,
+    Exponential,
+    Funnel,
+    Gaussian,
+    Mixture,
+    Product,
+    Quartic,
+    Ring,
+    Rosenbrock,
+    Target,
+)
+from sde_score.models.traces import DIVERGENCE_METHODS, asymmetry, divergence, divergence_of
 
 __all__ = [
+    "DIVERGENCE_METHODS",
     "HEADS",
     "PREDICTIONS",
+    "TARGETS",
     "BaseEnergy",
     "BaseModel",
     "Density",
+    "Diffused",
+    "DoubleWell",
     "EmpiricalDistribution",
     "EnergyBased",
     "EnergyFunction",
     "EnergyModel",
+    "Exponential",
+    "Funnel",
+    "Gaussian",
     "GaussianMixture",
     "Marginal",
+    "Mixture",
     "Model",
+    "Product",
+    "Quartic",
+    "Ring",
+    "Rosenbrock",
     "ScoreFunction",
     "ScoreModel",
+    "Target",
+    "asymmetry",
+    "check_differentiable",
+    "divergence",
+    "divergence_of",
+    "hessian_vector",
+    "jacobian",
+    "jacobian_vector",
+    "quadratic_forms",
+    "targets",
+    "vector_jacobian",
 ]

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -191,7 +191,7 @@ class BaseEnergy(BaseModel):
 
     The score is minus the gradient by autograd. Where gradients are enabled it carries a graph, to
     the parameters and to x, so that objectives and likelihoods differentiate through it; under
-    `torch.no_grad()`, as in samplers, it carries none.
+    `torch.no_grad()` or `torch.inference_mode()`, as in samplers, it carries none.
     """
 
     @abstractmethod
@@ -216,7 +216,8 @@ class BaseEnergy(BaseModel):
         self, x: Tensor, at: Moment, condition: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         keep = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x, condition, at = _plain(x), _plain(condition), Moment(self.sde, _plain(at.t))
             point = x if keep and x.requires_grad else x.detach().requires_grad_()
             energy = self._energy(point, at, condition)
             (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=keep)
@@ -227,6 +228,14 @@ class BaseEnergy(BaseModel):
 
     def _row(self, at: Moment) -> Row:
         return ROWS["score"](at)
+
+
+_T = TypeVar("_T", Tensor, Tensor | None)
+
+
+def _plain(tensor: _T) -> _T:
+    """A copy that autograd may keep, where a tensor was made in inference mode."""
+    return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
 
 
 class KnownDensity(BaseModel):

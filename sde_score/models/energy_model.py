@@ -38,8 +38,9 @@ class EnergyModel(BackboneModel, BaseEnergy):
     `inner`    u . f                 unbounded; a denoiser's energy with fewer products
     ========== ===================== =========================================================
 
-    With the predictions `data`, `edm` and, on VP, `velocity`, the first term alone is a Gaussian
-    well, which confines samples as long as e does not fall faster.
+    The gradient of `square` vanishes where f does: it does not train a backbone whose last layer
+    starts at zero, as ours do. With the predictions `data`, `edm` and, on VP, `velocity`, the first
+    term alone is a Gaussian well, which confines samples as long as e does not fall faster.
 
     Args:
         backbone: called as `backbone(x, noise_level, condition)`; returns a tensor like x. Its

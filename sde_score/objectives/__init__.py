@@ -2,25 +2,87 @@
 
 from sde_score._registry import Registry
 from sde_score.objectives.base import MarginalObjective, Objective, StatefulObjective
+from sde_score.objectives.contrastive_divergence import (
+    ContrastiveDivergence,
+    PersistentContrastiveDivergence,
+)
 from sde_score.objectives.denoising import DenoisingScoreMatching
+from sde_score.objectives.denoising_control import DenoisingControl
+from sde_score.objectives.energy_discrepancy import EnergyDiscrepancy
+from sde_score.objectives.explicit import ExplicitScoreMatching
+from sde_score.objectives.finite_difference import FiniteDifferenceScoreMatching
+from sde_score.objectives.generalized import DOMAIN_WEIGHTS, GeneralizedScoreMatching
+from sde_score.objectives.implicit import HutchinsonScoreMatching, ImplicitScoreMatching
+from sde_score.objectives.noise_contrastive import NoiseContrastive
+from sde_score.objectives.recovery import RecoveryLikelihood
+from sde_score.objectives.regularized import RegularizedScoreMatching
+from sde_score.objectives.replay_buffer import ReplayBuffer
+from sde_score.objectives.sliced import SlicedScoreMatching
+from sde_score.objectives.stein_discrepancy import (
+    STEIN_KERNELS,
+    SteinDiscrepancy,
+    SteinTest,
+    stein_test,
+)
+from sde_score.objectives.target_score import TargetScoreMatching
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting
 
-OBJECTIVES: Registry[Objective] = Registry("objective", {"denoising": DenoisingScoreMatching})
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective",
+    {
+        "explicit": ExplicitScoreMatching,
+        "target-score": TargetScoreMatching,
+        "implicit": ImplicitScoreMatching,
+        "hutchinson": HutchinsonScoreMatching,
+        "sliced": SlicedScoreMatching,
+        "finite-difference": FiniteDifferenceScoreMatching,
+        "regularized": RegularizedScoreMatching,
+        "generalized": GeneralizedScoreMatching,
+        "denoising": DenoisingScoreMatching,
+        "denoising-control": DenoisingControl,
+        "contrastive-divergence": ContrastiveDivergence,
+        "persistent": PersistentContrastiveDivergence,
+        "recovery": RecoveryLikelihood,
+        "noise-contrastive": NoiseContrastive,
+        "energy-discrepancy": EnergyDiscrepancy,
+        "stein-discrepancy": SteinDiscrepancy,
+    },
+)
 
 available = OBJECTIVES.names
 create = OBJECTIVES.create
 
 __all__ = [
+    "DOMAIN_WEIGHTS",
     "OBJECTIVES",
+    "STEIN_KERNELS",
     "TIME_SAMPLERS",
     "WEIGHTINGS",
+    "ContrastiveDivergence",
+    "DenoisingControl",
     "DenoisingScoreMatching",
+    "EnergyDiscrepancy",
+    "ExplicitScoreMatching",
+    "FiniteDifferenceScoreMatching",
+    "GeneralizedScoreMatching",
+    "HutchinsonScoreMatching",
+    "ImplicitScoreMatching",
     "MarginalObjective",
+    "NoiseContrastive",
     "Objective",
+    "PersistentContrastiveDivergence",
+    "RecoveryLikelihood",
+    "RegularizedScoreMatching",
+    "ReplayBuffer",
+    "SlicedScoreMatching",
     "StatefulObjective",
+    "SteinDiscrepancy",
+    "SteinTest",
+    "TargetScoreMatching",
     "TimeSampler",
     "Weighting",
     "available",
     "create",
+    "stein_test",
 ]

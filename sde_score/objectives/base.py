@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -28,6 +29,16 @@ class Objective(Protocol):
     @property
     def second_derivatives(self) -> bool:
         """Whether the loss differentiates the score with respect to x."""
+        ...
+
+    @property
+    def all_noise_levels(self) -> bool:
+        """Whether the model is trained at every t, or on data without noise at `t_min` alone."""
+        ...
+
+    @property
+    def divergence_limit(self) -> float:
+        """Mean loss per entry, in absolute value, beyond which training has run away."""
         ...
 
     @property
@@ -74,6 +85,8 @@ class StatefulObjective(nn.Module, ABC):
 
     needs: ClassVar[str] = "energy"
     second_derivatives: ClassVar[bool] = False
+    all_noise_levels: ClassVar[bool] = False
+    divergence_limit: ClassVar[float] = math.inf
     cost: ClassVar[str]
     converges_to: ClassVar[str]
     reference: ClassVar[str]
@@ -127,6 +140,11 @@ class AtNoiseLevels:
         _ = self._times, self._weights
 
     @property
+    def all_noise_levels(self) -> bool:
+        """Whether there is a time sampler."""
+        return self.time_sampler is not None
+
+    @property
     def _times(self) -> TimeSampler | None:
         times = self.time_sampler
         return TIME_SAMPLERS.create(times) if isinstance(times, str) else times
@@ -153,6 +171,7 @@ class MarginalObjective(AtNoiseLevels, ABC):
 
     needs: ClassVar[str] = "score"
     second_derivatives: ClassVar[bool] = False
+    divergence_limit: ClassVar[float] = math.inf
     cost: ClassVar[str]
     converges_to: ClassVar[str]
     reference: ClassVar[str]

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
+from sde_score import samplers
 from sde_score.report.pictures import save_examples
-from sde_score.samplers import Heun
 from sde_score.training import Run
 
 _COUNT = 64
 
 
 def write_samples(run: Run, path: Path) -> None:
-    """Write a picture of 64 samples by Heun's method in 18 steps, always from the same noise.
+    """Write a picture of 64 samples by the sampler of the run, always from the same noise.
 
     A conditional model shows its classes in turn.
 
@@ -27,5 +27,6 @@ def write_samples(run: Run, path: Path) -> None:
         device = next(run.model.parameters()).device
         labels = torch.arange(_COUNT, device=device) % run.num_classes
     shape = (_COUNT, *run.event_shape)
-    x = Heun(steps=18)(run.model, shape, seed=0, condition=labels, progress=False)
+    sampler = samplers.create(run.sampler)
+    x = sampler(run.model, shape, seed=0, condition=labels, progress=False)
     save_examples(x.cpu(), path)

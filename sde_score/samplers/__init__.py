@@ -6,6 +6,7 @@ from sde_score.samplers.correctors import Langevin
 from sde_score.samplers.grids import GRIDS, Grid, Karras, UniformLogSNR, UniformTime
 from sde_score.samplers.heun import Heun
 from sde_score.samplers.many import sample_many
+from sde_score.samplers.mcmc.sampler import MCMC
 from sde_score.samplers.ode import ProbabilityFlowODE
 from sde_score.samplers.predictor_corrector import (
     CORRECTORS,
@@ -32,6 +33,7 @@ SAMPLERS: Registry[Sampler] = Registry(
         "ode": ProbabilityFlowODE,
         "pc": PredictorCorrector,
         "annealed-langevin": AnnealedLangevin,
+        "mcmc": MCMC,
     },
 )
 
@@ -42,6 +44,7 @@ __all__ = [
     "CORRECTORS",
     "DDIM",
     "GRIDS",
+    "MCMC",
     "PREDICTORS",
     "SAMPLERS",
     "Ancestral",

@@ -206,9 +206,9 @@ class Sampler(ABC):
         if isinstance(start, Tensor):
             x.copy_(start)
         else:
-            torch.mul(draw(), model.sde.prior_std, out=x)
+            torch.mul(draw(), self.start_std_on(model.sde), out=x)
         first_nfe = model.nfe
-        states = [(model.sde.t_max, x.clone())] if trajectory else []
+        states = [(self.start_time(model.sde), x.clone())] if trajectory else []
         for index, (time, state) in enumerate(self._walk(model, x, draw, condition, progress), 1):
             x = state
             if callback is not None:
@@ -235,6 +235,14 @@ class Sampler(ABC):
                 yield time, x
             if self.denoise:
                 yield 0.0, problem.denoise(x, times[-1].to(x.device))
+
+    def start_time(self, sde: SDE) -> float:
+        """The time of the start: `t_max`."""
+        return sde.t_max
+
+    def start_std_on(self, sde: SDE) -> float:
+        """Standard deviation of a start that is drawn: that of the prior."""
+        return sde.prior_std
 
     @property
     def total(self) -> int | None:

@@ -12,7 +12,9 @@ from sde_score._registry import Registry
 from sde_score.samplers.base import March, Problem, Sampler
 from sde_score.samplers.correctors import Langevin
 from sde_score.samplers.grids import Grid
+from sde_score.samplers.mcmc.annealing import choose_step_ratio, require_spreads
 from sde_score.samplers.predictors import PREDICTORS, Predictor, Stay, step
+from sde_score.sdes import SDE
 
 
 def _no_correction() -> Langevin:
@@ -84,12 +86,16 @@ class AnnealedLangevin(Sampler):
     Args:
         steps: noise levels.
         steps_each: Langevin steps at each level.
-        step_ratio: r, the step size in units of the variance of the noise; > 0.
+        step_ratio: r, the step size in units of the variance of the noise; > 0. None takes the one
+            whose chain ends nearest the truth on Gaussian data, by `choose_step_ratio`.
+        data_std: for that choice, the standard deviation of the data, or several: the narrowest
+            direction and the widest; 0 for data that do not fill their space.
     """
 
     grid: str | Grid = "log_snr"
     steps_each: int = 5
-    step_ratio: float = 0.062
+    step_ratio: float | None = 0.062
+    data_std: float | tuple[float, ...] = (0.0, 1.0)
 
     evaluations = "steps_each"
     reference = "Song & Ermon 2020, https://arxiv.org/abs/2006.09011, algorithm 1"
@@ -97,11 +103,24 @@ class AnnealedLangevin(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count(steps_each=self.steps_each)
-        require_positive(step_ratio=self.step_ratio)
+        if self.step_ratio is not None:
+            require_positive(step_ratio=self.step_ratio)
+        require_spreads(self.data_std)
+
+    def chosen_ratio(self, sde: SDE) -> float:
+        """The step ratio r that is used on an SDE: `step_ratio`, or the one that is chosen."""
+        if self.step_ratio is not None:
+            return self.step_ratio
+        times = self.times(sde)
+        alpha = sde.alpha(times)
+        start_std = sde.prior_std / alpha[0].item()
+        return choose_step_ratio(
+            sde.sigma(times) / alpha, self.data_std, self.steps_each, start_std
+        )
 
     @override
     def march(self, problem: Problem, x: Tensor) -> March:
-        snr = (0.5 * self.step_ratio) ** 0.5
+        snr = (0.5 * self.chosen_ratio(problem.sde)) ** 0.5
         langevin = Langevin(snr=snr, steps=self.steps_each, rule="marginal")
         chain = PredictorCorrector(predictor=Stay(), corrector=langevin)
         yield from chain.march(problem, x)

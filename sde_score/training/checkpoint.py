@@ -1,8 +1,9 @@
 """Checkpoints: folders `step-N` that are whole or not there at all.
 
 A checkpoint is written under a hidden name, brought to the disk, and renamed. It holds
-`model.safetensors`, `ema.safetensors`, `optimizer.safetensors`, `state.json`, and `SHA256SUMS`, so
-that damage is noticed (also by `sha256sum -c SHA256SUMS`). Nothing in it is ever executed.
+`model.safetensors`, `ema.safetensors`, `optimizer.safetensors`, `objective.safetensors` (what a
+stateful objective remembers; else empty), `state.json`, and `SHA256SUMS`, so that damage is noticed
+(also by `sha256sum -c SHA256SUMS`). Nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sde_score._files import sync
 from sde_score.training.errors import CheckpointError
 from sde_score.training.state import TrainState
 
-TENSORS = ("model", "ema", "optimizer")
+TENSORS = ("model", "ema", "optimizer", "objective")
 STATE = "state.json"
 SUMS = "SHA256SUMS"
 

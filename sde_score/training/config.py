@@ -52,11 +52,20 @@ class TrainConfig:
     backbone: str = "auto"
     """Network, such as mlp(width=256) or unet(base=64); auto chooses by the shape of an example."""
 
-    prediction: Literal["noise", "data", "velocity", "score", "edm"] = "noise"
-    """What the network's output means."""
+    model: Literal["auto", "score", "energy"] = "auto"
+    """What the network gives: a score, or an energy whose gradient is the score; auto takes an
+    energy where the objective needs one."""
+
+    head: Literal["scalar", "square", "residual", "inner"] = "residual"
+    """How the network's output becomes an energy."""
+
+    prediction: Literal["auto", "noise", "data", "velocity", "score", "edm", "field"] = "auto"
+    """What the network's output means; auto takes noise where all noise levels are trained, field
+    where data without noise are."""
 
     objective: str = "denoising"
-    """What is minimized, such as denoising(weighting='likelihood', time_sampler='importance')."""
+    """What is minimized, such as denoising(weighting='likelihood') or hutchinson; see sde-score
+    objectives."""
 
     steps: int = 3000
     """Optimizer steps in all, at least 1."""
@@ -199,8 +208,16 @@ def resolve(config: TrainConfig, dataset: DataSet) -> TrainConfig:
     if backbone == "auto":
         backbone = nn.default_for(dataset.event_shape)
     sigma_data = config.sigma_data
+    objective = objectives.create(config.objective)
+    if config.model == "score" and objective.needs == "energy":
+        raise ValueError(
+            f"objective={config.objective!r} needs an energy: choose model=energy, or auto"
+        )
+    predictions = {True: "noise", False: "field"}
     return dataclasses.replace(
         config,
+        model=_settled(config.model, "energy" if objective.needs == "energy" else "score"),
+        prediction=_settled(config.prediction, predictions[objective.all_noise_levels]),
         sde=complete_spec(sdes.SDES, config.sde),
         backbone=complete_spec(nn.BACKBONES, backbone, ("event_shape", "num_classes")),
         objective=complete_spec(objectives.OBJECTIVES, config.objective),
@@ -208,11 +225,17 @@ def resolve(config: TrainConfig, dataset: DataSet) -> TrainConfig:
     )
 
 
+def _settled(choice: str, automatic: str) -> Any:
+    return automatic if choice == "auto" else choice
+
+
 def adopt(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
     """Fill what `config` leaves open (`auto`, `None`) from the stored configuration of a run."""
-    backbone = stored.backbone if config.backbone == "auto" else config.backbone
-    sigma_data = stored.sigma_data if config.sigma_data is None else config.sigma_data
-    return dataclasses.replace(config, backbone=backbone, sigma_data=sigma_data)
+    open_names = [n for n in ("backbone", "model", "prediction") if getattr(config, n) == "auto"]
+    changes = {name: getattr(stored, name) for name in open_names}
+    if config.sigma_data is None:
+        changes["sigma_data"] = stored.sigma_data
+    return dataclasses.replace(config, **changes)
 
 
 def require_same(config: TrainConfig, stored: TrainConfig, out: Path) -> None:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def accelerator_for(device: str) -> Any:
@@ -41,6 +42,26 @@ def accelerator_for(device: str) -> Any:
             "accelerate launch without it; every process holds the whole network"
         )
     return accelerator
+
+
+def wrap(accelerator: Any, module: nn.Module, unused: bool) -> nn.Module:
+    """The module as the processes share it.
+
+    Buffers are left to each process: what an objective keeps in them is the same everywhere after a
+    step, and in the midst of one it is the process's own.
+
+    Args:
+        accelerator: made by `accelerator_for`.
+        module: what runs forward.
+        unused: whether a parameter may be without gradient, such as the constant of an energy.
+    """
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    accelerator.ddp_handler = DistributedDataParallelKwargs(
+        broadcast_buffers=False, find_unused_parameters=unused
+    )
+    wrapped: nn.Module = accelerator.prepare(module)
+    return wrapped
 
 
 def seed_network(seed: int, device: torch.device) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sde_score import objectives
 from sde_score._checks import require_choice
 from sde_score.data import DataSet, Scaling
 from sde_score.data import load as load_data
-from sde_score.models import ScoreModel
-from sde_score.training.build import build_model, split_data
+from sde_score.training.build import TrainedModel, build_model, split_data
 from sde_score.training.checkpoint import Checkpoints, refusing
 from sde_score.training.config import TrainConfig, load_config
 from sde_score.training.errors import CheckpointError
@@ -33,7 +33,7 @@ class Run:
 
     path: Path
     config: TrainConfig
-    model: ScoreModel
+    model: TrainedModel
     step: int
     data: DataFacts
 
@@ -46,6 +46,19 @@ class Run:
     def num_classes(self) -> int:
         """Classes that the model takes as condition, 0 if it takes none."""
         return self.data.num_classes if self.config.conditional else 0
+
+    @property
+    def all_noise_levels(self) -> bool:
+        """Whether the model knows every noise level, or the data without noise alone."""
+        return objectives.create(self.config.objective).all_noise_levels
+
+    @property
+    def sampler(self) -> str:
+        """A sampler that suits what the model knows, as `sde_score.samplers.create` takes it."""
+        if self.all_noise_levels:
+            return "heun(steps=18)"
+        kernel = "mala" if self.config.model == "energy" else "mala-score"
+        return f"mcmc(kernel={kernel!r}, steps=500, warmup=500)"
 
     @property
     def scaling(self) -> Scaling:

@@ -19,3 +19,6 @@ DEQUANTIZE = 3
 
 NETWORK = 4
 """Dropout inside the network, per step and process."""
+
+SETUP = 5
+"""What an objective with a state begins with."""

@@ -18,21 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sde_score import objectives
 from sde_score.data import DataSet
-from sde_score.models import ScoreModel
+from sde_score.models import check_differentiable
 from sde_score.objectives import Objective
 from sde_score.random import BatchSlice, mix
 from sde_score.training import streams
 from sde_score.training.batches import Batches
-from sde_score.training.build import build_model, split_data
+from sde_score.training.build import TrainedModel, build_model, build_objective, split_data
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import TrainConfig, save_config
 from sde_score.training.errors import TrainingError, TrainingInterrupted
 from sde_score.training.interrupt import StopRequest
 from sde_score.training.meter import Meter
 from sde_score.training.metrics import Metrics
-from sde_score.training.processes import Vote, accelerator_for, seed_network
+from sde_score.training.objective_state import ObjectiveState
+from sde_score.training.processes import Vote, accelerator_for, seed_network, wrap
 from sde_score.training.resume import agreed_config, require_continuation
 from sde_score.training.run import Run, load_run
 from sde_score.training.state import DataFacts, TrainState
@@ -45,7 +45,7 @@ OnSamples = Callable[[Run, Path], None]
 class _Loss(nn.Module):
     """Model and objective in one forward pass, which is what distributed training can wrap."""
 
-    def __init__(self, model: ScoreModel, objective: Objective, autocast: str | None) -> None:
+    def __init__(self, model: TrainedModel, objective: Objective, autocast: str | None) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
@@ -98,7 +98,9 @@ class Trainer:
         self.facts = DataFacts.of(examples)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = Batches(examples, self.config, rank, processes, self.device)
+        self.objective = build_objective(self.config, examples)
         self._build()
+        self._check_derivatives()
         self._restore()
 
     def _build(self) -> None:
@@ -107,15 +109,27 @@ class Trainer:
         if config.compile:
             self.model.backbone.compile()  # type: ignore[attr-defined]
         autocast = self.device.type if config.precision == "bf16" else None
-        loss = _Loss(self.model, objectives.create(config.objective), autocast)
-        self.loss = self.accelerator.prepare(loss.train())
+        loss = _Loss(self.model, self.objective, autocast)
+        self.loss = wrap(self.accelerator, loss.train(), unused=config.model == "energy")
+        self.remembered = ObjectiveState(self.objective)
         self.update = Update(
-            dict(self.model.named_parameters()),
+            {**dict(self.model.named_parameters()), **self.remembered.parameters},
             config.learning_rate,
             config.warmup,
             config.clip,
             config.ema,
             config.weight_decay,
+        )
+
+    def _check_derivatives(self) -> None:
+        """Refuse a network that does not have the derivatives that the objective takes of it."""
+        part = next(self.batches.step(0))
+        check_differentiable(
+            self.model,
+            part.x0[:4],
+            condition=None if part.condition is None else part.condition[:4],
+            needs=self.objective.needs,
+            second_derivatives=self.objective.second_derivatives,
         )
 
     def _restore(self) -> None:
@@ -129,6 +143,8 @@ class Trainer:
             average = self.checkpoints.tensors(step, "ema", weights)
             moments = self.checkpoints.tensors(step, "optimizer", self.update.expected_state())
             self.model.load_state_dict(model)
+            remembered = self.checkpoints.tensors(step, "objective", self.remembered.tensors())
+            average.update(self.remembered.restore(remembered))
             self.update.restore(step, moments, average)
         self.step = self.saved = 0 if state is None else state.step
         self.meter = Meter(self.accelerator, state)
@@ -176,6 +192,7 @@ class Trainer:
                 self.accelerator.backward(loss)
             total += loss.detach()
         self.meter.add(total, self.update.apply(self.step))
+        self.remembered.finish_step()
         self.step += 1
 
     def _after_step(self, bar: Any) -> None:
@@ -206,8 +223,12 @@ class Trainer:
             state = TrainState(self.step, batch, self.facts, seconds, *totals, window)
             weights = self.model.state_dict()
             average = dict(zip(self.update.parameters, self.update.ema.shadow, strict=True))
-            optimizer = self.update.state()
-            tensors = {"model": weights, "ema": {**weights, **average}, "optimizer": optimizer}
+            tensors = {
+                "model": weights,
+                "ema": {name: average.get(name, value) for name, value in weights.items()},
+                "optimizer": self.update.state(),
+                "objective": self.remembered.tensors(average),
+            }
             self.checkpoints.save(state, tensors)
             self.checkpoints.tidy(self.config.keep)
         self.saved = self.step
@@ -235,23 +256,36 @@ class Trainer:
         )
 
     def _require_finite_losses(self) -> None:
+        where = f"in steps {self.step - self.meter.window + 1} to {self.step}"
         if not self.meter.is_finite():
-            first = self.step - self.meter.window + 1
-            self._diverged(f"the loss or its gradient in steps {first} to {self.step}")
+            self._diverged(f"the loss or its gradient {where} is not a finite number")
+        if not self.meter.window or math.isinf(self.objective.divergence_limit):
+            return
+        mean, gradient = (total / self.meter.window for total in self.meter.totals())
+        limit = self.objective.divergence_limit * math.prod(self.facts.event_shape)
+        if abs(mean) > limit:
+            self._diverged(
+                f"the mean loss {where}, {mean:.4g}, is beyond {limit:g}: the energies of the data "
+                "and of the chains have run apart"
+            )
+        if gradient == 0:
+            self._diverged(f"no chain moved {where}: every step was rejected")
 
     def _require_finite_weights(self) -> None:
         tensors = [*self.update.parameters.values(), *self.update.ema.shadow]
         largest = torch.stack(torch._foreach_norm(tensors, math.inf))
         if not bool(largest.isfinite().all()):
-            self._diverged(f"a weight after step {self.step}")
+            self._diverged(f"a weight after step {self.step} is not a finite number")
 
     def _diverged(self, what: str) -> None:
         newest = self.checkpoints.newest()
         kept = "no checkpoint yet" if newest is None else f"last good checkpoint: step {newest}"
+        contrastive = math.isfinite(self.objective.divergence_limit)
+        advice = "more or smaller steps of its chains, an energy penalty"
         raise TrainingError(
-            f"{what} is not a finite number ({kept}). Try a lower learning_rate (now "
-            f"{self.config.learning_rate:g}), clip=1, a longer warmup, precision=float32, or a "
-            "time sampler that avoids the smallest noise"
+            f"{what} ({kept}). Try a lower learning_rate (now {self.config.learning_rate:g}), "
+            "clip=1, a longer warmup, precision=float32, or "
+            + (advice if contrastive else "a time sampler that avoids the smallest noise")
         )
 
 

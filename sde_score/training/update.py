@@ -68,6 +68,9 @@ class Update:
             The norm of the gradients before clipping, a scalar on the device.
         """
         weights = self.parameters.values()
+        for weight in weights:
+            if weight.grad is None:  # a constant of an energy, which no score depends on
+                weight.grad = torch.zeros_like(weight)
         norm = nn.utils.clip_grad_norm_(weights, self.clip or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)

@@ -49,13 +49,16 @@ def test_each_probe_gives_its_quadratic_form(matrix, generator):
 
 @pytest.mark.parametrize("law", PROBE_LAWS)
 def test_hutchinson_has_the_mean_and_variance_of_its_law(law, matrix):
-    """Mean tr A; variance 2 |sym A|^2 (gaussian), less 2 sum A_ii^2 (rademacher)."""
+    """Mean tr A; variance 2 |sym A|^2 (gaussian), less 2 sum A_ii^2 (rademacher); on the sphere
+    2 D / (D + 2) (|sym A|^2 - tr^2 / D)."""
     x = torch.zeros(COPIES, 4, dtype=torch.float64)
     _, forms = value_and_divergence(lambda x: x @ matrix.mT, x, draw_probes(1, x, law))
     symmetric = 0.5 * (matrix + matrix.mT)
     variance = 2 * symmetric.square().sum()
     if law == "rademacher":
         variance -= 2 * matrix.diag().square().sum()
+    if law == "sphere":
+        variance = 2 * 4 / 6 * (symmetric.square().sum() - matrix.trace() ** 2 / 4)
     assert abs(forms.mean() - matrix.trace()) < 4 * (variance / COPIES).sqrt()
     torch.testing.assert_close(forms.var(), variance, rtol=0.05, atol=0)
 

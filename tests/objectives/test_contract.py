@@ -141,7 +141,7 @@ def test_one_evaluation_that_reaches_the_parameters():
 
 
 def test_unknown_names_and_wrong_data_are_refused():
-    assert available() == ["denoising"]
+    assert "denoising" in available()
     with pytest.raises(ValueError, match="unknown weighting 'varianc'; did you mean 'variance'"):
         DenoisingScoreMatching(weighting="varianc")
     with pytest.raises(ValueError, match="unknown time sampler 'unifrm'"):

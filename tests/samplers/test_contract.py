@@ -12,8 +12,11 @@ from sde_score.samplers import Heun, Langevin, PredictorCorrector
 from sde_score.sdes import EDM, VE, VP
 
 EVENT = (2, 3)
-LOOPS = [name for name in samplers.available() if name != "ode"]
-SPECS = [*LOOPS, "ddim(eta=0.7)", "heun(churn=4.0)", "pc(corrector='langevin(rule=\"example\")')"]
+LOOPS = [name for name in samplers.available() if name not in ("ode", "mcmc")]
+# The chain at one time, with a kernel for models that have no energy and the start of the others.
+CHAIN = "mcmc(kernel='mala-score(step_size=0.02)', start_std=9.0, warmup=3, denoise=True)"
+FLOWS = [*LOOPS, "ddim(eta=0.7)", "heun(churn=4.0)", "pc(corrector='langevin(rule=\"example\")')"]
+SPECS = [*FLOWS, CHAIN]
 
 
 class Elementwise:
@@ -69,7 +72,7 @@ def test_black_box_ode_depends_on_neighbors_within_its_tolerance():
     torch.testing.assert_close(draw("ode", (7, *EVENT), seed=11), whole[:7], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("spec", LOOPS)
+@pytest.mark.parametrize("spec", [*LOOPS, "mcmc"])
 def test_mixtures_do_not_feel_the_batch_either(spec):
     law = GaussianMixture([[-1.0, 0.4], [1.0, 0.2]], 0.05, VP())
     sampler = samplers.create(spec, steps=12)
@@ -113,6 +116,8 @@ COUNTS = {
     "pc(corrector='langevin(steps=3)')": lambda n: (4 * n, 4 * n + 3),
     "pc(corrector='none')": lambda n: (n, n),
     "annealed-langevin(steps_each=4)": lambda n: (4 * n + 1, 4 * (n + 1)),
+    "mcmc(kernel='ula')": lambda n: (n + 1, n + 1),
+    "mcmc(kernel='mala-score', warmup=7)": lambda n: (2 * (n + 6) + 2, 2 * (n + 7) + 1),
 }
 
 
@@ -135,7 +140,7 @@ def test_evaluations_and_states_are_counted(spec, steps):
         assert counting.nfe == 2 * nfe
 
 
-@pytest.mark.parametrize("spec", [*SPECS, "ode"])
+@pytest.mark.parametrize("spec", [*FLOWS, "ode"])
 def test_the_result_is_the_denoised_last_state(spec):
     sampler = samplers.create(spec, steps=5)
     run = sampler(model(), (3, *EVENT), seed=0, trajectory=True, progress=False)
@@ -254,7 +259,7 @@ def test_nothing_is_read_back_from_the_device(spec, sde):
 
 def test_starts_may_be_strided(sde):
     start = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
-    for spec in LOOPS:
+    for spec in [*LOOPS, CHAIN]:
         sampler = samplers.create(spec, steps=2)
         got = sampler(Elementwise(sde), start, seed=0, progress=False)
         want = sampler(Elementwise(sde), start.contiguous(), seed=0, progress=False)

@@ -78,7 +78,11 @@ EVERY = {
 }
 
 
-@pytest.mark.parametrize("name", samplers.available())
+def test_none_is_left_out_but_chains_at_one_time_which_cannot_change_modes():
+    assert {*EVERY, "mcmc"} == set(samplers.available())
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_sampler_draws_from_the_mixture(name):
     grid = {} if name == "ode" else {"grid": "log_snr"}
     sampler = samplers.create(name, **EVERY[name], **grid)

@@ -21,7 +21,7 @@ def test_every_name_has_its_facts_and_settings_are_frozen():
     for name in samplers.available():
         sampler = samplers.create(name)
         assert sampler.order >= 1
-        assert sampler.reference.startswith(("Song", "Ho", "Karras"))
+        assert sampler.reference.startswith(("Song", "Ho", "Karras", "Roberts"))
         assert samplers.create(name) == sampler
         with pytest.raises(FrozenInstanceError):
             sampler.steps = 3
@@ -58,6 +58,14 @@ def test_every_name_has_its_facts_and_settings_are_frozen():
         ("pc(corrector='langevin(rule=\"mean\")')", "rule='mean' is not known; accepted: marginal"),
         ("annealed-langevin(steps_each=0)", "steps_each=0"),
         ("annealed-langevin(step_ratio=0)", "step_ratio=0"),
+        ("annealed-langevin(data_std=-1)", "data_std=-1 must be a standard deviation"),
+        ("annealed-langevin(data_std=())", r"data_std=\(\) must be a standard deviation"),
+        ("mcmc(kernel='malla')", "unknown kernel 'malla'; did you mean 'mala'"),
+        ("mcmc(kernel='mala(step_size=0)')", "step_size=0"),
+        ("mcmc(start_std=0)", "start_std=0"),
+        ("mcmc(warmup=-1)", "warmup=-1"),
+        ("mcmc(adapt_mass=True)", "adapt_mass=True, but MALA has no mass"),
+        ("mcmc(grid='karras')", "grid='karras' has no place in a chain at one time"),
     ],
 )
 def test_wrong_settings_are_refused_on_construction(spec, message):
@@ -108,7 +116,7 @@ def bars(monkeypatch):
 def test_the_bar_counts_steps_and_waits_two_seconds(bars):
     law = GaussianMixture([[0.0, 0.0]], 1.0, VP())
     for spec in [name for name in samplers.available() if name != "ode"]:
-        samplers.create(spec, steps=5)(law, (2, 2), seed=0)
+        samplers.create(spec, steps=5, denoise=True)(law, (2, 2), seed=0)
         assert bars[-1].given["delay"] == 2
         assert bars[-1].given["disable"] is False
         assert bars[-1].count == bars[-1].given["total"] == 4  # and the denoising

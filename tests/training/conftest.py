@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sde_score.training import TrainConfig, train
+from sde_score.training.checkpoint import TENSORS
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def tensor_bytes():
     def read(out: Path, step: int) -> dict[str, bytes]:
         folder = out / "checkpoints" / f"step-{step}"
         files = {p.name: p.read_bytes() for p in sorted(folder.glob("*.safetensors"))}
-        assert sorted(files) == ["ema.safetensors", "model.safetensors", "optimizer.safetensors"]
+        assert sorted(files) == [f"{name}.safetensors" for name in sorted(TENSORS)]
         return files
 
     return read

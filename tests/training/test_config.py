@@ -16,6 +16,8 @@ OTHER = {
     "data": "ring",
     "sde": "ve(sigma_max=30.0)",
     "backbone": "mlp(width=32)",
+    "model": "energy",
+    "head": "inner",
     "prediction": "velocity",
     "objective": "denoising(weighting='likelihood')",
     "steps": 7,
@@ -80,6 +82,9 @@ def test_every_field_is_a_flag_with_its_help(capsys):
         ("sigma_data", 0.0, ValueError),
         ("precision", "fp8", ValueError),
         ("prediction", ["noise"], TypeError),
+        ("prediction", "eps", ValueError),
+        ("model", "potential", ValueError),
+        ("head", "linear", ValueError),
         ("data", None, TypeError),
         ("compile", 1, TypeError),
         ("warmup", -1, ValueError),
@@ -144,7 +149,9 @@ def test_resolving_measures_the_data_leaves_nothing_open_and_is_idempotent():
 
 def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
     stored = replace(TrainConfig(**OTHER), backbone="mlp(width=32)", sigma_data=0.25)
-    open_again = replace(stored, backbone="auto", sigma_data=None)
+    open_again = replace(
+        stored, backbone="auto", sigma_data=None, model="auto", prediction="auto"
+    )
     assert adopt(open_again, stored) == stored
     for name in OTHER:
         changes = {name: asdict(TrainConfig())[name]}
@@ -156,3 +163,20 @@ def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
         else:
             with pytest.raises(ValueError, match=rf"configuration: {name} is"):
                 require_same(other, stored, tmp_path)
+
+
+def test_the_model_and_its_output_follow_from_the_objective():
+    """Without noise the output is a field of unit variance; what needs an energy gets one."""
+    ring = data.load("ring(n=10)")
+
+    def settled(**given):
+        config = resolve(TrainConfig(data="ring(n=10)", **given), ring)
+        return config.model, config.prediction
+
+    assert settled() == ("score", "noise")
+    assert settled(objective="hutchinson") == ("score", "field")
+    assert settled(objective="hutchinson(time_sampler='uniform')") == ("score", "noise")
+    assert settled(objective="hutchinson", model="energy", prediction="edm") == ("energy", "edm")
+    assert settled(objective="contrastive-divergence") == ("energy", "field")
+    with pytest.raises(ValueError, match="needs an energy: choose model=energy"):
+        settled(objective="contrastive-divergence", model="score")

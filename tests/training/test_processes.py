@@ -93,14 +93,24 @@ def test_a_run_killed_without_warning_resumes_to_the_same_bits(
     assert measured(out) == measured(tmp_path / "whole")
 
 
+ENERGY = {
+    "conditional": False,
+    "model": "energy",
+    "head": "scalar",  # whose constant no score depends on: a parameter without gradient
+    "objective": "persistent(buffer_size=16, k=2, kernel='ula', restart=0.2)",
+}
+CONTROL = {"objective": "denoising-control(bins=2)"}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", [CONTROL, ENERGY], ids=["score", "energy"])
 def test_two_processes_equal_one_with_twice_the_batch_and_stop_together(
-    config, run_to, tensor_bytes, measured, tmp_path
+    config, run_to, tensor_bytes, measured, tmp_path, changes
 ):
     """DDP over two processes of 4 examples in 2 parts, against one process of 8; then one of the
     two gets SIGTERM, both save and stop at the same step, and the resumed pair has the same bits.
     """
-    plain = {"backbone": "mlp(width=8, depth=1)", "clip": 0.5}
+    plain = {"backbone": "mlp(width=8, depth=1)", "clip": 0.5, **changes}
     split = {**vars(config), **plain, "batch_size": 4, "accumulate": 2}
     save_config(TrainConfig(**split), tmp_path / "config.yaml")
     (tmp_path / "script.py").write_text(TWO_PROCESSES)

@@ -28,7 +28,7 @@ from sde_score.training import (
     train,
 )
 
-TENSORS = ("model", "ema", "optimizer")
+TENSORS = ("model", "ema", "optimizer", "objective")
 
 
 class _Killed(BaseException):

@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Generator, Tensor
 
-from sde_score.models.base import Model
+from sde_score._checks import require_batch
+from sde_score.models.base import EnergyBased, Moment
+from sde_score.models.targets.diffused import Diffused
 from sde_score.sdes import SDE
+
+
+def require_finite(**values: float) -> None:
+    """Refuse anything but finite numbers.
+
+    Raises:
+        ValueError: naming the first argument that is not.
+    """
+    for name, value in values.items():
+        if not (isinstance(value, (int, float)) and math.isfinite(value)):
+            raise ValueError(f"{name}={value!r} must be a finite number")
 
 
 class Target(ABC):
     r"""An exact law on events: p(x) = exp(-energy(x)) / Z, a `Density` with known log Z.
 
-    Subclasses give `event_shape`, `log_z` and `energy`; the score follows by autograd unless a
-    closed form is given. Arithmetic is float64 inside; results have the dtype of x.
+    Subclasses are frozen dataclasses that give `event_shape`, `log_z`, `_energy`, `sample` and
+    `diffused_log_prob`; the rest follows. Arithmetic is float64 inside, on the device of x;
+    results have the dtype of x.
     """
 
-    event_shape: tuple[int, ...]
-    """Shape of one example."""
+    @property
+    @abstractmethod
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
 
-    log_z: float
-    """log of the integral of exp(-energy)."""
+    @property
+    @abstractmethod
+    def log_z(self) -> float:
+        """log of the integral of exp(-energy)."""
 
     @abstractmethod
+    def _energy(self, x: Tensor) -> Tensor:
+        """Energy in nats, shape `(batch,)`, of float64 x, differentiable in x."""
+
+    @abstractmethod
+    def sample(self, count: int, generator: Generator | None = None) -> Tensor:
+        """Exact draws, shape `(count, *event)`, float64, on the CPU.
+
+        Raises:
+            ValueError: if `count` is not a whole number of at least 1.
+        """
+
+    @abstractmethod
+    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+        """Log density of x_t in nats, shape `(batch,)`, of float64 x: what `diffused` is made of.
+
+        Args:
+            x: shape `(batch, *event)`.
+            at: the scales alpha and sigma > 0, each a scalar or `(batch,)`.
+        """
+
     def energy(self, x: Tensor) -> Tensor:
-        """Energy in nats, shape `(batch,)`, differentiable in x."""
+        """Energy in nats, shape `(batch,)`, differentiable in x.
+
+        Raises:
+            TypeError: if x is not a floating-point tensor.
+            ValueError: if it does not have the shape `(batch, *event)`.
+        """
+        return self._energy(self.checked(x)).to(x.dtype)
 
     def score(self, x: Tensor) -> Tensor:
         """-grad energy, like x; carries a graph to x where gradients are enabled."""
@@ -43,12 +88,23 @@ class Target(ABC):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Exact log density in nats, shape `(batch,)`."""
-        return -self.energy(x) - self.log_z
+        return (-self._energy(self.checked(x)) - self.log_z).to(x.dtype)
 
-    @abstractmethod
-    def sample(self, count: int, generator: Generator | None = None) -> Tensor:
-        """Exact draws, shape `(count, *event)`, float64."""
-
-    @abstractmethod
-    def diffused(self, sde: SDE) -> Model:
+    def diffused(self, sde: SDE) -> EnergyBased:
         """The law of x_t for this data: an energy-based model with the exact score."""
+        return Diffused(self, sde)
+
+    def checked(self, x: Tensor) -> Tensor:
+        """x in float64, or a refusal.
+
+        Raises:
+            TypeError: if x is not a floating-point tensor.
+            ValueError: if it does not have the shape `(batch, *event)`.
+        """
+        require_batch("x", x)
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(
+                f"x has event shape {tuple(x.shape[1:])}, {type(self).__name__} has "
+                f"{self.event_shape}: x needs the shape (batch, {self.event_shape[0]})"
+            )
+        return x.double()

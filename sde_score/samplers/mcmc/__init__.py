@@ -1,9 +1,36 @@
 """Markov chain Monte Carlo on any density: kernels, chains and their diagnostics."""
 
-from sde_score._registry import Registry
+from sde_score.samplers.mcmc.chains import Chains, run_chains
+from sde_score.samplers.mcmc.diagnostics import EnergyErrors, energy_errors, ess, split_r_hat
+from sde_score.samplers.mcmc.hmc import HMC
 from sde_score.samplers.mcmc.kernel import Kernel, State, Transition, Tuning
+from sde_score.samplers.mcmc.kernels import KERNELS
 from sde_score.samplers.mcmc.langevin import MALA, ULA
+from sde_score.samplers.mcmc.line_integral import ScoreMALA
+from sde_score.samplers.mcmc.nuts import NUTS, NUTSTransition
+from sde_score.samplers.mcmc.tempering import TemperedState, Tempering
+from sde_score.samplers.mcmc.underdamped import BAOAB, OBABO
 
-KERNELS: Registry[Kernel] = Registry("kernel", {"ula": ULA, "mala": MALA})
-
-__all__ = ["KERNELS", "MALA", "ULA", "Kernel", "State", "Transition", "Tuning"]
+__all__ = [
+    "BAOAB",
+    "HMC",
+    "KERNELS",
+    "MALA",
+    "NUTS",
+    "OBABO",
+    "ULA",
+    "Chains",
+    "EnergyErrors",
+    "Kernel",
+    "NUTSTransition",
+    "ScoreMALA",
+    "State",
+    "TemperedState",
+    "Tempering",
+    "Transition",
+    "Tuning",
+    "energy_errors",
+    "ess",
+    "run_chains",
+    "split_r_hat",
+]

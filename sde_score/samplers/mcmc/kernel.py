@@ -87,6 +87,8 @@ class Kernel(ABC):
     """Whether the law is kept exactly."""
     needs_energy: ClassVar[bool] = False
     """Whether the density must know its energy and not its score alone."""
+    uses_mass: ClassVar[bool] = False
+    """Whether a mass in the tuning is used, and so may be adapted; the others refuse one."""
     target_acceptance: ClassVar[float] = 0.8
     """Mean acceptance at which an adjusted kernel mixes best."""
     evaluations: ClassVar[str] = "1"
@@ -129,6 +131,19 @@ def evaluate(density: Density, x: Tensor, energy: bool) -> State:
         return State(x, density.score(x))
     value, score = density.energy_and_score(x)
     return State(x, score, value)
+
+
+def refuse_mass(tuning: Tuning) -> None:
+    """For kernels without momentum.
+
+    Raises:
+        ValueError: if the tuning has a mass.
+    """
+    if tuning.mass is not None:
+        raise ValueError(
+            "the tuning has a mass and the kernel has no momentum; accepted: mass=None, or a "
+            "kernel with momentum, such as hmc or baoab"
+        )
 
 
 def log_uniform(noise: Noise) -> Tensor:

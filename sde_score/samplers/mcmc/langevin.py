@@ -19,6 +19,7 @@ from sde_score.samplers.mcmc.kernel import (
     choose,
     evaluate,
     log_uniform,
+    refuse_mass,
 )
 
 
@@ -44,8 +45,7 @@ class ULA(Kernel):
     def step(self, density: Density, state: State, noise: Noise, tuning: Tuning) -> Transition:
         """One Langevin step: one evaluation."""
         x = propose(state, noise(), tuning, self.temperature)
-        one = torch.ones_like(x.flatten(1)[:, 0])
-        return Transition(evaluate(density, x, self.needs_energy), one, torch.zeros_like(one))
+        return unadjusted(evaluate(density, x, self.needs_energy))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class MALA(Kernel):
     .. math:: \log r = \frac{E(x) - E(y)}{T}
               - \frac{\lVert x - y - h\, s(y) \rVert^2 - \lVert y - x - h\, s(x) \rVert^2}{4 h T}
 
-    It keeps the law exactly. On a Gaussian of precision P, log r = (h/4)(|Px|^2 - |Py|^2).
+    It keeps the law exactly: the second term is the log ratio of proposing the way back to
+    proposing the way there. On a Gaussian of precision P, log r = (h / 4 T)(|Px|^2 - |Py|^2).
 
     Args:
         step_size: h, > 0.
@@ -74,27 +75,55 @@ class MALA(Kernel):
     def step(self, density: Density, state: State, noise: Noise, tuning: Tuning) -> Transition:
         """One proposal and its acceptance: one evaluation."""
         proposed = evaluate(density, propose(state, noise(), tuning, self.temperature), True)
-        change = _energy(proposed) - _energy(state)
-        back = _log_kernel(proposed, state, tuning, self.temperature)
-        forth = _log_kernel(state, proposed, tuning, self.temperature)
-        log_ratio = -change / self.temperature + back - forth
-        # Not a number is never accepted: the chain stays where it was.
-        accept = log_uniform(noise) < log_ratio
-        acceptance = log_ratio.nan_to_num(nan=-torch.inf).clamp(max=0).exp()
-        return Transition(choose(accept, proposed, state), acceptance, -log_ratio)
+        rise = _energy(proposed) - _energy(state)
+        return metropolis(state, proposed, rise, tuning, self.temperature, noise)
 
 
 def propose(state: State, z: Tensor, tuning: Tuning, temperature: float) -> Tensor:
-    """x + h score + sqrt(2 h T) z."""
+    """x + h score + sqrt(2 h T) z.
+
+    Raises:
+        ValueError: if the tuning has a mass.
+    """
+    refuse_mass(tuning)
     h = expand_like(tuning.step_size, z)
     return state.x + h * state.score + (2 * temperature * h).sqrt() * z
 
 
-def _log_kernel(origin: State, end: State, tuning: Tuning, temperature: float) -> Tensor:
-    """Log density of proposing `end` from `origin`, up to a constant."""
-    h = tuning.step_size
-    residual = end.x - origin.x - expand_like(h, origin.x) * origin.score
-    return -sum_event(residual**2) / (4 * h * temperature)
+def unadjusted(state: State) -> Transition:
+    """A step that is always accepted, with no energy that it should have kept."""
+    one = state.x.new_ones(state.x.shape[0])
+    return Transition(state, one, torch.zeros_like(one))
+
+
+def metropolis(
+    state: State, proposed: State, rise: Tensor, tuning: Tuning, temperature: float, noise: Noise
+) -> Transition:
+    """Accept or refuse a proposal of `propose`, chain by chain, with one draw.
+
+    Args:
+        state: before.
+        proposed: what `propose` led to.
+        rise: energy of `proposed` less that of `state`, `(chains,)`.
+        tuning: with which it was proposed.
+        temperature: T.
+        noise: source of the draw.
+    """
+    error = (rise + _asymmetry(state, proposed, tuning)) / temperature
+    # An error that is not a number comes of an overflow: it is never accepted.
+    error = torch.where(error.isnan(), torch.inf, error)
+    accept = log_uniform(noise) < -error
+    return Transition(choose(accept, proposed, state), error.clamp(min=0).neg().exp(), error)
+
+
+def _asymmetry(old: State, new: State, tuning: Tuning) -> Tensor:
+    """T times the log of the densities of proposing `new` from `old` over `old` from `new`.
+
+    The squares of the formula in `MALA`, multiplied out, so that the large ones cancel on paper.
+    """
+    along = sum_event((new.x - old.x) * (old.score + new.score))
+    norms = sum_event(new.score**2) - sum_event(old.score**2)
+    return 0.5 * along + 0.25 * tuning.step_size * norms
 
 
 def _energy(state: State) -> Tensor:

@@ -1,0 +1,160 @@
+"""How the pictures of the road look: one palette, one way to draw each kind of thing.
+
+Blue is the truth, orange is what was learned, dark dots are data, green is whatever else a picture
+needs. The truth is a broad pale line and what was learned a thin one on top, so that both are seen
+where they agree. Everything draws into axes of matplotlib and nothing opens a window.
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from PIL import Image
+
+TRUTH, LEARNED, OTHER, INK, FAINT = "#0072b2", "#d55e00", "#00805c", "#1f2933", "#9aa5b1"
+TRUE_SHADES = LinearSegmentedColormap.from_list("truth", ["#ffffff", "#cfe4f2", "#62a8d3"])
+LEARNED_SHADES = LinearSegmentedColormap.from_list("learned", ["#ffffff", "#fbe0cb", "#eb9a5c"])
+ERROR_SHADES = LinearSegmentedColormap.from_list("error", ["#ffffff", "#d9c2de", "#6a2c7c"])
+LIMIT = 4.0  # half-width of the window on the plane
+
+matplotlib.rcParams.update(
+    {
+        "font.size": 12.5,
+        "axes.titlesize": 13.5,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 9,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "lines.solid_capstyle": "round",
+        "axes.unicode_minus": True,
+    }
+)
+
+
+def arguments(file, doc, steps=None):
+    """The options of a script: `--out`, and `--steps` where it trains; one thread from here on.
+
+    Args:
+        file: its `__file__`, whose name the picture gets.
+        doc: its `__doc__`.
+        steps: optimizer steps if the option is not given; None where nothing is trained.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(Path(file).stem + ".png"))
+    if steps is not None:
+        parser.add_argument("--steps", type=int, default=steps, help="optimizer steps")
+    torch.set_num_threads(1)
+    return parser.parse_args()
+
+
+def sheet(title, height=4.6, widths=(1, 1), heights=(1,)):
+    """A figure 12 inches wide with a headline, and its panels: a list, or a grid as an array."""
+    figure = Figure(figsize=(12, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08, wspace=0.02)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=17, fontweight="bold")
+    panels = figure.subplots(
+        len(heights), len(widths), width_ratios=widths, height_ratios=heights, squeeze=False
+    )
+    return figure, (list(panels[0]) if len(heights) == 1 else panels)
+
+
+def save(figure, path):
+    """Write the figure, 1200 pixels wide, in 256 colors."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    image = Image.open(buffer).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"wrote {path}")
+
+
+def plane(axes, limit=LIMIT, step=2):
+    """Make axes a square window on the plane of x = (x₁, x₂)."""
+    ticks = list(range(-int(limit), int(limit) + 1, step))
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=ticks, yticks=ticks)
+    axes.set(xlabel="x₁", ylabel="x₂", aspect="equal")
+    axes.yaxis.label.set_rotation(0)
+
+
+def solid(axes):
+    """Put axes of three dimensions in the place of a panel."""
+    figure, place = axes.figure, axes.get_subplotspec()
+    axes.remove()
+    return figure.add_subplot(place, projection="3d")
+
+
+def lattice(limit=LIMIT, count=121):
+    """A square lattice: coordinates `(count, count)` twice, and its points `(count², 2)`."""
+    line = torch.linspace(-limit, limit, count, dtype=torch.float64)
+    x1, x2 = torch.meshgrid(line, line, indexing="xy")
+    return x1, x2, torch.stack([x1, x2], -1).reshape(-1, 2)
+
+
+@torch.no_grad()
+def shade(axes, function, shades=TRUE_SHADES, limit=LIMIT, levels=12, top=None, count=121):
+    """Shade the plane by a function of points `(n, 2)` that is at least 0; darker is more."""
+    x1, x2, points = lattice(limit, count)
+    values = function(points).double().reshape(x1.shape)
+    top = float(values.max()) if top is None else top
+    bounds = torch.linspace(0, top, levels + 1).tolist()
+    return axes.contourf(x1, x2, values, bounds, cmap=shades, extend="max", zorder=0)
+
+
+@torch.no_grad()
+def contours(axes, function, levels, color=TRUTH, limit=LIMIT, width=1.2, count=121):
+    """Lines of equal value of a function of points `(n, 2)`."""
+    x1, x2, points = lattice(limit, count)
+    values = function(points).double().reshape(x1.shape)
+    return axes.contour(x1, x2, values, levels, colors=color, linewidths=width)
+
+
+@torch.no_grad()
+def arrows(axes, field, color=TRUTH, limit=LIMIT, count=15, longest=None, **style):
+    """Arrows of a field on points `(n, 2)`; lengths grow like the root of the field's."""
+    _, _, points = lattice(limit * (1 - 0.5 / count), count)
+    vectors = field(points).double()
+    length = vectors.norm(dim=1, keepdim=True)
+    longest = float(length.max()) if longest is None else longest
+    drawn = vectors / length.clamp(min=1e-12) * (length / longest).sqrt().clamp(max=1)
+    scale = count / (2 * limit) / 0.95
+    style = {"width": 0.0045, "headwidth": 4.2, "headlength": 4.5, "zorder": 3, **style}
+    return axes.quiver(
+        *points.T, *drawn.T, color=color, angles="xy", scale_units="xy", scale=scale, **style
+    )
+
+
+def dots(axes, x, color=INK, size=5, alpha=0.5, zorder=2):
+    """Points of the plane."""
+    axes.scatter(*x.detach().T, s=size, color=color, alpha=alpha, linewidths=0, zorder=zorder)
+
+
+def truth(axes, x, y, **style):
+    """A curve that is exact: broad and pale."""
+    style = {"color": TRUTH, "linewidth": 6, "alpha": 0.4, **style}
+    return axes.plot(x, y, **style)[0]
+
+
+def learned(axes, x, y, **style):
+    """A curve that was learned: thin, on top."""
+    style = {"color": LEARNED, "linewidth": 1.8, **style}
+    return axes.plot(x, y, **style)[0]
+
+
+def say(axes, x, y, text, color=INK, axes_units=False, **style):
+    """A label at a place in data units, or in parts of the panel, readable on any ground."""
+    style = {"color": color, "zorder": 6, "linespacing": 1.25, **style}
+    if axes_units:
+        style["transform"] = axes.transAxes
+    halo = [withStroke(linewidth=3.5, foreground="white")]
+    return axes.text(x, y, text, path_effects=halo, **style)

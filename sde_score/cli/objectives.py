@@ -1,0 +1,44 @@
+"""`sde-score objectives`."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+from sde_score import objectives
+from sde_score.cli.output import show_record, show_table
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """List every objective: what it needs, what it costs, what the model converges to.
+
+    Costs are passes through the network per example: F forward, B backward, D backward through a
+    backward pass. Every energy has a score, so what needs a score takes an energy as well.
+    """
+
+    json: bool = False
+    """Print the list as JSON."""
+
+    def run(self) -> None:
+        """Print the list."""
+        records = [_describe(name) for name in objectives.available()]
+        if self.json:
+            show_record({"objectives": records})
+            return
+        columns = ["name", "needs", "costs", "converges to", "arguments", "paper"]
+        show_table(columns, [[record[key] for key in columns] for record in records])
+
+
+def _describe(name: str) -> dict[str, str]:
+    constructor = objectives.OBJECTIVES[name]
+    objective = constructor()
+    parameters = inspect.signature(constructor).parameters.values()
+    return {
+        "name": name,
+        "needs": objective.needs,
+        "costs": objective.cost,
+        "converges to": objective.converges_to,
+        "arguments": ", ".join(f"{p.name}={p.default!r}" for p in parameters),
+        "paper": objective.reference,
+    }

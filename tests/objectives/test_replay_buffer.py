@@ -1,0 +1,307 @@
+"""Which chains a batch visits, what becomes of them, and that a checkpoint holds them all."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+from sde_score.models import EnergyFunction
+from sde_score.objectives import PersistentContrastiveDivergence, ReplayBuffer
+from sde_score.random import BatchSlice
+from sde_score.samplers.mcmc import MALA, ULA
+from sde_score.sdes import VP
+
+F64 = torch.float64
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def data(*shape):
+    return torch.randn(shape, generator=seeded(9), dtype=F64)
+
+
+def filled(size, restart, examples):
+    buffer = ReplayBuffer(size, restart)
+    buffer.fill(examples, seeded(1))
+    return buffer
+
+
+def well(w=1.0):
+    """The law N(0, I / w) on any event."""
+    return EnergyFunction(lambda x, t: 0.5 * w * x.reshape(len(x), -1).square().sum(1), VP())
+
+
+def test_a_batch_visits_different_slots_and_each_as_often_as_any_other():
+    size, batch, rounds = 12, 5, 2000
+    buffer, source, like = filled(size, 0.0, data(4, 2)), seeded(2), data(batch, 2)
+    counts, pairs = torch.zeros(size), 0
+    for _ in range(rounds):
+        slots = buffer.visit(like, source).slots
+        assert len(slots.unique()) == batch
+        counts[slots] += 1
+        pairs += bool((slots == 3).any() and (slots == 4).any())
+    share = batch / size
+    tolerance = 4.5 * (rounds * share * (1 - share)) ** 0.5
+    assert (counts - rounds * share).abs().max() < tolerance
+    # Neighbours are not visited together: the chance is that of drawing without replacement.
+    both = share * (batch - 1) / (size - 1)
+    assert abs(pairs - rounds * both) < 4 * (rounds * both * (1 - both)) ** 0.5
+
+
+def test_a_batch_as_large_as_the_buffer_visits_all_of_it():
+    buffer = filled(7, 0.0, data(4, 2))
+    visit = buffer.visit(data(7, 2), seeded(3))
+    assert sorted(visit.slots.tolist()) == list(range(7))
+    assert visit.slots.tolist() != list(range(7))
+    assert torch.equal(visit.start, buffer.states[visit.slots])
+
+
+def test_chains_go_back_to_the_slots_they_came_from():
+    buffer, like = filled(10, 0.0, data(4, 2, 3)), data(4, 2, 3)
+    before = buffer.states.clone()
+    visit = buffer.visit(like, seeded(4))
+    new = data(4, 2, 3) + 100
+    buffer.write(visit, new, 1)
+    assert torch.equal(buffer.states[visit.slots], new)
+    others = torch.ones(10, dtype=torch.bool)
+    others[visit.slots] = False
+    assert others.sum() == 6
+    assert torch.equal(buffer.states[others], before[others])
+    assert torch.equal(buffer.ages.bool(), ~others)
+
+
+def test_chains_restart_with_the_probability_that_is_said():
+    restart, batch, rounds = 0.3, 50, 100
+    buffer, source, like = filled(60, restart, data(4, 2)), seeded(5), data(batch, 2)
+    counts = torch.zeros(rounds)
+    for i in range(rounds):
+        visit = buffer.visit(like, source)
+        kept = buffer.states[visit.slots]
+        fresh = (visit.start != kept).all(1)
+        assert torch.equal(fresh, visit.restarted)
+        assert torch.equal(visit.start[~fresh], kept[~fresh])
+        counts[i] = fresh.sum()
+    total = batch * rounds
+    assert abs(counts.sum() - total * restart) < 4 * (total * restart * (1 - restart)) ** 0.5
+    # Binomial, not a fixed number per batch: the variance over batches is n p (1 - p).
+    variance = batch * restart * (1 - restart)
+    assert abs(counts.var() - variance) < 4 * variance * (2 / rounds) ** 0.5
+    assert not filled(60, 0.0, data(4, 2)).visit(like, seeded()).restarted.any()
+    assert filled(60, 1.0, data(4, 2)).visit(like, seeded()).restarted.all()
+
+
+def test_fresh_chains_have_the_mean_and_deviation_of_each_entry():
+    examples = data(500, 3) * torch.tensor([0.5, 1.0, 4.0]) + torch.tensor([2.0, 0.0, -5.0])
+    n = 8000
+    buffer = ReplayBuffer(n, 1.0)
+    buffer.fill(examples, seeded(6))
+    start = buffer.visit(data(n, 3), seeded(7)).start
+    assert not torch.equal(start.sort(0)[0], buffer.states.sort(0)[0])
+    for states in (buffer.states, start):
+        off = (states - examples.mean(0)) / examples.std(0, correction=0)
+        assert off.mean(0).abs().max() < 4.5 / n**0.5
+        assert (off.var(0) - 1).abs().max() < 4.5 * (2 / n) ** 0.5
+        correlation = torch.corrcoef(off.mT) - torch.eye(3)
+        assert correlation.abs().max() < 4.5 / n**0.5
+
+
+def test_ages_count_steps_since_the_last_start():
+    buffer, like, source = filled(6, 0.4, data(4, 2)), data(4, 2), seeded(8)
+    ages, restarts = [0] * 6, 0
+    for _ in range(30):
+        visit = buffer.visit(like, source)
+        buffer.write(visit, visit.start, 3)
+        for slot, fresh in zip(visit.slots.tolist(), visit.restarted.tolist(), strict=True):
+            ages[slot] = 3 if fresh else ages[slot] + 3
+            restarts += fresh
+        assert buffer.ages.tolist() == ages
+    assert 20 < restarts < 80
+    counts, edges = buffer.age_histogram(4)
+    assert counts.sum() == 6
+    assert edges[0] == 0
+    assert edges[-1] == max(ages)
+    assert counts[0] == sum(age < max(ages) / 4 for age in ages)
+    assert filled(6, 0.4, data(4, 2)).age_histogram(2)[0].tolist() == [6.0, 0.0]
+
+
+def test_all_randomness_comes_from_the_generator():
+    buffer, like = filled(20, 0.5, data(4, 2)), data(5, 2)
+    before = torch.get_rng_state()
+    first, again, other = (buffer.visit(like, seeded(i)) for i in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.start, again.start)
+    assert torch.equal(first.slots, again.slots)
+    assert not torch.equal(first.slots, other.slots)
+    torch.manual_seed(0)
+    one = buffer.visit(like)
+    assert not torch.equal(one.slots, buffer.visit(like).slots)
+
+
+def persistent(x0, **settings):
+    objective = PersistentContrastiveDivergence(
+        **{"buffer_size": 20, "restart": 0.25, "k": 2, "kernel": MALA(0.2), **settings}
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        objective.setup(x0)
+    return objective
+
+
+def test_chains_go_on_where_they_ended():
+    """The end of a visit is the start of the next; the loss is the contrast with that end."""
+    x0, w, h = data(4, 2), 1.3, 0.1
+    objective = persistent(x0, buffer_size=4, restart=0.0, k=1, kernel=ULA(h))
+    for seed in range(3):
+        visit = objective.buffer.visit(x0, seeded(seed))
+        source = seeded(seed)
+        torch.randperm(4, generator=source)
+        torch.rand(4, generator=source, dtype=F64)
+        torch.randn(4, 2, generator=source, dtype=F64)
+        z = torch.randn(4, 2, generator=source, dtype=F64)
+        end = (1 - h * w) * visit.start + (2 * h) ** 0.5 * z
+        loss = objective(well(w), x0, generator=seeded(seed))
+        torch.testing.assert_close(loss, 0.5 * w * (x0.square() - end.square()).sum(1))
+        torch.testing.assert_close(objective.buffer.states[visit.slots], end)
+    assert objective.buffer.ages.tolist() == [3] * 4
+
+
+def test_old_chains_have_the_law_of_the_model():
+    """Whatever the data: chains of MALA on N(0, 1 / w) end there, so E(x_k) has mean 1 / 2."""
+    w, n = 2.5, 3000
+    x0 = 3.0 + data(n, 1)
+    objective = persistent(x0, buffer_size=n, restart=0.0, k=8, kernel=MALA(0.3))
+    for seed in range(4):
+        objective(well(w), x0, generator=seeded(seed))
+    states = objective.buffer.states
+    assert states.mean().abs() < 4 / (w * n) ** 0.5
+    assert abs(states.var() * w - 1) < 4 * (2 / n) ** 0.5
+
+
+def test_the_ends_carry_no_gradient(nonlinear):
+    marginal, parameters = nonlinear((2,), energy=True)
+    x0 = data(5, 2)
+    objective = persistent(x0, energy_penalty=0.2)
+    visit = objective.buffer.visit(x0, seeded(2))
+    loss = objective(marginal.model, x0, generator=seeded(2))
+    positive, negative = (marginal.energy(x) for x in (x0, objective.buffer.states[visit.slots]))
+    want = positive - negative + 0.2 * (positive**2 + negative**2)
+    torch.testing.assert_close(loss, want)
+    got = torch.autograd.grad(loss.sum(), parameters)
+    for a, b in zip(got, torch.autograd.grad(want.sum(), parameters), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not objective.buffer.states.requires_grad
+
+
+def test_a_restored_objective_goes_on_bit_for_bit():
+    x0, model = data(6, 2), well()
+    objective = persistent(x0)
+    for seed in range(3):
+        objective(model, x0, generator=seeded(seed))
+    kept = copy.deepcopy(objective.state_dict())
+    fresh = persistent(x0 + 1)
+    fresh.load_state_dict(kept)
+    assert set(kept) == {"buffer.states", "buffer.ages", "buffer.mean", "buffer.std"}
+    for seed in range(3, 6):
+        a, b = (o(model, x0, generator=seeded(seed)) for o in (objective, fresh))
+        assert torch.equal(a, b)
+    for name, tensor in objective.state_dict().items():
+        assert torch.equal(tensor, fresh.state_dict()[name])
+    assert not torch.equal(kept["buffer.states"], objective.buffer.states)
+
+
+def test_a_batch_cut_into_parts_leaves_the_same_buffer():
+    x0, model = data(8, 2), well()
+    whole, parts = persistent(x0), persistent(x0)
+    for seed in range(3):
+        want = whole(model, x0, generator=seeded(seed))
+        got = [
+            parts(model, x0[i:j], generator=BatchSlice(seeded(seed), i, 8))
+            for i, j in ((0, 3), (3, 4), (4, 8))
+        ]
+        assert torch.equal(torch.cat(got), want)
+        assert torch.equal(parts.buffer.states, whole.buffer.states)
+        assert torch.equal(parts.buffer.ages, whole.buffer.ages)
+
+
+def _half(rank, path, queue):
+    distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    x0, model = data(6, 2), well()
+    objective = persistent(x0)
+    rows = slice(0, 2) if rank == 0 else slice(2, 6)
+    for seed in range(3):
+        objective(model, x0[rows], generator=BatchSlice(seeded(seed), rows.start, 6))
+    queue.put((rank, objective.buffer.states.tolist(), objective.buffer.ages.tolist()))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not distributed.is_available(), reason="torch was built without distributed")
+def test_two_processes_end_with_the_buffer_of_one(tmp_path):
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    workers = [context.Process(target=_half, args=(r, tmp_path / "meet", queue)) for r in (0, 1)]
+    for worker in workers:
+        worker.start()
+    found = [queue.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    x0, one = data(6, 2), persistent(data(6, 2))
+    for seed in range(3):
+        one(well(), x0, generator=seeded(seed))
+    assert {rank for rank, _, _ in found} == {0, 1}
+    for _, states, ages in found:
+        assert states == one.buffer.states.tolist()
+        assert ages == one.buffer.ages.tolist()
+
+
+def test_in_evaluation_mode_the_buffer_is_read_and_not_written():
+    x0 = data(6, 2)
+    objective = persistent(x0)
+    before = copy.deepcopy(objective.state_dict())
+    evaluated = objective.eval()(well(), x0, generator=seeded(1))
+    assert all(torch.equal(v, before[k]) for k, v in objective.state_dict().items())
+    assert torch.equal(objective.train()(well(), x0, generator=seeded(1)), evaluated)
+    assert not torch.equal(objective.buffer.states, before["buffer.states"])
+
+
+def test_the_buffer_keeps_its_precision_and_gives_that_of_the_data():
+    examples = data(6, 2).float()
+    objective = persistent(examples)
+    assert objective.buffer.states.dtype == torch.float32
+    assert objective(well(), data(6, 2), generator=seeded()).dtype == F64
+    assert objective.buffer.states.dtype == torch.float32
+
+
+def test_what_does_not_fit_is_refused():
+    for size in (0, 2.5):
+        with pytest.raises(ValueError, match="buffer_size"):
+            ReplayBuffer(size, 0.1)
+    for restart in (-0.1, 1.1, float("nan"), "often"):
+        with pytest.raises(ValueError, match="restart=.* must be a probability"):
+            ReplayBuffer(5, restart)
+    with pytest.raises(RuntimeError, match="call setup"):
+        ReplayBuffer(5, 0.1).visit(data(2, 2))
+    with pytest.raises(RuntimeError, match="call setup"):
+        PersistentContrastiveDivergence()(well(), data(2, 2))
+    buffer = filled(5, 0.1, data(4, 2))
+    with pytest.raises(ValueError, match="buffer_size=5 holds fewer chains than a batch of 6"):
+        buffer.visit(data(6, 2))
+    with pytest.raises(ValueError, match="a batch of 6 visits"):
+        buffer.visit(data(2, 2), BatchSlice(seeded(), 0, 6))
+    with pytest.raises(ValueError, match="do not lie in a batch"):
+        buffer.visit(data(2, 2), BatchSlice(seeded(), 3, 4))
+    with pytest.raises(ValueError, match=r"event shape \(3,\), the chains have \(2,\)"):
+        buffer.visit(data(2, 3))
+    with pytest.raises(TypeError, match="examples must be a floating-point tensor"):
+        buffer.fill(torch.ones(3, 2, dtype=torch.long))
+
+
+def test_it_says_what_it_is():
+    shown = repr(PersistentContrastiveDivergence(buffer_size=7, k=3))
+    assert "k=3" in shown
+    assert "MALA(step_size=0.01" in shown
+    assert "size=7, restart=0.05" in shown

@@ -1,0 +1,116 @@
+"""Energies and objectives with a memory train like everything else: same bits, whatever the cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sde_score import models
+from sde_score.training import Trainer, TrainingError, load_config, load_run
+
+ENERGY = {"data": "ring(n=60)", "conditional": False, "backbone": "mlp(width=8, depth=1)"}
+REMEMBERING = [
+    "denoising-control(bins=4)",
+    "persistent(buffer_size=32, k=2, restart=0.2)",
+    "noise-contrastive",
+]
+EACH = [*REMEMBERING, "contrastive-divergence(k=2)", "hutchinson", "recovery(k=2)"]
+
+
+def tensors(out, step, name="objective"):
+    return load_file(out / "checkpoints" / f"step-{step}" / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("objective", EACH)
+def test_a_run_that_was_cut_has_the_bits_of_one_that_was_not(
+    run_to, tensor_bytes, tmp_path, objective
+):
+    given = {**ENERGY, "model": "energy", "objective": objective}
+    run_to(tmp_path / "whole", **given)
+    run_to(tmp_path / "cut", steps=7, **given)
+    torch.manual_seed(5)  # whatever the global generator holds must not matter
+    run_to(tmp_path / "cut", **given)
+    assert tensor_bytes(tmp_path / "cut", 12) == tensor_bytes(tmp_path / "whole", 12)
+    assert isinstance(load_run(tmp_path / "cut").model, models.EnergyModel)
+
+
+@pytest.mark.parametrize("objective", REMEMBERING)
+def test_what_an_objective_remembers_is_in_the_checkpoint_and_moves(run_to, tmp_path, objective):
+    run_to(tmp_path, **ENERGY, model="energy", objective=objective)
+    early, late = tensors(tmp_path, 8), tensors(tmp_path, 12)
+    assert early.keys() == late.keys()
+    assert any(not torch.equal(early[name], late[name]) for name in early)
+    assert not any("objective" in name for name in tensors(tmp_path, 12, "ema"))
+
+
+def test_the_learned_constant_is_optimized_and_averaged(run_to, tmp_path):
+    """It moves at every step, and its average, which lags behind, is kept beside it."""
+    run_to(tmp_path, **ENERGY, objective="noise-contrastive", ema=0.9)
+    early, late = tensors(tmp_path, 8), tensors(tmp_path, 12)
+    (name,) = [n for n in late if n.endswith("log_z") and not n.startswith("average.")]
+    (average,) = [n for n in late if n.startswith("average.")]
+    moved = late[name] - early[name]
+    assert moved.abs() > 1e-3
+    assert 0 < (late[name] - late[average]) / moved < 1
+
+
+@pytest.mark.parametrize("objective", EACH)
+def test_micro_batches_change_nothing_but_rounding(run_to, tmp_path, objective):
+    given = {**ENERGY, "model": "energy", "objective": objective, "clip": 0.0}
+    one = run_to(tmp_path / "one", **given)
+    four = run_to(tmp_path / "four", accumulate=4, **given)
+    for a, b in zip(one.model.parameters(), four.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", models.HEADS)
+def test_every_head_learns(run_to, tmp_path, head):
+    """Backbones start at zero; an energy that is the square of one must not stay there."""
+    run = run_to(tmp_path, **ENERGY, model="energy", head=head, steps=60, objective="hutchinson")
+    fresh = Trainer(run.config, tmp_path / "fresh", progress=False).model
+    moved = [
+        float((a.cpu() - b).abs().max().detach())
+        for a, b in zip(run.model.parameters(), fresh.parameters(), strict=True)
+    ]
+    assert sum(change > 1e-4 for change in moved) > len(moved) / 2
+
+
+@pytest.mark.parametrize(
+    ("kernel", "factor", "says"),
+    [("ula", 3e3, "have run apart"), ("mala", 1e6, "every step was rejected")],
+)
+def test_contrastive_training_that_runs_away_stops_and_keeps_the_good_checkpoint(
+    run_to, tensor_bytes, tmp_path, kernel, factor, says
+):
+    """Nothing is infinite here: the energies are finite and senseless, and chains that may reject
+    do not move in them."""
+    given = {**ENERGY, "objective": f"contrastive-divergence(k=1, kernel={kernel!r})"}
+    run_to(tmp_path, steps=8, **given)
+    good = tensor_bytes(tmp_path, 8)
+    trainer = Trainer(replace(load_config(tmp_path / "config.yaml"), steps=12), tmp_path)
+    trainer.progress = False
+    with torch.no_grad():
+        trainer.model.backbone.last.weight.mul_(factor)
+    with pytest.raises(TrainingError, match=rf"{says} .*step 8.*energy penalty"):
+        trainer.run()
+    assert tensor_bytes(tmp_path, 8) == good
+    assert load_run(tmp_path).step == 8
+
+
+def test_runs_say_what_they_know_and_who_samples_them(run_to, tmp_path):
+    noisy = run_to(tmp_path / "a", steps=1)
+    clean = run_to(tmp_path / "b", steps=1, **ENERGY, objective="hutchinson")
+    energy = run_to(tmp_path / "c", steps=1, **ENERGY, objective="contrastive-divergence(k=1)")
+    assert (noisy.all_noise_levels, noisy.sampler) == (True, "heun(steps=18)")
+    assert (clean.all_noise_levels, clean.config.prediction) == (False, "field")
+    assert "mala-score" in clean.sampler
+    assert "kernel='mala'" in energy.sampler
+
+
+def test_models_that_cannot_be_differentiated_twice_are_refused_before_training(run_to, tmp_path):
+    given = {**ENERGY, "objective": "hutchinson", "compile": True}
+    with pytest.raises(ValueError, match="compile"):
+        run_to(tmp_path, **given)
