@@ -12,31 +12,31 @@ import math
 
 import picture
 import torch
+from matplotlib.colors import SymLogNorm
 
 from sde_score.models import TARGETS
 
 options = picture.arguments(__file__, __doc__)
 target = TARGETS.create("mixture")
 figure, panels = picture.sheet(
-    "An energy is easy to write down; its sum Z over everything is not", 9, heights=(1.1, 1)
+    "Dividing by Z makes an energy a density, but for images Z cannot be summed",
+    9,
+    heights=(1.15, 1),
 )
-surface, plane = picture.solid(panels[0, 0]), panels[0, 1]
-softmax, terms = panels[1]
+(landscape, plane), (softmax, terms) = panels
 
 x1, x2, points = picture.lattice(count=161)
 energy = target.energy(points).reshape(x1.shape)
-surface.plot_surface(
-    x1, x2, energy.clamp(max=14), cmap="Blues_r", vmax=16, rcount=60, ccount=60, linewidth=0.15
-)
-surface.set(zlim=(0, 14), xlabel="x₁", ylabel="x₂", zticks=[0, 5, 10], xlim=(-4, 4), ylim=(-4, 4))
-surface.set_zlabel("E in nats", labelpad=0)
-surface.view_init(38, -62)
-surface.set_box_aspect((1, 1, 0.62), zoom=1.2)
-surface.set_title("Energy E(x): a landscape, low where data are")
+bounds = [-1, 0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 30, 50]
+landscape.contourf(x1, x2, energy, bounds, cmap="Blues_r", norm=SymLogNorm(3, vmin=-3, vmax=60))
+lines = landscape.contour(x1, x2, energy, bounds, colors=picture.INK, linewidths=0.5)
+landscape.clabel(lines, [0, 2, 4, 8, 15, 30], fontsize=10.5)
+picture.plane(landscape)
+landscape.set_title("Energy E(x) in nats: low where data are")
 
-wide, count = 9.0, 400
-cell = (2 * wide / (count - 1)) ** 2
-z = float((-target.energy(picture.lattice(wide, count)[2])).exp().sum()) * cell
+wide, side = 9.0, 400
+cell = (2 * wide / (side - 1)) ** 2
+z = float((-target.energy(picture.lattice(wide, side)[2])).exp().sum()) * cell
 generator = torch.Generator().manual_seed(2)
 choices = target.sample(10, generator)
 picture.shade(plane, lambda x: (-target.energy(x)).exp() / z)
@@ -44,11 +44,13 @@ picture.plane(plane)
 picture.dots(plane, choices, size=14, alpha=1)
 for index, (a, b) in enumerate(choices.tolist()):
     picture.say(plane, a + 0.1, b + 0.08, str(index), fontweight="bold")
-plane.set_title(f"Density exp(−E)/Z: Z = {z:.3f} from {count**2:,} cells".replace(",", " "))
+picture.say(plane, -3.8, -3.7, f"Z = {z:.3f}, summed over {side} × {side} cells")
+plane.set_title("Density exp(−E) / Z of the same landscape")
 
 weights = (-target.energy(choices)).exp()
 softmax.bar(range(10), weights / weights.sum(), color=picture.TRUTH, alpha=0.55, width=0.7)
 softmax.set(xlabel="class (the numbered points above)", ylabel="probability", xticks=range(10))
+softmax.set_yticks([0, 0.05, 0.1, 0.15])
 softmax.set_title("Ten classes: Z is a sum of 10 terms, the softmax")
 
 sides = torch.linspace(1, 8, 200)
@@ -57,10 +59,12 @@ for side in (1, 2, 3, 8):
     digits = side**2 * math.log10(256)
     terms.plot(side, digits, "o", color=picture.INK, clip_on=False)
 terms.axhspan(0, 17, color=picture.TRUTH, alpha=0.18, linewidth=0)
-picture.say(terms, 3.6, 8.5, "a computer sums these in a year: 10¹⁷", picture.TRUTH, va="center")
-picture.say(terms, 2.9, 24, "3 × 3 pixels: 10²²", ha="right", va="bottom")
+picture.say(
+    terms, 7.8, 8, "10¹⁷: what one computer sums in a year", picture.TRUTH, ha="right", va="center"
+)
+picture.say(terms, 3.2, 22, "3 × 3 pixels: 10²²", va="center")
 picture.say(terms, 7.75, 154, "8 × 8 pixels: 10¹⁵⁴", ha="right", va="center")
-picture.say(terms, 7.75, 136, "28 × 28 pixels: 10¹⁸⁸⁸", ha="right", va="center")
+picture.say(terms, 6.9, 134, "28 × 28 pixels: 10¹⁸⁸⁸", ha="right", va="center")
 terms.set(xlim=(1, 8), ylim=(0, 160), yticks=[0, 50, 100, 150])
 terms.set(yticklabels=["1", "10⁵⁰", "10¹⁰⁰", "10¹⁵⁰"], xlabel="side n of the image in pixels")
 terms.set_ylabel("terms in Z")

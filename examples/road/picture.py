@@ -70,6 +70,14 @@ def sheet(title, height=4.6, widths=(1, 1), heights=(1,)):
     return figure, (list(panels[0]) if len(heights) == 1 else panels)
 
 
+def joined(panels):
+    """One wide panel in the place of a row of panels."""
+    place = panels[0].get_gridspec()[panels[0].get_subplotspec().rowspan.start, :]
+    for axes in panels:
+        axes.remove()
+    return place.get_gridspec().figure.add_subplot(place)
+
+
 def save(figure, path):
     """Write the figure, 1200 pixels wide, in 256 colors."""
     buffer = io.BytesIO()
@@ -85,13 +93,6 @@ def plane(axes, limit=LIMIT, step=2):
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=ticks, yticks=ticks)
     axes.set(xlabel="x₁", ylabel="x₂", aspect="equal")
     axes.yaxis.label.set_rotation(0)
-
-
-def solid(axes):
-    """Put axes of three dimensions in the place of a panel."""
-    figure, place = axes.figure, axes.get_subplotspec()
-    axes.remove()
-    return figure.add_subplot(place, projection="3d")
 
 
 def lattice(limit=LIMIT, count=121):
@@ -151,10 +152,10 @@ def learned(axes, x, y, **style):
     return axes.plot(x, y, **style)[0]
 
 
-def say(axes, x, y, text, color=INK, axes_units=False, **style):
+def say(axes, x, y, text, color=INK, inside=False, **style):
     """A label at a place in data units, or in parts of the panel, readable on any ground."""
     style = {"color": color, "zorder": 6, "linespacing": 1.25, **style}
-    if axes_units:
+    if inside:
         style["transform"] = axes.transAxes
     halo = [withStroke(linewidth=3.5, foreground="white")]
     return axes.text(x, y, text, path_effects=halo, **style)

@@ -1,6 +1,11 @@
 """Likelihoods: how probable a model finds a point, in nats and in bits per dimension."""
 
-from sde_score.likelihood.bits import BitsPerDim, Scaling, bits_per_dim
+from sde_score.likelihood.bits import (
+    BitsPerDim,
+    Scaling,
+    bits_per_dim,
+    energy_bits_per_dim,
+)
 from sde_score.likelihood.divergence import draw_probes, value_and_divergence
 from sde_score.likelihood.partition import (
     PARTITION_METHODS,
@@ -28,6 +33,7 @@ __all__ = [
     "Scaling",
     "bennett",
     "bits_per_dim",
+    "energy_bits_per_dim",
     "draw_probes",
     "energy_log_prob",
     "log_partition",

@@ -21,6 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from sde_score._checks import require_count
+from sde_score.likelihood.partition import LogPartition, energy_log_prob
 from sde_score.likelihood.probability_flow import log_prob
 from sde_score.models import Model
 from sde_score.random import example_seeds, generator_from, mix
@@ -45,10 +46,12 @@ class BitsPerDim:
     Args:
         values: of each example, the mean over its dequantizations, shape `(examples,)`, float64.
         nfe: evaluations of the model over all batches.
+        shared_error: standard error that all values have in common, that of log Z.
     """
 
     values: Tensor
     nfe: int
+    shared_error: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -57,13 +60,14 @@ class BitsPerDim:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean` over examples, dequantization and probes; NaN for one example.
+        """Standard error of `mean` over examples, dequantization, probes and log Z; NaN for one
+        example.
 
-        The examples are independent, so their spread holds all three sources of chance.
+        The examples are independent, so their spread holds the first three sources of chance.
         """
         if len(self.values) == 1:
             return math.nan
-        return float(self.values.std()) / math.sqrt(len(self.values))
+        return math.hypot(float(self.values.std()) / math.sqrt(len(self.values)), self.shared_error)
 
 
 def bits_per_dim(
@@ -137,6 +141,45 @@ def bits_per_dim(
             bits = scaling.bits_per_dim(found.log_prob, tuple(raw.shape[1:]))
             values[rows] += bits / dequantizations
     return BitsPerDim(values, model.nfe - evaluations)
+
+
+def energy_bits_per_dim(
+    model: Model,
+    raw: Tensor,
+    scaling: Scaling,
+    partition: LogPartition,
+    *,
+    dequantizations: int = 1,
+    seed: int | Sequence[int] | None = 0,
+) -> BitsPerDim:
+    """Bits per dimension of raw data under an energy at `t_min`, given its partition function.
+
+    Args:
+        model: energy-based, without a condition.
+        raw: data in their own terms, shape `(examples, *event)`.
+        scaling: of the data set the model was trained on.
+        partition: from `log_partition`, of this model.
+        dequantizations: independent draws of the noise per example, at least 1.
+        seed: of dequantization, as for `bits_per_dim`.
+
+    Returns:
+        A `BitsPerDim`, whose shared error is that of log Z.
+
+    Raises:
+        TypeError: if the model knows no energy.
+        ValueError: for a count below 1 or no examples.
+    """
+    require_count(dequantizations=dequantizations)
+    if raw.ndim < 1 or raw.numel() == 0:
+        raise ValueError(f"raw has shape {tuple(raw.shape)}; accepted: (examples, *event)")
+    seeds, evaluations, bits = example_seeds(seed, len(raw)), model.nfe, []
+    for draw in range(dequantizations):
+        x = _dequantize(scaling, raw, [mix(number, draw) for number in seeds])
+        found = energy_log_prob(model, x, partition)
+        bits.append(scaling.bits_per_dim(found.log_prob, tuple(raw.shape[1:])))
+    per_nat = 1 / (math.log(2) * max(1, math.prod(raw.shape[1:])))
+    shared = partition.standard_error * per_nat
+    return BitsPerDim(torch.stack(bits).mean(0), model.nfe - evaluations, shared)
 
 
 def _dequantize(scaling: Scaling, raw: Tensor, seeds: Sequence[int]) -> Tensor:

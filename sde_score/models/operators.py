@@ -201,8 +201,6 @@ def push(value: Tensor, point: Tensor, vector: Tensor, create_graph: bool) -> Te
     with torch.enable_grad():
         u = torch.zeros_like(value).requires_grad_()
         pulled = pull(value, point, u, create_graph=True)
-        if not pulled.requires_grad:  # the value does not depend on the point
-            return torch.zeros_like(point)
     return pull(pulled, u, vector, create_graph, retain=True)
 
 

@@ -40,7 +40,7 @@ class ExplicitScoreMatching(MarginalObjective):
         TypeError: if a time sampler is given and the target is no `Target`, so that its diffused
             score is not known.
 
-    Cost: one forward and one backward pass, and the known score without a graph.
+    Cost: F + B, for an energy F + 2 B + D, and the known score without a graph.
 
     Reference: Hyvarinen 2005, https://jmlr.org/papers/v6/hyvarinen05a.html, eq. 2.
     """

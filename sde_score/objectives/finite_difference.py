@@ -35,8 +35,8 @@ class FiniteDifferenceScoreMatching(MarginalObjective):
 
     Args:
         probes: number n of directions per example, at least 1.
-        probe_law: a name from `sde_score.random.PROBE_LAWS`; with `sphere` every displacement has
-            length h sqrt(D).
+        probe_law: a name from `sde_score.random.PROBE_LAWS`; with `rademacher` and `sphere` every
+            displacement has length h sqrt(D).
         step: h in units of `sigma_data`, or of sigma(t) with a time sampler, > 0; None takes the
             above.
         sigma_data: length over which the density of the data changes, such as their standard
@@ -48,7 +48,7 @@ class FiniteDifferenceScoreMatching(MarginalObjective):
         ValueError: for an unknown name or argument, a count below 1, or lengths that are not
             positive.
 
-    Cost: 2n + 1 forward passes and as many backward for an energy, 2n for a score model.
+    Cost: 2n F + 2n B for a score model, (2n + 1) F + (2n + 1) B for an energy.
 
     Reference: Pang et al. 2020, https://arxiv.org/abs/2007.03317, eqs. 12 and 16.
     """
@@ -58,7 +58,7 @@ class FiniteDifferenceScoreMatching(MarginalObjective):
     reference = "Pang et al. 2020, https://arxiv.org/abs/2007.03317"
 
     probes: int = 1
-    probe_law: str = "sphere"
+    probe_law: str = "rademacher"
     step: float | None = None
     sigma_data: float = 1.0
 

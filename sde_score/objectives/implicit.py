@@ -40,8 +40,8 @@ class ImplicitScoreMatching(MarginalObjective):
     Raises:
         ValueError: for an unknown name or argument.
 
-    Cost: one forward pass and d differentiated backward passes, d the entries of an event; for an
-    energy, whose score is a gradient, d double-backward passes that are differentiated.
+    Cost: F + (d + 1) B + d D, d the entries of an event; for an energy, whose score is itself a
+    gradient, F + (d + 2) B + (2d + 1) D.
 
     Reference: Hyvarinen 2005, https://jmlr.org/papers/v6/hyvarinen05a.html, theorem 1.
     """
@@ -81,8 +81,8 @@ class HutchinsonScoreMatching(MarginalObjective):
     Raises:
         ValueError: for an unknown name or argument, or a count below 1.
 
-    Cost: one forward pass and n differentiated backward passes, whatever the dimension; for an
-    energy, n double-backward passes that are differentiated.
+    Cost: F + (n + 1) B + n D, whatever the dimension; for an energy, whose score is itself a
+    gradient, F + (n + 2) B + (2n + 1) D.
 
     Reference: Hutchinson 1989, https://doi.org/10.1080/03610918908812806; Song et al. 2019,
     https://arxiv.org/abs/1905.07088, eq. 8.

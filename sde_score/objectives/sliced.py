@@ -33,8 +33,8 @@ class SlicedScoreMatching(MarginalObjective):
     Raises:
         ValueError: for an unknown name or argument, or a count below 1.
 
-    Cost: one forward pass and n differentiated backward passes, whatever the dimension; for an
-    energy, n double-backward passes that are differentiated.
+    Cost: F + (n + 1) B + n D, whatever the dimension; for an energy, whose score is itself a
+    gradient, F + (n + 2) B + (2n + 1) D.
 
     Reference: Song et al. 2019, https://arxiv.org/abs/1905.07088, eq. 7.
     """

@@ -52,7 +52,7 @@ class TargetScoreMatching(AtNoiseLevels):
         ValueError: for an unknown name or argument, a mix outside 0 .. 1, or no time sampler.
         TypeError: if c* is wanted of a target that cannot be drawn from, without `information`.
 
-    Cost: one forward and one backward pass, and the known score without a graph.
+    Cost: F + B, for an energy F + 2 B + D, and the known score without a graph.
 
     Reference: De Bortoli et al. 2024, https://arxiv.org/abs/2402.08667; the coefficient: Kahouli
     et al. 2025, https://arxiv.org/abs/2512.20003.

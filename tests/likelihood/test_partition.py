@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ from sde_score.likelihood.partition.estimators import (
     thermodynamic,
 )
 from sde_score.likelihood.partition.path import Path
-from sde_score.models import EnergyFunction, GaussianMixture, Marginal, ScoreFunction
+from sde_score.likelihood.partition.schedule import pilot, refine
+from sde_score.models import EnergyFunction, GaussianMixture, Marginal, ScoreFunction, targets
 from sde_score.samplers.mcmc import MALA, ULA, Kernel, State, Transition
 from sde_score.sdes import VP
 
@@ -101,79 +103,6 @@ def double_well():
     return Law(lambda x: one(x).sum(1), 2 * log_z, lambda n, g: table((n, 2), g))
 
 
-def quartic():
-    log_z = math.log(integrate.quad(lambda x: math.exp(-(x**4) / 4), -9, 9)[0])
-    table = by_table(lambda x: x**4 / 4, -5, 5)
-    return Law(lambda x: (x**4 / 4).sum(1), 3 * log_z, lambda n, g: table((n, 3), g))
-
-
-def rosenbrock(b=5.0):
-    def sample(n, g):
-        z = randn(g, n, 2)
-        first = 1 + z[:, 0] / 2**0.5
-        return torch.stack([first, first**2 + z[:, 1] / (2 * b) ** 0.5], 1)
-
-    def energy(x):
-        return (1 - x[:, 0]) ** 2 + b * (x[:, 1] - x[:, 0] ** 2) ** 2
-
-    return Law(energy, math.log(math.pi / b**0.5), sample)
-
-
-def funnel(scale=1.0):
-    def sample(n, g):
-        z = randn(g, n, 2)
-        v = scale * z[:, 0]
-        return torch.stack([v, z[:, 1] * (v / 2).exp()], 1)
-
-    def energy(x):
-        v, y = x.unbind(1)
-        return 0.5 * (v / scale) ** 2 + 0.5 * y**2 * (-v).exp() + 0.5 * v
-
-    return Law(energy, 2 * HALF_LOG_TAU + math.log(scale), sample)
-
-
-def ring(radius=2.0, width=0.3):
-    def one(r):
-        return 0.5 * ((r - radius) / width) ** 2
-
-    log_z = math.log(2 * math.pi * integrate.quad(lambda r: r * math.exp(-one(r)), 0, 6)[0])
-    table = by_table(lambda r: one(r) - r.clamp(min=1e-9).log(), 0, 5)
-
-    def sample(n, g):
-        r, angle = table((n,), g), 2 * math.pi * torch.rand(n, generator=g, dtype=torch.float64)
-        return torch.stack([r * angle.cos(), r * angle.sin()], 1)
-
-    return Law(lambda x: one(x.norm(dim=1)), log_z, sample)
-
-
-def mixture():
-    means = torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double()
-    law = GaussianMixture(means, torch.tensor([0.3, 0.6]), VP(), [0.3, 0.7])
-    return Law(lambda x: -law.log_prob(x) + 1.7, -1.7, lambda n, g: law.sample(n, generator=g))
-
-
-def exponential():
-    def energy(x):
-        return torch.where(x > 0, 1.5 * x, torch.inf).sum(1)
-
-    def sample(n, g):
-        return -torch.rand(n, 1, generator=g, dtype=torch.float64).log() / 1.5
-
-    return Law(energy, -math.log(1.5), sample)
-
-
-ZOO = {
-    "gaussian": gaussian(4.0, 0.5, dim=5),
-    "double_well": double_well(),
-    "quartic": quartic(),
-    "rosenbrock": rosenbrock(),
-    "funnel": funnel(),
-    "ring": ring(),
-    "mixture": mixture(),
-    "exponential": exponential(),
-}
-
-
 @dataclass(frozen=True)
 class Perfect(Kernel):
     """Draws exactly from the path between N(0, 1) and N(0, 1 / k), whatever the state."""
@@ -238,7 +167,8 @@ def crude(law, event, betas, moves=1):
 @pytest.mark.parametrize("name", ["double_well", "gaussian"])
 def test_weights_are_unbiased_both_ways_however_bad_the_walk(name):
     """Three stops and an untuned kernel: E[w] = Z, and E[w] = 1 / Z backwards."""
-    law, n, generator = ZOO[name], 30_000, seeded()
+    law = {"double_well": double_well(), "gaussian": gaussian(4.0, 0.5, 5)}[name]
+    n, generator = 30_000, seeded()
     path, plan = crude(law, law.sample(2, seeded()).shape[1:], [0, 0.1, 0.4, 1.0], moves=2)
     for sign, planned, x in (
         (1, plan, path.reference.sample(n, generator)),
@@ -266,7 +196,7 @@ def test_sequential_populations_of_four_are_unbiased():
 
 def test_particles_follow_the_density():
     law = double_well()
-    result = log_partition(law, (2,), method="smc", chains=4096, steps=60, progress=False)
+    result = log_partition(law, (2,), method="smc", chains=1024, steps=60, progress=False)
     exact = law.sample(40_000, seeded(3))
     for power in (1, 2):
         got = (result.samples**power).reshape(16, -1, 2).mean(1)
@@ -274,50 +204,66 @@ def test_particles_follow_the_density():
         assert off.abs().max() < 4.5
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@pytest.mark.parametrize("name", targets.available())
 def test_the_truth_lies_in_the_sandwich(name):
-    """On every law of known constant, within the error bars; and the methods agree with it."""
-    law = ZOO[name]
+    """On every target, within the error bars; and all methods agree with it."""
+    law = targets.create(name)
     start = GaussianReference.fit(law.sample(4000, seeded(5)), 1.3)
-    result = log_partition(
-        law, start, method="bridge", chains=256, steps=100, seed=1, progress=False
-    )
+    settings = {"seed": 1, "progress": False}
+    result = log_partition(law, start, method="bridge", chains=192, steps=60, **settings)
     assert result.lower.value - 4 * result.lower.standard_error < law.log_z
     assert result.upper.value + 4 * result.upper.standard_error > law.log_z
-    assert abs(result.upper.value - result.lower.value) < 0.4
+    # Backwards the walk cannot leave the support of a law that has an edge, so the upper bound
+    # stays above by -log of the share of the start that lies inside.
+    assert result.upper.value - result.lower.value < (1.2 if name == "exponential" else 0.6)
     assert result.value == pytest.approx(law.log_z, abs=4 * result.standard_error)
-    assert result.standard_error < 0.06
-    sequence = log_partition(law, start, method="smc", chains=512, steps=50, seed=1, progress=False)
+    assert result.standard_error < 0.12
+    sequence = log_partition(law, start, method="smc", chains=256, steps=30, **settings)
     assert sequence.value == pytest.approx(law.log_z, abs=5 * sequence.standard_error)
+    if name not in ("exponential", "funnel"):  # energies without a mean under the start
+        settings |= {"method": "thermodynamic", "chains": 256, "steps": 30}
+        integral = log_partition(law, start, **settings)
+        assert integral.value == pytest.approx(law.log_z, abs=5 * integral.standard_error)
 
 
-@pytest.mark.parametrize("method", list(PARTITION_METHODS))
-def test_error_bars_are_honest(method):
-    """z-scores over 50 seeds have mean 0 and standard deviation 1, as far as 50 can tell."""
-    law = gaussian(3.0, 0.7, dim=2)
-    scores = []
-    for seed in range(50):
+@pytest.mark.parametrize(("method", "chains"), [("bridge", 96), ("thermodynamic", 288)])
+def test_error_bars_are_honest(method, chains):
+    """z-scores over 40 seeds have mean 0 and standard deviation 1, as far as 40 can tell: of each
+    method and of its bounds, which are those of `ais`, `reverse-ais` and `smc`."""
+    law, scores = gaussian(1.8, 0.5, dim=2), []
+    for seed in range(40):
         result = log_partition(
             law,
             (2,),
             method=method,
-            chains=256,
-            betas=np.linspace(0, 1, 13).tolist(),
+            chains=chains,
+            betas=np.linspace(0, 1, 9).tolist(),
             kernel=MALA(0.3),
             tune=False,
             seed=seed,
-            populations=32,
+            populations=12,
             progress=False,
         )
-        scores.append((result.value - law.log_z) / result.standard_error)
-    assert abs(np.mean(scores)) < 4 / 50**0.5
-    assert 0.65 < np.std(scores) < 1.4
+        estimates = [(result.value, result.standard_error), result.lower, result.upper]
+        scores.append([(value - law.log_z) / error for value, error in filter(None, estimates)])
+    assert np.abs(np.mean(scores, 0)).max() < 4 / 40**0.5
+    assert np.std(scores, 0).min() > 0.65
+    assert np.std(scores, 0).max() < 1.4
+
+
+def test_methods_share_their_walks():
+    """The bounds of `bridge` and `thermodynamic` are the estimates of the simpler methods."""
+    settings = {"chains": 64, "steps": 6, "progress": False}
+    run = {m: log_partition(double_well(), (2,), method=m, **settings) for m in PARTITION_METHODS}
+    assert run["bridge"].lower.value == run["ais"].value
+    assert run["bridge"].upper.value == run["reverse-ais"].value
+    assert run["thermodynamic"].lower.value == run["smc"].value
 
 
 def test_bennett_on_two_gaussians_has_the_known_value_and_variance():
     """One step from N(0, 1) to N(1, 1/2) with unequal numbers of samples: the mean over repeats is
     log Z, and the spread is Meng & Wong's optimal one, by quadrature."""
-    k, mean, n, m, repeats = 2.0, 1.0, 300, 900, 400
+    k, mean, n, m, repeats = 2.0, 1.0, 300, 900, 200
     log_z = HALF_LOG_TAU - 0.5 * math.log(k)
 
     def densities(x):
@@ -370,7 +316,7 @@ def test_thermodynamic_integration_of_exact_moments_is_of_fourth_order():
 
 def test_thermodynamic_integration_weighs_its_particles():
     """Importance weights and no moves at all: the averages must be the weighted ones."""
-    law, n = gaussian(2.0), 40_000
+    law, n = gaussian(2.0), 10_000
     betas = np.linspace(0, 1, 41).tolist()
     plan = Plan(betas, [1e-9] * 41, MALA(1e-9), 1)
     x = randn(seeded(), n, 1)
@@ -378,7 +324,7 @@ def test_thermodynamic_integration_weighs_its_particles():
     walk = sequential(
         Path(STANDARD, law), plan, x, lambda: randn(generator, n, 1), 2, seeded(1), lambda: None, 0
     )
-    assert thermodynamic(walk, betas).value == pytest.approx(law.log_z, abs=0.02)
+    assert thermodynamic(walk, betas).value == pytest.approx(law.log_z, abs=0.03)
 
 
 def test_systematic_resampling_draws_floor_or_ceil_and_the_right_mean():
@@ -386,13 +332,13 @@ def test_systematic_resampling_draws_floor_or_ceil_and_the_right_mean():
     counts = torch.stack(
         [
             torch.stack([torch.bincount(row, minlength=5) for row in systematic(weights, g)])
-            for g in map(seeded, range(2000))
+            for g in map(seeded, range(1000))
         ]
     ).double()
     expected = 5 * weights
     assert bool((counts >= expected.floor()).all())
     assert bool((counts <= (expected - 1e-9).ceil().clamp(min=0)).all())
-    assert (counts.mean(0) - expected).abs().max() < 4 * 0.5 / 2000**0.5
+    assert (counts.mean(0) - expected).abs().max() < 4 * 0.5 / 1000**0.5
 
 
 def test_a_constant_on_the_energy_leaves_log_z():
@@ -463,36 +409,50 @@ def test_a_fitted_reference_has_the_moments_of_its_samples():
     reference = GaussianReference.fit(samples, 1.5)
     assert torch.equal(reference.mean, samples.mean(0))
     torch.testing.assert_close(reference.std, 1.5 * samples.std(0))
-    draws = reference.sample(50_000, seeded(1))
-    assert ((draws.mean(0) - reference.mean) / reference.std).abs().max() < 4.5 / 50_000**0.5
-    assert (draws.std(0) / reference.std - 1).abs().max() < 4.5 / 100_000**0.5
+    draws = reference.sample(10_000, seeded(1))
+    assert ((draws.mean(0) - reference.mean) / reference.std).abs().max() < 4.5 / 10_000**0.5
+    assert (draws.std(0) / reference.std - 1).abs().max() < 4.5 / 20_000**0.5
     want = torch.distributions.Normal(reference.mean, reference.std).log_prob(draws)
     torch.testing.assert_close(reference.energy(draws), -want.sum((1, 2)))
     torch.testing.assert_close(reference.score(draws), Law(reference.energy).score(draws))
 
 
 def test_the_pilot_finds_even_weights_and_the_step_sizes_that_are_accepted():
-    law = gaussian(50.0, 0.3, dim=4)
-    result = log_partition(law, (4,), chains=2000, steps=30, progress=False)
+    """Each stop keeps 0.7 of the sample size: Z(b + d)^2 / (Z(b) Z(b + 2 d)) in closed form."""
+    k, m, dim = 50.0, 0.3, 4
+    path, generator = (
+        Path(GaussianReference(torch.zeros(dim).double()), gaussian(k, m, dim)),
+        seeded(),
+    )
+    x = path.reference.sample(1000, generator)
+    plan = pilot(path, MALA(0.1), x, lambda: randn(generator, 1000, dim), generator, lambda: None)
+
+    def log_z(beta):
+        precision = (1 - beta) + beta * k
+        return dim / 2 * ((beta * k * m) ** 2 / precision - beta * k * m**2 - math.log(precision))
+
+    steps = list(pairwise(plan.betas))
+    assert plan.betas[0] == 0
+    assert plan.betas[-1] == 1
+    for low, high in steps[:-1]:
+        kept = math.exp(2 * log_z(high) - log_z(low) - log_z(2 * high - low))
+        assert kept == pytest.approx(0.7, abs=0.08)
+    result = log_partition(path.density, (dim,), chains=500, steps=60, progress=False)
     assert result.acceptance.mean().item() == pytest.approx(0.574, abs=0.1)
     assert result.step_sizes[-1] < result.step_sizes[1] / 5
-    assert result.betas[0] == 0
-    assert result.betas[-1] == 1
-    assert result.betas[1] < 0.02
-    assert all(a < b for a, b in zip(result.betas, result.betas[1:], strict=False))
-    assert result.ess > 0.5 * 2000
-    assert result.value == pytest.approx(law.log_z, abs=4 * result.standard_error)
+    assert result.value == pytest.approx(path.density.log_z, abs=4 * result.standard_error)
+    even = refine(plan, 2 * (len(plan.betas) - 1), 3)
+    assert even.betas[::2] == pytest.approx(plan.betas)
+    assert even.step_sizes[::2] == pytest.approx(plan.step_sizes)
+    assert even.betas[1] == pytest.approx(plan.betas[1] / 2)
+    given = refine(plan, plan.betas[::3] + [1.0] * (len(plan.betas) % 3 != 1), 1)
+    assert given.step_sizes[1] == pytest.approx(plan.step_sizes[3])
 
 
-def test_more_moves_tighten_the_bounds():
-    law, widths = rosenbrock(), []
-    start = GaussianReference.fit(law.sample(4000, seeded(5)), 1.3)
-    for moves in (1, 10):
-        result = log_partition(
-            law, start, method="bridge", chains=512, steps=20, moves=moves, progress=False
-        )
-        widths.append(result.forward.var().item() + result.reverse.var().item())
-    assert widths[1] < 0.6 * widths[0]
+def test_more_moves_even_out_the_weights():
+    law, settings = double_well(), {"chains": 256, "steps": 10, "progress": False}
+    few, many = (log_partition(law, (2,), moves=moves, **settings).ess for moves in (1, 8))
+    assert many > 1.3 * few
 
 
 @pytest.mark.parametrize("event", [(), (5,), (3, 2), (2, 1, 3)])
@@ -510,9 +470,9 @@ def test_any_event_shape_is_the_flattened_problem(event):
 @pytest.mark.parametrize("method", list(PARTITION_METHODS))
 def test_the_seed_decides_everything(method):
     settings = {"method": method, "chains": 64, "steps": 8, "progress": False}
-    runs = [log_partition(double_well(), (2,), seed=s, **settings) for s in (1, 1, 2, None, None)]
+    runs = [log_partition(double_well(), (2,), seed=s, **settings) for s in (1, 1, 2, None)]
     assert runs[0].value == runs[1].value
-    assert len({run.value for run in runs}) == 4
+    assert len({run.value for run in runs}) == 3
 
 
 def test_samples_that_are_given_start_the_reverse_walk():
@@ -681,7 +641,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(RuntimeError, match="the energy is not finite on any sample of start"):
         run(density=Law(lambda x: x.sum(1) * torch.nan))
     with pytest.raises(RuntimeError, match="the mean energy on the path is not finite"):
-        run(density=exponential(), method="thermodynamic", chains=256)
+        run(targets.create("exponential"), (2,), method="thermodynamic", chains=256)
     for std in (0.0, -1.0, math.inf):
         with pytest.raises(ValueError, match="std must be finite and greater than 0"):
             GaussianReference(torch.zeros(2), std)

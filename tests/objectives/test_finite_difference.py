@@ -159,7 +159,6 @@ def test_directions_are_averaged_and_drawn_from_the_generator(fields):
             single = [objective.at(marginal, x, v[None]) for v in vectors]
             got = objective.losses(marginal, x, seeded(6))
             torch.testing.assert_close(got, torch.stack(single).mean(0), rtol=1e-13, atol=0)
-    assert FiniteDifferenceScoreMatching() == FiniteDifferenceScoreMatching(probe_law="sphere")
 
 
 def test_wrong_arguments_are_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def panels(*ends, nodes=40):
     """A Gauss-Legendre rule on each interval, so that kinks at the ends cost nothing."""
     at, weight = np.polynomial.legendre.leggauss(nodes)
     x, w = [], []
-    for low, high in zip(ends, ends[1:], strict=False):
+    for low, high in itertools.pairwise(ends):
         x.append(low + (high - low) * (at + 1) / 2)
         w.append(weight * (high - low) / 2)
     return torch.tensor(np.concatenate(x)), torch.tensor(np.concatenate(w))
@@ -129,8 +131,15 @@ def test_each_weight_is_positive_inside_zero_at_the_border_and_has_its_slope(spe
 
 @pytest.mark.parametrize(
     ("spec", "value"),
-    [("square", 0.49), ("identity", 0.7), ("clipped", 0.7), ("clipped(bound=0.5)", 0.5)]
-    + [("parabola", 0.21), ("distance", 0.3), ("parabola(low=-1, high=2)", 2.21)],
+    [
+        ("square", 0.49),
+        ("identity", 0.7),
+        ("clipped", 0.7),
+        ("clipped(bound=0.5)", 0.5),
+        ("parabola", 0.21),
+        ("distance", 0.3),
+        ("parabola(low=-1, high=2)", 2.21),
+    ],
 )
 def test_each_weight_has_the_value_of_its_formula(spec, value):
     h, _ = DOMAIN_WEIGHTS.create(spec)(torch.tensor([0.7], dtype=F64))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from sde_score.models import EnergyFunction
 from sde_score.objectives import PersistentContrastiveDivergence, ReplayBuffer
@@ -15,6 +19,7 @@ from sde_score.samplers.mcmc import MALA, ULA
 from sde_score.sdes import VP
 
 F64 = torch.float64
+ROOT = Path(__file__).parents[2]
 
 
 def seeded(seed=0):
@@ -37,7 +42,7 @@ def well(w=1.0):
 
 
 def test_a_batch_visits_different_slots_and_each_as_often_as_any_other():
-    size, batch, rounds = 12, 5, 2000
+    size, batch, rounds = 12, 5, 1500
     buffer, source, like = filled(size, 0.0, data(4, 2)), seeded(2), data(batch, 2)
     counts, pairs = torch.zeros(size), 0
     for _ in range(rounds):
@@ -228,34 +233,52 @@ def test_a_batch_cut_into_parts_leaves_the_same_buffer():
         assert torch.equal(parts.buffer.ages, whole.buffer.ages)
 
 
-def _half(rank, path, queue):
-    distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    x0, model = data(6, 2), well()
-    objective = persistent(x0)
-    rows = slice(0, 2) if rank == 0 else slice(2, 6)
-    for seed in range(3):
-        objective(model, x0[rows], generator=BatchSlice(seeded(seed), rows.start, 6))
-    queue.put((rank, objective.buffer.states.tolist(), objective.buffer.ages.tolist()))
-    distributed.destroy_process_group()
+HALF = """
+import sys, torch
+from torch import distributed
+from sde_score.models import EnergyFunction
+from sde_score.objectives import PersistentContrastiveDivergence
+from sde_score.random import BatchSlice
+from sde_score.sdes import VP
+torch.set_num_threads(1)
+folder, rank = sys.argv[1], int(sys.argv[2])
+meet = f"file://{folder}/meet"
+distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
+x0, start = torch.load(folder + "/given", weights_only=True)
+model = EnergyFunction(lambda x, t: 0.5 * x.square().sum(1), VP())
+objective = PersistentContrastiveDivergence(20, 0.25, 2, "mala(step_size=0.2)")
+objective.setup(x0)
+objective.load_state_dict(start)
+rows = slice(0, 2) if rank == 0 else slice(2, 6)
+for seed in range(3):
+    draws = BatchSlice(torch.Generator().manual_seed(seed), rows.start, 6)
+    objective(model, x0[rows], generator=draws)
+torch.save(objective.state_dict(), f"{folder}/{rank}")
+distributed.destroy_process_group()
+"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not distributed.is_available(), reason="torch was built without distributed")
 def test_two_processes_end_with_the_buffer_of_one(tmp_path):
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    workers = [context.Process(target=_half, args=(r, tmp_path / "meet", queue)) for r in (0, 1)]
-    for worker in workers:
-        worker.start()
-    found = [queue.get() for _ in workers]
-    for worker in workers:
-        worker.join()
     x0, one = data(6, 2), persistent(data(6, 2))
+    torch.save((x0, one.state_dict()), tmp_path / "given")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", HALF, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    workers = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
+    try:
+        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
     for seed in range(3):
         one(well(), x0, generator=seeded(seed))
-    assert {rank for rank, _, _ in found} == {0, 1}
-    for _, states, ages in found:
-        assert states == one.buffer.states.tolist()
-        assert ages == one.buffer.ages.tolist()
+    for rank in ("0", "1"):
+        found = torch.load(tmp_path / rank, weights_only=True)
+        assert found.keys() == one.state_dict().keys()
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(found[name], tensor)
 
 
 def test_in_evaluation_mode_the_buffer_is_read_and_not_written():
@@ -281,7 +304,7 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match="buffer_size"):
             ReplayBuffer(size, 0.1)
     for restart in (-0.1, 1.1, float("nan"), "often"):
-        with pytest.raises(ValueError, match="restart=.* must be a probability"):
+        with pytest.raises(ValueError, match=r"restart=.* must be a probability"):
             ReplayBuffer(5, restart)
     with pytest.raises(RuntimeError, match="call setup"):
         ReplayBuffer(5, 0.1).visit(data(2, 2))

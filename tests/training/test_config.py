@@ -149,9 +149,7 @@ def test_resolving_measures_the_data_leaves_nothing_open_and_is_idempotent():
 
 def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
     stored = replace(TrainConfig(**OTHER), backbone="mlp(width=32)", sigma_data=0.25)
-    open_again = replace(
-        stored, backbone="auto", sigma_data=None, model="auto", prediction="auto"
-    )
+    open_again = replace(stored, backbone="auto", sigma_data=None, model="auto", prediction="auto")
     assert adopt(open_again, stored) == stored
     for name in OTHER:
         changes = {name: asdict(TrainConfig())[name]}

@@ -58,6 +58,8 @@ def log_partition(
     A bound is one on average, E[lower] <= log Z <= E[upper], and lower - log Z > b has probability
     below exp(-b): the gap between both, which closes as steps grow, tells how well the walk did.
     The upper bound needs *exact* samples; with those of an unconverged chain it may be anything.
+    Where the density has an edge, it stays above by -log of the share of start that lies inside.
+    `thermodynamic` needs an energy whose mean under start is finite, and not huge.
     Error bars are those of the mean over independent chains (`ais`, `bridge`) or populations
     (`smc`, `thermodynamic`), by the delta method: they tell nothing of modes no chain has seen.
 

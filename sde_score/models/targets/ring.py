@@ -93,9 +93,9 @@ class Ring(Target):
         distance = (x.square().sum(1, keepdim=True) + (_ORIGIN * sigma) ** 2).sqrt()
 
         def log_f(r: Tensor) -> Tensor:
-            bessel: Tensor = torch.special.i0e(alpha * r * distance / sigma**2).log()
+            bessel: Tensor = torch.special.i0e(alpha * r * distance / sigma**2)
             off = 0.5 * ((distance - alpha * r) / sigma) ** 2
-            return (r / sigma**2).log() - self._profile(r) - off + bessel
+            return (r * bessel).log() - self._profile(r) - off
 
         low, high = bracket(*self._ends, distance / alpha, sigma / alpha)
-        return log_integral(log_f, low.clamp(min=0), high) - self.log_z
+        return log_integral(log_f, low.clamp(min=0), high) - 2 * sigma.log()[:, 0] - self.log_z

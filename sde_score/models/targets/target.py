@@ -80,10 +80,13 @@ class Target(ABC):
     def energy_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Energy `(batch,)` and score, like x."""
         keep = torch.is_grad_enabled()
+        self.checked(x)
         with torch.enable_grad():
             point = x if keep and x.requires_grad else x.detach().requires_grad_()
             energy = self.energy(point)
             (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=keep)
+            if keep and not gradient.requires_grad:
+                gradient = gradient + 0 * point  # constant, but may be differentiated like any
         return (energy if keep else energy.detach()), -gradient
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -1,5 +1,11 @@
 """Markov chain Monte Carlo on any density: kernels, chains and their diagnostics."""
 
+from sde_score.samplers.mcmc.annealing import (
+    annealed_variance,
+    choose_step_ratio,
+    choose_step_ratios,
+    choose_steps_each,
+)
 from sde_score.samplers.mcmc.chains import Chains, run_chains
 from sde_score.samplers.mcmc.diagnostics import EnergyErrors, energy_errors, ess, split_r_hat
 from sde_score.samplers.mcmc.hmc import HMC
@@ -29,6 +35,10 @@ __all__ = [
     "Tempering",
     "Transition",
     "Tuning",
+    "annealed_variance",
+    "choose_step_ratio",
+    "choose_step_ratios",
+    "choose_steps_each",
     "energy_errors",
     "ess",
     "run_chains",

@@ -221,14 +221,13 @@ def _double(run: _Run, tree: _Tree, depth: int) -> None:
     log_u = run.uniforms.log(_HALF, depth, depth + 1)[0]
     take = kept & (log_u < branch.log_weight - tree.log_weight)
     tree.chosen = choose(take, branch.chosen, tree.chosen)
-    total = torch.logaddexp(tree.log_weight, branch.log_weight)
-    tree.log_weight = torch.where(kept, total, tree.log_weight)
-    tree.right = choose(kept & forward, branch.tip, tree.right)
-    tree.left = choose(kept & ~forward, branch.tip, tree.left)
     tree.depth = tree.depth + kept
+    # From here on what is written is not read again where the branch was dropped.
+    tree.log_weight = torch.logaddexp(tree.log_weight, branch.log_weight)
+    tree.right = choose(forward, branch.tip, tree.right)
+    tree.left = choose(forward, tree.left, branch.tip)
     ends = _momentum(far), _momentum(near), branch.first, _momentum(branch.tip)
     turned = _turned_join(*ends, tree.momenta, branch.momenta, run.tuning.mass)
-    # Where the branch was dropped the sum is not used again.
     tree.momenta = tree.momenta + branch.momenta
     tree.growing = kept & ~turned
 
@@ -244,10 +243,9 @@ def _grow(run: _Run, tree: _Tree, near: State, forward: Tensor, depth: int) -> _
         tip = leapfrog(run.density, branch.tip, pace, run.tuning.mass, energy=True)
         rise = run.record(tip, branch.live)
         branch.live = branch.live & ~run.beyond(rise)
-        total = torch.logaddexp(branch.log_weight, -rise)
-        take = branch.live & (log_u[index] < -rise - total)
+        branch.log_weight = torch.logaddexp(branch.log_weight, -rise)
+        take = log_u[index] < -rise - branch.log_weight
         branch.chosen = choose(take, tip, branch.chosen)
-        branch.log_weight = torch.where(branch.live, total, branch.log_weight)
         branch.live = branch.live & ~branch.add(tip, index, run.tuning.mass)
         if not bool(branch.live.any()):
             break

@@ -66,8 +66,8 @@ class Uniforms:
 
     def log(self, stream: int, start: int, stop: int) -> Tensor:
         """Logs of uniform numbers in (0, 1), float64, `(stop - start, chains)`."""
-        # The upper 53 bits are what float64 holds; half a unit keeps 0 away.
-        unit = (_shift(self._bits(stream, start, stop), 11).double() + 0.5) * 2.0**-53
+        # Half a unit keeps 0 away; with it 52 bits are what float64 holds without rounding to 1.
+        unit = (_shift(self._bits(stream, start, stop), 12).double() + 0.5) * 2.0**-52
         return unit.log()
 
     def coin(self, stream: int, index: int) -> Tensor:
