@@ -70,24 +70,22 @@ def draw(axes, model, title):
 
 
 headline = "Contrastive divergence comes close to the truth without Z"
-figure, panels = picture.sheet(headline, height=8.2, widths=(1, 1, 1), heights=(1.3, 1))
-top, below = panels[0], picture.joined(panels[1])
+figure, (top, below) = picture.sheet(headline, 8.2, widths=(1, 1, 1), heights=(1.3, 1))
+below = picture.joined(below)
 objective = objectives.create("contrastive-divergence", k=5, kernel=KERNEL)
-without = train(objective, dict(zip((0, options.steps // 10, options.steps), top, strict=True)))
+without_z = train(objective, {0: top[0], options.steps // 10: top[1], options.steps: top[2]})
 with_z = train(lambda model, x0, generator: -log_density(model, x0), {})
 picture.say(top[0], -3.8, 3.4, "lines: the truth", picture.TRUTH)
 picture.say(top[1], -3.8, 3.4, "shading: exp(−E)/Z, learned", picture.LEARNED)
 picture.say(top[2], -3.8, 3.4, "chains, from data to their ends", picture.OTHER)
 
-picture.learned(below, *zip(*without.items(), strict=True))
-below.plot(*zip(*with_z.items(), strict=True), color=picture.OTHER, linewidth=1.8)
-below.set(yscale="log", xlim=(0, options.steps), xlabel="optimizer steps", ylabel="nats per point")
+picture.learned(below, list(without_z), list(without_z.values()))
+picture.other(below, list(with_z), list(with_z.values()))
+below.set(xlabel="optimizer steps", ylabel="nats per point", yscale="log")
+below.set(xlim=(0, options.steps), ylim=(0.008, 1.8))
 below.set_title("What the model loses against the truth: KL(p ‖ exp(−E)/Z)")
-words = "contrastive divergence: no Z, chains of 5 steps from the data"
-picture.say(below, 0.98, 0.8, words, picture.LEARNED, inside=True, ha="right")
-words = f"maximum likelihood: Z from {len(grid)} cells at every step, possible only in the plane"
+picture.say(below, 0.35, 0.6, "contrastive divergence: never sees Z", picture.LEARNED, inside=True)
+words = f"maximum likelihood: Z from {len(grid)} cells\nat every step, possible only in the plane"
 picture.say(below, 0.02, 0.06, words, picture.OTHER, inside=True)
-print(
-    f"KL at the end: {without[options.steps]:.4f} nats without Z, {with_z[options.steps]:.4f} with"
-)
+print(f"KL at the end: {without_z[options.steps]:.4f} nats, with Z {with_z[options.steps]:.4f}")
 picture.save(figure, options.out)

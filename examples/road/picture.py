@@ -152,6 +152,12 @@ def learned(axes, x, y, **style):
     return axes.plot(x, y, **style)[0]
 
 
+def other(axes, x, y, **style):
+    """A curve that is neither: the contender of a picture."""
+    style = {"color": OTHER, "linewidth": 1.8, **style}
+    return axes.plot(x, y, **style)[0]
+
+
 def say(axes, x, y, text, color=INK, inside=False, **style):
     """A label at a place in data units, or in parts of the panel, readable on any ground."""
     style = {"color": color, "zorder": 6, "linespacing": 1.25, **style}

@@ -319,6 +319,15 @@ def test_asymmetry_by_probes_is_the_exact_one_over_all_rademacher_vectors(field,
     assert asked == [(7, "sphere", None)]
 
 
+def test_asymmetry_takes_the_norm_from_both_products(generator):
+    """J = e_1 e_2^T: |J v - J^T v|^2 = v_1^2 + v_2^2 = |J v|^2 + |J^T v|^2, so that one probe of any
+    length gives sqrt 2."""
+    x = torch.zeros(50, 2, dtype=torch.float64)
+    shear = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    got = asymmetry(linear(shear), x, 1, "gaussian", generator)
+    torch.testing.assert_close(got, torch.full((50,), 2.0).double().sqrt())
+
+
 def test_asymmetry_of_images_and_columns(generator):
     """What is measured does not depend on the shape of the event or the layout of x."""
     matrix = normal(6, 6, generator=generator)
@@ -338,7 +347,7 @@ def test_wrong_arguments_are_refused_by_name(x):
     with pytest.raises(ValueError, match="method='skilling' is not known; accepted: exact, hutch"):
         divergence(torch.sin, x, "skilling")
     with pytest.raises(ValueError, match="probe_law='cauchy' is not known; accepted: rademacher"):
-        divergence(torch.sin, x, "hutchinson", 1, "cauchy")
+        divergence(torch.sin, x, "exact", 1, "cauchy")
     with pytest.raises(ValueError, match="probes=2 must be a whole number of at least 3"):
         divergence(torch.sin, x, "hutch++", 2)
     with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
