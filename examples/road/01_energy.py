@@ -48,7 +48,9 @@ picture.say(plane, -3.8, -3.7, f"Z = {z:.3f}, summed over {side} × {side} cells
 plane.set_title("Density exp(−E) / Z of the same landscape")
 
 weights = (-target.energy(choices)).exp()
-softmax.bar(range(10), weights / weights.sum(), color=picture.TRUTH, alpha=0.55, width=0.7)
+softmax.bar(
+    range(10), (weights / weights.sum()).tolist(), color=picture.TRUTH, alpha=0.55, width=0.7
+)
 softmax.set(xlabel="class (the numbered points above)", ylabel="probability", xticks=range(10))
 softmax.set_yticks([0, 0.05, 0.1, 0.15])
 softmax.set_title("Ten classes: Z is a sum of 10 terms, the softmax")
@@ -64,7 +66,7 @@ picture.say(
 )
 picture.say(terms, 3.2, 22, "3 × 3 pixels: 10²²", va="center")
 picture.say(terms, 7.75, 154, "8 × 8 pixels: 10¹⁵⁴", ha="right", va="center")
-picture.say(terms, 6.9, 134, "28 × 28 pixels: 10¹⁸⁸⁸", ha="right", va="center")
+picture.say(terms, 6.9, 134, "28 × 28 pixels would be at 10¹⁸⁸⁸", ha="right", va="center")
 terms.set(xlim=(1, 8), ylim=(0, 160), yticks=[0, 50, 100, 150])
 terms.set(yticklabels=["1", "10⁵⁰", "10¹⁰⁰", "10¹⁵⁰"], xlabel="side n of the image in pixels")
 terms.set_ylabel("terms in Z")

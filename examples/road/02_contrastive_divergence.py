@@ -3,9 +3,9 @@
     python examples/road/02_contrastive_divergence.py
 
 The gradient of the log-likelihood is -grad E(data) + E_model[grad E]: lower the energy of data,
-raise it where the model itself would put them. The second half is the gradient of log Z, a sum over
-everything. Contrastive divergence puts short Langevin chains in its place that start at the data:
-where the model is wrong they drift away from the data, and the energy rises where they end.
+raise it where the model itself would put them. The second half comes from log Z, a sum over
+everything. Contrastive divergence puts the ends of short Langevin chains in its place, which start
+at the data and, where the model is wrong, drift away from them.
 """
 
 import picture
@@ -29,11 +29,10 @@ def log_density(model, x):
     return -Marginal(model).energy(x.float()) - log_z
 
 
-@torch.no_grad()
 def divergence(model):
     """KL(p || exp(-E) / Z), summed over the same cells."""
     truth = target.log_prob(grid)
-    return float((truth.exp() * (truth - log_density(model, grid))).sum() * log_cell.exp())
+    return float((truth.exp() * (truth - log_density(model, grid).detach())).sum() * log_cell.exp())
 
 
 def train(loss, panels):
@@ -71,19 +70,18 @@ def draw(axes, model, title):
 
 headline = "Contrastive divergence comes close to the truth without Z"
 figure, (top, below) = picture.sheet(headline, 8.2, widths=(1, 1, 1), heights=(1.3, 1))
-below = picture.joined(below)
+below, early = picture.joined(below), max(1, options.steps // 10)
 objective = objectives.create("contrastive-divergence", k=5, kernel=KERNEL)
-without_z = train(objective, {0: top[0], options.steps // 10: top[1], options.steps: top[2]})
+without_z = train(objective, dict(zip((0, early, options.steps), top, strict=True)))
 with_z = train(lambda model, x0, generator: -log_density(model, x0), {})
 picture.say(top[0], -3.8, 3.4, "lines: the truth", picture.TRUTH)
 picture.say(top[1], -3.8, 3.4, "shading: exp(−E)/Z, learned", picture.LEARNED)
 picture.say(top[2], -3.8, 3.4, "chains, from data to their ends", picture.OTHER)
-
 picture.learned(below, list(without_z), list(without_z.values()))
 picture.other(below, list(with_z), list(with_z.values()))
-below.set(xlabel="optimizer steps", ylabel="nats per point", yscale="log")
+title = "What the model loses against the truth: KL(p ‖ exp(−E)/Z)"
+picture.name(below, title, "optimizer steps", "nats per point", yscale="log")
 below.set(xlim=(0, options.steps), ylim=(0.008, 1.8))
-below.set_title("What the model loses against the truth: KL(p ‖ exp(−E)/Z)")
 picture.say(below, 0.35, 0.6, "contrastive divergence: never sees Z", picture.LEARNED, inside=True)
 words = f"maximum likelihood: Z from {len(grid)} cells\nat every step, possible only in the plane"
 picture.say(below, 0.02, 0.06, words, picture.OTHER, inside=True)

@@ -50,13 +50,13 @@ field.set_title("The score, over the density")
 for color, energy in energies.items():
     slices.plot(length, energy, color=color, linewidth=2)
     for i in range(12, 300, 39):
-        near = torch.tensor([-0.35, 0.35])
+        near = torch.tensor([-0.22, 0.22])
         slices.plot(length[i] + near, energy[i] + near * slope[i], color=picture.INK, linewidth=2)
-slices.set(xlabel="distance from a, towards b", ylabel="energy in nats", ylim=(0, 14))
+slices.set(xlabel="distance from a, towards b", ylabel="energy in nats", ylim=(-0.5, 11.5))
 slices.set_title("Energies along the line a–b")
-picture.say(slices, 3.3, 9.5, "E + 3", picture.OTHER, fontweight="bold")
-picture.say(slices, 3.0, 2.0, "E", picture.TRUTH, fontweight="bold")
-picture.say(slices, 0.04, 0.9, "equal slopes (dark):\nminus the score along a–b", inside=True)
+picture.say(slices, 2, 3.9, "E + 3", picture.OTHER, fontweight="bold", ha="center")
+picture.say(slices, 2, 0.9, "E", picture.TRUTH, fontweight="bold", ha="center")
+picture.say(slices, 0.04, 0.86, "equal slopes (dark):\nminus the score along a–b", inside=True)
 
 wide, side = 6.0, 101
 cells = picture.lattice(wide, side)[2]
@@ -64,10 +64,11 @@ log_z = log_ratio(cells, 120).logsumexp(0) + 2 * torch.tensor(2 * wide / (side -
 found, exact = (log_ratio(line, 400) - log_z).exp(), target.log_prob(line).exp()
 picture.truth(density, length, exact)
 picture.learned(density, length, found)
-density.set(xlabel="distance from a, towards b", ylabel="density p", ylim=(0, None))
+density.set(xlabel="distance from a, towards b", ylabel="density p", ylim=(0, 0.21))
+density.set_yticks([0, 0.05, 0.1, 0.15, 0.2])
 density.set_title("Density along the line a–b")
-picture.say(density, 0.3, 0.92, "broad: the truth", picture.TRUTH, inside=True)
-picture.say(density, 0.3, 0.8, "thin: the score, summed", picture.LEARNED, inside=True)
+picture.say(density, 0.04, 0.92, "broad: the truth", picture.TRUTH, inside=True)
+picture.say(density, 0.04, 0.84, "thin: the score, summed up", picture.LEARNED, inside=True)
 print(f"largest difference of the scores of E and E + 3: {difference:.1e}")
 print(f"largest error of the density from summed scores: {(found - exact).abs().max():.1e}")
 picture.save(figure, options.out)

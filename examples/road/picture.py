@@ -21,6 +21,7 @@ TRUTH, LEARNED, OTHER, INK, FAINT = "#0072b2", "#d55e00", "#00805c", "#1f2933", 
 TRUE_SHADES = LinearSegmentedColormap.from_list("truth", ["#ffffff", "#cfe4f2", "#62a8d3"])
 LEARNED_SHADES = LinearSegmentedColormap.from_list("learned", ["#ffffff", "#fbe0cb", "#eb9a5c"])
 ERROR_SHADES = LinearSegmentedColormap.from_list("error", ["#ffffff", "#d9c2de", "#6a2c7c"])
+LOGARITHMIC = {"xscale": "log", "yscale": "log"}
 LIMIT = 4.0  # half-width of the window on the plane
 
 matplotlib.rcParams.update(
@@ -95,6 +96,12 @@ def plane(axes, limit=LIMIT, step=2):
     axes.yaxis.label.set_rotation(0)
 
 
+def name(axes, title, xlabel, ylabel, **settings):
+    """Title, names of the axes with their units, and anything else that `axes.set` takes."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, **settings)
+    axes.set_title(title)
+
+
 def lattice(limit=LIMIT, count=121):
     """A square lattice: coordinates `(count, count)` twice, and its points `(count², 2)`."""
     line = torch.linspace(-limit, limit, count, dtype=torch.float64)
@@ -121,15 +128,18 @@ def contours(axes, function, levels, color=TRUTH, limit=LIMIT, width=1.2, count=
 
 
 @torch.no_grad()
-def arrows(axes, field, color=TRUTH, limit=LIMIT, count=15, longest=None, **style):
-    """Arrows of a field on points `(n, 2)`; lengths grow like the root of the field's."""
+def arrows(axes, field, color=TRUTH, limit=LIMIT, count=15, longest=None, broad=False, **style):
+    """Arrows of a field on points `(n, 2)`, as long as the root of the field; broad and pale where
+    others are drawn on top."""
     _, _, points = lattice(limit * (1 - 0.5 / count), count)
     vectors = field(points).double()
     length = vectors.norm(dim=1, keepdim=True)
     longest = float(length.max()) if longest is None else longest
     drawn = vectors / length.clamp(min=1e-12) * (length / longest).sqrt().clamp(max=1)
     scale = count / (2 * limit) / 0.95
-    style = {"width": 0.0045, "headwidth": 4.2, "headlength": 4.5, "zorder": 3, **style}
+    thin = {"width": 0.0045, "headwidth": 4.2, "headlength": 4.5, "zorder": 3}
+    pale = {"width": 0.013, "headwidth": 2.2, "headlength": 2.4, "headaxislength": 2.4}
+    style = {**(pale if broad else thin), "alpha": 0.45 if broad else 1, **style}
     return axes.quiver(
         *points.T, *drawn.T, color=color, angles="xy", scale_units="xy", scale=scale, **style
     )

@@ -95,9 +95,9 @@ class ContrastiveDivergence(MarginalObjective):
                 noised, then those of the kernel.
         """
         scale = unit(marginal, self.all_noise_levels, x)
-        start = x.detach()
+        start = x
         if self.start_noise:
-            start = start + self.start_noise * expand_like(scale, x) * noise()
+            start = x + self.start_noise * expand_like(scale, x) * noise()
         end = chain_end(marginal.model, marginal, start, self._kernel, self.k, noise, scale)
         loss = contrast(marginal.energy(x), marginal.energy(end), self.energy_penalty)
         return loss / scale**2

@@ -50,7 +50,7 @@ class FiniteDifferenceScoreMatching(MarginalObjective):
 
     Cost: 2n F + 2n B for a score model, (2n + 1) F + (2n + 1) B for an energy.
 
-    Reference: Pang et al. 2020, https://arxiv.org/abs/2007.03317, eqs. 12 and 16.
+    Reference: Pang et al. 2020, https://arxiv.org/abs/2007.03317.
     """
 
     cost = "2n F + 2n B"

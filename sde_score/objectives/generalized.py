@@ -157,13 +157,13 @@ class GeneralizedScoreMatching(MarginalObjective):
     Cost: that of `ImplicitScoreMatching`.
 
     Reference: Hyvarinen 2007, https://doi.org/10.1016/j.csda.2006.09.003; Yu, Drton & Shojaie
-    2019, https://jmlr.org/papers/v20/18-278.html.
+    2019, https://arxiv.org/abs/1812.10551.
     """
 
     second_derivatives = True
     cost = "F + (d + 1) B + d D"
     converges_to = "the score of positive or bounded data"
-    reference = "Yu, Drton & Shojaie 2019, https://jmlr.org/papers/v20/18-278.html"
+    reference = "Yu, Drton & Shojaie 2019, https://arxiv.org/abs/1812.10551"
 
     weight: str | DomainWeight = "square"
 

@@ -85,7 +85,7 @@ class HutchinsonScoreMatching(MarginalObjective):
     gradient, F + (n + 2) B + (2n + 1) D.
 
     Reference: Hutchinson 1989, https://doi.org/10.1080/03610918908812806; Song et al. 2019,
-    https://arxiv.org/abs/1905.07088, eq. 8.
+    https://arxiv.org/abs/1905.07088.
     """
 
     second_derivatives = True

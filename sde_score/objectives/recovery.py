@@ -122,7 +122,7 @@ class RecoveryLikelihood(MarginalObjective):
         """
         scale = unit(marginal, self.all_noise_levels, x)
         std = self.noise * scale
-        observation = x.detach() + expand_like(std, x) * noise()
+        observation = x + expand_like(std, x) * noise()
         law = Observed(marginal, observation, std)
         end = chain_end(marginal.model, law, observation, self._kernel, self.k, noise, std)
         return contrast(marginal.energy(x), marginal.energy(end), 0.0) / scale**2

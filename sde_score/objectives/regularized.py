@@ -35,17 +35,14 @@ class RegularizedScoreMatching(MarginalObjective):
 
     Cost: that of `ImplicitScoreMatching`.
 
-    Reference: Kingma & LeCun 2010,
-    https://papers.nips.cc/paper/2010/hash/6f3e29a35278d71c7f65495871231324-Abstract.html.
+    Reference: Kingma & LeCun 2010, "Regularized estimation of image statistics by score matching",
+    https://papers.nips.cc/paper/2010.
     """
 
     second_derivatives = True
     cost = "F + (d + 1) B + d D"
     converges_to = "the score of slightly smoothed data"
-    reference = (
-        "Kingma & LeCun 2010, "
-        "https://papers.nips.cc/paper/2010/hash/6f3e29a35278d71c7f65495871231324-Abstract.html"
-    )
+    reference = "Kingma & LeCun 2010, https://papers.nips.cc/paper/2010"
 
     strength: float = 0.01
 

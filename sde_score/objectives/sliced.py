@@ -36,7 +36,7 @@ class SlicedScoreMatching(MarginalObjective):
     Cost: F + (n + 1) B + n D, whatever the dimension; for an energy, whose score is itself a
     gradient, F + (n + 2) B + (2n + 1) D.
 
-    Reference: Song et al. 2019, https://arxiv.org/abs/1905.07088, eq. 7.
+    Reference: Song et al. 2019, https://arxiv.org/abs/1905.07088.
     """
 
     second_derivatives = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,7 +61,7 @@ class TargetScoreMatching(AtNoiseLevels):
 
     needs = "score"
     second_derivatives = False
-    divergence_limit = float("inf")
+    divergence_limit = math.inf
     cost = "F + B"
     converges_to = "the score of x_t at every t"
     reference = "De Bortoli et al. 2024, https://arxiv.org/abs/2402.08667"

@@ -171,6 +171,22 @@ def test_graphs_reach_the_parameters_and_x_exactly_where_gradients_are_enabled(h
     assert weight.grad is None
 
 
+def test_samplers_do_not_pay_for_a_graph_of_the_gradient(x):
+    """Under `torch.no_grad()` the backward pass itself records nothing."""
+    recorded = []
+
+    def energy(x, t):
+        squares = x**2
+        squares.register_hook(lambda gradient: recorded.append(torch.is_grad_enabled()))
+        return squares.sum((1, 2))
+
+    model = EnergyFunction(energy)
+    with torch.no_grad():
+        model.score(x, 0.5)
+    model.score(x, 0.5)
+    assert recorded == [False, True]
+
+
 @pytest.mark.parametrize("kind", ["model", "function"])
 def test_inference_mode_is_as_good_as_no_grad(kind, x):
     """Whether x, t and the condition were made in it or before."""

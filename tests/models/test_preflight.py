@@ -243,9 +243,12 @@ def test_batch_statistics_are_named(kind, zero, x):
     network = Network(nn.BatchNorm1d(8), nn.SiLU(), nn.BatchNorm1d(8, affine=False), zero=zero)
     names = "BatchNorm1d in backbone.body.1, BatchNorm1d in backbone.body.3: the score of one"
     model = MODELS[kind](network, VP())
-    for rows in (6, 2):
+    for rows in (6, 2, 1):
         assert names in refusal(model, x[:rows], 0.3)
     check_differentiable(model.eval(), x, 0.3)
+    network.body[1].train()
+    said = refusal(model, x, 0.3)
+    assert "\n- BatchNorm1d in backbone.body.1: the score of one" in said
     bare = Network(nn.BatchNorm1d(8, track_running_stats=False), zero=zero)
     assert "BatchNorm1d in backbone.body.1" in refusal(MODELS[kind](bare, VP()).eval(), x, 0.3)
 

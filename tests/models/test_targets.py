@@ -42,7 +42,7 @@ TARGETS_HERE = [
 N = 4000
 
 
-@pytest.fixture(params=TARGETS_HERE, ids=str)
+@pytest.fixture(params=TARGETS_HERE, ids=lambda law: type(law).__name__)
 def target(request) -> Target:
     return request.param
 

@@ -44,7 +44,7 @@ ZOO = [
 ]
 
 
-@pytest.fixture(params=ZOO, ids=str)
+@pytest.fixture(params=ZOO, ids=lambda law: type(law).__name__)
 def target(request):
     return request.param
 
@@ -58,10 +58,10 @@ def seeded(number):
     return torch.Generator().manual_seed(number)
 
 
-def points(target, sde, t, count=4):
-    """Draws of x_t and, in the last row, a place where hardly any would fall."""
-    x = Diffused(target, sde).sample(count, t, seeded(5))
-    x[-1] = x[-1] + 2 * (x[-1] - x[0]) + 0.5
+def points(target, sde, t, stretch=2.0):
+    """Draws of x_t, the last one moved to where hardly any would fall."""
+    x = Diffused(target, sde).sample(4, t, seeded(5))
+    x[-1] = x[-1] + stretch * (x[-1] - x[0] + 0.25)
     return x
 
 
@@ -96,6 +96,7 @@ def entry_law(target):
 def convolution(target, x, alpha, sigma):
     """log p_t(x) and E[x0 | x] of one entry, on panels that know of both widths."""
     energy, low, high = entry_law(target)
+    high = max(high, x / alpha + 12 * sigma / alpha) if low == 0 else high
     near = x / alpha + sigma / alpha * np.linspace(-12, 12, 161)
     y, w = rule(np.unique(np.clip([*near, *np.linspace(low, high, 801)], low, high)))
     log_joint = -energy(y) - 0.5 * ((x - alpha * y) / sigma) ** 2
@@ -199,7 +200,7 @@ def latent(target, x, alpha, sigma):
             off = 0.5 * ((far - alpha * r) / sigma) ** 2
             return bessel - off - 0.5 * ((r - target.radius) / width) ** 2 - target.log_z
 
-        edges = np.linspace(0, target.radius + 12 * width, 2001)
+        center, edges = far / alpha, np.linspace(0, target.radius + 12 * width, 2001)
     else:
         square = (x[1:] ** 2).sum()
 
@@ -209,8 +210,9 @@ def latent(target, x, alpha, sigma):
             each = -np.log(spread) - 0.5 * math.log(2 * math.pi)
             return first + (target.dim - 1) * each - 0.5 * square / spread**2
 
-        edges = np.linspace(-14, 14, 4001) * target.std
-    y, w = rule(edges)
+        center, edges = x[0] / alpha, np.linspace(-14, 14, 4001) * target.std
+    near = center + sigma / alpha * np.linspace(-12, 12, 161)
+    y, w = rule(np.unique([*edges, *near.clip(edges[0], edges[-1])]))
     return special.logsumexp(log_f(y), b=w)
 
 
@@ -220,11 +222,9 @@ def test_latents_are_integrated_from_little_noise_to_much(target, scales):
     alpha, sigma = scales
     x = alpha * target.sample(4, seeded(4))
     x = x + sigma * torch.randn(x.shape, generator=seeded(5), dtype=torch.float64)
-    moment = at(alpha, sigma)
-    if sigma >= 0.05:
-        want = [latent(target, row, alpha, sigma) for row in x.numpy()]
-        np.testing.assert_allclose(target.diffused_log_prob(x, moment), want, rtol=1e-10)
-    assert target.diffused_log_prob(x, moment).isfinite().all()
+    want = [latent(target, row, alpha, sigma) for row in x.numpy()]
+    found = target.diffused_log_prob(x, at(alpha, sigma))
+    np.testing.assert_allclose(found, want, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("t", [0.02, 0.5])
@@ -232,7 +232,7 @@ def test_denoiser_is_the_posterior_mean(sde, t):
     """E[x0 | x_t] by quadrature; the model has it from the score, by Tweedie's formula."""
     alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
     for target in (Quartic(1), DoubleWell(1), Exponential(1), Ring(), Rosenbrock()):
-        x = points(target, sde, t)
+        x = points(target, sde, t, stretch=0.1)
         dim = target.event_shape[0]
         means = [
             convolution(target, row[0], alpha, sigma)[1]
@@ -249,7 +249,7 @@ def test_score_is_the_gradient_of_the_density(target, sde):
     """Central differences of log_prob, at a time for each example, and of the score itself."""
     t = torch.tensor([sde.t_min + 0.01, 0.1, 0.6, 1.0], dtype=torch.float64)
     model = target.diffused(sde)
-    x = torch.cat([points(target, sde, float(s))[i : i + 1] for i, s in enumerate(t)])
+    x = torch.cat([points(target, sde, s)[i : i + 1] for i, s in enumerate(t.tolist())])
     step = 1e-4 * sde.sigma(t)
     score = model.score(x, t)
     trace = divergence(lambda y: model.score(y, t), x)
@@ -267,7 +267,7 @@ def test_density_obeys_the_fokker_planck_equation(target, sde):
     r"""d log p / dt = -D f - f x . s + g^2 (div s + |s|^2) / 2 at every x and t."""
     t = torch.tensor([sde.t_min + 0.01, 0.1, 0.6, 0.99], dtype=torch.float64, requires_grad=True)
     model = target.diffused(sde)
-    x = torch.cat([points(target, sde, float(s))[i : i + 1] for i, s in enumerate(t)])
+    x = torch.cat([points(target, sde, s)[i : i + 1] for i, s in enumerate(t.tolist())])
     (rate,) = torch.autograd.grad(model.log_prob(x, t).sum(), t)
     t = t.detach()
     score, trace = model.score(x, t), divergence(lambda y: model.score(y, t), x)
@@ -276,20 +276,18 @@ def test_density_obeys_the_fokker_planck_equation(target, sde):
     torch.testing.assert_close(rate, want, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("target", [law for law in ZOO if "Exponential" not in str(law)], ids=str)
 def test_law_of_the_data_returns_as_noise_goes(target):
-    """log p_t = log p + sigma^2 / 2 (Laplacian log p + |grad log p|^2) + O(sigma^4) on VE."""
-    if isinstance(target, Exponential) or any(
-        isinstance(part, Exponential) for part in getattr(target, "parts", ())
-    ):
-        pytest.skip("an edge is smoothed over sigma, not sigma^2; it has a closed form")
+    """log p_t = log p + sigma^2 / 2 (Laplacian log p + |grad log p|^2) + O(sigma^4) on VE.
+
+    Not so the exponential, whose edge is smoothed; its diffused density is checked above.
+    """
     x = target.sample(4, seeded(6))
     score, trace = target.score(x), divergence(target.score, x)
     slope = 0.5 * (trace + score.square().sum(1))
-    errors = []
-    for sigma in (2e-4, 1e-4):
-        model = target.diffused(VE(sigma, 9.0))
-        errors.append(model.log_prob(x, 0.0) - target.log_prob(x) - sigma**2 * slope)
-        assert (errors[-1] / sigma**2).abs().max() < 0.01 * (1 + slope.abs().max())
+    sigma = 3e-4
+    gap = target.diffused(VE(sigma, 9.0)).log_prob(x, 0.0) - target.log_prob(x)
+    torch.testing.assert_close(gap / sigma**2, slope, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(Diffused(target, VP()).log_prob(x), target.log_prob(x))
 
 
@@ -300,13 +298,13 @@ def test_diffused_density_integrates_to_one_on_the_plane(name, sde):
     t = 0.5
     sigma = float(sde.sigma(t))
     if name == "funnel":
-        v, z = np.linspace(-26, 26, 131), np.linspace(-16, 16, 161)
+        v, z = np.linspace(-24, 24, 101), np.linspace(-15, 15, 121)
         first, second = np.sinh(z) * 0.2, np.cosh(z) * 0.2
-        weight = np.outer(np.ones(131), second) * (v[1] - v[0]) * (z[1] - z[0])
+        weight = np.outer(np.ones(101), second) * (v[1] - v[0]) * (z[1] - z[0])
         x = np.stack(np.meshgrid(v, first, indexing="ij"), -1)
     else:
         low, high = (-6, 34) if name in ("rosenbrock", "exponential") else (-10, 10)
-        e = np.arange(low, high, sigma / 2)
+        e = np.arange(low, high, 0.75 * sigma)
         weight = np.full((len(e), len(e)), (e[1] - e[0]) ** 2)
         x = np.stack(np.meshgrid(e, e, indexing="ij"), -1)
     with torch.no_grad():

@@ -320,8 +320,8 @@ def test_asymmetry_by_probes_is_the_exact_one_over_all_rademacher_vectors(field,
 
 
 def test_asymmetry_takes_the_norm_from_both_products(generator):
-    """J = e_1 e_2^T: |J v - J^T v|^2 = v_1^2 + v_2^2 = |J v|^2 + |J^T v|^2, so that one probe of any
-    length gives sqrt 2."""
+    """J = e_1 e_2^T: |J v - J^T v|^2 = v_1^2 + v_2^2 = |J v|^2 + |J^T v|^2, so that any probe gives
+    sqrt 2."""
     x = torch.zeros(50, 2, dtype=torch.float64)
     shear = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
     got = asymmetry(linear(shear), x, 1, "gaussian", generator)

@@ -104,7 +104,7 @@ def accepted_slope(w, h):
     density = torch.exp(-(at**2) / 2) / torch.exp(-(at**2) / 2).sum()
     coin = torch.special.ndtri((torch.arange(100, dtype=F64) + 0.5) / 100)
     x, z, u = (g.reshape(-1) for g in torch.meshgrid(at, at, coin, indexing="ij"))
-    weights = (density[:, None, None] * density[:, None] / 200).expand(-1, -1, 200).reshape(-1)
+    weights = (density[:, None, None] * density[:, None] / 100).expand(-1, -1, 100).reshape(-1)
     leaf = torch.tensor(w, dtype=F64, requires_grad=True)
     objective = ContrastiveDivergence(k=1, kernel=MALA(h))
     draws = given(torch.stack([z, u], 1))

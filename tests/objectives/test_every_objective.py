@@ -1,5 +1,5 @@
 """What every objective owes its caller: any event shape, any strides, either precision, randomness
-from the generator alone, tensors left as they were, and the price that it states.
+from the generator alone, and tensors left as they were.
 
 Batches are compared with the flattened problem, which has no event shape to get wrong.
 """
@@ -222,102 +222,6 @@ def test_the_condition_reaches_the_model_unchanged(name):
     build(name, (3,))(model, data((3,)), condition, seeded(2))
     assert seen
     assert all(c is condition for c in seen)
-
-
-class Passes:
-    """Counts passes through a point of a network: forward, backward, double-backward."""
-
-    def __init__(self):
-        self.forward = self.backward = self.double = 0
-        passes = self
-
-        class Back(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx, gradient):
-                passes.backward += 1
-                return gradient.clone()
-
-            @staticmethod
-            def backward(ctx, gradient):
-                passes.double += 1
-                return gradient
-
-        class Fore(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx, x):
-                passes.forward += 1
-                return x.clone()
-
-            @staticmethod
-            def backward(ctx, gradient):
-                return Back.apply(gradient)
-
-        self.through = Fore.apply
-
-    @property
-    def counted(self):
-        return self.forward, self.backward, self.double
-
-
-def stated(cost, **sizes):
-    """The numbers of F, B and D in a cost such as `F + (n + 1) B + n D`."""
-    formula = re.sub(r"(?<=[\w)]) (?=[FBD])", "*", cost)
-    formula = re.sub(r"(\d)([a-z])", r"\1*\2", formula)
-    units = [{"F": 0, "B": 0, "D": 0} | {unit: 1} for unit in "FBD"]
-    return tuple(eval(formula, {}, {**sizes, **unit}) for unit in units)
-
-
-def count_passes(name, kind, **settings):
-    objective = build(name, (5,)) if not settings else OBJECTIVES.create(name, **settings)
-    inner, _ = network(kind, 5, F64)
-    passes = Passes()
-    wrapped = type(inner)(lambda x, t: inner.function(passes.through(x), t), SDE)
-    objective(wrapped, data((5,)), generator=seeded(2)).sum().backward()
-    return passes.counted, wrapped.nfe
-
-
-PRICED = [(name, 1) for name in OWN]
-PRICED += [(name, 3) for name in ("hutchinson", "sliced", "finite-difference")]
-
-
-def with_probes(name, count):
-    return {} if count == 1 else {"probes": count}
-
-
-@pytest.mark.parametrize(("name", "probes"), PRICED)
-def test_the_price_of_a_score_model_is_the_one_stated(name, probes):
-    """d = 5 entries, n probes. Passes are counted at the network's input, which the pass to the
-    parameters reaches only where the input has a graph."""
-    counted, nfe = count_passes(name, "score", **with_probes(name, probes))
-    forward, backward, double = stated(OBJECTIVES[name].cost, d=5, n=probes)
-    reached = backward if OBJECTIVES[name].second_derivatives else 0
-    assert counted == (forward, reached, double)
-    assert nfe == forward
-
-
-ENERGY = {
-    "explicit": "F + 2 B + D",
-    "target-score": "F + 2 B + D",
-    "implicit": "F + (d + 2) B + (2d + 1) D",
-    "hutchinson": "F + (n + 2) B + (2n + 1) D",
-    "sliced": "F + (n + 2) B + (2n + 1) D",
-    "finite-difference": "(2n + 1) F",
-    "regularized": "F + (d + 2) B + (2d + 1) D",
-    "generalized": "F + (d + 2) B + (2d + 1) D",
-}
-
-
-@pytest.mark.parametrize(("name", "probes"), PRICED)
-def test_the_price_of_an_energy(name, probes):
-    """As the classes say; for finite differences no derivative before that of the parameters."""
-    counted, _ = count_passes(name, "energy", **with_probes(name, probes))
-    assert counted == stated(ENERGY[name], d=5, n=probes)
-
-
-def test_second_derivatives_are_announced_where_they_are_taken():
-    for name in OWN:
-        (_, _, double), _ = count_passes(name, "score")
-        assert OBJECTIVES[name].second_derivatives == (double > 0), name
 
 
 @pytest.mark.parametrize("name", OWN)

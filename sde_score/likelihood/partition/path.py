@@ -138,7 +138,7 @@ class Path:
 
 @dataclass(frozen=True, eq=False)
 class Intermediate:
-    """The density exp(-E_beta) on a path.
+    """The density exp(-E_beta) on a path, up to a constant, which no kernel sees.
 
     Args:
         path: from the reference to the density.
@@ -149,8 +149,8 @@ class Intermediate:
     beta: float
 
     def energy(self, x: Tensor) -> Tensor:
-        """E_beta, shape `(batch,)`."""
-        return self._mix(*(end.energy(x) for end in self._ends)) + self._constant
+        """E_beta less its constant (1 - beta) log Z_0, shape `(batch,)`."""
+        return self._mix(*(end.energy(x) for end in self._ends))
 
     def score(self, x: Tensor) -> Tensor:
         """-grad E_beta, like x."""
@@ -159,15 +159,11 @@ class Intermediate:
     def energy_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Both, from one evaluation of each end."""
         energies, scores = zip(*(end.energy_and_score(x) for end in self._ends), strict=True)
-        return self._mix(*energies) + self._constant, self._mix(*scores)
+        return self._mix(*energies), self._mix(*scores)
 
     @property
     def _ends(self) -> tuple[Density, Density]:
         return self.path.reference, self.path.density
-
-    @property
-    def _constant(self) -> float:
-        return (1 - self.beta) * self.path.reference.log_z
 
     def _mix(self, start: Tensor, end: Tensor) -> Tensor:
         return (1 - self.beta) * start + self.beta * end

@@ -19,6 +19,8 @@ from sde_score.samplers.mcmc import Kernel
 # deviation 0.65 of the log weights.
 _KEPT = 0.7
 _MOVES = 8
+# More at the first stop, where the step size may be orders of magnitude off.
+_FIRST_MOVES = 40
 _LARGEST = 4000
 
 
@@ -28,7 +30,8 @@ def pilot(
     r"""Adaptive sequential Monte Carlo: the stops at which weights stay even, and step sizes.
 
     The next beta is the one at which the effective sample size falls to 0.7 of the particles;
-    these are then resampled and moved eight times, while the step size follows
+    these are then resampled and moved eight times (forty at the first stop), while the step size
+    follows
 
     .. math:: \log h \leftarrow \log h + \frac{2\,(acceptance - target)}{\sqrt{i}} .
 
@@ -60,7 +63,7 @@ def pilot(
         weights = (-(beta - betas[-1]) * gap).softmax(0)
         x = x[systematic(weights[None], generator)[0]]
         log_h = logs[-1]
-        for i in range(1, _MOVES + 1):
+        for i in range(1, (_MOVES if len(betas) > 1 else _FIRST_MOVES) + 1):
             x, accepted = move(path, beta, x, noise, one, math.exp(log_h))
             if kernel.adjusted:
                 log_h += 2 * (float(accepted) - kernel.target_acceptance) / math.sqrt(i)

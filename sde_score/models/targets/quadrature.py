@@ -140,9 +140,9 @@ def convolve(
 class IntervalLaw:
     """The law on an interval with density proportional to exp(log_f): constant and inverse cdf.
 
-    The interval is cut into 512 panels with 8 Gauss-Legendre nodes each; within a panel the cdf
-    is inverted by Newton's method, and by bisection where that leaves the panel. Both are exact to rounding for laws that are smooth over a
-    panel.
+    The interval is cut into 512 panels with 8 Gauss-Legendre nodes each; within a panel the cdf is
+    inverted by Newton's method, and by bisection where that leaves the panel. Both are exact to
+    rounding for laws that are smooth over a panel.
 
     Args:
         log_f: log density up to a constant, elementwise, float64.

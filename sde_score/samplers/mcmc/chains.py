@@ -124,7 +124,7 @@ def run_chains(
     require_batch("start", start)
     require_count(draws=draws, thin=thin)
     require_count(0, warmup=warmup)
-    x = start.to(torch.promote_types(start.dtype, torch.float32), copy=True).contiguous()
+    x = start.detach().to(torch.promote_types(start.dtype, torch.float32)).contiguous()
     draw = noise or ExampleStreams(example_seeds(seed, x.shape[0]), x)
     walk = Walk(density, x, kernel, draw, warmup, adapt, adapt_mass)
     record = _Record(x, draws)

@@ -45,7 +45,6 @@ def ess(samples: Tensor) -> Tensor:
     count, total = draws.shape[0], draws.shape[0] * draws.shape[1]
     within, pooled = _variances(draws)
     rho = 1 - (within - _autocovariance(draws).mean(1) * count / (count - 1)) / pooled
-    rho[0] = 1.0
     even = count - count % 2
     pairs = rho[:even:2] + rho[1:even:2]
     positive = (pairs > 0).cumprod(0)

@@ -174,6 +174,19 @@ def test_the_chosen_ratio_of_the_sampler_is_the_best(sde):
     assert errors[0] < min(errors[1:])
 
 
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_sampler_chooses_for_its_own_levels_and_start(sde, steps):
+    """Levels sigma / alpha and a start of prior_std / alpha, few enough that both matter."""
+    stds = (0.0, 0.3)
+    sampler = AnnealedLangevin(steps=steps, steps_each=2, step_ratio=None, data_std=stds)
+    times = sampler.times(sde)
+    alpha = sde.alpha(times)
+    levels, start = (sde.sigma(times) / alpha).tolist(), sde.prior_std / alpha[0].item()
+    chosen = worst(levels, stds, 2, [sampler.chosen_ratio(sde)] * steps, start)
+    others = np.geomspace(1e-3, 1.0, 400)
+    assert chosen <= min(worst(levels, stds, 2, [r] * steps, start) for r in others) + 1e-9
+
+
 def test_a_ratio_is_chosen_for_narrow_and_wide_data_unless_told():
     assert AnnealedLangevin().step_ratio == 0.062
     assert AnnealedLangevin().data_std == (0.0, 1.0)

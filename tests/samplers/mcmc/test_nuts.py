@@ -12,6 +12,7 @@ import torch
 from sde_score.random import ExampleStreams
 from sde_score.samplers.mcmc import KERNELS, NUTS, State, Tuning
 from sde_score.samplers.mcmc.leapfrog import hamiltonian, leapfrog
+from sde_score.samplers.mcmc.nuts import _Branch, _Tree
 from sde_score.samplers.mcmc.uniforms import Uniforms
 
 F64 = torch.float64
@@ -179,6 +180,39 @@ def stopped(orbit, order, n):
         found |= orbit.turns(min(a, b), max(a, b))
         size *= 2
     return found
+
+
+def test_every_aligned_stretch_is_looked_at_when_it_ends():
+    """Winding random walks of momenta, 16 points: the answer at each point is that of summing every
+    stretch of 2, 4, 8, 16 that ends there, and each half with the next point of the other."""
+    chains, points = 3000, 16
+    generator = torch.Generator().manual_seed(11)
+    angle = torch.randn(points, chains, dtype=F64, generator=generator).cumsum(0) * 0.45
+    length = 0.3 + torch.rand(points, chains, 1, dtype=F64, generator=generator)
+    p = length * torch.stack([angle.cos(), angle.sin()], -1)
+
+    def returns(a, b):
+        way = (p[a : b + 1].sum(0) - (p[a] + p[b]) / 2) / MASS
+        return ((way * p[a]).sum(1) <= 0) | ((way * p[b]).sum(1) <= 0)
+
+    def at(momentum):
+        return State(momentum, momentum, momentum[:, 0], momentum)
+
+    # The point before the first belongs to the tree and to no stretch of the branch.
+    branch = _Branch(at(-p[0]), _Tree(at(-p[0]), p[0, :, 0]))
+    seen = torch.zeros(3, dtype=torch.int64)
+    for n in range(points):
+        expected, size = torch.zeros(chains, dtype=torch.bool), 2
+        while (n + 1) % size == 0:
+            a, m = n + 1 - size, n - size // 2
+            parts = [returns(a, n), returns(a, m + 1), returns(m, n)]
+            others = [parts[i - 2] | parts[i - 1] | expected for i in range(3)]
+            seen += torch.stack([(q & ~o).sum() for q, o in zip(parts, others, strict=True)])
+            expected |= parts[0] | parts[1] | parts[2]
+            size *= 2
+        assert torch.equal(branch.add(at(p[n]), n, MASS), expected)
+    assert torch.equal(branch.first, p[0])
+    assert (seen > 5).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -369,6 +403,42 @@ def test_divergence_ends_a_tree_and_is_reported(exact, normals):
         assert patient.state.x.abs().max() < 2
         strict = walk(NUTS(0.5, divergence=1e-3), cliff, x, normals(x), 1)
         assert strict.diverged.double().mean() > 0.5
+
+
+def test_a_tree_ends_at_the_first_point_that_diverges(exact, normals):
+    """On a flat density nothing turns: only the cliff at 2 ends a tree, and is met once."""
+    met = []
+
+    def formula(x):
+        met.append(bool((x[:, 0] > 2).any()))
+        return torch.where(x[:, 0] > 2, 5000.0, 0.0) + 0.0 * x[:, 0]
+
+    x, kernel = torch.zeros(1, 1, dtype=F64), NUTS(0.5, max_depth=4)
+    counts = []
+    for seed in range(30):
+        met.clear()
+        done = walk(kernel, exact.counted(formula), x, normals(x, seed), 1)
+        assert sum(met) == int(done.diverged)
+        assert int(done.diverged) + int(done.depth == 4) == 1
+        counts.append(int(done.diverged))
+    assert 5 < sum(counts) < 25
+
+
+def test_a_chain_that_has_ended_stands_still(exact, normals):
+    """Beside a neighbor with a deep tree, an unstable one does not run off to infinity."""
+    seen = []
+
+    def formula(x):
+        seen.append(x.detach().abs().amax(1))
+        return 0.5 * (x**2).sum(1)
+
+    x = torch.ones(2, 1, dtype=F64)
+    done = walk(
+        NUTS(max_depth=6), exact.counted(formula), x, normals(x), 1, Tuning(tensor(3, 0.01))
+    )
+    assert done.leapfrogs[0] < 8
+    assert done.leapfrogs[1] == 63
+    assert torch.stack(seen).max() < 1e5
 
 
 def test_no_graph_is_kept_and_float32_stays_float32(normals):

@@ -195,14 +195,14 @@ def test_it_finds_modes_ten_sigma_apart_in_proportion(normals):
     """Weights 0.2 and 0.8, all chains started in the lighter mode; the inner kernel alone hardly
     ever leaves it."""
     model = GaussianMixture([[-5.0, 0.0], [5.0, 0.0]], 1.0, VP(), [0.2, 0.8])
-    density, n = Marginal(model), 400
+    density, n = Marginal(model), 300
     x = tensor([-5.0, 0.0]) + normals(torch.zeros(n, 2, dtype=F64), seed=6)()
-    kernel = Tempering(0.5, inner="hmc(leapfrogs=4)", replicas=6, hottest=25.0)
+    kernel = Tempering(0.5, inner="hmc(leapfrogs=3)", replicas=6, hottest=25.0)
     ends = {}
     for name, each in (("tempering", kernel), ("inner", kernel.kernel)):
         noise, tuning = normals(x, seed=7), each.tuning(x)
         state = each.start(density, x, noise)
-        for _ in range(150):
+        for _ in range(100):
             state = each.step(density, state, noise, tuning).state
         ends[name] = state.x
     assert (ends["inner"][:, 0] > 0).double().mean() < 0.02

@@ -1,0 +1,79 @@
+"""The nine pictures of the road: each script runs, is short, and has its place in docs/road.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+ROAD = ROOT / "examples" / "road"
+SCRIPTS = sorted(ROAD.glob("0[1-9]_*.py"))
+PAGE = ROOT / "docs" / "road.md"
+NAMES = [script.stem for script in SCRIPTS]
+
+
+@pytest.fixture
+def run_script(monkeypatch, tmp_path):
+    """Runs a script in this process, whose settings are as before afterwards."""
+    threads = torch.get_num_threads()
+    monkeypatch.syspath_prepend(str(ROAD))
+    monkeypatch.chdir(tmp_path)
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        return runpy.run_path(str(script), run_name="__main__")
+
+    with matplotlib.rc_context(), torch.random.fork_rng():
+        yield run
+    torch.set_num_threads(threads)
+    sys.modules.pop("picture", None)
+
+
+def width(path):
+    with Image.open(path) as image:
+        return image.width
+
+
+def test_there_are_nine_in_order():
+    assert [name[:2] for name in NAMES] == [f"0{number}" for number in range(1, 10)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_script_draws_its_picture(script, run_script, tmp_path):
+    trains = "steps=" in re.search(r"picture\.arguments\(.*\)", script.read_text()).group()
+    run_script(script, *(["--steps", "4"] if trains else []))
+    assert width(tmp_path / f"{script.stem}.png") == 1200
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+def test_script_is_short_and_says_its_idea(script):
+    text = script.read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) < 90
+    assert f"python examples/road/{script.name}" in doc
+    assert 4 <= len(doc.splitlines()) <= 14
+
+
+def test_every_committed_picture_has_a_script_and_is_small():
+    pictures = sorted((ROOT / "docs" / "road").glob("*"))
+    assert [picture.name for picture in pictures] == [f"{name}.png" for name in NAMES]
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000, picture.name
+        assert width(picture) == 1200, picture.name
+
+
+def test_page_shows_and_links_all_in_order():
+    text = PAGE.read_text(encoding="utf-8")
+    assert re.findall(r"!\[.+\]\(road/(\w+)\.png\)", text) == NAMES
+    assert re.findall(r"\[script\]\(\.\./examples/road/(\w+)\.py\)", text) == NAMES
+    assert re.findall(r"`python examples/road/(\w+)\.py`", text) == NAMES
+    assert [int(n) for n in re.findall(r"^## (\d)\. ", text, flags=re.M)] == list(range(1, 10))
