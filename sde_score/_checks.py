@@ -20,6 +20,17 @@ def require_positive(**values: float) -> None:
             raise ValueError(f"{name}={value!r} must be a finite number greater than 0")
 
 
+def require_nonnegative(**values: float) -> None:
+    """Refuse anything but finite numbers of at least zero.
+
+    Raises:
+        ValueError: naming the first argument that is not.
+    """
+    for name, value in values.items():
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}={value!r} must be a finite number of at least 0")
+
+
 def require_count(minimum: int = 1, **values: int) -> None:
     """Refuse anything but whole numbers of at least `minimum`.
 

@@ -116,11 +116,11 @@ def stratified(batch: int, generator: Draws = None, device: torch.device | str =
 
 
 def _rademacher(draw: Tensor) -> Tensor:
-    return torch.where(draw < 0, -1.0, 1.0).to(draw.dtype)
+    return torch.ones_like(draw).copysign(draw)
 
 
 def _sphere(draw: Tensor) -> Tensor:
-    flat = draw.flatten(1)
+    flat = draw.reshape(draw.shape[0], -1)
     radius = flat.shape[1] ** 0.5
     scaled: Tensor = radius * flat / flat.norm(dim=1, keepdim=True)
     return scaled.reshape(draw.shape)

@@ -18,8 +18,8 @@ from sde_score.sdes import VE
 
 options = picture.arguments(__file__, __doc__, steps=300)
 target = TARGETS.create("mixture")
-grid = picture.lattice(limit=5.5, count=45)[2]
-log_cell = 2 * torch.tensor(11 / 44).log()
+grid = picture.lattice(limit=5.5, count=37)[2]
+log_cell = 2 * torch.tensor(11 / 36).log()
 KERNEL = "mala(step_size=0.6)"
 
 
@@ -60,7 +60,7 @@ def draw(axes, model, title):
     picture.shade(axes, lambda x: log_density(model, x).exp(), picture.LEARNED_SHADES, top=0.18)
     picture.contours(axes, lambda x: target.log_prob(x).exp(), [0.01, 0.05, 0.12])
     start = target.sample(30, torch.Generator().manual_seed(3)).float()
-    end = run_chains(Marginal(model), start, KERNEL, draws=1, thin=5, seed=0).samples[0]
+    end = run_chains(Marginal(model), start, KERNEL, draws=1, thin=3, seed=0).samples[0]
     axes.plot(*torch.stack([start, end]).permute(2, 0, 1), color=picture.OTHER, linewidth=1)
     picture.dots(axes, start, size=14, alpha=1, zorder=4)
     picture.dots(axes, end, picture.OTHER, size=18, alpha=1, zorder=5)
@@ -71,7 +71,7 @@ def draw(axes, model, title):
 headline = "Contrastive divergence comes close to the truth without Z"
 figure, (top, below) = picture.sheet(headline, 8.2, widths=(1, 1, 1), heights=(1.3, 1))
 below, early = picture.joined(below), max(1, options.steps // 10)
-objective = objectives.create("contrastive-divergence", k=5, kernel=KERNEL)
+objective = objectives.create("contrastive-divergence", k=3, kernel=KERNEL)
 without_z = train(objective, dict(zip((0, early, options.steps), top, strict=True)))
 with_z = train(lambda model, x0, generator: -log_density(model, x0), {})
 picture.say(top[0], -3.8, 3.4, "lines: the truth", picture.TRUTH)

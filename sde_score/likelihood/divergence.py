@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from sde_score._checks import require_choice, require_count
-from sde_score.models.operators import quadratic_forms, unit_vectors
+from sde_score.models import quadratic_forms, unit_vectors
 from sde_score.random import PROBE_LAWS, ExampleStreams, example_seeds
 
 

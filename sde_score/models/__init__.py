@@ -12,6 +12,8 @@ from sde_score.models.operators import (
     jacobian,
     jacobian_vector,
     quadratic_forms,
+    unit_vectors,
+    value_and_point,
     vector_jacobian,
 )
 from sde_score.models.preconditioning import PREDICTIONS
@@ -70,5 +72,7 @@ __all__ = [
     "jacobian_vector",
     "quadratic_forms",
     "targets",
+    "unit_vectors",
+    "value_and_point",
     "vector_jacobian",
 ]

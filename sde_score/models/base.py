@@ -223,6 +223,10 @@ class BaseEnergy(BaseModel):
             (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=keep)
         return (energy if keep else energy.detach()), -gradient
 
+    def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+        """Minus the gradient of the energy at x, like x."""
+        return self.energy_and_score(x, t, condition)[1]
+
     def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
         return self._energy_and_score(x, at, condition)[1]
 

@@ -49,7 +49,7 @@ def vector_jacobian(field: Field, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
     """
     _require_like("v", v, x)
     keep = torch.is_grad_enabled()
-    value, point = evaluate(field, x)
+    value, point = value_and_point(field, x)
     product = pull(value, point, v, create_graph=keep)
     return (value if keep else value.detach()), product
 
@@ -76,7 +76,7 @@ def jacobian_vector(field: Field, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
     """
     _require_like("v", v, x)
     keep = torch.is_grad_enabled()
-    value, point = evaluate(field, x)
+    value, point = value_and_point(field, x)
     product = push(value, point, v, create_graph=keep)
     return (value if keep else value.detach()), product
 
@@ -129,7 +129,7 @@ def jacobian(field: Field, x: Tensor) -> Tensor:
         ValueError: if the value is not shaped like x, or has no graph.
     """
     keep = torch.is_grad_enabled()
-    value, point = evaluate(field, x)
+    value, point = value_and_point(field, x)
     rows = [pull(value, point, e, create_graph=keep, retain=True) for e in unit_vectors(x)]
     return torch.stack([row.reshape(x.shape[0], -1) for row in rows], 1)
 
@@ -170,7 +170,7 @@ def unit_vectors(x: Tensor) -> Tensor:
     return basis.expand(size, *x.shape)
 
 
-def evaluate(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_point(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
     """The field's value and the point that it has a graph to, whatever the caller's mode."""
     point = attach(x)
     with torch.enable_grad():

@@ -14,12 +14,12 @@ from torch import Tensor
 from sde_score._checks import require_choice, require_count, sum_event
 from sde_score.models.operators import (
     Field,
-    evaluate,
     jacobian,
     pull,
     push,
     quadratic_forms,
     unit_vectors,
+    value_and_point,
 )
 from sde_score.random import PROBE_LAWS, Draws
 from sde_score.random import probes as draw_probes
@@ -66,7 +66,7 @@ def divergence(
     (Hutch++), https://arxiv.org/abs/2010.09649, algorithm 1.
     """
     _check_method(method, probes, probe_law)
-    value, point = evaluate(field, x)
+    value, point = value_and_point(field, x)
     return divergence_of(value, point, method, probes, probe_law, generator)
 
 
@@ -181,7 +181,7 @@ def asymmetry(
             total = matrix.square().sum((1, 2))
         else:
             difference, total = torch.zeros(2, x.shape[0], dtype=x.dtype, device=x.device)
-            value, point = evaluate(field, x)
+            value, point = value_and_point(field, x)
             for v in draw_probes(probes, x, probe_law, generator):
                 pushed = push(value, point, v, create_graph=False)
                 pulled = pull(value, point, v, create_graph=False, retain=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._checks import expand_like, require_count
+from sde_score._checks import expand_like, require_count, require_nonnegative
 from sde_score.models import Marginal, Model
 from sde_score.objectives.base import MarginalObjective, StatefulObjective
 from sde_score.objectives.negatives import (
@@ -15,7 +15,6 @@ from sde_score.objectives.negatives import (
     RUNAWAY,
     chain_end,
     contrast,
-    require_nonnegative,
     unit,
 )
 from sde_score.objectives.replay_buffer import ReplayBuffer

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._checks import expand_like, require_count, require_positive
+from sde_score._checks import expand_like, require_count, require_nonnegative, require_positive
 from sde_score.models import Marginal
 from sde_score.objectives.base import MarginalObjective
-from sde_score.objectives.negatives import require_nonnegative, unit
+from sde_score.objectives.negatives import unit
 from sde_score.random import Draws, normal
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._checks import sum_event
-from sde_score.models import Density, Marginal, Model
-from sde_score.models.targets import TARGETS, Target
+from sde_score.models import TARGETS, Density, Marginal, Model, Target
 from sde_score.objectives.base import MarginalObjective
 from sde_score.random import Draws
 from sde_score.sdes import SDE

@@ -17,8 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._checks import require_choice, require_count, sum_event
-from sde_score.models import Marginal, quadratic_forms
-from sde_score.models.operators import evaluate, unit_vectors
+from sde_score.models import Marginal, quadratic_forms, unit_vectors, value_and_point
 from sde_score.objectives.base import MarginalObjective
 from sde_score.random import PROBE_LAWS, Draws, probes
 
@@ -127,7 +126,7 @@ def score_and_forms(marginal: Marginal, x: Tensor, vectors: Tensor) -> tuple[Ten
 
     Both come from one evaluation and carry a graph where gradients are enabled.
     """
-    score, point = evaluate(marginal.score, x)
+    score, point = value_and_point(marginal.score, x)
     forms = quadratic_forms(score, point, vectors, create_graph=torch.is_grad_enabled())
     return score, forms
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,14 +100,3 @@ def evaluating(model: Model) -> Iterator[None]:
 def contrast(positive: Tensor, negative: Tensor, penalty: float) -> Tensor:
     """Energy of the data less that of the model's draws, plus penalty times both squares."""
     return positive - negative + penalty * (positive**2 + negative**2)
-
-
-def require_nonnegative(**values: float) -> None:
-    """Refuse anything but finite numbers of at least zero.
-
-    Raises:
-        ValueError: naming the first argument that is not.
-    """
-    for name, value in values.items():
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be a finite number of at least 0")

@@ -10,8 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._checks import expand_like, require_batch, require_positive, sum_event
-from sde_score.models import Density, Marginal, Model
-from sde_score.models.targets import Target
+from sde_score.models import Density, Marginal, Model, Target
 from sde_score.objectives.base import AtNoiseLevels
 from sde_score.objectives.explicit import KnownLaw
 from sde_score.objectives.time_samplers import TimeSampler

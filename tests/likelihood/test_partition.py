@@ -234,12 +234,12 @@ def test_the_truth_lies_in_the_sandwich(name):
     assert result.upper.value - result.lower.value < (1.2 if name == "exponential" else 0.6)
     assert result.value == pytest.approx(law.log_z, abs=4 * result.standard_error)
     assert result.standard_error < 0.12
-    sequence = log_partition(law, start, method="smc", chains=256, steps=30, **settings)
+    rough = name in ("exponential", "funnel")  # energies without a mean under the start
+    settings |= {"method": "smc" if rough else "thermodynamic", "chains": 256, "steps": 30}
+    sequence = log_partition(law, start, **settings)
     assert sequence.value == pytest.approx(law.log_z, abs=5 * sequence.standard_error)
-    if name not in ("exponential", "funnel"):  # energies without a mean under the start
-        settings |= {"method": "thermodynamic", "chains": 256, "steps": 30}
-        integral = log_partition(law, start, **settings)
-        assert integral.value == pytest.approx(law.log_z, abs=5 * integral.standard_error)
+    lower, error = sequence.lower  # that of `smc` in either case
+    assert lower == pytest.approx(law.log_z, abs=5 * error)
 
 
 @pytest.mark.parametrize(("method", "chains"), [("bridge", 96), ("thermodynamic", 288)])
