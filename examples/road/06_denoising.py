@@ -11,6 +11,8 @@ the score of the data blurred by sigma. So a network that predicts the noise by 
 the score, with neither a partition function nor a second derivative.
 """
 
+from itertools import pairwise
+
 import picture
 import torch
 
@@ -25,7 +27,6 @@ target, sde = TARGETS.create("mixture"), VE(0.01, 10)
 t = sde.time_of_log_snr(torch.tensor(SIGMA, dtype=torch.float64).pow(-2).log())
 blurred = target.diffused(sde)
 generator = torch.Generator().manual_seed(0)
-
 torch.manual_seed(0)
 backbone = nn.create("mlp(width=64, depth=1)", event_shape=(2,))
 model = ScoreModel(backbone, sde, "noise", sigma_data=2.0)
@@ -49,8 +50,7 @@ figure, (pairs, scatter, field) = picture.sheet(
     "Predict the noise, and the average answer is the score", widths=(1, 1.3, 1)
 )
 picture.shade(pairs, lambda x: target.log_prob(x).exp())
-few = slice(0, 70)
-move = (x0 - x)[few]
+few, move = slice(0, 70), (x0 - x)[:70]
 pairs.quiver(
     *x[few].T, *move.T, angles="xy", scale_units="xy", scale=1, color=picture.FAINT, width=0.005
 )
@@ -69,7 +69,7 @@ with torch.no_grad():
     picture.truth(scatter, line[:, 0], blurred.score(line, t)[:, 0])
     picture.learned(scatter, line[:, 0], model.score(line, t)[:, 0])
 edges = torch.linspace(-3.3, 3.1, 17, dtype=torch.float64)
-bins = [(at >= a) & (at < b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+bins = [(at >= a) & (at < b) for a, b in pairwise(edges)]
 means = [(at[b].mean(), seen[b].mean()) for b in bins if int(b.sum()) > 60]
 scatter.plot(*zip(*means, strict=True), "o", color=picture.INK, markersize=5, zorder=5)
 scatter.set(xlabel="x₁ of the noisy point, within the green band", ylim=(-6.5, 6.5))
@@ -80,8 +80,7 @@ picture.say(scatter, -0.75, 4.7, "thin: what the network learned", picture.LEARN
 scatter.set_title("Targets scatter, their mean is the score")
 
 picture.shade(field, lambda x: blurred.log_prob(x, t).exp())
-heads = {"headwidth": 2.2, "headlength": 2.4, "headaxislength": 2.4}
-picture.arrows(field, lambda x: blurred.score(x, t), count=12, width=0.013, alpha=0.45, **heads)
+picture.arrows(field, lambda x: blurred.score(x, t), count=12, broad=True)
 picture.arrows(field, lambda x: model.score(x.float(), t), picture.LEARNED, count=12)
 picture.plane(field)
 field.set_title("Learned (thin) over the truth")

@@ -66,8 +66,7 @@ amount.set(ylim=(0, None), xlim=(-14, 0))
 picture.say(amount, 0.05, 0.08, "line: median\nband: middle half", picture.LEARNED, inside=True)
 amount.set_title("The fewer data, the larger the error")
 
-heads = {"headwidth": 2.2, "headlength": 2.4, "headaxislength": 2.4}
-picture.arrows(field, target.score, limit=LIMIT, width=0.013, alpha=0.45, **heads)
+picture.arrows(field, target.score, limit=LIMIT, broad=True)
 picture.arrows(field, lambda x: learned.score(x.float()), picture.LEARNED, limit=LIMIT)
 picture.plane(field, LIMIT, step=4)
 field.set_title("Learned (thin) over the truth")

@@ -15,11 +15,11 @@ import picture
 import torch
 
 from sde_score import nn, objectives, samplers
-from sde_score.models import TARGETS, Marginal, ScoreModel
+from sde_score.models import TARGETS, Gaussian, Marginal, ScoreModel
 from sde_score.samplers.mcmc import run_chains
 from sde_score.sdes import VE
 
-options = picture.arguments(__file__, __doc__, steps=2500)
+options = picture.arguments(__file__, __doc__, steps=2000)
 target, sde = TARGETS.create("mixture"), VE(0.05, 10.0)
 truth = target.diffused(sde)
 
@@ -34,7 +34,7 @@ def train(objective, prediction):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
     for _ in range(options.steps):
-        batch = data[torch.randint(len(data), (512,), generator=generator)]
+        batch = data[torch.randint(len(data), (256,), generator=generator)]
         optimizer.zero_grad()
         objective(model, batch, generator=generator).mean().backward()
         optimizer.step()
@@ -43,68 +43,58 @@ def train(objective, prediction):
 
 
 def mode_shares(x):
-    """Share of the points nearest to each mode, by the exact responsibilities."""
-    modes = [torch.tensor(mean, dtype=torch.float64) for mean in target.means]
-    spreads = [torch.tensor(c, dtype=torch.float64) for c in target.covariances]
-    laws = [
-        torch.distributions.MultivariateNormal(m, c) for m, c in zip(modes, spreads, strict=True)
-    ]
-    logs = torch.stack([law.log_prob(x.double()) for law in laws], 1)
-    logs = logs + torch.tensor(target.weights, dtype=torch.float64).log()
-    return logs.softmax(1).mean(0)
+    """Mean over the points of the exact probability of each mode."""
+    parts = zip(target.means, target.covariances, target.weights, strict=True)
+    joint = [w * Gaussian(mean, spread).log_prob(x.double()).exp() for mean, spread, w in parts]
+    return (torch.stack(joint) / torch.stack(joint).sum(0)).mean(1)
 
 
 many = train(objectives.create("denoising", time_sampler="uniform_log_snr"), "noise")
-one = train(objectives.create("implicit"), "field")
-ladder = samplers.create("annealed-langevin", steps=40, steps_each=10)
-run = ladder(many, (3000, 2), seed=0, trajectory=True, progress=False)
-start = sde.prior_std * torch.randn(3000, 2, generator=torch.Generator().manual_seed(1))
-lost = run_chains(Marginal(one), start, "ula(step_size=0.02)", draws=1, warmup=400, seed=0,
+one = train(objectives.create("hutchinson"), "field")
+annealed = samplers.create("annealed-langevin", steps=40, steps_each=6)
+run = annealed(many, (1500, 2), seed=0, trajectory=True, progress=False)
+start = sde.prior_std * torch.randn(1500, 2, generator=torch.Generator().manual_seed(1))
+lost = run_chains(Marginal(one), start, "ula(step_size=0.02)", draws=1, warmup=300, seed=0,
                   progress=False).samples[-1]  # fmt: skip
 
 headline = "Noise at many scales: the network knows the whole way down to the data"
-figure, panels = picture.sheet(headline, height=7.6, widths=(1, 1, 1), heights=(1, 0.8))
-for axes, sigma in zip(panels[0], (6.0, 1.0, 0.05), strict=True):
+figure, (ladder, (along, shares, astray)) = picture.sheet(headline, 8, (1, 1, 1), (1, 0.9))
+for axes, sigma in zip(ladder, (6.0, 1.0, 0.05), strict=True):
     level = int((sde.sigma(run.times[:-1]) - sigma).abs().argmin())
-    t, states = run.times[level], run.states[level]
-    limit = max(4.0, 2.5 * sigma)
+    t, limit = run.times[level], max(4.0, 2.5 * sigma)
     picture.shade(axes, lambda x, t=t: truth.log_prob(x, t).exp(), limit=limit)
-    picture.dots(axes, states[:700], picture.LEARNED, size=4, alpha=0.6)
+    picture.dots(axes, run.states[level][:700], picture.LEARNED, size=4, alpha=0.6)
     picture.plane(axes, limit, step=2 if limit < 5 else 10)
-    axes.set_title(f"σ = {float(sde.sigma(t)):.2g}: samples over the blurred data")
+    axes.set_title(f"Samples at noise σ = {float(sde.sigma(t)):.2g}")
 
-bottom = panels[1][0].get_gridspec()
-for axes in panels[1]:
-    axes.remove()
-along, shares = figure.add_subplot(bottom[1, :2]), figure.add_subplot(bottom[1, 2])
-sigmas, many_error, one_error = [], [], []
-for t, x in zip(run.times[:-1], run.states[:-1], strict=True):
-    with torch.no_grad():
-        true, sigma = truth.score(x.double(), t), float(sde.sigma(t))
-        wrong = (many.score(x, t) - true).norm(dim=1), (Marginal(one).score(x) - true).norm(dim=1)
-    size = float(true.norm(dim=1).square().mean().sqrt())
-    sigmas.append(sigma)
-    many_error.append(100 * float(wrong[0].square().mean().sqrt()) / size)
-    one_error.append(100 * float(wrong[1].square().mean().sqrt()) / size)
-picture.learned(along, sigmas, many_error)
-picture.other(along, sigmas, one_error)
-along.set(xscale="log", yscale="log", xlim=(10, 0.05), xlabel="noise σ, on the way to the data")
-along.set(ylabel="error of the score in %")
-picture.say(along, 6, 1.35 * max(many_error[:20]), "all noise scales", picture.LEARNED)
-picture.say(along, 6, 0.45 * one_error[5], "trained without noise", picture.OTHER)
-along.set_title("Error of the two networks where the sampler is")
+errors = []
+with torch.no_grad():
+    for t, x in zip(run.times[:-1], run.states[:-1], strict=True):
+        true = truth.score(x.double(), t)
+        wrong = [
+            (s - true).norm() / true.norm() for s in (many.score(x, t), Marginal(one).score(x))
+        ]
+        errors.append([100 * float(w) for w in wrong])
+sigmas = sde.sigma(run.times[:-1])
+picture.learned(along, sigmas, [error[0] for error in errors])
+picture.other(along, sigmas, [error[1] for error in errors])
+along.set(xscale="log", yscale="log", xlim=(10, 0.05), ylim=(0.3, 3e4))
+along.set(xlabel="noise σ, on the way to the data", ylabel="error of the score in %")
+picture.say(along, 0.04, 0.03, "all noise scales", picture.LEARNED, inside=True)
+picture.say(along, 0.3, 0.9, "trained without noise", picture.OTHER, inside=True)
+along.set_title("Error where the sampler is")
 
-columns = [torch.tensor(target.weights), mode_shares(run.samples), mode_shares(lost)]
+groups = {"truth": torch.tensor(target.weights), "all scales": mode_shares(run.samples)}
+groups["without noise"] = mode_shares(lost)
 colors = (picture.TRUTH, picture.LEARNED, picture.OTHER)
-for index, (column, color) in enumerate(zip(columns, colors, strict=True)):
-    place = [mode + 0.27 * (index - 1) for mode in range(3)]
-    shares.bar(place, column.tolist(), width=0.25, color=color)
+for index, (name, color) in enumerate(zip(groups, colors, strict=True)):
+    shares.bar([m + 0.27 * (index - 1) for m in range(3)], groups[name], width=0.25, color=color)
+    picture.say(shares, 0.6, 0.92 - 0.09 * index, name, color, inside=True)
+    print(f"{name:14}", "  ".join(f"{float(share):.3f}" for share in groups[name]))
 shares.set(xticks=range(3), xticklabels=["left", "right", "top"], ylabel="share of samples")
-shares.set(ylim=(0, 0.85))
-for height, text, color in zip((0.78, 0.70, 0.62), ("truth", "annealed Langevin, all scales",
-                               "Langevin, without noise"), colors, strict=True):  # fmt: skip
-    picture.say(shares, 0.02, height / 0.85, text, color, inside=True, va="center")
 shares.set_title("How much each mode gets")
-for name, column in zip(("truth", "all scales", "without noise"), columns, strict=True):
-    print(f"{name:14}", "  ".join(f"{float(share):.3f}" for share in column))
+picture.shade(astray, lambda x: target.log_prob(x).exp())
+picture.dots(astray, lost[:700], picture.OTHER, size=4, alpha=0.6)
+picture.plane(astray)
+astray.set_title("Langevin, trained without noise")
 picture.save(figure, options.out)

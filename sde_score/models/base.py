@@ -221,6 +221,8 @@ class BaseEnergy(BaseModel):
             point = x if keep and x.requires_grad else x.detach().requires_grad_()
             energy = self._energy(point, at, condition)
             (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=keep)
+            if keep and not gradient.requires_grad:  # constant: it still is a function of x
+                gradient = gradient + 0 * point
         return (energy if keep else energy.detach()), -gradient
 
     def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The zoo at t = 0: energies, constants, scores and samples, each known another way."""
+"""The zoo at t = 0: energies, constants and scores, each known another way."""
 
 import math
 
@@ -22,7 +22,6 @@ from sde_score.models import (
     Target,
     targets,
 )
-from sde_score.models.targets.quadrature import IntervalLaw, bracket, log_integral
 
 COVARIANCE = ((0.9, -0.4), (-0.4, 0.7))
 TARGETS_HERE = [
@@ -39,16 +38,11 @@ TARGETS_HERE = [
     Exponential(1, 2.5),
     Product((Quartic(1), Mixture.two_modes(), Exponential(1, 0.5))),
 ]
-N = 4000
 
 
 @pytest.fixture(params=TARGETS_HERE, ids=lambda law: type(law).__name__)
 def target(request) -> Target:
     return request.param
-
-
-def column(*entries):
-    return torch.tensor(entries, dtype=torch.float64)[:, None]
 
 
 def rule(low, high, panels=60, nodes=8):
@@ -193,122 +187,6 @@ def test_score_is_minus_the_gradient_of_the_energy(target):
     assert not energy.requires_grad
     assert not score.requires_grad
     assert not x.requires_grad
-
-
-def cdf_on_grid(density, low, high):
-    """The cdf of an unnormalized density, by the trapezoid rule."""
-    grid = np.linspace(low, high, 40001)
-    mass = integrate.cumulative_trapezoid(density(grid), grid, initial=0)
-    return lambda x: np.interp(x, grid, mass / mass[-1])
-
-
-def uniforms(part, x):
-    """The Rosenblatt transform: independent uniform numbers, if x follows the target."""
-    if isinstance(part, Product):
-        cuts = np.cumsum([inner.event_shape[0] for inner in part.parts])[:-1]
-        own = zip(part.parts, np.split(x, cuts, 1), strict=True)
-        return np.concatenate([uniforms(inner, y) for inner, y in own], 1)
-    if isinstance(part, Gaussian):
-        cov = np.broadcast_to(part.covariance, (x.shape[1],) * 2)
-        return stats.norm.cdf(np.linalg.solve(np.linalg.cholesky(cov), (x - part.mean).T).T)
-    if isinstance(part, Ring):
-        cdf = cdf_on_grid(
-            lambda r: r * np.exp(-((r - part.radius) ** 2) / (2 * part.width**2)), 0, 9
-        )(np.linalg.norm(x, axis=1))
-        return np.stack([cdf, np.arctan2(x[:, 1], x[:, 0]) / (2 * np.pi) + 0.5], 1)
-    if isinstance(part, Funnel):
-        return stats.norm.cdf(
-            np.concatenate([x[:, :1] / part.std, x[:, 1:] * np.exp(-x[:, :1] / 2)], 1)
-        )
-    if isinstance(part, Rosenbrock):
-        z = (x[:, 0] - part.a) * 2**0.5, (x[:, 1] - x[:, 0] ** 2) * (2 * part.b) ** 0.5
-        return stats.norm.cdf(np.stack(z, 1))
-    if isinstance(part, Quartic):
-        share = stats.gamma(0.25).cdf((x / part.scale) ** 4 / 4)
-        return 0.5 + 0.5 * np.sign(x) * share
-    if isinstance(part, Exponential):
-        return 1 - np.exp(-part.rate * x)
-    if isinstance(part, DoubleWell):
-        return cdf_on_grid(
-            lambda y: np.exp(-part.barrier * ((y / part.position) ** 2 - 1) ** 2 - part.tilt * y),
-            -6,
-            6,
-        )(x)
-    return marginals(part, x)
-
-
-def marginals(part, x):
-    """The cdf of each entry of a mixture, which are not independent."""
-    weights = np.array(part.weights or [1.0] * len(part.means))
-    spread = np.array(part.covariances)
-    means = np.array(part.means)
-    variances = np.diagonal(spread, axis1=1, axis2=2) if spread.ndim == 3 else spread
-    scale = np.broadcast_to(variances, means.shape) ** 0.5
-    return stats.norm.cdf((x[:, None] - means) / scale).transpose(0, 2, 1) @ (
-        weights / weights.sum()
-    )
-
-
-def test_samples_follow_the_law(target):
-    """Kolmogorov-Smirnov on the Rosenblatt transform, entry by entry and pair by pair."""
-    x = target.sample(N, torch.Generator().manual_seed(11))
-    assert x.shape == (N, *target.event_shape)
-    assert x.dtype == torch.float64
-    u = uniforms(target, x.numpy())
-    for entry in u.T:
-        assert stats.kstest(entry, "uniform").pvalue > 1e-4
-    if not isinstance(target, Mixture):
-        seen = np.corrcoef(u.T) if u.shape[1] > 1 else np.eye(1)
-        assert np.abs(seen - np.eye(u.shape[1])).max() < 4 / N**0.5
-
-
-def test_samples_depend_on_the_generator_alone(target):
-    again = [target.sample(5, torch.Generator().manual_seed(7)) for _ in range(2)]
-    torch.testing.assert_close(*again, rtol=0, atol=0)
-    assert not torch.equal(again[0], target.sample(5, torch.Generator().manual_seed(8)))
-    with pytest.raises(ValueError, match="count=0"):
-        target.sample(0)
-
-
-def test_quantile_inverts_the_cdf_down_to_the_ends():
-    """Where the density vanishes at the end of a panel Newton's method alone would fail."""
-    law = IntervalLaw(lambda x: x.log(), 0.0, 3.0)  # density 2 x / 9, quantile 3 sqrt(u)
-    u = torch.tensor([0.0, 1e-12, 1e-7, 1e-3, 0.4, 1 - 1e-9], dtype=torch.float64)
-    torch.testing.assert_close(law.quantile(u), 3 * u.sqrt(), rtol=1e-10, atol=1e-15)
-    assert law.log_z == pytest.approx(math.log(4.5), rel=1e-13)
-    steep = IntervalLaw(lambda x: -50 * x + 900, 0.0, 10.0)
-    want = -torch.log1p(-u[:-1]) / 50
-    torch.testing.assert_close(steep.quantile(u[:-1]), want, rtol=1e-10, atol=1e-15)
-    assert steep.log_z == pytest.approx(900 - math.log(50), rel=1e-13)
-
-
-def test_log_integral_finds_its_peaks():
-    """A needle in a long interval, two peaks, one at an end, one far from all of this."""
-
-    def normal(y, center, width):
-        return -0.5 * ((y - center) / width) ** 2 - (math.sqrt(2 * math.pi) * width).log()
-
-    centers, widths = column(2.3, -7.1, 0.02, 9.99), column(1e-3, 0.5, 3.0, 1e-4)
-    low, high = torch.full_like(centers, -10), torch.full_like(centers, 10)
-    found = log_integral(lambda y: normal(y, centers, widths), low, high)
-    law = stats.norm(centers.numpy(), widths.numpy())
-    want = torch.from_numpy(np.log(law.cdf(10) - law.cdf(-10))).squeeze(1)
-    torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
-
-    width = column(0.04)  # 1 / 100 of their distance
-
-    def pair(y):
-        return torch.logaddexp(normal(y, -2.0, width), normal(y, 2.0, width))
-
-    torch.testing.assert_close(
-        log_integral(pair, low, high), torch.full_like(want, math.log(2)), rtol=0, atol=1e-12
-    )
-
-
-def test_bracket_opens_for_sharp_observations_alone():
-    low, high = bracket(-5.0, 5.0, column(3.0, 3.0, 9.0, -9.0), column(9.0, 0.01, 0.01, 0.01))
-    torch.testing.assert_close(low, column(-5.0, -5.0, -5.0, -9.1))
-    torch.testing.assert_close(high, column(5.0, 5.0, 9.1, 5.0))
 
 
 def test_any_floating_dtype_is_computed_in_float64(target):
