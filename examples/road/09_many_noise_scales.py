@@ -88,7 +88,8 @@ groups = {"truth": torch.tensor(target.weights), "all scales": mode_shares(run.s
 groups["without noise"] = mode_shares(lost)
 colors = (picture.TRUTH, picture.LEARNED, picture.OTHER)
 for index, (name, color) in enumerate(zip(groups, colors, strict=True)):
-    shares.bar([m + 0.27 * (index - 1) for m in range(3)], groups[name], width=0.25, color=color)
+    place = [mode + 0.27 * (index - 1) for mode in range(3)]
+    shares.bar(place, groups[name].tolist(), width=0.25, color=color)
     picture.say(shares, 0.6, 0.92 - 0.09 * index, name, color, inside=True)
     print(f"{name:14}", "  ".join(f"{float(share):.3f}" for share in groups[name]))
 shares.set(xticks=range(3), xticklabels=["left", "right", "top"], ylabel="share of samples")

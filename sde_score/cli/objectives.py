@@ -32,13 +32,17 @@ class Objectives:
 
 def _describe(name: str) -> dict[str, str]:
     constructor = objectives.OBJECTIVES[name]
-    objective = constructor()
     parameters = inspect.signature(constructor).parameters.values()
+    # A law that must be named stands here for any other.
+    required = {p.name: "mixture" for p in parameters if p.default is p.empty}
+    objective = constructor(**required)
     return {
         "name": name,
         "needs": objective.needs,
         "costs": objective.cost,
         "converges to": objective.converges_to,
-        "arguments": ", ".join(f"{p.name}={p.default!r}" for p in parameters),
+        "arguments": ", ".join(
+            p.name if p.name in required else f"{p.name}={p.default!r}" for p in parameters
+        ),
         "paper": objective.reference,
     }

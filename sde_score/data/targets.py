@@ -5,14 +5,13 @@ from __future__ import annotations
 from sde_score._checks import require_count
 from sde_score.data.dataset import DataSet, from_tensor
 from sde_score.data.scaling import Scaling
+from sde_score.models import TARGETS
 from sde_score.random import generator_from
 
 
 def target(name: str = "mixture", n: int = 10_000, seed: int = 0) -> DataSet:
     """Exact draws from one of `sde_score.models.TARGETS`, in its own terms: the scaling is the
     identity, so that the target's score is that of the data."""
-    from sde_score.models import TARGETS
-
     require_count(n=n)
     x = TARGETS.create(name).sample(n, generator_from(seed))
     return from_tensor(x.float(), None, Scaling(), name=name)

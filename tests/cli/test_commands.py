@@ -13,7 +13,7 @@ from sde_score import data, likelihood, samplers
 from sde_score.cli import main
 from sde_score.training import load_run
 
-VERBS = ["train", "sample", "likelihood", "evaluate", "data", "samplers", "demo"]
+VERBS = ["train", "sample", "likelihood", "evaluate", "data", "samplers", "objectives", "demo"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

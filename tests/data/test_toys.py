@@ -80,3 +80,17 @@ def test_each_spiral_arm_turns_with_its_radius():
     assert stats.kstest(error[radius > 4].numpy(), stats.norm.cdf).pvalue > 1e-3
     law = stats.uniform(0, 9 * math.pi**2)
     assert stats.kstest(radius.square().numpy(), law.cdf).statistic < 0.03
+
+
+def test_targets_are_data_sets_in_their_own_terms():
+    """The scaling is the identity, so that the target's score is that of the data."""
+    from sde_score.data import Scaling, load
+    from sde_score.models import TARGETS
+    from sde_score.random import generator_from
+
+    for name in TARGETS:
+        found = load(f"target(name={name!r}, n=20, seed=3)")
+        want = TARGETS.create(name).sample(20, generator_from(3)).float()
+        assert torch.equal(found.source, want)
+        assert found.scaling == Scaling()
+        assert found.name == name

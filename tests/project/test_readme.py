@@ -45,17 +45,21 @@ def test_readme_names_every_registered_thing():
     from sde_score import models, objectives, samplers, sdes
 
     names = [*samplers.SAMPLERS, *sdes.SDES, *models.PREDICTIONS, *samplers.GRIDS]
-    names += [*objectives.WEIGHTINGS, *objectives.TIME_SAMPLERS]
+    names += [*objectives.OBJECTIVES, *objectives.WEIGHTINGS, *objectives.TIME_SAMPLERS]
+    names += [*samplers.mcmc.KERNELS, *models.TARGETS, *models.HEADS]
     assert [n for n in names if f"`{n}`" not in README and f"`{n}(" not in README] == []
 
 
 def test_commands_of_the_readme_are_accepted(tmp_path):
     """Each line, with `--help` at its end, parses up to the help text of its verb."""
     assert len(COMMANDS) >= 7
+    helps: dict[str, str] = {}
     for line in COMMANDS:
         words = line.split("#")[0].split()
         verb = words[words.index("sde_score") + 1] if words[0] == "torchrun" else words[1]
-        text = run([sys.executable, "-m", "sde_score", verb, "--help"], tmp_path)
+        if verb not in helps:
+            helps[verb] = run([sys.executable, "-m", "sde_score", verb, "--help"], tmp_path)
+        text = helps[verb]
         flags = re.findall(r"--[a-z-]+", " ".join(words[2:]).replace("--nproc_per_node", ""))
         assert all(flag in text for flag in flags), line
 

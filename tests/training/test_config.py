@@ -163,6 +163,15 @@ def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
                 require_same(other, stored, tmp_path)
 
 
+def test_a_run_of_the_first_version_still_holds_a_score(tmp_path):
+    save_config(TrainConfig(), tmp_path / "config.yaml")
+    lines = (tmp_path / "config.yaml").read_text().splitlines(keepends=True)
+    old = [line for line in lines if not line.startswith(("model:", "head:"))]
+    assert len(old) == len(lines) - 2
+    (tmp_path / "config.yaml").write_text("".join(old))
+    assert load_config(tmp_path / "config.yaml").model == "score"
+
+
 def test_the_model_and_its_output_follow_from_the_objective():
     """Without noise the output is a field of unit variance; what needs an energy gets one."""
     ring = data.load("ring(n=10)")

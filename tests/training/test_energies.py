@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sde_score import models
+from sde_score import models, objectives
 from sde_score.training import Trainer, TrainingError, load_config, load_run
 
 ENERGY = {"data": "ring(n=60)", "conditional": False, "backbone": "mlp(width=8, depth=1)"}
@@ -35,6 +35,35 @@ def test_a_run_that_was_cut_has_the_bits_of_one_that_was_not(
     run_to(tmp_path / "cut", **given)
     assert tensor_bytes(tmp_path / "cut", 12) == tensor_bytes(tmp_path / "whole", 12)
     assert isinstance(load_run(tmp_path / "cut").model, models.EnergyModel)
+
+
+SPECS = {
+    "explicit": "explicit(target='mixture')",
+    "target-score": "target-score(target='mixture', information=1.0)",
+    "generalized": "generalized(weight='parabola(low=-9, high=9)')",
+    "persistent": "persistent(buffer_size=32, k=2)",
+}
+
+
+@pytest.mark.parametrize("model", ["auto", "energy"])
+@pytest.mark.parametrize("name", objectives.available())
+def test_every_objective_trains_scores_and_energies_on_the_plane(run_to, tmp_path, name, model):
+    given = {**ENERGY, "data": "target(name='mixture', n=60)", "objective": SPECS.get(name, name)}
+    run = run_to(tmp_path, **given, model=model, steps=2)
+    needs = objectives.create(run.config.objective).needs
+    assert run.config.model == ("energy" if "energy" in (model, needs) else "score")
+    assert isinstance(run.model, models.EnergyModel) == (run.config.model == "energy")
+
+
+IMAGES = [n for n in objectives.available() if n not in ("explicit", "target-score")]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_objective_trains_on_images(run_to, tmp_path, name):
+    small = {"backbone": "unet(base=4, multipliers=(1, 1), blocks=1)", "batch_size": 2}
+    spec = SPECS.get(name, name)
+    run = run_to(tmp_path, data="digits", objective=spec, steps=1, conditional=False, **small)
+    assert run.event_shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize("objective", REMEMBERING)

@@ -1,0 +1,318 @@
+"""What each objective costs and how well it learns, against the dimension; torchebm beside us.
+
+Four tables, one process, one thread, medians of CPU time over rounds in which all take turns:
+
+1. milliseconds of a training step (loss, backward, Adam) and peak memory, on the same energy;
+2. the ratio to torchebm 0.8.9 where it has the objective (`pip install 'sde-score[bench]'`);
+3. the error of the learned score, E |s - s*|^2 / E |s*|^2, after the same number of steps on a
+   correlated Gaussian, by the exact formula;
+4. the standard deviation of the loss of denoising score matching at sigma = 0.1, naive and not.
+
+    python benchmarks/objectives.py [--rounds 9] [--dims 2 16 64 784] [--steps 300]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sde_score import objectives
+from sde_score.models import EnergyFunction, GaussianMixture
+from sde_score.sdes import VE
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own chatter
+
+BATCH, WIDTH = 128, 128
+SPECS = [
+    "explicit",
+    "implicit",
+    "hutchinson",
+    "hutchinson(probes=5)",
+    "sliced",
+    "sliced(probes=5)",
+    "finite-difference",
+    "regularized",
+    "denoising",
+    "denoising(variance_reduction='antithetic')",
+    "denoising-control",
+    "target-score",
+    "contrastive-divergence(k=10, kernel='ula')",
+    "persistent(buffer_size=1024, kernel='ula')",
+    "recovery(k=10, kernel='ula', noise=5.0)",
+    "noise-contrastive",
+    "energy-discrepancy",
+    "stein-discrepancy",
+]
+EXACT = ("implicit", "regularized")  # d backward passes
+
+
+class Energy(nn.Module):
+    """A smooth network and a quadratic well: what both libraries differentiate."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(dim, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(),
+            nn.Linear(WIDTH, 1),
+        )  # fmt: skip
+        self.log_precision = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        well = 0.5 * (self.log_precision.exp() * x**2).sum(1)
+        return well + self.net(x).squeeze(1)
+
+
+class Known:
+    """A Gaussian as a target: what `explicit` and `target-score` compare with."""
+
+    def __init__(self, dim: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        mixing = torch.eye(dim, dtype=torch.float64)
+        mixing += torch.randn(dim, dim, generator=generator, dtype=torch.float64) / (2 * dim**0.5)
+        self.root = mixing
+        self.precision = torch.linalg.inv(mixing @ mixing.mT)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        z = torch.randn(count, len(self.root), generator=generator, dtype=torch.float64)
+        return (z @ self.root.mT).float()
+
+    def energy(self, x: Tensor) -> Tensor:
+        return 0.5 * ((x.double() @ self.precision) * x).sum(1).to(x.dtype)
+
+    def score(self, x: Tensor) -> Tensor:
+        return -(x.double() @ self.precision).to(x.dtype)
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.energy(x), self.score(x)
+
+
+def batches(law: Known, generator: torch.Generator) -> Callable[[], Tensor]:
+    """Gives the next of 64 batches in turn, drawn beforehand."""
+    pool = law.sample(64 * BATCH, generator).split(BATCH)
+    turn = itertools.cycle(pool)
+    return lambda: next(turn)
+
+
+def ours(spec: str, law: Known, dim: int, rate: float = 1e-3) -> tuple[EnergyFunction, Callable]:
+    """A model and its training step."""
+    torch.manual_seed(0)
+    model = EnergyFunction(Energy(dim), VE(0.1, 0.101))  # the energy does not know the noise
+    given = {}
+    if spec == "explicit":
+        given = {"target": law}
+    elif spec == "target-score":
+        given = {"target": law, "information": float(law.precision.diagonal().mean())}
+    elif spec.startswith("finite-difference"):
+        given = {"sigma_data": 1.0}
+    objective = objectives.create(spec, **given)
+    generator = torch.Generator().manual_seed(1)
+    parameters = list(model.parameters())
+    if isinstance(objective, objectives.StatefulObjective):
+        objective.setup(law.sample(1024, generator))
+        parameters += list(objective.parameters())
+    adam, batch = torch.optim.Adam(parameters, lr=rate), batches(law, generator)
+
+    def step() -> None:
+        adam.zero_grad()
+        objective(model, batch(), generator=generator).mean().backward()
+        adam.step()
+        if isinstance(objective, objectives.StatefulObjective):
+            objective.finish_step()
+
+    return model, step
+
+
+def theirs(name: str, law: Known, dim: int) -> Callable[[], None] | None:
+    """The training step of torchebm on the same energy; None where it is not installed."""
+    try:
+        from torchebm.core import BaseModel
+        from torchebm.losses import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
+    except ImportError:
+        return None
+
+    class Wrapped(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = Energy(dim)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.energy(x)
+
+    torch.manual_seed(0)
+    model = Wrapped()
+    loss = {
+        "ISM exact": lambda: ScoreMatching(model, hessian_method="exact"),
+        "ISM approx": lambda: ScoreMatching(model, hessian_method="approx"),
+        "SSM": lambda: SlicedScoreMatching(model, n_projections=1),
+        "SSM, 5": lambda: SlicedScoreMatching(model, n_projections=5),
+        "DSM": lambda: DenoisingScoreMatching(model, noise_scale=0.1),
+    }[name]()
+    generator = torch.Generator().manual_seed(1)
+    adam, batch = torch.optim.Adam(model.parameters(), lr=1e-3), batches(law, generator)
+
+    def step() -> None:
+        adam.zero_grad()
+        loss(batch()).backward()
+        adam.step()
+
+    return step
+
+
+PAIRS = [
+    ("implicit", "ISM exact"),
+    ("hutchinson", "ISM approx"),
+    ("hutchinson", "SSM"),
+    ("hutchinson(probes=5)", "SSM, 5"),
+    ("sliced", "SSM"),
+    ("sliced(probes=5)", "SSM, 5"),
+    ("denoising", "DSM"),
+]
+
+
+def cpu_ms(step: Callable[[], None], repeats: int) -> float:
+    began = time.process_time()
+    for _ in range(repeats):
+        step()
+    return (time.process_time() - began) / repeats * 1e3
+
+
+def peak_mb(step: Callable[[], None]) -> float:
+    """Bytes that a step allocates at its height, by the profiler's running sum."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        step()
+    held = peak = 0
+    for event in run.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak / 2**20
+
+
+def times(
+    steps: dict[str, Callable[[], None]], rounds: int, repeats: int
+) -> dict[str, list[float]]:
+    """CPU milliseconds of each, in turns."""
+    for step in steps.values():
+        cpu_ms(step, 2)
+    rows = [{name: cpu_ms(step, repeats) for name, step in steps.items()} for _ in range(rounds)]
+    return {name: [row[name] for row in rows] for name in steps}
+
+
+def costs(dims: list[int], rounds: int) -> None:
+    print(f"\nCPU ms per training step, batch {BATCH}, energy of width {WIDTH}; MB at the height")
+    print(f"{'objective':45s}" + "".join(f"{f'd = {dim}':>18s}" for dim in dims))
+    table: dict[str, list[str]] = {spec: [] for spec in SPECS}
+    for dim in dims:
+        law = Known(dim)
+        for spec in SPECS:
+            if spec in EXACT and dim > 100:
+                table[spec].append(f"{'-':>18s}")
+                continue
+            _, step = ours(spec, law, dim)
+            measured = times({spec: step}, rounds, 1 if spec in EXACT else 3)[spec]
+            table[spec].append(f"{statistics.median(measured):9.2f} {peak_mb(step):5.1f} MB")
+    for spec, cells in table.items():
+        print(f"{spec:45s}" + "".join(f"{cell:>18s}" for cell in cells))
+
+
+def ratios(dims: list[int], rounds: int) -> None:
+    print("\nCPU ms per training step beside torchebm: ours, theirs, median of the ratios")
+    for dim in dims:
+        law = Known(dim)
+        for spec, name in PAIRS:
+            if name == "ISM exact" and dim > 100:
+                continue
+            other = theirs(name, law, dim)
+            if other is None:
+                print("torchebm is not installed: pip install 'sde-score[bench]'")
+                return
+            _, step = ours(spec, law, dim)
+            found = times({"ours": step, "theirs": other}, rounds, 1 if spec in EXACT else 5)
+            ratio = statistics.median(
+                b / a for a, b in zip(found["ours"], found["theirs"], strict=True)
+            )
+            a, b = (statistics.median(found[who]) for who in ("ours", "theirs"))
+            print(f"d = {dim:4d}  {spec:24s} {a:9.2f}   {name:12s} {b:9.2f}   {ratio:5.2f} x")
+
+
+def errors(dims: list[int], steps: int) -> None:
+    print(f"\nRelative error of the score after {steps} steps; noisy: of the smoothed law")
+    print(f"{'objective':45s}" + "".join(f"{f'd = {dim}':>12s}" for dim in dims))
+    for spec in SPECS:
+        cells = []
+        for dim in dims:
+            if dim > (20 if spec in EXACT else 100):
+                cells.append(f"{'-':>12s}")
+                continue
+            law = Known(dim)
+            model, step = ours(spec, law, dim, rate=5e-3)
+            for _ in range(steps):
+                step()
+            x = law.sample(4096, torch.Generator().manual_seed(2)).double()
+            noisy = spec.startswith(("denoising", "target", "recovery"))
+            covariance = law.root @ law.root.mT + 0.01 * noisy * torch.eye(dim)
+            truth = GaussianMixture(torch.zeros(1, dim), covariance[None], VE(1e-6, 1.0))
+            with torch.no_grad():
+                want = truth.score(x, 0.0)
+                gap = copy.deepcopy(model).double().score(x, model.sde.t_min) - want
+            cells.append(f"{float(gap.square().mean() / want.square().mean()):12.2e}")
+        print(f"{spec:45s}" + "".join(cells))
+
+
+def variances(dim: int = 8, count: int = 200_000) -> None:
+    """Of the summed score-form loss at sigma = 0.1 for the exact model of N(0, I)."""
+    print(f"\nStandard deviation of the loss at sigma = 0.1, d = {dim}, exact model of N(0, I)")
+    sde = VE(0.1, 5.0)
+    law = GaussianMixture(torch.zeros(1, dim), 1.0, sde)
+    generator = torch.Generator().manual_seed(0)
+    x0 = law.sample(count, generator=generator)
+    t = torch.full((count,), sde.t_min, dtype=torch.float64)
+    noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+    unit = dim / (2 * 0.1**2)
+    found = {}
+    for form in ("none", "constant", "antithetic"):
+        objective = objectives.create("denoising", variance_reduction=form)
+        found[f"denoising, {form}"] = objective.at(law, x0, t, noise).std() * unit
+    control = objectives.create("denoising-control")
+    parts = control.parts(law, x0, t, noise)
+    control.pending += control._sums(sde, t, parts)
+    control.finish_step()
+    found["denoising-control"] = parts.combine(*control.coefficients(sde, t)).std() * unit
+    hutchinson = objectives.create("hutchinson")
+    x = law.sample(count, t=sde.t_min, generator=generator)
+    found["hutchinson"] = hutchinson(law, x, generator=generator).detach().std()
+    naive = found["denoising, none"]
+    for name, std in found.items():
+        print(f"{name:24s} {float(std):9.2f}   variance {float((std / naive) ** 2):9.2e} of naive")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--dims", type=int, nargs="+", default=[2, 16, 64, 784])
+    parser.add_argument("--steps", type=int, default=300)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread, medians of {options.rounds} rounds")
+    ratios(options.dims, options.rounds)
+    costs(options.dims, options.rounds)
+    errors(options.dims, options.steps)
+    variances()
+    print(
+        f"\nlargest resident set {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()
