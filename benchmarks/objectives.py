@@ -123,7 +123,8 @@ def ours(spec: str, law: Known, dim: int, rate: float = 1e-3) -> tuple[EnergyFun
 
     def step() -> None:
         adam.zero_grad()
-        objective(model, batch(), generator=generator).mean().backward()
+        loss = objective(model, batch(), generator=generator).mean()
+        loss.backward(inputs=parameters)  # as our trainer does
         adam.step()
         if isinstance(objective, objectives.StatefulObjective):
             objective.finish_step()

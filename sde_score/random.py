@@ -116,7 +116,7 @@ def stratified(batch: int, generator: Draws = None, device: torch.device | str =
 
 
 def _rademacher(draw: Tensor) -> Tensor:
-    return torch.ones_like(draw).copysign(draw)
+    return torch.ones((), dtype=draw.dtype, device=draw.device).copysign(draw)
 
 
 def _sphere(draw: Tensor) -> Tensor:
@@ -152,7 +152,8 @@ def probes(count: int, like: Tensor, law: str = "rademacher", generator: Draws =
     """
     require_count(probes=count)
     require_choice("probe_law", law, tuple(PROBE_LAWS))
-    return torch.stack([PROBE_LAWS[law](normal(like, generator)) for _ in range(count)])
+    drawn = [PROBE_LAWS[law](normal(like, generator)) for _ in range(count)]
+    return torch.stack(drawn) if count > 1 else drawn[0][None]
 
 
 # Rows are filled in blocks of at least this many numbers, so that small events do not pay one

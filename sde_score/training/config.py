@@ -284,8 +284,8 @@ def load_config(path: str | Path) -> TrainConfig:
             raise ValueError("not a mapping of field names to values")
         fields = [field.name for field in dataclasses.fields(TrainConfig)]
         refuse_unknown("the configuration", values, fields)
-        if "sde" in values:
-            values.setdefault("model", "score")  # runs of version 0.1.0 knew nothing else
+        if values.get("sigma_data") is not None:  # resolved: the configuration of a run
+            values.setdefault("model", "score")  # which in version 0.1.0 knew nothing else
         return TrainConfig(**values)
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read as a configuration: {error}") from error

@@ -112,8 +112,13 @@ class Trainer:
         loss = _Loss(self.model, self.objective, autocast)
         self.loss = wrap(self.accelerator, loss.train(), unused=config.model == "energy")
         self.remembered = ObjectiveState(self.objective)
+        parameters = {**dict(self.model.named_parameters()), **self.remembered.parameters}
+        # Objectives that differentiate in x leave it in the graph: its own gradient is not needed.
+        # Distributed training takes hold of all gradients or none.
+        alone = self.accelerator.num_processes == 1
+        self._backward: dict[str, Any] = {"inputs": list(parameters.values())} if alone else {}
         self.update = Update(
-            {**dict(self.model.named_parameters()), **self.remembered.parameters},
+            parameters,
             config.learning_rate,
             config.warmup,
             config.clip,
@@ -189,7 +194,7 @@ class Trainer:
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self.loss):
                 loss = self.loss(*part) / parts
-                self.accelerator.backward(loss)
+                self.accelerator.backward(loss, **self._backward)
             total += loss.detach()
         self.meter.add(total, self.update.apply(self.step))
         self.remembered.finish_step()

@@ -33,7 +33,7 @@ def test_every_objective_is_listed_with_what_it_needs(record):
     assert all("http" in entry["paper"] for entry in listed)
 
 
-def test_an_energy_without_noise_is_sampled_by_chains(energy_path, tmp_path, record, capsys):
+def test_an_energy_without_noise_is_sampled_by_chains(energy_path, tmp_path, record):
     out = tmp_path / "x.npz"
     words = ("sample", str(energy_path), "--num", "4", "--steps", "3", "--out", str(out))
     found = record(*words, "--no-progress")
@@ -62,9 +62,10 @@ def test_its_likelihood_is_by_the_partition_function(energy_path, record):
     assert found["standard_error"] > 0
 
 
-def test_a_score_without_noise_has_no_likelihood(tmp_path, refusal):
+def test_a_score_without_noise_has_no_likelihood(tmp_path, refusal, capsys):
     words = ["train", "--out", str(tmp_path / "r"), "--data", "ring(n=100)", *TINY, "--no-progress"]
     assert main([*words, "--objective", "hutchinson"]) == 0
+    capsys.readouterr()
     assert "or --model energy" in refusal("likelihood", str(tmp_path / "r"))
     words = ("train", "--out", str(tmp_path / "s"), "--data", "ring(n=100)", *TINY)
     said = refusal(*words, "--objective", "persistent", "--model", "score")

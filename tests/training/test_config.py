@@ -164,7 +164,7 @@ def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
 
 
 def test_a_run_of_the_first_version_still_holds_a_score(tmp_path):
-    save_config(TrainConfig(), tmp_path / "config.yaml")
+    save_config(TrainConfig(sigma_data=1.0), tmp_path / "config.yaml")
     lines = (tmp_path / "config.yaml").read_text().splitlines(keepends=True)
     old = [line for line in lines if not line.startswith(("model:", "head:"))]
     assert len(old) == len(lines) - 2
