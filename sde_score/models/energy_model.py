@@ -39,8 +39,9 @@ class EnergyModel(BackboneModel, BaseEnergy):
     ========== ===================== =========================================================
 
     The gradient of `square` vanishes where f does: it does not train a backbone whose last layer
-    starts at zero, as ours do. With the predictions `data`, `edm` and, on VP, `velocity`, the first
-    term alone is a Gaussian well, which confines samples as long as e does not fall faster.
+    starts at zero, as ours do (the trainer starts it elsewhere). With the predictions `data`, `edm`
+    and, on VP, `velocity`, the first term alone is a Gaussian well, which confines samples as long
+    as e does not fall faster.
 
     Args:
         backbone: called as `backbone(x, noise_level, condition)`; returns a tensor like x. Its

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._checks import require_choice, require_count, sum_event
+from sde_score._checks import sum_event
 from sde_score.models import Marginal, quadratic_forms, unit_vectors, value_and_point
 from sde_score.objectives.base import MarginalObjective
-from sde_score.random import PROBE_LAWS, Draws, probes
+from sde_score.objectives.probed import ProbedObjective
+from sde_score.random import Draws
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ImplicitScoreMatching(MarginalObjective):
 
 
 @dataclass(frozen=True)
-class HutchinsonScoreMatching(MarginalObjective):
+class HutchinsonScoreMatching(ProbedObjective):
     r"""Implicit score matching with Hutchinson's trace, also called sliced with variance reduction.
 
     .. math:: \tfrac12 \lVert s(x) \rVert^2 + \frac1n \sum_{k=1}^n v_k^T \nabla s(x)\, v_k,
@@ -92,33 +93,11 @@ class HutchinsonScoreMatching(MarginalObjective):
     converges_to = "the score of the data"
     reference = "Song et al. 2019, https://arxiv.org/abs/1905.07088"
 
-    probes: int = 1
-    probe_law: str = "rademacher"
-
     @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_probes(self.probes, self.probe_law)
-
-    @override
-    def losses(self, marginal: Marginal, x: Tensor, generator: Draws) -> Tensor:
-        """Loss of each example with fresh probes, shape `(batch,)`."""
-        return self.at(marginal, x, probes(self.probes, x, self.probe_law, generator))
-
     def at(self, marginal: Marginal, x: Tensor, vectors: Tensor) -> Tensor:
         """Loss of each example with given probes `(n, batch, *event)`, shape `(batch,)`."""
         score, forms = score_and_forms(marginal, x, vectors)
         return 0.5 * sum_event(score * score) + forms.mean(0)
-
-
-def require_probes(count: int, law: str) -> None:
-    """Refuse a number or law of probes that does not exist.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    require_count(probes=count)
-    require_choice("probe_law", law, tuple(PROBE_LAWS))
 
 
 def score_and_forms(marginal: Marginal, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

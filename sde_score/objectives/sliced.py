@@ -8,13 +8,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score.models import Marginal
-from sde_score.objectives.base import MarginalObjective
-from sde_score.objectives.implicit import require_probes, score_and_forms
-from sde_score.random import Draws, probes
+from sde_score.objectives.implicit import score_and_forms
+from sde_score.objectives.probed import ProbedObjective
 
 
 @dataclass(frozen=True)
-class SlicedScoreMatching(MarginalObjective):
+class SlicedScoreMatching(ProbedObjective):
     r"""Sliced score matching: implicit score matching of one-dimensional projections.
 
     .. math:: \frac1n \sum_{k=1}^n \left[ \tfrac12 (v_k \cdot s(x))^2
@@ -44,19 +43,7 @@ class SlicedScoreMatching(MarginalObjective):
     converges_to = "the score of the data"
     reference = "Song et al. 2019, https://arxiv.org/abs/1905.07088"
 
-    probes: int = 1
-    probe_law: str = "rademacher"
-
     @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_probes(self.probes, self.probe_law)
-
-    @override
-    def losses(self, marginal: Marginal, x: Tensor, generator: Draws) -> Tensor:
-        """Loss of each example along fresh directions, shape `(batch,)`."""
-        return self.at(marginal, x, probes(self.probes, x, self.probe_law, generator))
-
     def at(self, marginal: Marginal, x: Tensor, vectors: Tensor) -> Tensor:
         """Loss of each example along given directions `(n, batch, *event)`, shape `(batch,)`."""
         score, forms = score_and_forms(marginal, x, vectors)

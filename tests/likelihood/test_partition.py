@@ -20,8 +20,8 @@ from sde_score.likelihood import (
     log_partition,
 )
 from sde_score.likelihood.partition.annealing import (
+    Journey,
     Plan,
-    Walk,
     anneal,
     resample,
     sequential,
@@ -318,7 +318,7 @@ def test_thermodynamic_integration_of_exact_moments_is_of_fourth_order():
     errors = []
     for steps in (8, 16):
         betas = np.linspace(0, 1, steps + 1).tolist()
-        walk = Walk(z, z, z)
+        walk = Journey(z, z, z)
         for beta in betas:
             square = z**2 / ((1 - beta) + beta * k)
             walk.gaps.append(((k - 1) / 2 * square - HALF_LOG_TAU).expand(2, 5))

@@ -35,7 +35,7 @@ class Plan:
 
 
 @dataclass
-class Walk:
+class Journey:
     """What came of walking the chains along a plan.
 
     Args:
@@ -75,7 +75,7 @@ def move(
     return state.x, torch.stack(acceptance).mean()
 
 
-def anneal(path: Path, plan: Plan, x: Tensor, noise: Noise, tick: Tick) -> Walk:
+def anneal(path: Path, plan: Plan, x: Tensor, noise: Noise, tick: Tick) -> Journey:
     r"""Annealed importance sampling along the plan, in the order of its betas.
 
     .. math:: \log w = -\sum_j (\beta_{j+1} - \beta_j)\, \frac{dE_\beta}{d\beta}(x_j), \qquad
@@ -86,7 +86,9 @@ def anneal(path: Path, plan: Plan, x: Tensor, noise: Noise, tick: Tick) -> Walk:
 
     Cost per stop: one energy, one energy with score, and the moves.
     """
-    walk = Walk(x, x.new_zeros(len(x), dtype=torch.float64), x.new_zeros((), dtype=torch.float64))
+    walk = Journey(
+        x, x.new_zeros(len(x), dtype=torch.float64), x.new_zeros((), dtype=torch.float64)
+    )
     last = len(plan.betas) - 1
     for j in range(last):
         if j > 0:
@@ -106,7 +108,7 @@ def sequential(
     generator: Generator,
     tick: Tick,
     threshold: float = 0.5,
-) -> Walk:
+) -> Journey:
     r"""Sequential Monte Carlo along the plan: weigh, resample where weights are uneven, move.
 
     Each of the populations is a run of its own: particles are resampled among their own population
@@ -114,7 +116,7 @@ def sequential(
     On a plan that was fixed beforehand, each gives an unbiased estimate of Z.
     """
     zero = x.new_zeros(len(x), dtype=torch.float64)
-    walk = Walk(x, zero, zero[:populations].clone())
+    walk = Journey(x, zero, zero[:populations].clone())
     for j, beta in enumerate(plan.betas):
         if j > 0:
             resample(walk, populations, generator, threshold)
@@ -129,7 +131,7 @@ def sequential(
     return walk
 
 
-def resample(walk: Walk, populations: int, generator: Generator, threshold: float) -> None:
+def resample(walk: Journey, populations: int, generator: Generator, threshold: float) -> None:
     """Resample, in place, the populations with uneven weights; no decision leaves the device.
 
     Args:

@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from sde_score.likelihood.partition.annealing import (
+    Journey,
     Plan,
     Tick,
-    Walk,
     anneal,
     resample,
     sequential,
@@ -53,11 +53,11 @@ class Task:
         """A source of noise for each of the chains at x."""
         return ExampleStreams(example_seeds(mix(self.seed, stream), len(x)), x)
 
-    def forward(self) -> Walk:
+    def forward(self) -> Journey:
         """From the reference to the density."""
         return anneal(self.path, self.plan, *self.start(2), self.tick)
 
-    def backward(self) -> Walk:
+    def backward(self) -> Journey:
         """From exact samples of the density to the reference.
 
         Raises:
@@ -76,7 +76,7 @@ class Task:
         x = x.to(self.like)
         return anneal(self.path, self.plan.reverse(), x, self.noise(3, x), self.tick)
 
-    def particles(self, generator: Generator) -> Walk:
+    def particles(self, generator: Generator) -> Journey:
         """Populations of particles from the reference to the density."""
         x, noise = self.start(4)
         return sequential(self.path, self.plan, x, noise, self.populations, generator, self.tick)
@@ -84,7 +84,7 @@ class Task:
     def result(
         self,
         best: Estimate | None,
-        walk: Walk,
+        walk: Journey,
         forward: Tensor | None = None,
         reverse: Tensor | None = None,
         samples: Tensor | None = None,
