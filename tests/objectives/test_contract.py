@@ -162,3 +162,20 @@ def test_unknown_names_and_wrong_data_are_refused():
 def test_equal_settings_are_equal_objects():
     assert create("denoising", weighting="edm") == DenoisingScoreMatching(weighting="edm")
     assert create("denoising") != DenoisingScoreMatching(weighting="edm")
+
+
+def test_any_objective_at_all_noise_levels_has_the_weights_of_the_denoising_one(sde):
+    """Importance sampling and likelihood weighting cancel up to a constant; the score error itself
+    counts sigma^2 times."""
+    x0 = data(200, 3)
+    looked = create("hutchinson", time_sampler="importance", weighting="likelihood")
+    x, t, factor = looked.points(sde, x0, seeded())
+    low, high = sde.log_snr_range
+    want = sde.sigma(t) ** 2 * (high - low) / (sde.t_max - sde.t_min)
+    torch.testing.assert_close(factor, want, rtol=1e-9, atol=0)
+    noise = (x - sde.alpha(t)[:, None] * x0) / sde.sigma(t)[:, None]
+    assert noise.var().item() == pytest.approx(1, abs=4 * (2 / 600) ** 0.5)
+    x, t, factor = create("hutchinson").points(sde, x0, seeded())
+    assert torch.equal(x, x0)
+    assert bool((t == sde.t_min).all())
+    assert bool((factor == 1).all())

@@ -75,6 +75,13 @@ def test_what_an_objective_remembers_is_in_the_checkpoint_and_moves(run_to, tmp_
     assert not any("objective" in name for name in tensors(tmp_path, 12, "ema"))
 
 
+def test_what_a_step_left_is_taken_over_at_its_end(run_to, tmp_path):
+    run_to(tmp_path, **ENERGY, model="energy", objective="denoising-control(bins=4)")
+    kept = tensors(tmp_path, 12)
+    assert kept["moments"][0].sum() > 90  # of 12 steps of 8 examples, a little forgotten
+    assert not kept["pending"].any()
+
+
 def test_the_learned_constant_is_optimized_and_averaged(run_to, tmp_path):
     """It moves at every step, and its average, which lags behind, is kept beside it."""
     run_to(tmp_path, **ENERGY, objective="noise-contrastive", ema=0.9)
