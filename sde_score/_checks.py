@@ -9,6 +9,17 @@ import torch
 from torch import Tensor
 
 
+def require_finite(**values: float) -> None:
+    """Refuse anything but finite numbers.
+
+    Raises:
+        ValueError: naming the first argument that is not.
+    """
+    for name, value in values.items():
+        if not (isinstance(value, (int, float)) and math.isfinite(value)):
+            raise ValueError(f"{name}={value!r} must be a finite number")
+
+
 def require_positive(**values: float) -> None:
     """Refuse anything but finite numbers greater than zero.
 

@@ -136,6 +136,20 @@ def test_contrastive_training_that_runs_away_stops_and_keeps_the_good_checkpoint
     assert load_run(tmp_path).step == 8
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_losses_may_go_as_far_as_the_limit_per_entry(run_to, tmp_path, sign):
+    """100 nats for each of the two entries of a point, over the mean of a window."""
+    given = {**ENERGY, "objective": "contrastive-divergence(k=1)"}
+    run_to(tmp_path, steps=4, **given)
+    trainer = Trainer(replace(load_config(tmp_path / "config.yaml"), steps=12), tmp_path)
+    for loss in (190.0, 209.0):
+        trainer.meter.add(torch.tensor(sign * loss), torch.tensor(1.0))
+    trainer._require_finite_losses()
+    trainer.meter.add(torch.tensor(sign * 202.0), torch.tensor(1.0))
+    with pytest.raises(TrainingError, match="is beyond 200"):
+        trainer._require_finite_losses()
+
+
 def test_runs_say_what_they_know_and_who_samples_them(run_to, tmp_path):
     noisy = run_to(tmp_path / "a", steps=1)
     clean = run_to(tmp_path / "b", steps=1, **ENERGY, objective="hutchinson")

@@ -8,10 +8,10 @@ from functools import cached_property
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from sde_score._checks import require_count, require_positive
+from sde_score._checks import require_count, require_finite, require_positive
 from sde_score.models.base import Moment
 from sde_score.models.targets.quadrature import DEPTH, IntervalLaw, convolve
-from sde_score.models.targets.target import Target, require_finite
+from sde_score.models.targets.target import Target
 from sde_score.random import uniform
 
 _HIGHEST = 100.0

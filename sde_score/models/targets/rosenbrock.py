@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from sde_score._checks import require_count, require_positive
+from sde_score._checks import require_count, require_finite, require_positive
 from sde_score.models.base import Moment
 from sde_score.models.targets.quadrature import DEPTH, bracket, column, log_integral
-from sde_score.models.targets.target import Target, require_finite
+from sde_score.models.targets.target import Target
 from sde_score.random import normal
 
 

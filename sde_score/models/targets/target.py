@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -12,17 +11,6 @@ from sde_score._checks import require_batch
 from sde_score.models.base import EnergyBased, Moment
 from sde_score.models.targets.diffused import Diffused
 from sde_score.sdes import SDE
-
-
-def require_finite(**values: float) -> None:
-    """Refuse anything but finite numbers.
-
-    Raises:
-        ValueError: naming the first argument that is not.
-    """
-    for name, value in values.items():
-        if not (isinstance(value, (int, float)) and math.isfinite(value)):
-            raise ValueError(f"{name}={value!r} must be a finite number")
 
 
 class Target(ABC):
