@@ -15,15 +15,20 @@ FLOORS = [
     {"guidance", "likelihood", "discrete", "samplers", "objectives"},
     {"models"},
     {"sdes", "nn"},
-    {"_checks", "_files", "_registry", "random"},
+    {"_checks", "_files", "_registry", "distributions", "random"},
 ]
 SIDEWAYS = {
     ("__main__", "__init__"),
     ("cli", "report"),
     ("objectives", "samplers"),
     ("likelihood", "samplers"),
+    ("likelihood", "discrete"),
+    ("discrete", "samplers"),
+    ("discrete", "objectives"),
     ("training", "data"),
     ("evaluation", "data"),
+    ("distributions", "_checks"),
+    ("distributions", "random"),
     ("random", "_checks"),
     ("_registry", "_checks"),
 }
