@@ -1,4 +1,4 @@
-"""`sde-score data info`."""
+"""`sde-score data info` and `sde-score data ladder`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from sde_score.cli.output import show_record, show_table
-from sde_score.data import load
+from sde_score.data import DataSet, load
 
 
 @dataclass(frozen=True)
@@ -18,20 +18,52 @@ class Data:
     For example:
         sde-score data info digits
         sde-score data info images.parquet --json
+        sde-score data ladder digits
     """
 
-    action: tyro.conf.Positional[Literal["info"]]
-    """What to do; info measures the data set."""
+    action: tyro.conf.Positional[Literal["info", "ladder"]]
+    """What to do; info measures the data set, ladder designs the noise levels of NCSN for it and
+    says why."""
 
     data: tyro.conf.Positional[str]
     """Data set: a name (digits, ring, moons, ...) or the path of a file or folder."""
+
+    radius: Literal["normal", "chi"] = "normal"
+    """For ladder, how levels overlap: normal as published, or chi for data of few dimensions."""
+
+    sigma_min: float | None = None
+    """For ladder, the smallest noise; a hundredth of the range of the data if not given."""
 
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> None:
         """Measure and print."""
-        info = load(self.data).info()
+        data = load(self.data)
+        if self.action == "ladder":
+            self._ladder(data)
+        else:
+            self._info(data)
+
+    def _ladder(self, data: DataSet) -> None:
+        from sde_score.discrete import design
+
+        found = design(data.tensor(), radius=self.radius, sigma_min=self.sigma_min)
+        if self.json:
+            show_record({"name": data.name, **found.numbers()})
+            return
+        sde = f"ve(sigma_min={found.scales.sigma_min:.4g}, sigma_max={found.scales.sigma_max:.4g})"
+        sampler = (
+            f"annealed-langevin(steps={len(found.scales)}, steps_each={found.steps_each}, "
+            f"step_ratio={found.step_ratio:.4g})"
+        )
+        objective = f"denoising(time_sampler='discrete(levels={len(found.scales)})')"
+        print(found)
+        print(f'train with  --sde "{sde}" --objective "{objective}"')
+        print(f'sample with --sampler "{sampler}"')
+
+    def _info(self, data: DataSet) -> None:
+        info = data.info()
         if self.json:
             show_record(asdict(info))
             return

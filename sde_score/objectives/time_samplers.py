@@ -7,16 +7,19 @@ sampler); each time alone keeps its law.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_positive
+from sde_score._checks import require_count, require_positive
 from sde_score._registry import Registry
 from sde_score.random import Draws, stratified, uniform
 from sde_score.sdes import SDE
+
+_SLACK = 1e-9  # of log-SNR: levels that are the ends of an SDE may round past them
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,65 @@ class LogitNormal(TimeSampler):
         return sde.t_min + place * (sde.t_max - sde.t_min)
 
 
+@dataclass(frozen=True)
+class Discrete(TimeSampler):
+    """One of n noise levels, each as likely as any other: the times of the discrete views.
+
+    Args:
+        levels: n, for the states of the chain `sde.discretize(n)`: NCSN's ladder on VE, DDPM's
+            layers i / n on VP; or the noise levels sigma / alpha themselves, in any order, for any
+            SDE that has them.
+
+    Raises:
+        ValueError: if there is no level, or one is not positive and finite.
+
+    Reference: Song & Ermon 2019, https://arxiv.org/abs/1907.05600; Ho et al. 2020,
+    https://arxiv.org/abs/2006.11239.
+    """
+
+    levels: int | tuple[float, ...] = 1000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.levels, (tuple, list)):
+            require_count(levels=self.levels)
+            return
+        object.__setattr__(self, "levels", tuple(self.levels))
+        require_count(**{"the number of levels": len(self.levels)})
+        require_positive(**{f"levels[{i}]": level for i, level in enumerate(self.levels)})
+
+    def times(self, sde: SDE) -> Tensor:
+        """The times of the levels, increasing, float64 of shape `(n,)`.
+
+        Raises:
+            ValueError: if the SDE does not have them.
+        """
+        if isinstance(self.levels, int):
+            return sde.discretize(self.levels).times
+        return times_of_levels(sde, torch.tensor(sorted(self.levels), dtype=torch.float64))
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """The time of number floor(u n)."""
+        times = self.times(sde).to(u.device)
+        return times[(u * len(times)).long().clamp(max=len(times) - 1)]
+
+
+def times_of_levels(sde: SDE, levels: Tensor) -> Tensor:
+    """The times at which sigma / alpha takes given values, in the shape of `levels`, float64.
+
+    Raises:
+        ValueError: if a level lies outside those of the SDE, where its models know nothing.
+    """
+    log_snr = -2 * levels.log()
+    low, high = sde.log_snr_range
+    if log_snr.min() < low - _SLACK or log_snr.max() > high + _SLACK:
+        raise ValueError(
+            f"noise levels from {levels.min():.6g} to {levels.max():.6g} leave those of {sde}, "
+            f"whose sigma / alpha runs from {math.exp(-0.5 * high):.6g} to "
+            f"{math.exp(-0.5 * low):.6g}: choose levels in between"
+        )
+    return sde.time_of_log_snr(log_snr)
+
+
 TIME_SAMPLERS: Registry[TimeSampler] = Registry(
     "time sampler",
     {
@@ -149,5 +211,6 @@ TIME_SAMPLERS: Registry[TimeSampler] = Registry(
         "importance": Importance,
         "log_normal": LogNormal,
         "logit_normal": LogitNormal,
+        "discrete": Discrete,
     },
 )

@@ -3,7 +3,7 @@
 from sde_score._registry import Registry
 from sde_score.samplers.base import Callback, Noise, Sampler, Trajectory
 from sde_score.samplers.correctors import Langevin
-from sde_score.samplers.grids import GRIDS, Grid, Karras, UniformLogSNR, UniformTime
+from sde_score.samplers.grids import GRIDS, Grid, Karras, Times, UniformLogSNR, UniformTime
 from sde_score.samplers.heun import Heun
 from sde_score.samplers.many import sample_many
 from sde_score.samplers.mcmc.sampler import MCMC
@@ -20,6 +20,17 @@ from sde_score.samplers.predictors import (
     EulerMaruyama,
     Predictor,
     ReverseDiffusion,
+)
+from sde_score.samplers.variances import (
+    VARIANCES,
+    InterpolatedVariance,
+    OptimalVariance,
+    PosteriorVariance,
+    TransitionVariance,
+    Variance,
+    as_variance,
+    interpolated_std,
+    posterior_coefficients,
 )
 
 SAMPLERS: Registry[Sampler] = Registry(
@@ -47,24 +58,34 @@ __all__ = [
     "MCMC",
     "PREDICTORS",
     "SAMPLERS",
+    "VARIANCES",
     "Ancestral",
     "AnnealedLangevin",
     "Callback",
     "EulerMaruyama",
     "Grid",
     "Heun",
+    "InterpolatedVariance",
     "Karras",
     "Langevin",
     "Noise",
+    "OptimalVariance",
+    "PosteriorVariance",
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlowODE",
     "ReverseDiffusion",
     "Sampler",
+    "Times",
     "Trajectory",
+    "TransitionVariance",
     "UniformLogSNR",
     "UniformTime",
+    "Variance",
+    "as_variance",
     "available",
     "create",
+    "interpolated_std",
+    "posterior_coefficients",
     "sample_many",
 ]

@@ -7,10 +7,12 @@ the data, is the denoised mean, which is explicit in every sampler (`denoise`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sde_score._checks import require_count, require_positive
 from sde_score._registry import Registry
@@ -100,6 +102,44 @@ class Native(Grid):
     def place(self, sde: SDE, u: Tensor, end: float) -> Tensor:
         """As the SDE's own grid does."""
         return GRIDS.create(sde.native_grid).place(sde, u, end)
+
+
+@dataclass(frozen=True)
+class Times(Grid):
+    """Times given one by one, such as those of the layers of a hierarchical VAE.
+
+    Args:
+        at: strictly decreasing times. The first need not be `sde.t_max` where sampling starts from
+            a state.
+
+    Raises:
+        ValueError: if they do not decrease.
+    """
+
+    end: None = field(default=None, init=False, repr=False)
+    at: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.at or any(not late > early for late, early in pairwise(self.at)):
+            raise ValueError("at must be strictly decreasing times, from noise to data")
+
+    def place(self, sde: SDE, u: Tensor, end: float) -> Tensor:
+        """The times themselves, whatever the shares."""
+        return torch.tensor(self.at, dtype=torch.float64)
+
+    @override
+    def times(self, sde: SDE, count: int) -> Tensor:
+        """The times themselves.
+
+        Raises:
+            ValueError: if `count` is not their number, or they leave the range of the SDE.
+        """
+        if count != len(self.at):
+            raise ValueError(
+                f"the sampler stops at {count} times and at has {len(self.at)}: set "
+                "steps=len(at), or steps=len(at) - 1 with denoise=False"
+            )
+        return sde.check_time(self.place(sde, torch.empty(0), self.at[-1]))
 
 
 GRIDS: Registry[Grid] = Registry(

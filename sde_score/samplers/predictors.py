@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._checks import require_choice
 from sde_score._registry import Registry
 from sde_score.samplers.base import March, Noise, Problem, Sampler
+from sde_score.samplers.variances import Variance, as_variance
 from sde_score.sdes import SDE
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
@@ -125,23 +125,22 @@ class Ancestral(Predictor):
 
     Args:
         variance: of the noise; `"posterior"` that of x_s given x_t and the data, c = std sigma_s /
-            sigma_t (right when the data are one point), or `"transition"` that of the forward step,
-            c = std (right when the data are N(0, I)).
+            sigma_t (right when the data are one point), `"transition"` that of the forward step,
+            c = std (right when the data are N(0, I)), or any other name or object of `VARIANCES`.
     """
 
-    variance: str = "posterior"
+    variance: str | Variance = "posterior"
 
     reference = "Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 3.2"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("variance", self.variance, ("posterior", "transition"))
+        as_variance(self.variance)
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 1 / scale, b = std^2 / scale, c by `variance`."""
         scale, std = sde.transition(s, t)
-        narrow = sde.sigma(s) / sde.sigma(t) if self.variance == "posterior" else 1.0
-        return 1 / scale, std**2 / scale, std * narrow
+        return 1 / scale, std**2 / scale, as_variance(self.variance).std(sde, s, t)
 
 
 @dataclass(frozen=True)

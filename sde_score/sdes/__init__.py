@@ -8,6 +8,7 @@ from sde_score._registry import Registry
 from sde_score.sdes.base import SDE, Field, Prior, of_time
 from sde_score.sdes.chain import Chain
 from sde_score.sdes.rectified import Rectified
+from sde_score.sdes.tabulated import Tabulated
 from sde_score.sdes.ve import EDM, VE
 from sde_score.sdes.vp import VP, Cosine, SubVP
 
@@ -31,6 +32,7 @@ __all__ = [
     "Prior",
     "Rectified",
     "SubVP",
+    "Tabulated",
     "available",
     "create",
     "of_time",

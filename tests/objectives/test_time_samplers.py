@@ -10,10 +10,11 @@ import torch
 from scipy import stats
 
 from sde_score.objectives import TIME_SAMPLERS, WEIGHTINGS
-from sde_score.sdes import EDM
+from sde_score.objectives.time_samplers import Discrete
+from sde_score.sdes import EDM, VE, VP
 
 SPECS = [
-    *TIME_SAMPLERS.names(),
+    *(name for name in TIME_SAMPLERS if name != "discrete"),  # its law has no density
     "log_normal(mean=0.3, std=0.7)",
     "logit_normal(mean=-0.4, std=1.5)",
 ]
@@ -134,6 +135,72 @@ def test_importance_makes_the_likelihood_weight_constant(sde):
     low, high = (2 * math.log(1 / ratio(sde, torch.tensor(t))) for t in (sde.t_max, sde.t_min))
     want = torch.tensor((high - low) / (sde.t_max - sde.t_min), dtype=torch.float64)
     torch.testing.assert_close(product, want.expand(500), rtol=1e-6, atol=0)
+
+
+def ascending(sde, levels):
+    """Levels sigma / alpha in terms of the ends of an SDE: shares of the way in their logarithm."""
+    ends = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
+    low, high = np.log(ratio(sde, ends)).tolist()
+    return [math.exp(low + share * (high - low)) for share in levels]
+
+
+def test_discrete_times_are_those_of_the_chain(sde):
+    sampler = TIME_SAMPLERS.create("discrete(levels=40)")
+    assert torch.equal(sampler.times(sde), sde.discretize(40).times)
+    layers = TIME_SAMPLERS.create("discrete").times(VP())
+    assert torch.equal(layers, torch.arange(1, 1001).double() / 1000)
+    rungs = VE(0.01, 50.0).sigma(sampler.times(VE(0.01, 50.0)))
+    np.testing.assert_allclose(rungs, np.geomspace(0.01, 50, 40), rtol=1e-12)
+
+
+def test_discrete_levels_are_met_on_any_diffusion(sde):
+    levels = ascending(sde, [0.1, 0.15, 0.6, 0.99])
+    sampler = Discrete(levels=tuple(reversed(levels)))
+    t = sampler.times(sde)
+    assert t.dtype == torch.float64
+    np.testing.assert_allclose(ratio(sde, t), levels, rtol=1e-9)
+    assert sampler == Discrete(levels=list(reversed(levels)))
+    spec = f"discrete(levels={tuple(levels)!r})"
+    assert torch.equal(TIME_SAMPLERS.create(spec).times(sde), t)
+    ends = Discrete(levels=tuple(ascending(sde, [0.0, 1.0]))).times(sde)
+    assert ends.tolist() == pytest.approx([sde.t_min, sde.t_max], rel=1e-5)
+
+
+def test_a_discrete_quantile_is_entry_floor_u_n():
+    sampler = Discrete(levels=(4.0, 1.0, 2.0, 3.0))
+    u = torch.tensor([0.0, 0.2499, 0.25, 0.5, 0.7499, 0.75, 0.9999, 1.0], dtype=torch.float64)
+    t = sampler.quantile(EDM(), u)
+    assert t.tolist() == pytest.approx([1, 1, 2, 3, 3, 4, 4, 4])
+
+
+def test_discrete_times_are_visited_alike(sde):
+    sampler = TIME_SAMPLERS.create("discrete(levels=25)")
+    t, weight = sampler(sde, 5000, torch.Generator().manual_seed(3))
+    times, counts = t.unique(return_counts=True)
+    assert torch.equal(times, sde.discretize(25).times)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    assert bool((weight == 1).all())
+    assert weight.shape == (5000,)
+    spread = TIME_SAMPLERS.create("discrete(levels=25, stratified=True)")
+    for seed in range(10):
+        t, _ = spread(sde, 75, torch.Generator().manual_seed(seed))
+        assert t.unique(return_counts=True)[1].tolist() == [3] * 25
+
+
+def test_wrong_levels_are_refused():
+    with pytest.raises(ValueError, match="levels=0 must be a whole number of at least 1"):
+        Discrete(levels=0)
+    with pytest.raises(ValueError, match=r"levels=10.0 must be a whole number"):
+        TIME_SAMPLERS.create("discrete(levels=10.0)")
+    with pytest.raises(ValueError, match="number of levels=0"):
+        Discrete(levels=())
+    for wrong in (-1.0, 0.0, math.inf, math.nan, "a"):
+        with pytest.raises(ValueError, match=r"levels\[1\]="):
+            Discrete(levels=(1.0, wrong))
+    with pytest.raises(ValueError, match=r"from 1 to 90 leave .*EDM.* from 0.002 to 80: choose"):
+        Discrete(levels=(90.0, 1.0)).times(EDM())
+    with pytest.raises(ValueError, match=r"from 0.001 to 1 leave"):
+        Discrete(levels=(1.0, 0.001)).times(EDM())
 
 
 def test_wrong_settings_are_refused():
