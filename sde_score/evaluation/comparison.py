@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from sde_score._checks import require_count
 from sde_score.evaluation._sets import require_sets
-from sde_score.evaluation.distances import Distance, available, create
+from sde_score.evaluation.distances import DEFAULT, Distance, create
 from sde_score.random import generator_from
 
 
@@ -98,7 +98,7 @@ def compare(
     Args:
         samples: shape `(n, *event)`, n >= 2.
         data: shape `(m, *event)`, m >= 4; m >= 2 n uses every sample.
-        distances: names as `create` takes them; None takes every one that `available` lists.
+        distances: names as `create` takes them; None takes those in `DEFAULT`.
         seed: names the random subsets.
 
     Returns:
@@ -113,7 +113,7 @@ def compare(
     if len(data) < 4:
         raise ValueError(f"data holds {len(data)} examples: two disjoint sets of 2 need at least 4")
     size = min(len(samples), len(data) // 2)
-    measures = {name: create(name) for name in (available() if distances is None else distances)}
+    measures = {name: create(name) for name in (DEFAULT if distances is None else distances)}
     generator = generator_from(seed)
     x, y = _draw(samples, size, generator), _draw(data, size, generator)
     scores = []

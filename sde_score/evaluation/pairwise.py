@@ -1,6 +1,6 @@
 r"""Distances made of averages over pairs of examples: energy distance and maximum mean discrepancy.
 
-Both are one formula, with a kernel k of the distance between two examples:
+Both are one formula, with a kernel k, here a function of the distance between two examples:
 
 .. math:: D = E\,k(X, X') + E\,k(Y, Y') - 2\,E\,k(X, Y)
 
@@ -43,7 +43,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     Reference: Székely & Rizzo 2013, https://doi.org/10.1016/j.jspi.2013.03.018.
     """
     x, y = require_sets(x, y)
-    return _discrepancy(x, y, lambda squared: -squared.sqrt())
+    return discrepancy(x, y, lambda a, b: -squared_distances(a, b).sqrt(), center=mean_example(y))
 
 
 def maximum_mean_discrepancy(
@@ -81,22 +81,31 @@ def maximum_mean_discrepancy(
         require_positive(bandwidths=bandwidth)
     rates = [-0.5 / bandwidth**2 for bandwidth in bandwidths]
 
-    def kernel(squared: Tensor) -> Tensor:
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        squared = squared_distances(a, b)
         mixture = torch.zeros_like(squared)
         for rate in rates:
             mixture += (rate * squared).exp_()
         return mixture / len(rates)
 
-    return _discrepancy(x, y, kernel)
+    return discrepancy(x, y, kernel, center=mean_example(y))
 
 
-Kernel = Callable[[Tensor], Tensor]
+Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
-def _discrepancy(x: Tensor, y: Tensor, kernel: Kernel) -> float:
-    """The formula at the top of this file; `kernel` maps squared distances to its values."""
-    # A common shift changes no distance, and spares float64 the digits of an offset.
-    center = _mean(y)
+def discrepancy(x: Tensor, y: Tensor, kernel: Kernel, center: Tensor | None = None) -> float:
+    """The formula at the top of this file for any kernel, in float64, in blocks.
+
+    Args:
+        x: first set, shape `(n, features)`, n >= 2.
+        y: second set, shape `(m, features)`, m >= 2.
+        kernel: maps rows `(i, features)` and `(j, features)` to the values `(i, j)` of their pairs.
+        center: subtracted from every row, shape `(features,)`: a kernel of distances alone does not
+            feel a common shift, and it spares float64 the digits of an offset. None for no shift.
+    """
+    if center is None:
+        center = x.new_zeros(x.shape[1], dtype=torch.float64)
     within = _mean_within(x, kernel, center) + _mean_within(y, kernel, center)
     return within - 2 * _mean_between(x, y, kernel, center)
 
@@ -107,10 +116,10 @@ def _mean_within(x: Tensor, kernel: Kernel, center: Tensor) -> float:
     parts = blocks(x)
     for i, rows in enumerate(parts):
         a = x[rows].to(center) - center
-        total += float(kernel(_squared_distances(a, a)).fill_diagonal_(0).sum())
+        total += float(kernel(a, a).fill_diagonal_(0).sum())
         for others in parts[i + 1 :]:
             b = x[others].to(center) - center
-            total += 2 * float(kernel(_squared_distances(a, b)).sum())
+            total += 2 * float(kernel(a, b).sum())
     return total / (len(x) * (len(x) - 1))
 
 
@@ -121,18 +130,19 @@ def _mean_between(x: Tensor, y: Tensor, kernel: Kernel, center: Tensor) -> float
         a = x[rows].to(center) - center
         for others in blocks(y):
             b = y[others].to(center) - center
-            total += float(kernel(_squared_distances(a, b)).sum())
+            total += float(kernel(a, b).sum())
     return total / (len(x) * len(y))
 
 
-def _mean(x: Tensor) -> Tensor:
+def mean_example(x: Tensor) -> Tensor:
+    """Average of the rows of `x`, shape `(features,)`, in float64."""
     total = x.new_zeros(x.shape[1], dtype=torch.float64)
     for rows in blocks(x):
         total += x[rows].to(torch.float64).sum(0)
     return total / len(x)
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared distances between rows, shape `(len(a), len(b))`, by one matrix product."""
     squared = (a @ b.T).mul_(-2)
     squared += a.square().sum(1)[:, None]
@@ -144,9 +154,9 @@ def _median_distance(y: Tensor) -> float:
     if len(y) > _MEDIAN_EXAMPLES:
         order = torch.randperm(len(y), generator=generator_from(0))
         y = y[order[:_MEDIAN_EXAMPLES].to(y.device)]
-    a = y.to(torch.float64) - _mean(y)
+    a = y.to(torch.float64) - mean_example(y)
     above = torch.ones(len(y), len(y), dtype=torch.bool, device=y.device).triu_(1)
-    median = float(_squared_distances(a, a)[above].median().sqrt())
+    median = float(squared_distances(a, a)[above].median().sqrt())
     if median == 0:
         raise ValueError(
             "bandwidths=None takes the median distance within y, which is 0: at least half of its "

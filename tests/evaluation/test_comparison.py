@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from sde_score.evaluation import (
+    DEFAULT,
     DISTANCES,
     Floor,
     available,
     compare,
     create,
     energy_distance,
+    frechet,
+    kernel_distance,
     maximum_mean_discrepancy,
     noise_floor,
     sliced_wasserstein2,
@@ -25,7 +28,8 @@ def normals(*shape, seed=0):
 
 def test_names_stand_for_the_functions():
     x, y = normals(9, 3, seed=1), 1 + normals(8, 3, seed=2)
-    assert available() == list(DISTANCES) == ["sliced-wasserstein2", "mmd2", "energy"]
+    names = ["sliced-wasserstein2", "mmd2", "energy", "frechet", "kernel"]
+    assert available() == list(DISTANCES) == names
     assert create("sliced-wasserstein2")(x, y) == sliced_wasserstein2(x, y)
     assert create("sliced-wasserstein2(projections=7, seed=3)")(x, y) == sliced_wasserstein2(
         x, y, 7, 3
@@ -33,6 +37,8 @@ def test_names_stand_for_the_functions():
     assert create("mmd2")(x, y) == maximum_mean_discrepancy(x, y)
     assert create("mmd2(bandwidths=(0.5, 2))")(x, y) == maximum_mean_discrepancy(x, y, (0.5, 2))
     assert create("energy")(x, y) == energy_distance(x, y)
+    assert create("frechet")(x, y) == frechet(x, y)
+    assert create("kernel")(x, y) == kernel_distance(x, y)
     with pytest.raises(ValueError, match="did you mean 'energy'"):
         create("enrgy")
 
@@ -87,7 +93,7 @@ def test_comparison_tells_perfect_samples_from_shifted_ones():
     data = normals(1200, 2, 2, seed=5)
     perfect = compare(normals(400, 2, 2, seed=6), data)
     shifted = compare(0.5 + normals(400, 2, 2, seed=7), data)
-    assert [score.name for score in perfect] == available()
+    assert tuple(score.name for score in perfect) == DEFAULT
     for good, bad in zip(perfect, shifted, strict=True):
         assert abs(good.value - good.floor_mean) < 5 * good.floor_std
         assert bad.value - bad.floor_mean > 10 * bad.floor_std
