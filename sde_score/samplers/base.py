@@ -237,12 +237,14 @@ class Sampler(ABC):
                 yield 0.0, problem.denoise(x, times[-1].to(x.device))
 
     def start_time(self, sde: SDE) -> float:
-        """The time of the start: `t_max`."""
-        return sde.t_max
+        """The time of the start: the first of the grid, which most start at `t_max`."""
+        return self.times(sde)[0].item()
 
     def start_std_on(self, sde: SDE) -> float:
-        """Standard deviation of a start that is drawn: that of the prior."""
-        return sde.prior_std
+        """Standard deviation of a start that is drawn: that of the prior, and of a grid that starts
+        below `t_max` the same share of it as of the noise."""
+        share = sde.sigma(self.start_time(sde)) / sde.sigma(sde.t_max)
+        return sde.prior_std * share.item()
 
     @property
     def total(self) -> int | None:

@@ -113,7 +113,7 @@ class AnnealedLangevin(Sampler):
             return self.step_ratio
         times = self.times(sde)
         alpha = sde.alpha(times)
-        start_std = sde.prior_std / alpha[0].item()
+        start_std = self.start_std_on(sde) / alpha[0].item()
         return choose_step_ratio(
             sde.sigma(times) / alpha, self.data_std, self.steps_each, start_std
         )

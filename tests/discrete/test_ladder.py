@@ -126,7 +126,7 @@ def test_levels_are_counted_one_by_one(first, last, ratio):
 
 
 def test_a_whole_number_of_ratios_is_not_rounded_up():
-    assert count_scales(8.0, 1.0, 2.0).value == 4
+    assert count_scales(125.0, 1.0, 5.0).value == 4  # log 125 / log 5 rounds to above 3
     assert count_scales(1.0, 1e-3, 10 ** (1 / 3)).value == 10
 
 
