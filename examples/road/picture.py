@@ -39,22 +39,29 @@ matplotlib.rcParams.update(
         "ytick.color": INK,
         "lines.solid_capstyle": "round",
         "axes.unicode_minus": True,
+        "legend.frameon": False,
+        "legend.handlelength": 1.4,
+        "legend.labelcolor": "linecolor",
     }
 )
 
 
-def arguments(file, doc, steps=None):
-    """The options of a script: `--out`, and `--steps` where it trains; one thread from here on.
+def arguments(file, doc, steps=None, samples=None):
+    """The options of a script: `--out`, `--steps` where it trains, `--samples` where samples are
+    what takes its time; one thread from here on.
 
     Args:
         file: its `__file__`, whose name the picture gets.
         doc: its `__doc__`.
         steps: optimizer steps if the option is not given; None where nothing is trained.
+        samples: how many samples if the option is not given; None for no such option.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(Path(file).stem + ".png"))
     if steps is not None:
         parser.add_argument("--steps", type=int, default=steps, help="optimizer steps")
+    if samples is not None:
+        parser.add_argument("--samples", type=int, default=samples, help="how many samples")
     torch.set_num_threads(1)
     return parser.parse_args()
 
@@ -72,8 +79,10 @@ def sheet(title, height=4.6, widths=(1, 1), heights=(1,)):
 
 
 def joined(panels):
-    """One wide panel in the place of a row of panels."""
-    place = panels[0].get_gridspec()[panels[0].get_subplotspec().rowspan.start, :]
+    """One wide panel in the place of neighbors in a row."""
+    places = [axes.get_subplotspec() for axes in panels]
+    columns = slice(places[0].colspan.start, places[-1].colspan.stop)
+    place = panels[0].get_gridspec()[places[0].rowspan.start, columns]
     for axes in panels:
         axes.remove()
     return place.get_gridspec().figure.add_subplot(place)
