@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import tyro
 
+    from sde_score.cli.compare import Compare
     from sde_score.cli.data import Data
     from sde_score.cli.demo import Demo
     from sde_score.cli.evaluate import Evaluate
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": Sample,
         "likelihood": Likelihood,
         "evaluate": Evaluate,
+        "compare": Compare,
         "data": Data,
         "samplers": Samplers,
         "objectives": Objectives,

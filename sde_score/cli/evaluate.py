@@ -27,7 +27,8 @@ class Evaluate(RunCommand):
     """Samples per sampler."""
 
     distances: tuple[str, ...] | None = None
-    """Distances to measure; all if not given."""
+    """Distances to measure, such as "frechet(extractor='classifier')"; if not given
+    sliced-wasserstein2, mmd2 and energy."""
 
     report: bool = False
     """Write report.html into the run directory."""

@@ -34,9 +34,10 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    # Names such as frechet[pixels] are no markup.
+    console = Console(markup=False)
     if not console.is_terminal:
-        console = Console(width=200)
+        console = Console(width=200, markup=False)
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")

@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
+from sde_score.evaluation.classifier import ClassifierExtractor, classifier_for, train_classifier
 from sde_score.evaluation.comparison import Floor, Score, compare, noise_floor
-from sde_score.evaluation.distances import DISTANCES, Distance, available, create
+from sde_score.evaluation.distances import (
+    DEFAULT,
+    DISTANCES,
+    Distance,
+    FeatureDistance,
+    available,
+    create,
+)
+from sde_score.evaluation.features import EXTRACTORS, Extractor, create_extractor, extract
+from sde_score.evaluation.frechet import FeatureStatistics, frechet, frechet_distance
+from sde_score.evaluation.intervals import Interval, Ruler
+from sde_score.evaluation.kernel_distance import kernel_distance
+from sde_score.evaluation.neighbors import NeighborScores, neighbor_scores
 from sde_score.evaluation.pairwise import energy_distance, maximum_mean_discrepancy
 from sde_score.evaluation.sliced_wasserstein import sliced_wasserstein2
+from sde_score.evaluation.view_comparison import NFES, Bits, Comparison, ViewRow, compare_views
+from sde_score.evaluation.views import VIEWS, View
 
 __all__ = [
+    "DEFAULT",
     "DISTANCES",
+    "EXTRACTORS",
+    "NFES",
+    "VIEWS",
+    "Bits",
+    "ClassifierExtractor",
+    "Comparison",
     "Distance",
+    "Extractor",
+    "FeatureDistance",
+    "FeatureStatistics",
     "Floor",
+    "Interval",
+    "NeighborScores",
+    "Ruler",
     "Score",
+    "View",
+    "ViewRow",
     "available",
+    "classifier_for",
     "compare",
+    "compare_views",
     "create",
+    "create_extractor",
     "energy_distance",
+    "extract",
+    "frechet",
+    "frechet_distance",
+    "kernel_distance",
     "maximum_mean_discrepancy",
+    "neighbor_scores",
     "noise_floor",
     "sliced_wasserstein2",
+    "train_classifier",
 ]

@@ -2,11 +2,21 @@
 
 from sde_score.likelihood.bits import (
     BitsPerDim,
-    Scaling,
     bits_per_dim,
     energy_bits_per_dim,
 )
-from sde_score.likelihood.divergence import draw_probes, value_and_divergence
+from sde_score.likelihood.bounds import ContinuousBound, LayeredBound
+from sde_score.likelihood.dequantization import (
+    DEQUANTIZATIONS,
+    Dequantization,
+    Dequantized,
+    Scaling,
+    VariationalDequantization,
+)
+from sde_score.likelihood.divergence import MODES, draw_probes, value_and_divergence
+from sde_score.likelihood.estimates import Estimate, Likelihood
+from sde_score.likelihood.flow import Flow
+from sde_score.likelihood.likelihoods import LIKELIHOODS, available, create
 from sde_score.likelihood.partition import (
     PARTITION_METHODS,
     EnergyLikelihood,
@@ -18,25 +28,55 @@ from sde_score.likelihood.partition import (
     log_partition,
 )
 from sde_score.likelihood.probability_flow import DIVERGENCES, LogLikelihood, log_prob
-from sde_score.likelihood.solvers import SOLVERS
+from sde_score.likelihood.processes import gather_rows, own_rows
+from sde_score.likelihood.residuals import (
+    GaussianDecoder,
+    KernelEntropy,
+    LevelDecoder,
+    Residual,
+)
+from sde_score.likelihood.variational import TIME_SAMPLINGS, Bound, variational_bound
+from sde_score.samplers.solvers import SOLVERS
 
 __all__ = [
+    "DEQUANTIZATIONS",
     "DIVERGENCES",
+    "LIKELIHOODS",
+    "MODES",
     "PARTITION_METHODS",
     "SOLVERS",
+    "TIME_SAMPLINGS",
     "BitsPerDim",
+    "Bound",
+    "ContinuousBound",
+    "Dequantization",
+    "Dequantized",
     "EnergyLikelihood",
+    "Estimate",
+    "Flow",
+    "GaussianDecoder",
     "GaussianReference",
+    "KernelEntropy",
+    "LayeredBound",
+    "LevelDecoder",
+    "Likelihood",
     "LogLikelihood",
     "LogPartition",
     "Reference",
+    "Residual",
     "Scaling",
+    "VariationalDequantization",
+    "available",
     "bennett",
     "bits_per_dim",
+    "create",
     "draw_probes",
     "energy_bits_per_dim",
     "energy_log_prob",
+    "gather_rows",
     "log_partition",
     "log_prob",
+    "own_rows",
     "value_and_divergence",
+    "variational_bound",
 ]

@@ -1,13 +1,9 @@
 r"""Bits per dimension: the log-likelihood in the terms of the data, not of the model.
 
-Discrete data have no density; noise that fills each level's bin gives them one, and
+.. math:: -\frac{\log_2 p(\mathrm{raw})}{D}
 
-.. math:: -\log_2 P(\mathrm{levels}) \le E_u\left[-\log_2 p(\mathrm{levels} + u)\right],
-          \qquad u \sim U[0, 1)^D,
-
-so the mean over dequantizations bounds the code length.
-
-Reference: Theis et al. 2016, https://arxiv.org/abs/1511.01844, section 3.1.
+For discrete data p is a probability, and the number of bits is a code length; for continuous data
+it is a density in the units of the data, and may be above 1.
 """
 
 from __future__ import annotations
@@ -15,28 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from sde_score._checks import require_count
+from sde_score.likelihood._inputs import require_condition
+from sde_score.likelihood.dequantization import Scaling, UniformDequantization
+from sde_score.likelihood.estimates import Likelihood
+from sde_score.likelihood.likelihoods import LIKELIHOODS
 from sde_score.likelihood.partition import LogPartition, energy_log_prob
-from sde_score.likelihood.probability_flow import log_prob
+from sde_score.likelihood.variational import standard_error
 from sde_score.models import Model
-from sde_score.random import example_seeds, generator_from, mix
-
-
-class Scaling(Protocol):
-    """What is needed of the map from a data set's own terms to model space."""
-
-    def dequantize(self, raw: Tensor, generator: Generator | None = None) -> Tensor:
-        """Raw data in model space, discrete levels spread over their bins."""
-        ...
-
-    def bits_per_dim(self, log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor:
-        """Bits per dimension in raw terms, from a log density in model space in nats."""
-        ...
+from sde_score.random import example_seeds, mix
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +31,17 @@ class BitsPerDim:
     """What `bits_per_dim` returns.
 
     Args:
-        values: of each example, the mean over its dequantizations, shape `(examples,)`, float64.
+        values: of each example, the mean over its draws, shape `(examples,)`, float64.
         nfe: evaluations of the model over all batches.
         shared_error: standard error that all values have in common, that of log Z.
+        value_errors: standard error of each value over its own draws, shape `(examples,)`: NaN
+            where there is only one, 0 where nothing is drawn.
     """
 
     values: Tensor
     nfe: int
     shared_error: float = 0.0
+    value_errors: Tensor | None = None
 
     @property
     def mean(self) -> float:
@@ -60,10 +50,9 @@ class BitsPerDim:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean` over examples, dequantization, probes and log Z; NaN for one
-        example.
+        """Standard error of `mean` over examples, their draws and log Z; NaN for one example.
 
-        The examples are independent, so their spread holds the first three sources of chance.
+        The examples are independent, so their spread holds the chance of their draws too.
         """
         if len(self.values) == 1:
             return math.nan
@@ -74,73 +63,59 @@ def bits_per_dim(
     model: Model,
     raw: Tensor,
     scaling: Scaling,
+    by: str | Likelihood = "flow",
     *,
-    dequantizations: int = 1,
     batch_size: int = 128,
-    divergence: str = "hutchinson",
-    probes: int = 1,
-    probe_law: str = "rademacher",
     seed: int | Sequence[int] | None = 0,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    method: str = "dopri5",
     condition: Tensor | None = None,
     progress: bool = False,
 ) -> BitsPerDim:
-    """Bits per dimension of raw data under the probability flow of a model.
-
-    The defaults are those of published image results: one random probe and one dequantization for
-    each example; the chance they bring is part of the standard error over examples.
+    """Bits per dimension of raw data under a model.
 
     Args:
-        model: as for `log_prob`.
+        model: anything with the model protocol. Its mode is left alone: call `eval()` first if it
+            holds dropout.
         raw: data in their own terms, shape `(examples, *event)`.
         scaling: of the data set the model was trained on.
-        dequantizations: independent draws of the noise per example, at least 1; continuous data
-            need no more than 1.
+        by: a likelihood or its spec, such as `"flow(rtol=1e-5, probes=4)"` or `"bound"`; names in
+            `LIKELIHOODS`.
         batch_size: examples that the model sees at once.
-        divergence: as for `log_prob`, as are `probes`, `probe_law`, `rtol`, `atol`, `method`,
-            `condition` and `progress`.
-        seed: of dequantization and probes, which depend on the example and not on its batch; give
-            one number per example (its index in the data set) when evaluating a part of a set.
+        seed: of all that is drawn, which depends on the example and not on its batch; give one
+            number per example (its index in the data set) when evaluating a part of a set.
+        condition: passed to the model, one entry per example.
+        progress: show a bar per batch.
 
     Returns:
         A `BitsPerDim`.
 
     Raises:
-        ValueError: as for `log_prob`, and for counts below 1 or no examples.
+        TypeError: for a model without the protocol.
+        ValueError: as for the likelihood, and for a batch size below 1 or no examples.
+        RuntimeError: if a solver gives up, as it does when the model returns NaN.
     """
-    require_count(dequantizations=dequantizations, batch_size=batch_size)
-    if raw.ndim < 1 or raw.numel() == 0:
-        raise ValueError(f"raw has shape {tuple(raw.shape)}; accepted: (examples, *event)")
-    if condition is not None and (condition.ndim == 0 or len(condition) != len(raw)):
-        raise ValueError(
-            f"condition has shape {tuple(condition.shape)} for {len(raw)} examples: "
-            "give one entry per example"
-        )
+    likelihood = LIKELIHOODS.create(by) if isinstance(by, str) else by
+    require_count(batch_size=batch_size)
+    _require_raw(raw)
+    require_condition(condition, len(raw))
     seeds = example_seeds(seed, len(raw))
-    values = torch.zeros(len(raw), dtype=torch.float64, device=raw.device)
-    evaluations = model.nfe
-    for first in range(0, len(raw), batch_size):
-        rows = slice(first, first + batch_size)
-        for draw in range(dequantizations):
-            draw_seeds = [mix(number, draw) for number in seeds[rows]]
-            found = log_prob(
-                model,
-                _dequantize(scaling, raw[rows], draw_seeds),
-                divergence=divergence,
-                probes=probes,
-                probe_law=probe_law,
-                seed=draw_seeds,
-                rtol=rtol,
-                atol=atol,
-                method=method,
-                condition=None if condition is None else condition[rows],
-                progress=progress,
-            )
-            bits = scaling.bits_per_dim(found.log_prob, tuple(raw.shape[1:]))
-            values[rows] += bits / dequantizations
-    return BitsPerDim(values, model.nfe - evaluations)
+    batches = [slice(first, first + batch_size) for first in range(0, len(raw), batch_size)]
+    found = [
+        likelihood(
+            model,
+            raw[rows],
+            scaling,
+            seeds=seeds[rows],
+            condition=None if condition is None else condition[rows],
+            progress=progress,
+        )
+        for rows in batches
+    ]
+    event = tuple(raw.shape[1:])
+    # A likelihood speaks of raw data already; `Scaling` has the one formula, for model space.
+    nats = torch.cat([part.values for part in found]) - scaling.log_abs_det(event)
+    errors = torch.cat([part.standard_error for part in found]) * _per_nat(raw)
+    nfe = sum(part.nfe for part in found)
+    return BitsPerDim(scaling.bits_per_dim(nats, event), nfe, value_errors=errors)
 
 
 def energy_bits_per_dim(
@@ -159,7 +134,7 @@ def energy_bits_per_dim(
         raw: data in their own terms, shape `(examples, *event)`.
         scaling: of the data set the model was trained on.
         partition: from `log_partition`, of this model.
-        dequantizations: independent draws of the noise per example, at least 1.
+        dequantizations: independent draws of uniform noise per example, at least 1.
         seed: of dequantization, as for `bits_per_dim`.
 
     Returns:
@@ -170,23 +145,24 @@ def energy_bits_per_dim(
         ValueError: for a count below 1 or no examples.
     """
     require_count(dequantizations=dequantizations)
+    _require_raw(raw)
+    seeds, evaluations, rows = example_seeds(seed, len(raw)), model.nfe, []
+    for draw in range(dequantizations):
+        numbers = [mix(number, draw) for number in seeds]
+        x = UniformDequantization()(raw, scaling, model.sde, numbers).x
+        found = energy_log_prob(model, x, partition)
+        rows.append(scaling.bits_per_dim(found.log_prob, tuple(raw.shape[1:])))
+    bits = torch.stack(rows)
+    errors = torch.zeros_like(bits[0]) if scaling.levels is None else standard_error(bits)
+    shared = partition.standard_error * _per_nat(raw)
+    return BitsPerDim(bits.mean(0), model.nfe - evaluations, shared, errors)
+
+
+def _per_nat(raw: Tensor) -> float:
+    """Bits per dimension in a nat."""
+    return 1 / (math.log(2) * max(1, math.prod(raw.shape[1:])))
+
+
+def _require_raw(raw: Tensor) -> None:
     if raw.ndim < 1 or raw.numel() == 0:
         raise ValueError(f"raw has shape {tuple(raw.shape)}; accepted: (examples, *event)")
-    seeds, evaluations, bits = example_seeds(seed, len(raw)), model.nfe, []
-    for draw in range(dequantizations):
-        x = _dequantize(scaling, raw, [mix(number, draw) for number in seeds])
-        found = energy_log_prob(model, x, partition)
-        bits.append(scaling.bits_per_dim(found.log_prob, tuple(raw.shape[1:])))
-    per_nat = 1 / (math.log(2) * max(1, math.prod(raw.shape[1:])))
-    shared = partition.standard_error * per_nat
-    return BitsPerDim(torch.stack(bits).mean(0), model.nfe - evaluations, shared)
-
-
-def _dequantize(scaling: Scaling, raw: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Each example with noise from its own seed, other than the seed of its probes."""
-    return torch.cat(
-        [
-            scaling.dequantize(raw[i : i + 1], generator_from(number, 1))
-            for i, number in enumerate(seeds)
-        ]
-    )

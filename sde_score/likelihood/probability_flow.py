@@ -31,10 +31,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_batch, require_choice, require_positive
-from sde_score.likelihood.divergence import draw_probes, value_and_divergence
-from sde_score.likelihood.solvers import SOLVERS, Derivative
-from sde_score.models import Model
+from sde_score._checks import require_choice, require_positive
+from sde_score.likelihood._carry import carry
+from sde_score.likelihood._inputs import require_inputs
+from sde_score.likelihood.divergence import MODES, draw_probes, require_forward_mode
+from sde_score.models import BaseEnergy, Model
+from sde_score.samplers.solvers import SOLVERS
 from sde_score.sdes import SDE
 
 DIVERGENCES = ("exact", "hutchinson")
@@ -47,25 +49,28 @@ class LogLikelihood:
     """What `log_prob` returns.
 
     Args:
-        log_prob: log density at `t_min` in model space, in nats, shape `(batch,)`, float64.
+        log_prob: log density at the start in model space, in nats, shape `(batch,)`, float64.
         standard_error: of `log_prob` over the probes, shape `(batch,)`: 0 for the exact
             divergence, NaN for a single probe, which tells nothing of its error.
         latent: x at `t_max`, shape `(batch, *event)`, float64.
-        nfe: evaluations of the model, the same for every example of the batch.
-        steps: steps that the solver accepted.
+        nfe: calls of the model, each for the examples that are still on their way.
+        evaluations: of the model, for each example, int64 of shape `(batch,)`.
+        steps: that the solver accepted, for each example, int64 of shape `(batch,)`.
     """
 
     log_prob: Tensor
     standard_error: Tensor
     latent: Tensor
     nfe: int
-    steps: int
+    evaluations: Tensor
+    steps: Tensor
 
 
 def log_prob(
     model: Model,
     x: Tensor,
     *,
+    start: float | None = None,
     divergence: str = "exact",
     probes: int | Tensor = 1,
     probe_law: str = "rademacher",
@@ -73,32 +78,36 @@ def log_prob(
     rtol: float = 1e-7,
     atol: float = 1e-7,
     method: str = "dopri5",
+    mode: str = "reverse",
     condition: Tensor | None = None,
     progress: bool = False,
 ) -> LogLikelihood:
     r"""Log density of x under the probability flow of a model.
 
-    The error of a step is measured example by example, so that none hides behind the others: the
-    root mean square over the entries of x, or that of the log density per dimension if it is
-    larger, and the worst example decides (`scipy` takes the root mean square over the batch).
-    What a tolerance buys, with a float32 U-Net on 8 x 8 digits:
+    Every example has its own steps, so its value depends on no other. The error of a step is the
+    root mean square over the entries of x, or that of the log density per dimension if it is larger
+    (with `scipy` the root mean square over all numbers of the batch). What both tolerances buy with
+    float32 U-Nets, errors in bits/dim (root mean square) and mean evaluations of an example:
 
-    ================= ============== ============== ============== ==============
-    rtol = atol       1e-4           1e-5           1e-6           1e-7 (default)
-    ================= ============== ============== ============== ==============
-    VP: bits/dim, nfe 4e-3, 73       3e-4, 103      2e-5, 145      2e-6, 223
-    VE: bits/dim, nfe 1e-3, 79       2e-4, 127      2e-5, 193      2e-6, 283
-    ================= ============== ============== ============== ==============
+    ============== =========== =========== =========== =========== ===========
+    rtol = atol    1e-3        1e-4        3e-5        1e-5        1e-6
+    ============== =========== =========== =========== =========== ===========
+    8 x 8, VP      4e-2, 53    2e-3, 75    4e-4, 88    9e-5, 119   8e-6, 161
+    8 x 8, VE      2e-3, 48    7e-4, 74    3e-4, 91    1e-4, 120   9e-6, 178
+    28 x 28, VP    6e-3, 64    2e-3, 88    6e-4, 106   2e-4, 130   2e-5, 181
+    28 x 28, VE    1e-3, 57    1e-3, 79    5e-4, 94    2e-4, 118   2e-5, 184
+    ============== =========== =========== =========== =========== ===========
 
-    The default is within 1e-4 nats up to 64 dimensions; for images and random probes, whose own
-    error is far larger, 1e-5 is enough.
+    So for images 3e-5, the default of `Flow`, is the cheapest that is within 1e-3 bits/dim;
+    unequal pairs are no cheaper. The default here is within 1e-4 nats up to 64 dimensions.
 
     Args:
         model: anything with the model protocol, differentiable in x. Its mode is left alone: call
             `eval()` first if it holds dropout.
-        x: points in model space at `t_min`, shape `(batch, *event)`.
-        divergence: `exact`, as many backward passes per evaluation as dimensions, or `hutchinson`,
-            one per probe and unbiased.
+        x: points in model space, shape `(batch, *event)`.
+        start: time at which x lives, in [t_min, t_max); None is `t_min`.
+        divergence: `exact`, as many derivatives per evaluation as dimensions, or `hutchinson`, one
+            per probe and unbiased.
         probes: for `hutchinson`: how many, or the probes themselves, shape `(n, batch, *event)`.
             One set serves the whole solve.
         probe_law: `rademacher`, which has the smaller variance, or `gaussian`.
@@ -108,6 +117,9 @@ def log_prob(
         rtol: relative tolerance of a step, > 0.
         atol: absolute tolerance of a step, > 0.
         method: `dopri5`, on the device of x, or `scipy`, RK45 as an independent reference.
+        mode: how derivatives are taken, `reverse` or `forward`, see `value_and_divergence`; reverse
+            is the faster. Forward is for models whose score is no gradient by autograd; one example
+            is evaluated twice to see that both agree.
         condition: passed to the model unchanged, shape `(batch, ...)`.
         progress: show a bar over log(sigma / alpha).
 
@@ -116,92 +128,51 @@ def log_prob(
 
     Raises:
         TypeError: for a model without the protocol, or x that is not floating point.
-        ValueError: for an unknown name, shapes that do not agree, x that is not finite, or an exact
-            divergence in more than 4096 dimensions.
+        ValueError: for an unknown name, shapes that do not agree, x that is not finite, a time out
+            of range, an exact divergence in more than 4096 dimensions, or forward mode through an
+            energy.
         RuntimeError: if the solver gives up, as it does when the model returns NaN.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, eq. 39 and appendix D.2.
     """
-    _check(model, x, divergence, rtol, atol, method, condition)
+    _check(model, x, divergence, rtol, atol, method, mode, condition)
+    begin = _start(model.sde, start)
     if divergence == "exact" and (isinstance(probes, Tensor) or probes != 1):
         raise ValueError("probes are for divergence='hutchinson'; divergence='exact' takes none")
     evaluations = model.nfe
     # Outside inference mode: the divergence needs a graph, whatever the caller's mode.
     with torch.inference_mode(False), torch.no_grad():
-        start = x.detach().to(torch.float64, copy=True)
+        point = x.detach().to(torch.float64, copy=True)
+        if mode == "forward":
+            _require_forward_mode(model, point[:1], begin, condition)
         vectors = None
         if divergence == "hutchinson":
-            vectors = _probes(start, probes, probe_law, seed)
-        latent, integral, steps = _flow(
-            model, start, vectors, condition, rtol, atol, method, progress
+            vectors = _probes(point, probes, probe_law, seed)
+        latent, integral, solution = carry(
+            model, point, begin, vectors, condition, rtol, atol, method, mode, progress
         )
         samples = model.sde.prior(x.shape).log_prob(latent) + integral
         error = _standard_error(samples) if vectors is not None else torch.zeros_like(samples[0])
-    return LogLikelihood(samples.mean(0), error, latent, model.nfe - evaluations, steps)
+    return LogLikelihood(
+        samples.mean(0),
+        error,
+        latent,
+        model.nfe - evaluations,
+        solution.evaluations,
+        solution.steps,
+    )
 
 
-def _flow(
-    model: Model,
-    x: Tensor,
-    probes: Tensor | None,
-    condition: Tensor | None,
-    rtol: float,
-    atol: float,
-    method: str,
-    progress: bool,
-) -> tuple[Tensor, Tensor, int]:
-    """The latent code, the integral of the divergence, shape (n, batch), and accepted steps."""
-    from tqdm.auto import tqdm
-
-    size, rows = x[0].numel(), 1 if probes is None else len(probes)
-    low, high = model.sde.log_snr_range
-    start, end = -0.5 * high, -0.5 * low
-    state = torch.cat([x.reshape(len(x), size), x.new_zeros(len(x), rows)], 1)
-    shape = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
-    with tqdm(
-        total=end - start, disable=not progress, delay=2, desc="flow", bar_format=shape
-    ) as bar:
-        derivative = _derivative(model, x.shape, probes, condition)
-
-        def shown(time: Tensor, state: Tensor) -> Tensor:
-            if progress:
-                bar.update(max(0.0, float(time) - start - bar.n))
-            return derivative(time, state)
-
-        state, steps = SOLVERS[method](
-            shown, state, start, end, rtol, atol, lambda error: _worst_example(error, size)
+def _start(sde: SDE, start: float | None) -> float:
+    """The time at which x lives."""
+    if start is None:
+        return sde.t_min
+    if not sde.t_min <= start < sde.t_max:
+        raise ValueError(
+            f"start={start!r} must be a time in [{sde.t_min:g}, {sde.t_max:g}), from t_min of "
+            f"{sde} up to t_max"
         )
-    return state[:, :size].reshape(x.shape), size * state[:, size:].mT, steps
-
-
-def _derivative(
-    model: Model, shape: torch.Size, probes: Tensor | None, condition: Tensor | None
-) -> Derivative:
-    """d/d tau of (x, integral of the divergence / D) for tau = log(sigma / alpha)."""
-    size = math.prod(shape[1:])
-
-    def derivative(tau: Tensor, state: Tensor) -> Tensor:
-        t = model.sde.time_of_log_snr(-2 * tau)
-        velocity, forms = value_and_divergence(
-            lambda x: model.velocity(x, t, condition), state[:, :size].reshape(shape), probes
-        )
-        change = torch.cat([velocity.reshape(len(state), size), forms.mT / size], 1)
-        return change / _tau_rate(model.sde, t)
-
-    return derivative
-
-
-def _tau_rate(sde: SDE, t: Tensor) -> Tensor:
-    """d tau / dt for tau = log(sigma / alpha)."""
-    return sde.sigma_derivative(t) / sde.sigma(t) - sde.drift_rate(t)
-
-
-def _worst_example(error: Tensor, size: int) -> Tensor:
-    """The largest error of an example: root mean square of x, or of the log density per
-    dimension."""
-    x, log_density = error[:, :size], error[:, size:]
-    squares = torch.maximum(x.square().mean(1), log_density.square().mean(1))
-    return squares.max().sqrt()
+    return float(start)
 
 
 def _probes(x: Tensor, probes: int | Tensor, law: str, seed: int | Sequence[int] | None) -> Tensor:
@@ -222,6 +193,17 @@ def _standard_error(samples: Tensor) -> Tensor:
     return samples.std(0) / math.sqrt(len(samples))
 
 
+def _require_forward_mode(model: Model, x: Tensor, begin: float, condition: Tensor | None) -> None:
+    """Refuse a model that forward mode would be silently wrong on."""
+    if isinstance(model, BaseEnergy):
+        raise ValueError(
+            f"mode='forward' does not reach through {type(model).__name__}, whose score is a "
+            "gradient by autograd; use mode='reverse'"
+        )
+    own = None if condition is None else condition[:1]
+    require_forward_mode(lambda y: model.velocity(y, begin, own), x)
+
+
 def _check(
     model: Model,
     x: Tensor,
@@ -229,26 +211,16 @@ def _check(
     rtol: float,
     atol: float,
     method: str,
+    mode: str,
     condition: Tensor | None,
 ) -> None:
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"model is a {type(model).__name__}; accepted: a ScoreModel, an exact model, or "
-            "anything else with sde, nfe, score, denoise, noise and velocity"
-        )
-    require_batch("x", x)
+    require_inputs("x", model, x, condition)
     require_choice("divergence", divergence, DIVERGENCES)
     require_choice("method", method, tuple(SOLVERS))
+    require_choice("mode", mode, tuple(MODES))
     require_positive(rtol=rtol, atol=atol)
-    if x.numel() == 0 or not bool(x.isfinite().all()):
-        raise ValueError(f"x of shape {tuple(x.shape)} must be finite and not empty")
     if divergence == "exact" and x[0].numel() > _EXACT_LIMIT:
         raise ValueError(
-            f"divergence='exact' needs {x[0].numel()} backward passes per evaluation, more than "
+            f"divergence='exact' needs {x[0].numel()} derivatives per evaluation, more than "
             f"{_EXACT_LIMIT}: use divergence='hutchinson'"
-        )
-    if condition is not None and (condition.ndim == 0 or len(condition) != len(x)):
-        raise ValueError(
-            f"condition has shape {tuple(condition.shape)} for {len(x)} examples: "
-            "give one entry per example"
         )

@@ -62,5 +62,5 @@ def demo(
     rows = evaluate(run, specs, count=count, seed=config.seed, progress=progress)
     held_out = run.dataset("held_out")
     raw = held_out.raw(torch.arange(min(_LIKELIHOOD_EXAMPLES, len(held_out)))).to(device)
-    bits = bits_per_dim(run.model, raw, run.scaling, rtol=1e-4, atol=1e-4, progress=progress)
+    bits = bits_per_dim(run.model, raw, run.scaling, progress=progress)
     return write_report(run, rows, bits), rows, bits

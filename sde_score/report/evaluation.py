@@ -67,7 +67,7 @@ def evaluate(
         count: samples per sampler.
         seed: names the samples.
         batch_size: samples that the model sees at once.
-        distances: names from `sde_score.evaluation.available()`; None takes all.
+        distances: names from `sde_score.evaluation.available()`; None takes its `DEFAULT`.
         progress: show bars.
 
     Raises:
@@ -75,7 +75,7 @@ def evaluate(
     """
     chosen = [(spec, samplers.create(spec)) for spec in specs]
     data = run.dataset("train").tensor()
-    condition = _labels(run, count, seed)
+    condition = draw_labels(run, count, seed)
     rows = []
     for spec, sampler in chosen:
         evaluations, start = run.model.nfe, time.perf_counter()
@@ -96,7 +96,7 @@ def evaluate(
     return rows
 
 
-def _labels(run: Run, count: int, seed: int) -> Tensor | None:
+def draw_labels(run: Run, count: int, seed: int) -> Tensor | None:
     """Labels in the proportions of the data, for a conditional model."""
     if not run.num_classes:
         return None

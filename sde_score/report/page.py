@@ -77,6 +77,17 @@ def save(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None
     replace_file(path, render(title, lead, sections).encode())
 
 
+def insert(page: str, section: Section) -> str:
+    """A rendered page with a section at its end, or in the place of the one of the same title."""
+    new, title = _section(section), f"<section>\n<h2>{html.escape(section.title)}</h2>"
+    start = page.find(title)
+    if start < 0:
+        before, body, after = page.rpartition("</body>")
+        return f"{before}{new}\n{body}{after}"
+    end = page.index("</section>", start) + len("</section>")
+    return page[:start] + new + page[end:]
+
+
 def _section(section: Section) -> str:
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
     if section.text:

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sde_score._files import replace_file
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
 from sde_score.report.evaluation import Row, table
-from sde_score.report.page import Section, Table, save
+from sde_score.report.page import Section, Table, insert, save
 from sde_score.report.pictures import (
     is_image,
     labeled_panels,
     png,
     training_curve,
 )
+from sde_score.report.views import comparison_section
 from sde_score.training import Metrics, Run
 
 if TYPE_CHECKING:
@@ -27,31 +29,26 @@ _SHOWN = 16  # samples per sampler
 _MOMENTS = 8  # stops of the forward process
 
 
-def write_report(run: Run, rows: Sequence[Row], bits: BitsPerDim | None = None) -> Path:
+def write_report(run: Run, rows: Sequence[Row] = (), bits: BitsPerDim | None = None) -> Path:
     """Write `report.html` into the run directory.
 
     Args:
         run: an open run.
-        rows: what `evaluate` measured.
+        rows: what `evaluate` measured, if it did.
         bits: what `bits_per_dim` measured on held-out data, if it did.
 
     Returns:
         path of the page.
     """
     path = run.path / "report.html"
-    sections = [
-        _training(run),
-        _forward(run),
-        Section(
-            "One model, many samplers",
-            "The same network and the same seeds; only the sampler differs. A distance within the "
-            "noise floor cannot be told from the data at this sample size.",
-            table(rows),
-        ),
-        _samples(run, rows),
-    ]
+    sections = [_training(run), _forward(run)]
+    if rows:
+        sections += [_samplers(rows), _samples(run, rows)]
     if bits is not None:
         sections.append(_likelihood(run, bits))
+    views = comparison_section(run.path)
+    if views is not None:
+        sections.append(views)
     config = run.config
     lead = (
         f"{config.data}, {config.sde}, {config.backbone}, {config.prediction} prediction, "
@@ -59,6 +56,21 @@ def write_report(run: Run, rows: Sequence[Row], bits: BitsPerDim | None = None) 
     )
     save(path, f"sde_score: {run.path.name}", lead, sections)
     return path
+
+
+def put_views_on_page(run: Run) -> Path:
+    """Put the comparison of the views on the run's page, in the place of an earlier one.
+
+    Without a page yet, or without a comparison, the page is written anew.
+
+    Returns:
+        path of the page.
+    """
+    page, section = run.path / "report.html", comparison_section(run.path)
+    if not page.exists() or section is None:
+        return write_report(run)
+    replace_file(page, insert(page.read_text(encoding="utf-8"), section).encode())
+    return page
 
 
 def _training(run: Run) -> Section:
@@ -94,6 +106,15 @@ def _forward(run: Run) -> Section:
         text,
         picture=png(labeled_panels(panels, 2, 1.0, len(panels))),
         alt=alt,
+    )
+
+
+def _samplers(rows: Sequence[Row]) -> Section:
+    return Section(
+        "One model, many samplers",
+        "The same network and the same seeds; only the sampler differs. A distance within the "
+        "noise floor cannot be told from the data at this sample size.",
+        table(rows),
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sde_score._checks import require_count
 from sde_score.models import Model
 from sde_score.random import example_seeds
-from sde_score.samplers.base import Sampler
+from sde_score.samplers.base import Callback, Sampler
 
 
 def sample_many(
@@ -23,6 +23,7 @@ def sample_many(
     condition: Tensor | None = None,
     batch_size: int = 256,
     progress: bool = True,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Draw `count` samples, `batch_size` at a time.
 
@@ -37,6 +38,7 @@ def sample_many(
         condition: one entry per sample, shape `(count, ...)`.
         batch_size: samples that the model sees at once.
         progress: show a bar for each part that takes over two seconds.
+        callback: called after each step of each part.
 
     Returns:
         samples on the CPU, shape `(count, *event)`.
@@ -56,6 +58,7 @@ def sample_many(
             seed=example_seeds(seed, size, first),
             condition=None if condition is None else condition[first : first + size],
             progress=progress,
+            callback=callback,
         )
         parts.append(part.cpu())
     return torch.cat(parts)

@@ -13,7 +13,8 @@ from sde_score import data, likelihood, samplers
 from sde_score.cli import main
 from sde_score.training import load_run
 
-VERBS = ["train", "sample", "likelihood", "evaluate", "data", "samplers", "objectives", "demo"]
+VERBS = ["train", "sample", "likelihood", "evaluate", "compare", "data", "samplers", "objectives"]
+VERBS += ["demo"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -94,13 +95,25 @@ def test_conditional_samples_carry_their_labels(tmp_path):
     assert np.load(out)["labels"].tolist() == [7, 7]
 
 
-def test_likelihood_is_that_of_the_library(run_path, record):
-    found = record("likelihood", str(run_path), "--num", "5", "--rtol", "1e-3", "--no-progress")
+def test_likelihoods_are_those_of_the_library(run_path, record):
+    specs = ["flow(rtol=1e-3, atol=1e-3)", "bound(draws=1, times=4)", "elbo(layers=5)"]
+    words = ["likelihood", str(run_path), "--num", "5", "--seed", "3", "--no-progress"]
+    found = record(*words, "--by", *specs)
     run = load_run(run_path)
     raw = run.dataset("held_out").raw(torch.arange(5))
-    direct = likelihood.bits_per_dim(run.model, raw, run.scaling, rtol=1e-3)
-    assert found["bits_per_dim"] == pytest.approx(direct.mean, rel=1e-9)
-    assert found["examples"] == 5
+    assert (found["examples"], found["part"]) == (5, "held_out")
+    assert [row["by"] for row in found["rows"]] == specs
+    for row in found["rows"]:
+        direct = likelihood.bits_per_dim(run.model, raw, run.scaling, row["by"], seed=3)
+        assert row["bits_per_dim"] == pytest.approx(direct.mean, rel=1e-9)
+        assert row["standard_error"] == pytest.approx(direct.standard_error, rel=1e-9)
+        assert row["nfe"] == direct.nfe
+
+
+def test_likelihood_by_default_is_the_flow(run_path, capsys):
+    assert main(["likelihood", str(run_path), "--num", "2", "--part", "train"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "±" in line)
+    assert line.split()[:3] == ["flow", "train", "2"]
 
 
 def test_evaluate_measures_each_sampler_beside_the_floor(run_path, record):
@@ -140,6 +153,7 @@ def test_data_info_measures(record):
         (["train", "--out", "x", "--sde", "vq"], "vp"),
         (["train", "--out", "x", "--sde", "ve(sigma_max=0.001)"], "sigma_max"),
         (["train", "--out", "x", "--backbone", "unet(base=0)"], "base"),
+        (["likelihood", "x", "--by", "flow", "elbow"], "elbo"),
     ],
 )
 def test_mistakes_are_named(words, names, refusal, tmp_path, monkeypatch):

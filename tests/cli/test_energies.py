@@ -58,8 +58,10 @@ def test_its_likelihood_is_by_the_partition_function(energy_path, record):
     )
     raw = run.dataset("held_out").raw(torch.arange(20))
     bits = likelihood.energy_bits_per_dim(run.model, raw, run.scaling, partition)
-    assert found["bits_per_dim"] == pytest.approx(bits.mean, abs=0.2)
-    assert found["standard_error"] > 0
+    (row,) = found["rows"]
+    assert row["by"] == "partition"
+    assert row["bits_per_dim"] == pytest.approx(bits.mean, abs=0.2)
+    assert row["standard_error"] > 0
 
 
 def test_a_score_without_noise_has_no_likelihood(tmp_path, refusal, capsys):

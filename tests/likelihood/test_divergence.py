@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.likelihood import draw_probes, value_and_divergence
+from sde_score.likelihood import MODES, draw_probes, value_and_divergence
+from sde_score.models import ScoreModel
+from sde_score.nn import MLP, UNet
 from sde_score.random import PROBE_LAWS
+from sde_score.sdes import VP
 
 COPIES = 12_000
 
@@ -16,7 +19,8 @@ def matrix(generator):
     return torch.randn(4, 4, generator=generator, dtype=torch.float64)
 
 
-def test_exact_divergence_is_the_trace_of_each_examples_jacobian(generator):
+@pytest.mark.parametrize("mode", MODES)
+def test_exact_divergence_is_the_trace_of_each_examples_jacobian(mode, generator):
     """f(x) = (x_1^2 x_2, sin x_2, x_1 x_3): div = 2 x_1 x_2 + cos x_2 + x_1, example by example."""
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
 
@@ -24,26 +28,29 @@ def test_exact_divergence_is_the_trace_of_each_examples_jacobian(generator):
         a, b, c = x.unbind(1)
         return torch.stack([a**2 * b, b.sin(), a * c], 1)
 
-    value, divergence = value_and_divergence(field, x)
+    value, divergence = value_and_divergence(field, x, mode=mode)
     a, b, _ = x.unbind(1)
     torch.testing.assert_close(value, field(x), rtol=0, atol=0)
     torch.testing.assert_close(divergence, (2 * a * b + b.cos() + a)[None])
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("event", [(), (1,), (2, 3), (2, 1, 2)])
-def test_events_of_any_rank(event, generator):
+def test_events_of_any_rank(event, mode, generator):
     """f(x) = c x has divergence sum c, whatever the shape of the event."""
     x = torch.randn(3, *event, generator=generator, dtype=torch.float64)
     c = torch.randn(event, generator=generator, dtype=torch.float64)
-    divergence = value_and_divergence(lambda x: c * x, x)[1]
+    divergence = value_and_divergence(lambda x: c * x, x, mode=mode)[1]
     torch.testing.assert_close(divergence, c.sum().expand(1, 3))
 
 
-def test_each_probe_gives_its_quadratic_form(matrix, generator):
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("count", [1, 2, 5, 70])
+def test_each_probe_gives_its_quadratic_form(mode, count, matrix, generator):
     """One row per probe: eps^T A eps, for a Jacobian that is not symmetric."""
     x = torch.randn(3, 4, generator=generator, dtype=torch.float64)
-    probes = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
-    _, forms = value_and_divergence(lambda x: x @ matrix.mT, x, probes)
+    probes = torch.randn(count, 3, 4, generator=generator, dtype=torch.float64)
+    _, forms = value_and_divergence(lambda x: x @ matrix.mT, x, probes, mode)
     torch.testing.assert_close(forms, torch.einsum("nbi,ij,nbj->nb", probes, matrix, probes))
 
 
@@ -94,3 +101,59 @@ def test_refusals():
         draw_probes(0, x)
     with pytest.raises(ValueError, match="probe_law='cauchy' is not known; accepted: rademacher"):
         draw_probes(1, x, "cauchy")
+    with pytest.raises(ValueError, match="mode='both' is not known; accepted: reverse, forward"):
+        value_and_divergence(lambda x: x, x, mode="both")
+
+
+@pytest.mark.parametrize("net", [MLP((6,), width=16), UNet((1, 8, 8), base=32, blocks=1)])
+def test_both_modes_agree_on_our_networks_at_times_of_their_own(net, generator):
+    """With attention and group norm; all outputs away from their zero start."""
+    for parameter in net.parameters():
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    model, x = ScoreModel(net, VP()), torch.randn(3, *net.event_shape, generator=generator)
+    t = torch.tensor([0.1, 0.5, 0.9])
+    probes = draw_probes(4, x)
+    found = [
+        value_and_divergence(lambda x: model.velocity(x, t), x, probes, mode) for mode in MODES
+    ]
+    for reverse, forward in zip(*found, strict=True):
+        torch.testing.assert_close(reverse, forward, rtol=2e-4, atol=2e-3)
+    (row,) = probes[:1]
+    step = 1e-3 * row
+    change = model.velocity(x + step, t) - model.velocity(x - step, t)
+    slope = (change * row).flatten(1).sum(1) / 2e-3
+    torch.testing.assert_close(found[0][1][0], slope.detach(), rtol=2e-2, atol=2e-2)
+    assert model.nfe == 4
+
+
+def test_a_function_that_cannot_be_batched_is_differentiated_vector_by_vector(generator):
+    """A custom derivative without a rule for vmap still has an exact trace."""
+
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return grad * torch.from_numpy(3 * x.numpy() ** 2)
+
+    x = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+    _, divergence = value_and_divergence(Cube.apply, x)
+    torch.testing.assert_close(divergence, (3 * x**2).sum(1)[None])
+    with pytest.raises(RuntimeError, match="own"):
+        value_and_divergence(lambda x: Failing.apply(x), x)
+
+
+class Failing(torch.autograd.Function):
+    """Its derivative is an error of its own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError("an error of its own")

@@ -33,6 +33,7 @@ def test_bits_are_those_of_the_normalized_density_in_raw_units(gaussian):
     want = -law.log_prob(raw).sum(1) / (2 * math.log(2))
     torch.testing.assert_close(found.values, want, rtol=1e-6, atol=1e-6)
     assert found.nfe == 1
+    assert float(found.value_errors.abs().sum()) == 0
 
 
 def test_the_error_of_log_z_is_shared_by_all_examples(gaussian):
@@ -45,3 +46,21 @@ def test_the_error_of_log_z_is_shared_by_all_examples(gaussian):
     assert found.standard_error == pytest.approx(partition.standard_error / per_bit)
     with pytest.raises(ValueError, match="raw has shape"):
         energy_bits_per_dim(gaussian, raw[:0], Scaling(), partition)
+
+
+def test_levels_are_spread_over_their_bins(gaussian):
+    """E_u[-log2 p(k + u)] against a fine sum over the bin, and its error over the draws."""
+    start = GaussianReference(torch.zeros(2, dtype=torch.float64), STD)
+    partition = log_partition(gaussian, start, chains=8, steps=2, progress=False)
+    raw = torch.tensor([[1, 3]], dtype=torch.uint8).expand(300, 2)
+    found = energy_bits_per_dim(gaussian, raw, Scaling.discrete(4), partition, dequantizations=3)
+    u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    law = torch.distributions.Normal(torch.tensor([2.0, 2.0]).double(), 2 * STD)
+    costs = -torch.stack([law.log_prob(k + u[:, None])[:, i] for i, k in enumerate((1, 3))])
+    want = float(costs.mean()) / math.log(2)
+    error = float(found.values.std()) / math.sqrt(300)
+    assert abs(found.mean - want) < 4 * error
+    square = costs.var(1).sum() / (2 * math.log(2)) ** 2 / 3
+    assert float(found.value_errors.square().mean()) == pytest.approx(float(square), rel=0.2)
+    single = energy_bits_per_dim(gaussian, raw[:2], Scaling.discrete(4), partition)
+    assert bool(single.value_errors.isnan().all())

@@ -38,7 +38,7 @@ class Recorder:
     def _call(self, kind, x, t, condition):
         self.kinds.append(kind)
         self.states.append(x.clone())
-        self.seen_times.append(float(t))
+        self.seen_times.append(float(t) if t.ndim == 0 else t.tolist())
         self.conditions.append(condition)
         return getattr(self.model, kind)(x, t)
 
