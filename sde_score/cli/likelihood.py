@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,34 +10,44 @@ import torch
 from torch import Tensor
 
 from sde_score.cli.options import RunCommand
-from sde_score.cli.output import say, show_record, show_table
+from sde_score.cli.output import is_main_process, say, show_record, show_table
 from sde_score.data import DataSet
 from sde_score.likelihood import (
     BitsPerDim,
     GaussianReference,
     bits_per_dim,
+    create,
     energy_bits_per_dim,
+    gather_rows,
     log_partition,
+    own_rows,
 )
 from sde_score.models import EnergyModel
+from sde_score.random import example_seeds
 from sde_score.training import Run
+from sde_score.training.processes import accelerator_for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(RunCommand):
     """Log-likelihood of data under a trained run.
 
-    In bits per dimension of the raw data; discrete data are dequantized, so it bounds their code
-    length. A model that knows all noise levels is read by the probability-flow ODE; an energy that
-    was trained without noise by its energy and its partition function, which particles annealed
-    from a Gaussian estimate. The standard error covers examples, probes, dequantization and
-    log Z.
+    In bits per dimension of the raw data. A model that knows all noise levels is read by `flow`,
+    the density of the probability-flow ODE, by `bound`, the variational bound in continuous time,
+    or by `elbo`, that of a chain of layers; for discrete data each bounds the code length. An
+    energy that was trained without noise is read by its partition function, which particles
+    annealed from a Gaussian estimate. The standard error covers examples, draws and log Z. Several
+    processes share the examples: torchrun --nproc_per_node 2 -m -- sde_score likelihood ...
 
     For example:
         sde-score likelihood runs/digits --num 128
-        sde-score likelihood runs/digits --divergence exact --num 16 --json
+        sde-score likelihood runs/digits --by flow bound "elbo(layers=100)"
+        sde-score likelihood runs/digits --by "flow(dequantization='truncated-normal')" --json
         sde-score likelihood runs/energy --chains 4096
     """
+
+    by: tuple[str, ...] = ("flow",)
+    """Likelihoods of a model of all noise levels, each a row: flow, bound, elbo, with arguments."""
 
     num: int = 128
     """Number of examples, the first of the part."""
@@ -44,56 +55,54 @@ class Likelihood(RunCommand):
     part: Literal["held_out", "train", "all"] = "held_out"
     """Which data: those training never saw, those it saw, or all."""
 
-    divergence: Literal["hutchinson", "exact"] = "hutchinson"
-    """Random estimate, or one backward pass per dimension."""
-
-    probes: int = 1
-    """Random probes per example."""
+    chains: int = 1024
+    """Particles that estimate the partition function of an energy."""
 
     dequantizations: int = 1
-    """Draws of the noise that fills the levels of discrete data."""
-
-    rtol: float = 1e-5
-    """Relative tolerance of the solver."""
-
-    atol: float = 1e-5
-    """Absolute tolerance of the solver."""
-
-    chains: int = 1024
-    """Particles that estimate the partition function."""
+    """Draws of the noise that fills the levels of discrete data, for an energy."""
 
     def run(self) -> None:
         """Measure and print."""
+        for spec in self.by:
+            create(spec)
         run = self.open()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            run.model.to(accelerator_for(self.device).device)
         dataset = run.dataset(self.part)
         rows = torch.arange(min(self.num, len(dataset)))
-        measure = self._by_flow if run.all_noise_levels else self._by_partition
-        found = measure(run, dataset, rows)
+        if run.all_noise_levels:
+            found = {spec: self._by_noise_levels(spec, run, dataset, rows) for spec in self.by}
+        else:
+            found = {"partition": self._by_partition(run, dataset, rows)}
         if self.json:
-            record = {"bits_per_dim": found.mean, "standard_error": found.standard_error}
-            show_record({**record, "examples": len(rows), "part": self.part, "nfe": found.nfe})
+            records = [_record(spec, bits) for spec, bits in found.items()]
+            show_record({"part": self.part, "examples": len(rows), "rows": records})
             return
-        bits = f"{found.mean:.4f} ± {found.standard_error:.4f}"
-        header = ["part", "examples", "bits/dim", "NFE"]
-        show_table(header, [[self.part, str(len(rows)), bits, str(found.nfe)]])
+        header = ["by", "part", "examples", "bits/dim", "NFE"]
+        lines = [
+            [spec, self.part, str(len(rows)), f"{b.mean:.4f} ± {b.standard_error:.4f}", str(b.nfe)]
+            for spec, b in found.items()
+        ]
+        show_table(header, lines)
 
-    def _by_flow(self, run: Run, dataset: DataSet, rows: Tensor) -> BitsPerDim:
-        device = next(run.model.parameters()).device
-        labels = dataset.batch(rows).condition if run.num_classes else None
-        return bits_per_dim(
+    def _by_noise_levels(self, spec: str, run: Run, dataset: DataSet, rows: Tensor) -> BitsPerDim:
+        """Each process takes its own examples; their values are those of a single one."""
+        device, mine = next(run.model.parameters()).device, rows[own_rows(len(rows))]
+        if len(mine) == 0:
+            raise ValueError(f"{len(rows)} examples are fewer than the processes: start fewer")
+        labels = dataset.batch(mine).condition if run.num_classes else None
+        seeds = example_seeds(self.seed, len(rows))
+        found = bits_per_dim(
             run.model,
-            dataset.raw(rows).to(device),
+            dataset.raw(mine).to(device),
             run.scaling,
-            dequantizations=self.dequantizations,
+            spec,
             batch_size=self.batch_size,
-            divergence=self.divergence,
-            probes=self.probes,
-            seed=self.seed,
-            rtol=self.rtol,
-            atol=self.atol,
+            seed=[seeds[row] for row in mine.tolist()],
             condition=None if labels is None else labels.to(device),
-            progress=self.progress,
+            progress=self.progress and is_main_process(),
         )
+        return BitsPerDim(gather_rows(found.values, len(rows)), found.nfe)
 
     def _by_partition(self, run: Run, dataset: DataSet, rows: Tensor) -> BitsPerDim:
         if not isinstance(run.model, EnergyModel) or run.num_classes:
@@ -119,3 +128,12 @@ class Likelihood(RunCommand):
             dequantizations=self.dequantizations,
             seed=self.seed,
         )
+
+
+def _record(spec: str, bits: BitsPerDim) -> dict[str, str | float | int]:
+    return {
+        "by": spec,
+        "bits_per_dim": bits.mean,
+        "standard_error": bits.standard_error,
+        "nfe": bits.nfe,
+    }

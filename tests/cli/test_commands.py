@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +191,22 @@ def test_default_noise_of_an_exploding_sde_is_held_against_the_data(sde, hinted,
     assert main(words) == 0
     largest = data.load("digits").info().sigma_max
     assert (f"ve(sigma_max={largest:.3g})" in capsys.readouterr().err) == hinted
+
+
+def test_two_processes_share_the_examples_and_find_the_bits_of_one(run_path, record, tmp_path):
+    """Rank r takes every second example with its own seed; only the main process speaks."""
+    words = ["likelihood", str(run_path), "--num", "5", "--by", "bound(draws=1)", "--no-progress"]
+    alone = record(*words)["rows"][0]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    done = subprocess.run(
+        [*launch, "-m", "--", "sde_score", *words, "--json", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)["rows"][0]
+    assert together["bits_per_dim"] == pytest.approx(alone["bits_per_dim"], rel=1e-6)
