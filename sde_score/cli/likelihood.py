@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sde_score._files import replace_file
 from sde_score.cli.options import RunCommand
 from sde_score.cli.output import is_main_process, say, show_record, show_table
 from sde_score.data import DataSet
 from sde_score.likelihood import (
     BitsPerDim,
     GaussianReference,
+    LayeredBound,
     bits_per_dim,
     create,
     energy_bits_per_dim,
@@ -42,12 +45,16 @@ class Likelihood(RunCommand):
     For example:
         sde-score likelihood runs/digits --num 128
         sde-score likelihood runs/digits --by flow bound "elbo(layers=100)"
+        sde-score likelihood runs/digits --by "elbo(layers=300)" --picture bits.png
         sde-score likelihood runs/digits --by "flow(dequantization='truncated-normal')" --json
         sde-score likelihood runs/energy --chains 4096
     """
 
     by: tuple[str, ...] = ("flow",)
     """Likelihoods of a model of all noise levels, each a row: flow, bound, elbo, with arguments."""
+
+    picture: Path | None = None
+    """PNG file to draw: where the bits go, layer by layer, by the first elbo among --by."""
 
     num: int = 128
     """Number of examples, the first of the part."""
@@ -63,8 +70,9 @@ class Likelihood(RunCommand):
 
     def run(self) -> None:
         """Measure and print."""
-        for spec in self.by:
-            create(spec)
+        layered = [each for each in map(create, self.by) if isinstance(each, LayeredBound)]
+        if self.picture is not None and not layered:
+            raise ValueError(f"picture={self.picture} shows the layers of an elbo: give --by elbo")
         run = self.open()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             run.model.to(accelerator_for(self.device).device)
@@ -74,6 +82,8 @@ class Likelihood(RunCommand):
             found = {spec: self._by_noise_levels(spec, run, dataset, rows) for spec in self.by}
         else:
             found = {"partition": self._by_partition(run, dataset, rows)}
+        if self.picture is not None and is_main_process():
+            self._draw(layered[0], run, dataset, rows)
         if self.json:
             records = [_record(spec, bits) for spec, bits in found.items()]
             show_record({"part": self.part, "examples": len(rows), "rows": records})
@@ -103,6 +113,26 @@ class Likelihood(RunCommand):
             progress=self.progress and is_main_process(),
         )
         return BitsPerDim(gather_rows(found.values, len(rows)), found.nfe)
+
+    def _draw(self, bound: LayeredBound, run: Run, dataset: DataSet, rows: Tensor) -> None:
+        from sde_score.report.layers import layers_figure
+        from sde_score.report.pictures import png
+
+        device = next(run.model.parameters()).device
+        rows = rows[: self.batch_size]
+        labels = dataset.batch(rows).condition if run.num_classes else None
+        found, _ = bound.terms(
+            run.model,
+            dataset.raw(rows).to(device),
+            run.scaling,
+            seeds=example_seeds(self.seed, len(rows)),
+            condition=None if labels is None else labels.to(device),
+            progress=self.progress,
+        )
+        path = Path(self.picture or "")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, png(layers_figure(found, run.scaling), dpi=150))
+        say(f"picture: {path}")
 
     def _by_partition(self, run: Run, dataset: DataSet, rows: Tensor) -> BitsPerDim:
         if not isinstance(run.model, EnergyModel) or run.num_classes:

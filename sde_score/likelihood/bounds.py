@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sde_score._checks import require_choice, require_count, require_positive
-from sde_score.discrete import HierarchicalVAE, Levels
+from sde_score.discrete import ELBO, HierarchicalVAE, Levels
 from sde_score.likelihood.dequantization import (
     Dequantization,
     Dequantized,
@@ -166,6 +166,22 @@ class LayeredBound:
         progress: bool = False,
     ) -> Estimate:
         """A lower bound on the log-likelihood of raw data, as `Likelihood` says."""
+        found, log_q = self.terms(
+            model, raw, scaling, seeds=seeds, condition=condition, progress=progress
+        )
+        return Estimate(-found.nats - log_q, found.standard_error, found.nfe)
+
+    def terms(
+        self,
+        model: Model,
+        raw: Tensor,
+        scaling: Scaling,
+        *,
+        seeds: Sequence[int],
+        condition: Tensor | None = None,
+        progress: bool = False,
+    ) -> tuple[ELBO, Tensor]:
+        """The bound term by term, and log q of the points that stand for the data, `(batch,)`."""
         points = _points(self.dequantization, raw, scaling, model.sde, list(seeds))
         to_levels = scaling.levels is not None and self.dequantization == "none"
         found = self._chain(model.sde, scaling if to_levels else None).elbo(
@@ -178,7 +194,7 @@ class LayeredBound:
             batch_size=len(raw),
             progress=progress,
         )
-        return Estimate(-found.nats - points.log_q, found.standard_error, found.nfe)
+        return found, points.log_q
 
     def _chain(self, sde: SDE, to: Scaling | None) -> HierarchicalVAE:
         grid = GRIDS.create(self.grid)

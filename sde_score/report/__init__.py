@@ -1,6 +1,7 @@
 """Pictures and pages: what a run looks like to a person."""
 
 from sde_score.report.evaluation import Row, evaluate, table
+from sde_score.report.layers import layer_bits, layers_figure
 from sde_score.report.page import Section, Table, render, save
 from sde_score.report.pictures import examples_figure, save_examples
 from sde_score.report.run_report import write_report
@@ -11,6 +12,8 @@ __all__ = [
     "Table",
     "evaluate",
     "examples_figure",
+    "layer_bits",
+    "layers_figure",
     "render",
     "save",
     "save_examples",

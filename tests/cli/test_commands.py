@@ -210,3 +210,11 @@ def test_two_processes_share_the_examples_and_find_the_bits_of_one(run_path, rec
     assert done.returncode == 0, done.stderr
     together = json.loads(done.stdout)["rows"][0]
     assert together["bits_per_dim"] == pytest.approx(alone["bits_per_dim"], rel=1e-6)
+
+
+def test_likelihood_draws_where_the_bits_go(run_path, record, refusal, tmp_path):
+    out = tmp_path / "new" / "bits.png"
+    words = ("likelihood", str(run_path), "--num", "4", "--no-progress", "--picture", str(out))
+    assert "give --by elbo" in refusal(*words)
+    record(*words, "--by", "flow(rtol=1e-2, atol=1e-2)", "elbo(layers=4)")
+    assert out.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,59 @@
+"""Where the bits go: the evidence lower bound of a hierarchical VAE, drawn layer by layer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from sde_score.discrete import ELBO
+from sde_score.likelihood import Scaling
+from sde_score.report.pictures import ACCENT, FAINT, INK, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def layer_bits(elbo: ELBO) -> tuple[Tensor, Tensor]:
+    """What each layer costs on average: bits per dimension and unit of log-SNR.
+
+    Args:
+        elbo: of at least two layers.
+
+    Returns:
+        edges, the log-SNRs of the layers, rising, shape `(n,)`, and heights between them, shape
+        `(n - 1,)`; height times width is the layer's bits per dimension.
+    """
+    edges = elbo.log_snrs.flip(0)
+    nats = elbo.layers.mean(1).flip(0).cpu()
+    return edges, nats / (math.prod(elbo.event_shape) * math.log(2)) / edges.diff()
+
+
+def layers_figure(elbo: ELBO, scaling: Scaling | None = None) -> Figure:
+    """Bits of each layer against its log-SNR; the area under the steps is what all layers cost.
+
+    Args:
+        elbo: a bound on one or more examples.
+        scaling: of continuous data, as for `ELBO.bits_per_dim`.
+
+    Raises:
+        ValueError: for a bound on a density without a scaling.
+    """
+    edges, heights = layer_bits(elbo)
+    total = float(elbo.bits_per_dim(scaling).mean())
+    layers = float(heights @ edges.diff())
+    prior = float(elbo.prior.mean()) / (math.prod(elbo.event_shape) * math.log(2))
+    parts = f"prior {prior:.3f} + layers {layers:.3f} + decoder {total - prior - layers:.3f}"
+    figure = new_figure(7.2, 3.6)
+    axes = figure.subplots()
+    axes.stairs(heights.tolist(), edges.tolist(), fill=True, color=ACCENT, alpha=0.25)
+    axes.stairs(heights.tolist(), edges.tolist(), color=ACCENT, linewidth=1.4)
+    axes.set_title(f"Where the bits go: {total:.3f} bits per dimension", loc="left", color=INK)
+    axes.set_xlabel("log signal-to-noise ratio, from noise to data")
+    axes.set_ylabel("bits per dimension\nand unit of log-SNR")
+    axes.text(0.02, 0.93, parts, transform=axes.transAxes, color=INK, fontsize=9)
+    axes.set_ylim(0, 1.25 * float(heights.max()))
+    axes.grid(color=FAINT, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
