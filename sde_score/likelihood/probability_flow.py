@@ -8,18 +8,8 @@ The flow dx/dt = velocity(x, t) carries a point x at `t_min` to a latent code z 
 It is the density of the law from which the same flow samples, at `t_min`: it differs from the
 marginal of the forward SDE as far as the score does, and as the prior differs from p at `t_max`.
 
-The clock of the solver is tau = log(sigma / alpha). A network's noise does not vanish at small
-noise as the exact one does, so the velocity grows like 1 / sqrt(t) near t_min on a VP diffusion,
-and a solver in t loses its accuracy there; in tau the flow is smooth from end to end. With a
-network trained on 4 dimensions (errors in nats, model evaluations in brackets):
-
-========= ========== ========== =============== ================
-tolerance VP, t      VP, tau    rectified, t    rectified, tau
-========= ========== ========== =============== ================
-1e-4      4e-1 (104) 5e-3 (85)  5e-1 (260)      6e-2 (127)
-1e-5      2e-2 (152) 7e-4 (115) 7e-1 (254)      9e-3 (175)
-1e-6      1e-3 (200) 9e-5 (163) 5e-2 (338)      9e-4 (229)
-========= ========== ========== =============== ================
+The solver works in the coordinates of `sde_score.likelihood._carry`, a scaled point over a clock
+that is proportional to sigma / alpha at small noise and to its logarithm at large noise.
 """
 
 from __future__ import annotations
@@ -89,17 +79,17 @@ def log_prob(
     (with `scipy` the root mean square over all numbers of the batch). What both tolerances buy with
     float32 U-Nets, errors in bits/dim (root mean square) and mean evaluations of an example:
 
-    ============== =========== =========== =========== =========== ===========
-    rtol = atol    1e-3        1e-4        3e-5        1e-5        1e-6
-    ============== =========== =========== =========== =========== ===========
-    8 x 8, VP      4e-2, 53    2e-3, 75    4e-4, 88    9e-5, 119   8e-6, 161
-    8 x 8, VE      2e-3, 48    7e-4, 74    3e-4, 91    1e-4, 120   9e-6, 178
-    28 x 28, VP    6e-3, 64    2e-3, 88    6e-4, 106   2e-4, 130   2e-5, 181
-    28 x 28, VE    1e-3, 57    1e-3, 79    5e-4, 94    2e-4, 118   2e-5, 184
-    ============== =========== =========== =========== =========== ===========
+    ============ ========= ========= ========= ========= ========= ==========
+    rtol = atol  1e-3      3e-4      1e-4      3e-5      1e-5      1e-6
+    ============ ========= ========= ========= ========= ========= ==========
+    8 x 8, VP    2e-3, 50  4e-4, 58  3e-4, 67  2e-4, 78  1e-4, 95  3e-5, 162
+    8 x 8, VE    1e-3, 48  5e-4, 51  2e-4, 61  8e-5, 69  5e-5, 80  6e-6, 126
+    28 x 28, VP  2e-3, 61  8e-4, 67  4e-4, 90  4e-4, 115 7e-5, 135 7e-6, 216
+    28 x 28, VE  2e-3, 58  8e-4, 69  4e-4, 75  2e-4, 87  9e-5, 111 8e-6, 171
+    ============ ========= ========= ========= ========= ========= ==========
 
-    So for images 3e-5, the default of `Flow`, is the cheapest that is within 1e-3 bits/dim;
-    unequal pairs are no cheaper. The default here is within 1e-4 nats up to 64 dimensions.
+    So for images 1e-4, the default of `Flow`, keeps every image within 1e-3 bits/dim, as 3e-4 just
+    fails to. The default here is within 1e-4 nats up to 64 dimensions.
 
     Args:
         model: anything with the model protocol, differentiable in x. Its mode is left alone: call
@@ -121,7 +111,7 @@ def log_prob(
             is the faster. Forward is for models whose score is no gradient by autograd; one example
             is evaluated twice to see that both agree.
         condition: passed to the model unchanged, shape `(batch, ...)`.
-        progress: show a bar over log(sigma / alpha).
+        progress: show a bar over the clock.
 
     Returns:
         A `LogLikelihood`.

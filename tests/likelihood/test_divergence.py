@@ -126,6 +126,28 @@ def test_both_modes_agree_on_our_networks_at_times_of_their_own(net, generator):
     assert model.nfe == 4
 
 
+@pytest.mark.parametrize(("event", "passes"), [((5,), 1), ((1, 5), 5)])
+def test_vectors_share_a_backward_pass_and_images_do_not(event, passes, generator):
+    """What is faster is done, by the shape of the event."""
+
+    class Counted(torch.autograd.Function):
+        calls = 0
+
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            Counted.calls += 1
+            return 2 * grad
+
+    x = torch.randn(2, *event, generator=generator)
+    _, divergence = value_and_divergence(Counted.apply, x)
+    assert divergence.tolist() == [[10.0, 10.0]]
+    assert Counted.calls == passes
+
+
 def test_a_function_that_cannot_be_batched_is_differentiated_vector_by_vector(generator):
     """A custom derivative without a rule for vmap still has an exact trace."""
 
@@ -138,7 +160,7 @@ def test_a_function_that_cannot_be_batched_is_differentiated_vector_by_vector(ge
         @staticmethod
         def backward(ctx, grad):
             (x,) = ctx.saved_tensors
-            return grad * torch.from_numpy(3 * x.numpy() ** 2)
+            return torch.from_numpy(grad.numpy() * 3 * x.numpy() ** 2)
 
     x = torch.randn(2, 5, generator=generator, dtype=torch.float64)
     _, divergence = value_and_divergence(Cube.apply, x)

@@ -1,0 +1,251 @@
+"""What `ncsn_vs_sde.py` and `ddpm_vs_sde.py` share: training at n noise levels against all of them.
+
+Both networks of a pair get the same initial weights, examples in the same order, the same noise and
+the same uniform numbers u, from which one takes the level number floor(u n) and the other the time
+u of the way. So they get equal compute, and differ in the noise levels alone. Afterwards each is
+used as if it were the other: its loss on the rungs of the ladder and in between, its samples by the
+samplers of both views, its bits/dim.
+
+Every figure has a standard error. That of a distance is over the samples, as all rows share the
+held-out data (`sde_score.evaluation.intervals`); that of a difference of losses is over examples,
+in pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tables import Journal, Row
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sde_score import evaluation, objectives, samplers
+from sde_score.evaluation.intervals import Interval, Ruler
+from sde_score.likelihood import BitsPerDim
+from sde_score.random import generator_from
+from sde_score.samplers import Sampler
+from sde_score.sdes import SDE
+from sde_score.training import Run, TrainConfig, split_data, train
+
+CONTINUOUS = "continuous"
+LEVELS = 16  # noise levels at which a loss is measured, of each kind
+BATCH = 256  # examples that a network sees at once outside training
+
+Bits = Callable[[Run, Tensor], BitsPerDim]
+"""Bits/dim of raw examples under a run, in one of several ways."""
+
+
+def arguments(
+    document: str, argv: Sequence[str] | None, layers: list[int], nfe: list[int], out: Path
+) -> argparse.Namespace:
+    """The flags of both scripts; `layers`, `nfe` and `out` are defaults."""
+    parser = argparse.ArgumentParser(
+        description=document, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", default="digits", help="name or path of the data, such as MNIST's image file")
+    add("--layers", type=int, nargs="+", default=layers, help="sizes of the discrete ladders")
+    add("--steps", type=int, default=2000, help="optimizer steps of every training")
+    add("--batch", type=int, default=32)
+    add("--backbone", default="unet(base=16, multipliers=(1, 2))")
+    add("--precision", default="float32", choices=["float32", "bf16"], help="of the training")
+    add("--held-out", type=float, default=0.3)
+    add("--seeds", type=int, default=2, help="trainings of every kind")
+    add("--num", type=int, default=512, help="samples for every row")
+    add("--nfe", type=int, nargs="+", default=nfe, help="network evaluations per sample, about")
+    add("--likelihoods", type=int, default=128, help="held-out examples for bits/dim")
+    add("--extractor", help="features of the Frechet distance [a classifier of the data]")
+    add("--out", type=Path, default=out, help="folder for the trainings and the tables")
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.extractor is None:
+        path = str(options.out / "classifier.safetensors")
+        options.extractor = f"classifier(data={options.data!r}, path={path!r})"
+    torch.set_num_threads(1)
+    return options
+
+
+def trainings(layers: Iterable[int]) -> dict[str, int | None]:
+    """What is compared: a name, and the number of levels where there are finitely many."""
+    return {**{f"discrete {n}": n for n in layers}, CONTINUOUS: None}
+
+
+def configuration(
+    options: argparse.Namespace, sde: str, layers: int | None, seed: int
+) -> TrainConfig:
+    """One training; everything but the law of the noise levels is the same for all."""
+    times = "uniform" if layers is None else f"discrete(levels={layers})"
+    return TrainConfig(
+        data=options.data,
+        sde=sde,
+        backbone=options.backbone,
+        objective=f'denoising(time_sampler="{times}")',
+        steps=options.steps,
+        batch_size=options.batch,
+        precision=options.precision,
+        held_out=options.held_out,
+        dequantize=True,  # one law for samples and for likelihoods
+        seed=seed,
+        device="cpu",
+    )
+
+
+def train_all(options: argparse.Namespace, sde: str) -> dict[tuple[str, int], Run]:
+    """Train every kind with every seed, or take up what is there; keys are (name, seed)."""
+    runs = {}
+    for seed, (name, layers) in itertools.product(
+        range(options.seeds), trainings(options.layers).items()
+    ):
+        folder = options.out / "trainings" / f"{name.replace(' ', '-')}-seed{seed}"
+        print(f"{name}, seed {seed}: {folder}", flush=True)
+        runs[name, seed] = train(configuration(options, sde, layers, seed), folder)
+    return runs
+
+
+class Judge:
+    """Held-out data, and how far samples are from them.
+
+    Args:
+        options: the flags.
+        config: of any of the trainings; all have the same parts.
+    """
+
+    def __init__(self, options: argparse.Namespace, config: TrainConfig) -> None:
+        train_part, held_out = split_data(config)
+        self.raw = held_out.raw(torch.arange(len(held_out)))
+        self.held_out = held_out.scaling.dequantize(self.raw, generator_from(0))
+        raw = train_part.raw(torch.arange(len(train_part)))
+        self.train = held_out.scaling.dequantize(raw, generator_from(1))
+        distances = (
+            "sliced-wasserstein2(projections=128)",
+            evaluation.create("frechet", extractor=options.extractor),
+        )
+        self.ruler = Ruler(self.train, self.held_out, options.num, distances)
+
+    def distances(self, x: Tensor) -> Row:
+        """Distances of samples to the held-out data."""
+        return self._row(self.ruler(x))
+
+    def floor(self) -> Row:
+        """What perfect samples would score: the distances of training data."""
+        return self._row(self.ruler.floors)
+
+    def _row(self, intervals: Iterable[Interval]) -> Row:
+        row = {}
+        for name, interval in zip(self.ruler.names, intervals, strict=True):
+            row[name], row[f"{name} ±"] = interval.value, interval.standard_error
+        return row
+
+
+def places(sde: SDE, layers: int) -> dict[str, Tensor]:
+    """Times on the rungs of a ladder, half-way between them, and below the lowest if it stands
+    above `t_min`: at most `LEVELS` of each."""
+    rungs = sde.discretize(layers).times
+    found = {"rungs": rungs, "between": (rungs[:-1] + rungs[1:]) / 2}
+    if rungs[0] > sde.t_min:
+        ends = math.log(sde.t_min), float(rungs[0].log())
+        found["below"] = torch.linspace(*ends, LEVELS + 2, dtype=torch.float64)[1:-1].exp()
+    chosen = {}
+    for name, times in found.items():
+        which = torch.linspace(0, len(times) - 1, min(LEVELS, len(times))).round().long()
+        chosen[name] = times[which]
+    return chosen
+
+
+@torch.no_grad()
+def losses(run: Run, x0: Tensor, times: Tensor) -> Tensor:
+    """Denoising loss of each example averaged over times, `(examples,)`; its noise depends on the
+    example and the number of the time, so that runs can be compared pair by pair."""
+    objective, total = objectives.create("denoising"), torch.zeros(len(x0))
+    for k, t in enumerate(times):
+        noise = torch.randn(x0.shape, generator=generator_from(3, k))
+        for rows in torch.arange(len(x0)).split(BATCH):
+            at = t.expand(len(rows))
+            total[rows] += objective.at(run.model, x0[rows], at, noise[rows]) / len(times)
+    return total
+
+
+def loss_rows(
+    runs: Mapping[tuple[str, int], Run], options: argparse.Namespace, judge: Judge
+) -> list[Row]:
+    """Loss of each discrete network and of the continuous one, on the rungs and off them."""
+    rows = []
+    todo = list(itertools.product(options.layers, range(options.seeds)))
+    for layers, seed in tqdm(todo, desc="losses", unit="ladder"):
+        discrete, continuous = runs[f"discrete {layers}", seed], runs[CONTINUOUS, seed]
+        for place, times in places(discrete.model.sde, layers).items():
+            ours, theirs = (losses(run, judge.held_out, times) for run in (discrete, continuous))
+            row = {"ladder": layers, "place": place, "seed": seed}
+            for name, values in (
+                ("discrete", ours),
+                (CONTINUOUS, theirs),
+                ("difference", ours - theirs),
+            ):
+                row[name] = float(values.mean())
+                row[f"{name} ±"] = float(values.std()) / len(values) ** 0.5
+            rows.append(row)
+    return rows
+
+
+def sampling_rows(
+    runs: Mapping[tuple[str, int], Run],
+    how: Mapping[str, Sampler],
+    options: argparse.Namespace,
+    judge: Judge,
+) -> list[Row]:
+    """Every network with every sampler, all from the same seeds of examples."""
+
+    def measure(sampler: Sampler, run: Run) -> Row:
+        evaluations, start = run.model.nfe, time.process_time()
+        x = samplers.sample_many(
+            sampler, run.model, run.event_shape, options.num, batch_size=BATCH, progress=False
+        )
+        seconds = time.process_time() - start
+        evaluations = (run.model.nfe - evaluations) // math.ceil(options.num / BATCH)
+        return {"nfe": evaluations, "cpu_s": seconds, **judge.distances(x)}
+
+    floor = {"sampler": "(training data)", "training": "", "seed": 0, **judge.floor()}
+    settings = (options.num, options.extractor)
+    return [floor, *_every("sampler", how, runs, options, settings, measure)]
+
+
+def bits_rows(
+    runs: Mapping[tuple[str, int], Run],
+    ways: Mapping[str, Bits],
+    options: argparse.Namespace,
+    judge: Judge,
+) -> list[Row]:
+    """Bits/dim of the first held-out examples under every network, in several ways."""
+    raw = judge.raw[: options.likelihoods]
+
+    def measure(bits: Bits, run: Run) -> Row:
+        found = bits(run, raw)
+        return {"bits/dim": found.mean, "bits/dim ±": found.standard_error}
+
+    return _every("likelihood", ways, runs, options, (options.likelihoods,), measure)
+
+
+def _every(
+    kind: str,
+    ways: Mapping[str, Any],
+    runs: Mapping[tuple[str, int], Run],
+    options: argparse.Namespace,
+    settings: tuple[object, ...],
+    measure: Callable[[Any, Run], Row],
+) -> list[Row]:
+    """A row for every way and every run; rows of an earlier call are not measured again."""
+    journal, rows = Journal(options.out / "rows.jsonl"), []
+    todo = list(itertools.product(ways.items(), runs.items()))
+    for (name, way), ((training, seed), run) in tqdm(todo, desc=f"{kind}s", unit="row"):
+        key = (kind, name, training, seed, run.step, *settings)
+        found = journal.row(key, partial(measure, way, run))
+        rows.append({kind: name, "training": training, "seed": seed, **found})
+    return rows
