@@ -52,6 +52,8 @@ except ValueError as error:
     assert f"process {rank} of 2" in str(error), error
 else:
     raise SystemExit("a wrong number of rows was not refused")
+distributed.barrier()
+distributed.destroy_process_group()
 """
 )
 

@@ -23,7 +23,6 @@ HEAVY = {
     "safetensors",
     "scipy",
     "sklearn",
-    "torchdiffeq",
     "tyro",
     "yaml",
 }
