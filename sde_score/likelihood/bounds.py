@@ -17,9 +17,9 @@ from sde_score.likelihood.dequantization import (
     Scaling,
     as_dequantization,
 )
-from sde_score.likelihood.estimates import Estimate, independent_draws
+from sde_score.likelihood.estimates import Estimate, independent_draws, standard_error
 from sde_score.likelihood.residuals import GaussianDecoder, KernelEntropy, LevelDecoder, Residual
-from sde_score.likelihood.variational import TIME_SAMPLINGS, standard_error, variational_bound
+from sde_score.likelihood.variational import TIME_SAMPLINGS, variational_bound
 from sde_score.models import Model
 from sde_score.samplers import GRIDS, as_variance
 from sde_score.sdes import SDE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,3 +65,10 @@ def independent_draws(
     found = [one([mix(number, draw) for number in seeds]) for draw in range(count)]
     values, errors = zip(*found, strict=True)
     return torch.stack(values), torch.stack(errors)
+
+
+def standard_error(rows: Tensor) -> Tensor:
+    """Standard error of the mean over independent rows `(n, batch)`; NaN for a single row."""
+    if len(rows) == 1:
+        return torch.full_like(rows[0], torch.nan)
+    return rows.std(0) / math.sqrt(len(rows))

@@ -14,9 +14,8 @@ from sde_score.likelihood.dequantization import (
     as_dequantization,
     log_mean_exp,
 )
-from sde_score.likelihood.estimates import Estimate, independent_draws
+from sde_score.likelihood.estimates import Estimate, independent_draws, standard_error
 from sde_score.likelihood.probability_flow import DIVERGENCES, log_prob
-from sde_score.likelihood.variational import standard_error
 from sde_score.models import Model
 from sde_score.random import PROBE_LAWS
 from sde_score.samplers.solvers import SOLVERS

@@ -14,7 +14,6 @@ that is proportional to sigma / alpha at small noise and to its logarithm at lar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,11 +22,11 @@ from torch import Tensor
 
 from sde_score._checks import require_choice, require_positive
 from sde_score.likelihood._carry import carry
-from sde_score.likelihood._inputs import require_inputs
+from sde_score.likelihood._inputs import require_inputs, start_time
 from sde_score.likelihood.divergence import MODES, draw_probes, require_forward_mode
+from sde_score.likelihood.estimates import standard_error
 from sde_score.models import BaseEnergy, Model
 from sde_score.samplers.solvers import SOLVERS
-from sde_score.sdes import SDE
 
 DIVERGENCES = ("exact", "hutchinson")
 
@@ -126,7 +125,7 @@ def log_prob(
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, eq. 39 and appendix D.2.
     """
     _check(model, x, divergence, rtol, atol, method, mode, condition)
-    begin = _start(model.sde, start)
+    begin = start_time(model.sde, start)
     if divergence == "exact" and (isinstance(probes, Tensor) or probes != 1):
         raise ValueError("probes are for divergence='hutchinson'; divergence='exact' takes none")
     evaluations = model.nfe
@@ -142,7 +141,7 @@ def log_prob(
             model, point, begin, vectors, condition, rtol, atol, method, mode, progress
         )
         samples = model.sde.prior(x.shape).log_prob(latent) + integral
-        error = _standard_error(samples) if vectors is not None else torch.zeros_like(samples[0])
+        error = standard_error(samples) if vectors is not None else torch.zeros_like(samples[0])
     return LogLikelihood(
         samples.mean(0),
         error,
@@ -151,18 +150,6 @@ def log_prob(
         solution.evaluations,
         solution.steps,
     )
-
-
-def _start(sde: SDE, start: float | None) -> float:
-    """The time at which x lives."""
-    if start is None:
-        return sde.t_min
-    if not sde.t_min <= start < sde.t_max:
-        raise ValueError(
-            f"start={start!r} must be a time in [{sde.t_min:g}, {sde.t_max:g}), from t_min of "
-            f"{sde} up to t_max"
-        )
-    return float(start)
 
 
 def _probes(x: Tensor, probes: int | Tensor, law: str, seed: int | Sequence[int] | None) -> Tensor:
@@ -174,13 +161,6 @@ def _probes(x: Tensor, probes: int | Tensor, law: str, seed: int | Sequence[int]
             f"(n, {', '.join(map(str, x.shape))})"
         )
     return probes.to(x)
-
-
-def _standard_error(samples: Tensor) -> Tensor:
-    """Standard error of the mean over rows; NaN for a single row."""
-    if len(samples) == 1:
-        return torch.full_like(samples[0], torch.nan)
-    return samples.std(0) / math.sqrt(len(samples))
 
 
 def _require_forward_mode(model: Model, x: Tensor, begin: float, condition: Tensor | None) -> None:

@@ -28,7 +28,6 @@ Reference: Kingma et al. 2021 (VDM), https://arxiv.org/abs/2107.00630, eq. 11 an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +37,7 @@ from torch import Tensor
 from sde_score._checks import require_choice, require_count, sum_event
 from sde_score.distributions import Normal
 from sde_score.likelihood._inputs import require_inputs, start_time
+from sde_score.likelihood.estimates import standard_error
 from sde_score.likelihood.residuals import GaussianDecoder, Residual
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
@@ -151,13 +151,6 @@ def noise_error(
     derivative of the bound with respect to log-SNR."""
     off = model.noise(model.sde.perturb(x0, t, noise), t, condition) - noise
     return 0.5 * sum_event(off.square())
-
-
-def standard_error(rows: Tensor) -> Tensor:
-    """Standard error of the mean over independent rows `(n, batch)`; NaN for a single row."""
-    if len(rows) == 1:
-        return torch.full_like(rows[0], torch.nan)
-    return rows.std(0) / math.sqrt(len(rows))
 
 
 def _uniform_log_snr(sde: SDE, start: float, u: Tensor) -> tuple[Tensor, Tensor]:
