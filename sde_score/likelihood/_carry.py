@@ -8,7 +8,7 @@ y has about unit variance at every time, so a tolerance means the same on every 
 proportional to s at small noise and to log s at large noise. A network is as smooth in s as it is
 in x: below the finest structure it has learned, one step in s does for many e-folds of noise, that
 a solver in log s would walk through, while a solver in t meets a root of t there. At large noise
-y comes to rest exponentially in log s. With U-Nets of 8 x 8 and 28 x 28 this takes a fifth to a
+y comes to rest exponentially in log s. With U-Nets of 8 x 8 and 28 x 28 this takes a tenth to a
 third fewer evaluations to 5e-4 bits/dim than x over log s. In the new coordinates
 
 .. math:: \frac{dy}{dt} = \frac{velocity}{S} - (\log S)' y, \qquad
