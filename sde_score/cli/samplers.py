@@ -38,7 +38,7 @@ def _describe(name: str) -> dict[str, str]:
     arguments = [f"{f.name}={getattr(sampler, f.name)!r}" for f in dataclasses.fields(sampler)]
     return {
         "name": name,
-        "order": str(sampler.order),
+        "order": str(sampler.convergence_order),
         "evaluations": sampler.evaluations,
         "noise": "drawn" if sampler.stochastic else "none",
         "arguments": ", ".join(arguments),

@@ -7,6 +7,7 @@ from sde_score.samplers.grids import GRIDS, Grid, Karras, Times, UniformLogSNR, 
 from sde_score.samplers.heun import Heun
 from sde_score.samplers.many import sample_many
 from sde_score.samplers.mcmc.sampler import MCMC
+from sde_score.samplers.multistep import ROWS, Multistep
 from sde_score.samplers.ode import ProbabilityFlowODE
 from sde_score.samplers.predictor_corrector import (
     CORRECTORS,
@@ -45,6 +46,8 @@ SAMPLERS: Registry[Sampler] = Registry(
         "pc": PredictorCorrector,
         "annealed-langevin": AnnealedLangevin,
         "mcmc": MCMC,
+        "multistep": Multistep,
+        **ROWS,
     },
 )
 
@@ -68,6 +71,7 @@ __all__ = [
     "InterpolatedVariance",
     "Karras",
     "Langevin",
+    "Multistep",
     "Noise",
     "OptimalVariance",
     "PosteriorVariance",

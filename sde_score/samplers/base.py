@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, overload
+from typing import ClassVar, Literal, Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ from sde_score.sdes import SDE
 
 Noise = Callable[[], Tensor]
 """Gives the next standard normal draw of the batch, shape `(batch, *event)`."""
+
+
+@runtime_checkable
+class Path(Protocol):
+    """A source of noise that is a path over the clock log(sigma / alpha)."""
+
+    def between(self, a: float, b: float) -> Tensor:
+        """The increment of the path from a to b, scaled to a standard normal draw."""
+        ...
+
 
 Callback = Callable[[int, float, Tensor], None]
 """Called after each step with its number (from 1), the time reached and the state; must not change
@@ -85,6 +95,20 @@ class Problem:
         """The model's velocity under the condition."""
         return self.model.velocity(x, t, self.condition)
 
+    def expected_noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """The model's noise under the condition."""
+        return self.model.noise(x, t, self.condition)
+
+    def between(self, t: float, s: float) -> Tensor:
+        """A standard normal draw for the step from t to an earlier s > 0.
+
+        A path answers with its own increment, so that steps of any size see the same noise.
+        """
+        if not isinstance(self.noise, Path):
+            return self.noise()
+        clock = -0.5 * self.sde.log_snr(torch.tensor([t, s], dtype=torch.float64))
+        return self.noise.between(*clock.tolist())
+
 
 March = Iterator[tuple[float, Tensor]]
 """Yields the time reached and the state, step by step."""
@@ -110,12 +134,23 @@ class Sampler(ABC):
     grid: str | Grid = "native"
     denoise: bool = True
 
-    order: ClassVar[int] = 1
-    """Order of convergence in the step size: strong for an ODE method, weak for an SDE method."""
-    evaluations: ClassVar[str] = "1"
-    """Network evaluations per step, for tables; the truth is counted on the model."""
-    reference: ClassVar[str] = ""
-    """The paper."""
+    lands: ClassVar[bool] = False
+    """Whether `march` takes the last step, to zero noise, itself."""
+
+    @property
+    def convergence_order(self) -> int:
+        """Order of convergence in the step size: strong for an ODE method, weak for an SDE's."""
+        return 1
+
+    @property
+    def evaluations(self) -> str:
+        """Network evaluations per step, for tables; the truth is counted on the model."""
+        return "1"
+
+    @property
+    def reference(self) -> str:
+        """The paper."""
+        return ""
 
     def __post_init__(self) -> None:
         require_count(steps=self.steps)
@@ -134,6 +169,9 @@ class Sampler(ABC):
     @abstractmethod
     def march(self, problem: Problem, x: Tensor) -> March:
         """Carry x from the first time to the last, yielding (time, state) after each step.
+
+        Whoever consumes the march may change a state that it yields, in place, before it goes on.
+        With `lands` and `denoise`, the last step is to zero noise, at time 0.
 
         Args:
             problem: the model, the times and the source of noise.
@@ -233,7 +271,7 @@ class Sampler(ABC):
                 x = state
                 bar.update(self.total is not None)
                 yield time, x
-            if self.denoise:
+            if self.denoise and not self.lands:
                 yield 0.0, problem.denoise(x, times[-1].to(x.device))
 
     def start_time(self, sde: SDE) -> float:
@@ -248,8 +286,8 @@ class Sampler(ABC):
 
     @property
     def total(self) -> int | None:
-        """Number of states yielded before the denoising; None if the march moves the bar itself."""
-        return self.steps - self.denoise
+        """Number of states that the march yields; None if it moves the bar itself."""
+        return self.steps if self.lands else self.steps - self.denoise
 
     def times(self, sde: SDE) -> Tensor:
         """The times at which the model is evaluated, decreasing, float64."""

@@ -44,7 +44,7 @@ class Heun(Sampler):
     churn_max: float = math.inf
     churn_noise: float = 1.0
 
-    order = 2
+    convergence_order = 2
     evaluations = "2"
     reference = "Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 2"
 

@@ -41,7 +41,7 @@ class ProbabilityFlowODE(Sampler):
     atol: float = 1e-5
     solver: str = "dopri5"
 
-    order = 5
+    convergence_order = 5
     evaluations = "adaptive"
     reference = "Song et al. 2021, https://arxiv.org/abs/2011.13456, section 4.3"
 

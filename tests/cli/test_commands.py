@@ -17,7 +17,7 @@ from sde_score.cli import main
 from sde_score.training import load_run
 
 VERBS = ["train", "sample", "likelihood", "evaluate", "compare", "data", "samplers", "objectives"]
-VERBS += ["demo"]
+VERBS += ["benchmark", "demo"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -136,7 +136,7 @@ def test_samplers_lists_them_all(record):
     assert all("https://" in s["paper"] for s in found)
     for listed in found:
         sampler = samplers.SAMPLERS[listed["name"]]()
-        assert listed["order"] == str(sampler.order)
+        assert listed["order"] == str(sampler.convergence_order)
         assert listed["evaluations"] == sampler.evaluations
         assert (listed["noise"] == "drawn") == sampler.stochastic
         assert f"steps={sampler.steps}" in listed["arguments"]

@@ -1,0 +1,269 @@
+r"""Multistep methods of one evaluation per step: one driver, and a table of methods.
+
+Each step extrapolates a combination of the model's predictions (`exponential.FORMS`) by the
+polynomial through its last values, in a chosen coordinate (`coordinates.COORDINATES`), and solves
+the rest exactly. DDIM, DEIS, DPM-Solver, UniPC, SA-Solver and Adams-Bashforth on the flow's
+velocity are choices of these, on any SDE: `ROWS` lists them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from typing_extensions import override
+
+from sde_score._checks import require_choice, require_count
+from sde_score.samplers.arithmetic import Number, blend, numbers
+from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.coordinates import COORDINATES, FINITE, Coordinate, noise_ratio
+from sde_score.samplers.exponential import FORMS, RULES, Form, Steps, exponential_steps
+from sde_score.samplers.grids import Grid
+from sde_score.samplers.levels import Level, as_level
+from sde_score.sdes import SDE
+
+MOST = 6
+"""Most points of a polynomial; beyond them extrapolation only amplifies."""
+
+
+class Move(NamedTuple):
+    """The numbers of one step, on the state x."""
+
+    carry: Number
+    """Factor on x."""
+    weights: list[Number]
+    """On the values of the prediction, the newest first."""
+    std: Number
+    """On fresh noise."""
+    corrections: list[Number]
+    """Added before the step, on the same values: what the newest says about the last step."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the prediction comes from the model: on_x x + on_model m."""
+
+    model: str
+    on_x: list[Number]
+    on_model: list[Number]
+
+    @classmethod
+    def along(cls, form: Form, sde: SDE, times: Tensor) -> Reading:
+        """The factors at times of a grid.
+
+        With m the data, eps_hat = x / sigma - m / s, so q = (r / sigma) x + (p - r / s) m.
+        """
+        s, sigma = noise_ratio(sde, times), sde.sigma(times)
+        p, r = form.on_data(s), form.on_noise(s)
+        if form.model == "noise" or not r.any():
+            return cls(form.model, [], [])
+        return cls(form.model, numbers(r / sigma), numbers(p - r / s))
+
+    def take(self, problem: Problem, x: Tensor, t: Tensor, k: int) -> Tensor:
+        """The prediction at the k-th time t, from one evaluation."""
+        if self.model == "noise":
+            return problem.expected_noise(x, t)
+        data = problem.denoise(x, t)
+        if not self.on_x:
+            return data
+        if torch.is_grad_enabled():
+            return blend(data, self.on_model[k], (x, self.on_x[k]))
+        return torch.mul(data, self.on_model[k]).add_(x, alpha=self.on_x[k])
+
+
+@dataclass(frozen=True)
+class Multistep(Sampler):
+    """Extrapolate the model's prediction through its last `order` values.
+
+    Sampling starts with fewer points, since there are no more: the first step is DDIM's on every
+    form.
+
+    Args:
+        prediction: what is extrapolated: `"noise"`, `"data"`, `"velocity"` (noise less data) or
+            `"angular"` (the velocity on the circle of data and noise).
+        coordinate: in which it is a polynomial: `"log_snr"`, `"sigma"`, `"rectified"`, `"angle"`,
+            `"time"` or `"index"`.
+        order: points of the polynomial, 1 to 6.
+        corrector: if not 0, each state is corrected once the model has been evaluated at it, by the
+            polynomial through that value and this many before it. It costs no evaluation.
+        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `LEVELS` such as
+            `"interval(eta=0.8)"`, or a `Level`.
+        rule: how the integrals are taken: `"exact"`, or as a published method does (see
+            `exponential.RULES`).
+        final_order: points of the polynomial on the last step, to zero noise; 1 is the denoised
+            mean. More needs a prediction other than the data and a coordinate that is finite at
+            zero noise.
+        taper: use no more points than steps are left, the step to zero noise included.
+        reference: the paper.
+
+    Raises:
+        ValueError: for arguments outside their range or that do not go together.
+    """
+
+    steps: int = 20
+    grid: str | Grid = "rectified"
+    prediction: str = "velocity"
+    coordinate: str = "rectified"
+    order: int = 3
+    corrector: int = 0
+    eta: float | str | Level = 0.0
+    rule: str = "exact"
+    final_order: int = 1
+    taper: bool = False
+    reference: str = field(default="", repr=False)
+
+    lands = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("prediction", self.prediction, tuple(FORMS))
+        require_choice("coordinate", self.coordinate, tuple(COORDINATES))
+        require_choice("rule", self.rule, tuple(RULES))
+        require_count(order=self.order, final_order=self.final_order)
+        require_count(minimum=0, corrector=self.corrector)
+        for name in ("order", "corrector", "final_order"):
+            if getattr(self, name) > MOST:
+                raise ValueError(f"{name}={getattr(self, name)} must be at most {MOST}")
+        level = as_level(self.eta)
+        if self.final_order > 1 and (self.prediction == "data" or self.coordinate not in FINITE):
+            raise ValueError(
+                f"final_order={self.final_order} needs a prediction other than 'data' and one of "
+                f"the coordinates {', '.join(FINITE)}; with prediction={self.prediction!r} and "
+                f"coordinate={self.coordinate!r} only 1 is accepted"
+            )
+        if not level.constant and self.prediction not in ("data", "noise"):
+            raise ValueError(
+                f"eta={self.eta!r} varies within a step, which prediction={self.prediction!r} does "
+                "not allow; accepted: 'data', 'noise'"
+            )
+
+    @property
+    @override
+    def convergence_order(self) -> int:
+        if self.stochastic:
+            return 1
+        if "halved" in self.rule or self.coordinate == "index":
+            return min(self.order, 2)
+        return self.order
+
+    @property
+    @override
+    def stochastic(self) -> bool:
+        return as_level(self.eta).stochastic
+
+    @override
+    def march(self, problem: Problem, x: Tensor) -> March:
+        past = deque[Tensor](maxlen=max(self.order, self.corrector, self.final_order))
+        times, moves = [*problem.times.tolist(), 0.0], self.moves(problem.sde, problem.times)
+        reading = Reading.along(FORMS[self.prediction], problem.sde, problem.times)
+        for k, t in enumerate(problem.moments(x.device)):
+            if k == len(moves):
+                if self.denoise:
+                    yield 0.0, problem.denoise(x, t)
+                return
+            value, move = reading.take(problem, x, t, k), moves[k]
+            if self.corrector and k:
+                x = blend(x, 1.0, *zip((value, *past), move.corrections, strict=False))
+            past.appendleft(value)
+            x = blend(x, move.carry, *zip(past, move.weights, strict=False))
+            if move.std:
+                x = blend(x, 1.0, (problem.between(times[k], times[k + 1]), move.std))
+            yield times[k + 1], x
+
+    def moves(self, sde: SDE, times: Tensor) -> list[Move]:
+        """The steps along a grid, but for a last one that is the denoised mean.
+
+        Args:
+            sde: the diffusion.
+            times: float64, decreasing.
+        """
+        s, alpha = noise_ratio(sde, times), sde.alpha(times)
+        lands = self.denoise and self.final_order > 1
+        if lands:
+            s, alpha = torch.cat([s, s.new_zeros(1)]), torch.cat([alpha, alpha.new_ones(1)])
+        k = torch.arange(len(s) - 1)
+        left = len(times) - (not self.denoise) - k if self.taper else torch.full_like(k, MOST)
+        available = torch.minimum(k + 1, left)
+        counts = available.clamp(max=self.order)
+        if lands:
+            counts[-1] = min(self.final_order, len(times))
+        solve = partial(self._solve, COORDINATES[self.coordinate](sde, s), s, alpha)
+        steps = solve(k, k, counts)
+        corrections = steps.weights.new_zeros(len(k), 0)
+        if self.corrector and len(k) > 1:
+            old = k[: len(times) - 1]
+            again = solve(old, old + 1, available[old].clamp(max=self.corrector) + 1)
+            width = 1 + max(self.order, self.corrector, self.final_order)
+            change = _wide(again.weights, 0, width) - _wide(steps.weights[old], 1, width)
+            corrections = torch.cat([change.new_zeros(1, width), change])[: len(k)]
+        rows = (steps.carry, steps.weights, steps.std, corrections)
+        return [Move(*row) for row in zip(*map(numbers, rows), strict=True)]
+
+    def _solve(
+        self, place: Coordinate, s: Tensor, alpha: Tensor, k: Tensor, newest: Tensor, counts: Tensor
+    ) -> Steps:
+        """Steps on x from points k to the next, by polynomials through `counts` points of which the
+        newest is given."""
+        most = int(counts.max()) if len(counts) else 1
+        points = s[(newest[:, None] - torch.arange(most)).clamp(min=0)]
+        form, level = FORMS[self.prediction], as_level(self.eta)
+        found = exponential_steps(form, level, place, s[k], s[k + 1], points, counts, self.rule)
+        after = alpha[k + 1]
+        return Steps(
+            found.carry * after / alpha[k], found.weights * after[:, None], found.std * after
+        )
+
+
+def _wide(weights: Tensor, left: int, width: int) -> Tensor:
+    """Zeros on both sides, as many as said on the left and `width` columns in all."""
+    return pad(weights, (left, width - left - weights.shape[1]))
+
+
+def _row(reference: str, **fields: Any) -> Callable[..., Multistep]:
+    """A method of the table: `Multistep` with other defaults."""
+    return partial(Multistep, reference=reference, **fields)
+
+
+_DEIS = "Zhang & Chen 2022, https://arxiv.org/abs/2204.13902"
+_PNDM = "Liu et al. 2022 (PNDM), https://arxiv.org/abs/2202.09778"
+_DPM = "Lu et al. 2022, https://arxiv.org/abs/2206.00927"
+_DPMPP = "Lu et al. 2022, https://arxiv.org/abs/2211.01095"
+_UNIPC = "Zhao et al. 2023, https://arxiv.org/abs/2302.04867"
+_ER = "Cui et al. 2023, https://arxiv.org/abs/2309.06169"
+_SA = "Xue et al. 2023, https://arxiv.org/abs/2309.05019"
+_FLOW = "Lipman et al. 2022, https://arxiv.org/abs/2210.02747; Adams-Bashforth in its time is ours"
+_EDM = "Karras et al. 2022, https://arxiv.org/abs/2206.00364; Adams-Bashforth in sigma"
+
+
+_noise: dict[str, Any] = {"prediction": "noise", "coordinate": "log_snr", "grid": "log_snr"}
+_data: dict[str, Any] = {"prediction": "data", "coordinate": "log_snr", "grid": "log_snr"}
+
+ROWS: Mapping[str, Callable[..., Multistep]] = {
+    "flow-ab": _row(_FLOW),
+    "angular-ab": _row(_FLOW, prediction="angular", coordinate="angle", grid="angle"),
+    "sigma-ab": _row(_EDM, prediction="noise", coordinate="sigma", grid="karras", order=4),
+    "deis": _row(_DEIS, prediction="noise", coordinate="time", grid="polynomial(power=2)"),
+    "ipndm": _row(_PNDM, prediction="noise", coordinate="index", grid="karras", order=4),
+    "dpm-2m": _row(_DPM, **_noise, order=2, rule="midpoint"),
+    "dpm-3m": _row(_DPM, **_noise),
+    "dpmpp-2m": _row(_DPMPP, **_data, order=2, rule="midpoint"),
+    "dpmpp-3m": _row(_DPMPP, **_data),
+    "dpmpp-3m-published": _row(_DPMPP, **_data, rule="midpoint-halved"),
+    "dpmpp-1-sde": _row(_DPMPP, **_data, order=1, eta=1.0),
+    "dpmpp-2m-sde": _row(_DPMPP, **_data, order=2, eta=1.0, rule="midpoint"),
+    "dpmpp-3m-sde": _row(_DPMPP, **_data, eta=1.0),
+    "unipc": _row(_UNIPC, **_data, corrector=3, rule="midpoint"),
+    "sa-solver": _row(_SA, **_data, corrector=2, eta="interval"),
+    "er-sde": _row(_ER, **_data | {"coordinate": "sigma"}, eta="extended"),
+}
+"""Named methods, each a choice of `Multistep`'s fields that can still be changed.
+
+`dpmpp-3m` is of third order. The published code halves the second difference, which makes it a
+method of second order; that one is `dpmpp-3m-published`.
+"""
