@@ -13,6 +13,7 @@ import tyro
 from sde_score import samplers
 from sde_score._registry import format_spec, parse_spec
 from sde_score.cli.output import say
+from sde_score.samplers.grid_files import read_grid_file
 from sde_score.training import Run, load_run
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -79,13 +80,29 @@ def hint_at_noise(run: Run, specs: Sequence[str]) -> None:
             )
 
 
+def is_grid_file(grid: str | None) -> bool:
+    """Whether a grid is the name of a file and not that of a rule."""
+    return grid is not None and grid.endswith(".json")
+
+
+def suited_sampler(run: Run, grid: str | None) -> str:
+    """Spec of the sampler that `auto` takes: the one a grid file was made for, or the run's."""
+    made_for = read_grid_file(str(grid)).sampler if is_grid_file(grid) else ""
+    return made_for or run.sampler
+
+
 def sampler_spec(spec: str, steps: int | None, grid: str | None) -> str:
     """A sampler's spec with the flags put in, checked.
 
+    A grid may be a JSON file, which says the number of steps unless the spec or the flag does.
+
     Raises:
-        ValueError: for an unknown sampler or argument.
+        ValueError: for an unknown sampler or argument, or a damaged file.
     """
     name, arguments = parse_spec(spec)
+    if grid is not None and is_grid_file(grid):
+        arguments.setdefault("steps", len(read_grid_file(grid).ratios))
+        grid = format_spec("file", {"path": grid})
     given = {"steps": steps, "grid": grid}
     arguments.update({k: v for k, v in given.items() if v is not None})
     full = format_spec(name, arguments)

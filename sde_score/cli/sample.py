@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sde_score import samplers
-from sde_score.cli.options import RunCommand, hint_at_noise, sampler_spec
+from sde_score.cli.options import RunCommand, hint_at_noise, sampler_spec, suited_sampler
 from sde_score.cli.output import say, show_record
 from sde_score.report.files import FORMATS, save_samples
 
@@ -24,6 +24,7 @@ class Sample(RunCommand):
     For example:
         sde-score sample runs/digits --sampler pc --steps 500 --num 64 --seed 0 --out samples.npz
         sde-score sample runs/digits --sampler "heun(churn=10)" --steps 18 --out samples.png
+        sde-score sample runs/digits --grid grid.json --out samples.png
         sde-score sample runs/energy --sampler "mcmc(kernel='hmc')" --steps 500 --out samples.png
     """
 
@@ -32,13 +33,15 @@ class Sample(RunCommand):
 
     sampler: str = "auto"
     """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
-    takes heun(steps=18), or mcmc for a model that knows the data without noise alone."""
+    takes the one that the grid's file was made for, or heun(steps=18), or mcmc for a model that
+    knows the data without noise alone."""
 
     steps: int | None = None
     """Steps, the final denoising included; the sampler's default if not given."""
 
     grid: str | None = None
-    """Time grid: native, uniform, log_snr or karras."""
+    """Time grid: native, uniform, polynomial, log_snr, karras, rectified, angle or logit_normal,
+    with arguments such as "karras(rho=5)", or a .json file of sde-score optimise-grid."""
 
     num: int = 64
     """Number of samples."""
@@ -51,7 +54,7 @@ class Sample(RunCommand):
         if self.out.suffix not in FORMATS:
             raise ValueError(f"out={self.out} must end with one of {', '.join(FORMATS)}")
         run = self.open()
-        chosen = run.sampler if self.sampler == "auto" else self.sampler
+        chosen = suited_sampler(run, self.grid) if self.sampler == "auto" else self.sampler
         spec = sampler_spec(chosen, self.steps, self.grid)
         hint_at_noise(run, [spec])
         condition = self._condition(run.num_classes, next(run.model.parameters()).device)

@@ -1,22 +1,40 @@
 """Samplers: how a model becomes samples. Swapping one is changing a string."""
 
 from sde_score._registry import Registry
+from sde_score.samplers.adaptive_sde import AdaptiveSDE
 from sde_score.samplers.base import Callback, Noise, Sampler, Trajectory
+from sde_score.samplers.brownian import BrownianPath
 from sde_score.samplers.correctors import Langevin
-from sde_score.samplers.grids import GRIDS, Grid, Karras, Times, UniformLogSNR, UniformTime
+from sde_score.samplers.dpm_adaptive import DPMAdaptive
+from sde_score.samplers.grid_files import GridFile, read_grid_file, write_grid_file
+from sde_score.samplers.grids import (
+    GRIDS,
+    Angle,
+    Grid,
+    Karras,
+    LogitNormal,
+    NoiseGrid,
+    NoiseRatios,
+    Polynomial,
+    RectifiedTime,
+    Times,
+    UniformLogSNR,
+    UniformTime,
+)
 from sde_score.samplers.heun import Heun
 from sde_score.samplers.many import sample_many
 from sde_score.samplers.mcmc.sampler import MCMC
 from sde_score.samplers.multistep import ROWS, Multistep
 from sde_score.samplers.ode import ProbabilityFlowODE
+from sde_score.samplers.optimise_grid import FoundGrid, optimise_grid
 from sde_score.samplers.predictor_corrector import (
     CORRECTORS,
+    PREDICTORS,
     AnnealedLangevin,
     PredictorCorrector,
 )
 from sde_score.samplers.predictors import (
     DDIM,
-    PREDICTORS,
     Ancestral,
     EulerMaruyama,
     Predictor,
@@ -45,9 +63,11 @@ SAMPLERS: Registry[Sampler] = Registry(
         "ode": ProbabilityFlowODE,
         "pc": PredictorCorrector,
         "annealed-langevin": AnnealedLangevin,
-        "mcmc": MCMC,
-        "multistep": Multistep,
         **ROWS,
+        "multistep": Multistep,
+        "adaptive-sde": AdaptiveSDE,
+        "dpm-adaptive": DPMAdaptive,
+        "mcmc": MCMC,
     },
 )
 
@@ -62,22 +82,33 @@ __all__ = [
     "PREDICTORS",
     "SAMPLERS",
     "VARIANCES",
+    "AdaptiveSDE",
     "Ancestral",
+    "Angle",
     "AnnealedLangevin",
+    "BrownianPath",
     "Callback",
+    "DPMAdaptive",
     "EulerMaruyama",
+    "FoundGrid",
     "Grid",
+    "GridFile",
     "Heun",
     "InterpolatedVariance",
     "Karras",
     "Langevin",
+    "LogitNormal",
     "Multistep",
     "Noise",
+    "NoiseGrid",
+    "NoiseRatios",
     "OptimalVariance",
+    "Polynomial",
     "PosteriorVariance",
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlowODE",
+    "RectifiedTime",
     "ReverseDiffusion",
     "Sampler",
     "Times",
@@ -90,6 +121,9 @@ __all__ = [
     "available",
     "create",
     "interpolated_std",
+    "optimise_grid",
     "posterior_coefficients",
+    "read_grid_file",
     "sample_many",
+    "write_grid_file",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, overload, runtime_checkable
+from typing import Literal, Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -134,8 +134,10 @@ class Sampler(ABC):
     grid: str | Grid = "native"
     denoise: bool = True
 
-    lands: ClassVar[bool] = False
-    """Whether `march` takes the last step, to zero noise, itself."""
+    @property
+    def lands(self) -> bool:
+        """Whether `march` takes the last step, to zero noise, itself."""
+        return False
 
     @property
     def convergence_order(self) -> int:
@@ -244,7 +246,7 @@ class Sampler(ABC):
         if isinstance(start, Tensor):
             x.copy_(start)
         else:
-            torch.mul(draw(), self.start_std_on(model.sde), out=x)
+            torch.mul(_fitting(draw(), x), self.start_std_on(model.sde), out=x)
         first_nfe = model.nfe
         states = [(self.start_time(model.sde), x.clone())] if trajectory else []
         for index, (time, state) in enumerate(self._walk(model, x, draw, condition, progress), 1):
@@ -292,6 +294,15 @@ class Sampler(ABC):
     def times(self, sde: SDE) -> Tensor:
         """The times at which the model is evaluated, decreasing, float64."""
         return self.time_grid.times(sde, self.steps if self.denoise else self.steps + 1)
+
+
+def _fitting(draw: Tensor, x: Tensor) -> Tensor:
+    """A draw from a source of noise that is not ours, if it has the shape of the state."""
+    if draw.shape != x.shape:
+        raise ValueError(
+            f"noise gave a draw of shape {tuple(draw.shape)} for samples of shape {tuple(x.shape)}"
+        )
+    return draw
 
 
 def _blank(model: Model, start: Sequence[int] | Tensor) -> Tensor:

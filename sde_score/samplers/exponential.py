@@ -138,33 +138,35 @@ def exponential_steps(
     """
     s, measure, length = _lattice(start, stop)
     begin, end = start[:, None], stop[:, None]
-    factor = _log_factor(form, level, s, begin) - _log_factor(form, level, end, begin)
-    carry = torch.exp(_log_factor(form, level, begin, begin) - _log_factor(form, level, end, begin))
-    rate = torch.where(end > 0, level.rate(s, begin), 0.0)
+
+    def rate_at(s: Tensor) -> Tensor:
+        return torch.where(end > 0, level.rate(s, begin), 0.0)
+
+    def log_factor(s: Tensor) -> Tensor:
+        if form is FORMS["data"]:
+            return -level.log_phi(s, begin)
+        return (1 + rate_at(s)) * form.log_factor(s)
+
+    arrived, rate = log_factor(end), rate_at(s)
+    carry = torch.exp(log_factor(begin) - arrived)
+    factor = log_factor(s) - arrived
     density = (1 + rate) * form.source(s) * torch.exp(factor)
     origin, width = coordinate(begin), coordinate(end) - coordinate(begin)
     within, of_points = ((coordinate(v) - origin) / width for v in (s, points))
     degrees = torch.arange(points.shape[1], dtype=s.dtype)
     powers = within[..., None] ** degrees
     moments = ((density * measure)[..., None] * powers).sum(1)
-    last = (1 + level.rate(end, begin)) * form.source(end) * end * length
+    last = (1 + rate_at(end)) * form.source(end) * end * length
     used = degrees < counts[:, None]
     moments = torch.where(used, RULES[rule](moments, last, counts[:, None]), 0.0)
     system = (of_points[..., None] ** degrees).mT
     both = used[:, None] & used[..., None]
-    weights = torch.linalg.solve(
-        torch.where(both, system, torch.eye(len(degrees), dtype=s.dtype)), moments
-    )
+    padded = torch.where(both, system, torch.eye(len(degrees), dtype=s.dtype))
+    weights = torch.linalg.solve(padded, moments[..., None]).squeeze(-1)
     variance = (-2 * rate * s * torch.exp(2 * factor) * measure).sum(1)
-    return Steps(carry[:, 0], weights, variance.clamp(min=0).sqrt())
-
-
-def _log_factor(form: Form, level: Level, s: Tensor, start: Tensor) -> Tensor:
-    """log I with noise."""
-    if form is FORMS["data"]:
-        return -level.log_phi(s, start)
-    rate = torch.where(s > 0, level.rate(s, start), 0.0)
-    return (1 + rate) * form.log_factor(s)
+    noisy = variance > 0  # the root has no slope at 0
+    std = torch.where(noisy, torch.where(noisy, variance, 1.0).sqrt(), 0.0)
+    return Steps(carry[:, 0], weights, std)
 
 
 def _lattice(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,7 +216,7 @@ def _arrival(moments: Tensor, last: Tensor, counts: Tensor) -> Tensor:
 
 
 def _halved(moments: Tensor, last: Tensor, counts: Tensor) -> Tensor:
-    return _replace(moments, 2, counts == 3, 0.5 * moments[:, 2:3])
+    return _replace(moments, 2, counts == 3, 0.5 * moments)
 
 
 def _midpoint_halved(moments: Tensor, last: Tensor, counts: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ from sde_score.samplers.grids import Grid
 from sde_score.samplers.levels import Level, as_level
 from sde_score.sdes import SDE
 
+_EXPONENTIAL = "Zhang & Chen 2022, https://arxiv.org/abs/2204.13902"
+
 MOST = 6
 """Most points of a polynomial; beyond them extrapolation only amplifies."""
 
@@ -43,6 +45,19 @@ class Move(NamedTuple):
     """On fresh noise."""
     corrections: list[Number]
     """Added before the step, on the same values: what the newest says about the last step."""
+
+
+def advance(x: Tensor, move: Move, past: tuple[Tensor, ...]) -> Tensor:
+    """A step but for its noise; `torch.compile` makes one graph of it.
+
+    Args:
+        x: the state, overwritten unless gradients are enabled.
+        move: the numbers of the step.
+        past: values of the prediction, the newest first.
+    """
+    if move.corrections:
+        x = blend(x, 1.0, *zip(past, move.corrections, strict=False))
+    return blend(x, move.carry, *zip(past, move.weights, strict=False))
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ class Multistep(Sampler):
     rule: str = "exact"
     final_order: int = 1
     taper: bool = False
-    reference: str = field(default="", repr=False)
+    reference: str = field(default=_EXPONENTIAL, repr=False)
 
     lands = True
 
@@ -146,11 +161,9 @@ class Multistep(Sampler):
     @property
     @override
     def convergence_order(self) -> int:
-        if self.stochastic:
-            return 1
-        if "halved" in self.rule or self.coordinate == "index":
-            return min(self.order, 2)
-        return self.order
+        order = min(self.order, self.corrector) + 1 if self.corrector else self.order
+        halved = "halved" in self.rule and self.order > 2
+        return min(order, 2) if self.stochastic or halved or self.coordinate == "index" else order
 
     @property
     @override
@@ -159,7 +172,7 @@ class Multistep(Sampler):
 
     @override
     def march(self, problem: Problem, x: Tensor) -> March:
-        past = deque[Tensor](maxlen=max(self.order, self.corrector, self.final_order))
+        past = deque[Tensor](maxlen=1 + max(self.order, self.corrector, self.final_order))
         times, moves = [*problem.times.tolist(), 0.0], self.moves(problem.sde, problem.times)
         reading = Reading.along(FORMS[self.prediction], problem.sde, problem.times)
         for k, t in enumerate(problem.moments(x.device)):
@@ -168,10 +181,8 @@ class Multistep(Sampler):
                     yield 0.0, problem.denoise(x, t)
                 return
             value, move = reading.take(problem, x, t, k), moves[k]
-            if self.corrector and k:
-                x = blend(x, 1.0, *zip((value, *past), move.corrections, strict=False))
             past.appendleft(value)
-            x = blend(x, move.carry, *zip(past, move.weights, strict=False))
+            x = advance(x, move, tuple(past))
             if move.std:
                 x = blend(x, 1.0, (problem.between(times[k], times[k + 1]), move.std))
             yield times[k + 1], x
@@ -230,35 +241,36 @@ def _row(reference: str, **fields: Any) -> Callable[..., Multistep]:
     return partial(Multistep, reference=reference, **fields)
 
 
-_DEIS = "Zhang & Chen 2022, https://arxiv.org/abs/2204.13902"
 _PNDM = "Liu et al. 2022 (PNDM), https://arxiv.org/abs/2202.09778"
 _DPM = "Lu et al. 2022, https://arxiv.org/abs/2206.00927"
 _DPMPP = "Lu et al. 2022, https://arxiv.org/abs/2211.01095"
 _UNIPC = "Zhao et al. 2023, https://arxiv.org/abs/2302.04867"
 _ER = "Cui et al. 2023, https://arxiv.org/abs/2309.06169"
 _SA = "Xue et al. 2023, https://arxiv.org/abs/2309.05019"
-_FLOW = "Lipman et al. 2022, https://arxiv.org/abs/2210.02747; Adams-Bashforth in its time is ours"
-_EDM = "Karras et al. 2022, https://arxiv.org/abs/2206.00364; Adams-Bashforth in sigma"
+_FLOW = "Lipman et al. 2022, https://arxiv.org/abs/2210.02747"
+_EDM = "Karras et al. 2022, https://arxiv.org/abs/2206.00364"
 
 
 _noise: dict[str, Any] = {"prediction": "noise", "coordinate": "log_snr", "grid": "log_snr"}
 _data: dict[str, Any] = {"prediction": "data", "coordinate": "log_snr", "grid": "log_snr"}
+_flow: dict[str, Any] = {"grid": "rectified(last=0.5)", "final_order": 3}
 
 ROWS: Mapping[str, Callable[..., Multistep]] = {
-    "flow-ab": _row(_FLOW),
-    "angular-ab": _row(_FLOW, prediction="angular", coordinate="angle", grid="angle"),
+    "adams": _row(_FLOW, **_flow, coordinate="angle", order=4, corrector=3),
+    "flow-ab": _row(_FLOW, **_flow),
+    "angular-ab": _row(_FLOW, **_flow, prediction="angular", coordinate="angle"),
     "sigma-ab": _row(_EDM, prediction="noise", coordinate="sigma", grid="karras", order=4),
-    "deis": _row(_DEIS, prediction="noise", coordinate="time", grid="polynomial(power=2)"),
-    "ipndm": _row(_PNDM, prediction="noise", coordinate="index", grid="karras", order=4),
+    "ipndm": _row(_PNDM, **_flow, prediction="noise", coordinate="index"),
+    "deis": _row(_EXPONENTIAL, prediction="noise", coordinate="time", grid="polynomial"),
     "dpm-2m": _row(_DPM, **_noise, order=2, rule="midpoint"),
     "dpm-3m": _row(_DPM, **_noise),
     "dpmpp-2m": _row(_DPMPP, **_data, order=2, rule="midpoint"),
     "dpmpp-3m": _row(_DPMPP, **_data),
     "dpmpp-3m-published": _row(_DPMPP, **_data, rule="midpoint-halved"),
+    "unipc": _row(_UNIPC, **_data, corrector=3, rule="midpoint"),
     "dpmpp-1-sde": _row(_DPMPP, **_data, order=1, eta=1.0),
     "dpmpp-2m-sde": _row(_DPMPP, **_data, order=2, eta=1.0, rule="midpoint"),
     "dpmpp-3m-sde": _row(_DPMPP, **_data, eta=1.0),
-    "unipc": _row(_UNIPC, **_data, corrector=3, rule="midpoint"),
     "sa-solver": _row(_SA, **_data, corrector=2, eta="interval"),
     "er-sde": _row(_ER, **_data | {"coordinate": "sigma"}, eta="extended"),
 }

@@ -27,8 +27,9 @@ class ProbabilityFlowODE(Sampler):
     Args:
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step, in units of the data.
-        solver: `"dopri5"` runs on the device; `"scipy"` is RK45, stepped on the CPU, whose steps
-            the batch shares.
+        solver: `"dopri5"` is our own, with steps of each sample's own; `"torchdiffeq"` is the same
+            method of that package on the device, and `"scipy"` is RK45 stepped on the CPU, both
+            with steps that the batch shares.
         steps: points of the path that are reported, ends and denoised result included; the solver
             lands on each, so a point in the middle may cost a step.
         grid: where they lie; its end is where the integration stops.

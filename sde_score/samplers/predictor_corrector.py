@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from typing_extensions import override
@@ -12,8 +12,16 @@ from sde_score._registry import Registry
 from sde_score.samplers.base import March, Problem, Sampler
 from sde_score.samplers.correctors import Langevin
 from sde_score.samplers.grids import Grid
+from sde_score.samplers.heun import Heun
 from sde_score.samplers.mcmc.annealing import choose_step_ratio, require_spreads
-from sde_score.samplers.predictors import PREDICTORS, Predictor, Stay, step
+from sde_score.samplers.multistep import ROWS
+from sde_score.samplers.predictors import (
+    DDIM,
+    Ancestral,
+    EulerMaruyama,
+    ReverseDiffusion,
+    Stay,
+)
 from sde_score.sdes import SDE
 
 
@@ -27,23 +35,37 @@ CORRECTORS: Registry[Langevin] = Registry(
 )
 
 
+PREDICTORS: Registry[Sampler] = Registry(
+    "predictor",
+    {
+        "euler-maruyama": EulerMaruyama,
+        "reverse-diffusion": ReverseDiffusion,
+        "ancestral": Ancestral,
+        "ddim": DDIM,
+        "heun": Heun,
+        **ROWS,
+        "none": Stay,
+    },
+)
+
+
 @dataclass(frozen=True)
 class PredictorCorrector(Sampler):
     """At each time first the corrector, then the predictor's step to the next time.
 
-    Any predictor goes with any corrector on any SDE. One step costs one evaluation and one per
-    corrector step.
+    Any predictor goes with any corrector on any SDE. One step costs what the predictor's does and
+    one evaluation per corrector step.
 
     Args:
-        predictor: a name from `PREDICTORS`, such as `"ancestral"` or `"ddim(eta=0.5)"`, or an
-            object, of which only the step is used.
+        predictor: a name from `PREDICTORS`, such as `"ancestral"` or `"ddim(eta=0.5)"`, or a
+            sampler whose steps are these; its own steps, grid and denoising are not used.
         corrector: a name from `CORRECTORS`, such as `"langevin(snr=0.1, steps=2)"`, or an object.
     """
 
-    predictor: str | Predictor = "reverse-diffusion"
+    predictor: str | Sampler = "reverse-diffusion"
     corrector: str | Langevin = "langevin"
 
-    evaluations = "1 + corrector steps"
+    evaluations = "predictor + corrector steps"
     reference = "Song et al. 2021, https://arxiv.org/abs/2011.13456, algorithm 1"
 
     def __post_init__(self) -> None:
@@ -51,27 +73,29 @@ class PredictorCorrector(Sampler):
         _ = self._parts
 
     @property
-    def _parts(self) -> tuple[Predictor, Langevin]:
+    def _parts(self) -> tuple[Sampler, Langevin]:
         predict, correct = self.predictor, self.corrector
         return (
             PREDICTORS.create(predict) if isinstance(predict, str) else predict,
             CORRECTORS.create(correct) if isinstance(correct, str) else correct,
         )
 
+    @property
+    @override
+    def lands(self) -> bool:
+        return self._parts[0].lands
+
     @override
     def march(self, problem: Problem, x: Tensor) -> March:
         predictor, corrector = self._parts
+        predictor = replace(predictor, steps=self.steps, grid=self.grid, denoise=self.denoise)
+        moments = problem.moments(x.device)
         factors = corrector.factors(problem.sde, problem.times)
-        rows = predictor.rows(problem.sde, problem.times)
-        for k, (t, now) in enumerate(
-            zip(problem.moments(x.device), problem.times.tolist(), strict=True)
-        ):
-            x = corrector.correct(problem, x, t, factors[k])
-            if k > 0:
-                yield now, x
-            if k < len(rows):
-                score = problem.score(x, t) if rows[k][1] else x
-                x = step(x, score, rows[k], problem.noise)
+        start = corrector.correct(problem, x, moments[0], factors[0])
+        for k, (time, state) in enumerate(predictor.march(problem, start), 1):
+            if k < len(moments):  # else the data are reached
+                corrector.correct(problem, state, moments[k], factors[k])
+            yield time, state
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._registry import Registry
-from sde_score.samplers.base import March, Noise, Problem, Sampler
+from sde_score.samplers.arithmetic import Number, blend, numbers
+from sde_score.samplers.base import March, Problem, Sampler
 from sde_score.samplers.variances import Variance, as_variance
 from sde_score.sdes import SDE
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
 """Factors (a, b, c) on the state, the score and the noise, one entry per step, float64."""
 
-Row = tuple[float, float, float]
+Row = tuple[Number, Number, Number]
 """The coefficients of one step."""
 
 
@@ -41,22 +41,17 @@ class Predictor(Sampler):
 
     def rows(self, sde: SDE, times: Tensor) -> list[Row]:
         """The coefficients along a grid, step by step."""
-        a, b, c = self.coefficients(sde, times[:-1], times[1:])
-        return list(zip(a.tolist(), b.tolist(), c.tolist(), strict=True))
+        columns = self.coefficients(sde, times[:-1], times[1:])
+        return list(zip(*map(numbers, columns), strict=True))
 
     @override
     def march(self, problem: Problem, x: Tensor) -> March:
-        arrivals, rows = problem.times[1:].tolist(), self.rows(problem.sde, problem.times)
-        for t, s, row in zip(problem.moments(x.device), arrivals, rows, strict=False):
-            x = step(x, problem.score(x, t), row, problem.noise)
-            yield s, x
-
-
-def step(x: Tensor, score: Tensor, row: Row, noise: Noise) -> Tensor:
-    """Take one step in place; noise is drawn only where its factor is not zero."""
-    a, b, c = row
-    x.mul_(a).add_(score, alpha=b)
-    return x.add_(noise(), alpha=c) if c else x
+        stops, rows = problem.times.tolist(), self.rows(problem.sde, problem.times)
+        for k, (t, (a, b, c)) in enumerate(zip(problem.moments(x.device), rows, strict=False)):
+            x = blend(x, a, (problem.score(x, t), b)) if b else blend(x, a)
+            if c:
+                x = blend(x, 1.0, (problem.between(*stops[k : k + 2]), c))
+            yield stops[k + 1], x
 
 
 @dataclass(frozen=True)
@@ -199,15 +194,3 @@ class Stay(Predictor):
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = alpha_s / alpha_t, b = c = 0."""
         return sde.alpha(s) / sde.alpha(t), torch.zeros_like(t), torch.zeros_like(t)
-
-
-PREDICTORS: Registry[Predictor] = Registry(
-    "predictor",
-    {
-        "euler-maruyama": EulerMaruyama,
-        "reverse-diffusion": ReverseDiffusion,
-        "ancestral": Ancestral,
-        "ddim": DDIM,
-        "none": Stay,
-    },
-)

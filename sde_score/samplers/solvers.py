@@ -94,8 +94,69 @@ def scipy_rk45(
     return Solution(torch.stack(path), *counts.unbind())
 
 
-SOLVERS: Mapping[str, Solver] = {"dopri5": dormand_prince, "scipy": scipy_rk45}
-"""`dopri5` runs on the device of the state; `scipy` is a reference on the CPU."""
+def torchdiffeq_dopri5(
+    derivative: Derivative,
+    state: Tensor,
+    stops: Tensor,
+    *,
+    rtol: float,
+    atol: float,
+    norm: Norm = root_mean_square,
+) -> Solution:
+    """The same pair by torchdiffeq, on the device of the state.
+
+    It has its own norm, the root mean square over the whole batch, whose examples share all steps.
+
+    Args:
+        derivative: as for `dormand_prince`.
+        state: as there.
+        stops: as there; torchdiffeq steps onto each.
+        rtol: as there.
+        atol: as there.
+        norm: not used.
+
+    Returns:
+        A `Solution`, whose counts are the same for all examples.
+
+    Raises:
+        RuntimeError: if torchdiffeq gives up.
+    """
+    from torchdiffeq import odeint
+
+    del norm
+    counted = _Counted(derivative, len(state), state.device)
+    stops = stops.to(state)
+    options = {"step_t": stops, "first_step": FIRST_STEP}
+    try:
+        path = odeint(counted, state, stops, rtol=rtol, atol=atol, method="dopri5", options=options)
+    except AssertionError as error:  # its way to say that a step shrank to nothing
+        raise gave_up(str(error)) from error
+    counts = torch.tensor([[counted.evaluations], [counted.steps]], device=state.device)
+    return Solution(path, *counts.expand(2, len(state)).unbind())
+
+
+class _Counted:
+    """A derivative at a time that the batch shares, as torchdiffeq asks for it."""
+
+    def __init__(self, derivative: Derivative, batch: int, device: torch.device) -> None:
+        self.derivative, self.evaluations, self.steps = derivative, 0, 0
+        self.rows = torch.arange(batch, device=device)
+
+    def __call__(self, time: Tensor, state: Tensor) -> Tensor:
+        self.evaluations += 1
+        return self.derivative(time.to(state).expand(len(state)), state, self.rows)
+
+    def callback_accept_step(self, time: Tensor, state: Tensor, step: Tensor) -> None:
+        """Called by torchdiffeq after each accepted step."""
+        self.steps += 1
+
+
+SOLVERS: Mapping[str, Solver] = {
+    "dopri5": dormand_prince,
+    "torchdiffeq": torchdiffeq_dopri5,
+    "scipy": scipy_rk45,
+}
+"""`dopri5` and `torchdiffeq` run on the device of the state; `scipy` is a reference on the CPU."""
 
 
 def rows_of(condition: Tensor | None, rows: Tensor) -> Tensor | None:

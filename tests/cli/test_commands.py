@@ -17,7 +17,7 @@ from sde_score.cli import main
 from sde_score.training import load_run
 
 VERBS = ["train", "sample", "likelihood", "evaluate", "compare", "data", "samplers", "objectives"]
-VERBS += ["benchmark", "demo"]
+VERBS += ["benchmark", "optimise-grid", "demo"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

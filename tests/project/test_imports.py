@@ -23,6 +23,7 @@ HEAVY = {
     "safetensors",
     "scipy",
     "sklearn",
+    "torchdiffeq",
     "tyro",
     "yaml",
 }

@@ -12,7 +12,8 @@ from sde_score.samplers import Heun, Langevin, PredictorCorrector
 from sde_score.sdes import EDM, VE, VP
 
 EVENT = (2, 3)
-LOOPS = [name for name in samplers.available() if name not in ("ode", "mcmc")]
+ADAPTIVE = ("ode", "adaptive-sde", "dpm-adaptive")
+LOOPS = [name for name in samplers.available() if name not in (*ADAPTIVE, "mcmc")]
 # The chain at one time, with a kernel for models that have no energy and the start of the others.
 CHAIN = "mcmc(kernel='mala-score(step_size=0.02)', start_std=9.0, warmup=3, denoise=True)"
 FLOWS = [*LOOPS, "ddim(eta=0.7)", "heun(churn=4.0)", "pc(corrector='langevin(rule=\"example\")')"]

@@ -157,7 +157,7 @@ def test_evaluations_are_near_those_of_scipy(start):
     ends = STOPS[[0, -1]]
     ours, theirs = (
         solve(lambda t, y, rows: decay(t, y, rows + 1), start[1:2], ends, rtol=1e-7, atol=1e-7)
-        for solve in SOLVERS.values()
+        for solve in (SOLVERS["dopri5"], SOLVERS["scipy"])
     )
     assert int(ours.evaluations[0]) <= 1.1 * int(theirs.evaluations[0])
 

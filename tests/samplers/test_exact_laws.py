@@ -18,14 +18,18 @@ from sde_score.models import GaussianMixture
 from sde_score.samplers import (
     DDIM,
     GRIDS,
+    PREDICTORS,
     Ancestral,
     EulerMaruyama,
     Heun,
     Langevin,
     PredictorCorrector,
+    ProbabilityFlowODE,
     ReverseDiffusion,
+    Times,
 )
-from sde_score.sdes import EDM, VE
+from sde_score.samplers.multistep import ROWS
+from sde_score.sdes import EDM, VE, VP
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.6, 0.35], [0.35, 0.9]], dtype=torch.float64)
@@ -212,3 +216,163 @@ def test_ancestral_with_transition_variance_has_the_wide_law(sde):
     torch.testing.assert_close(c**2, sde.sigma(t) ** 2 - sde.sigma(s) ** 2)
     torch.testing.assert_close(b, c**2)
     assert a.item() == 1
+
+
+MULTISTEP = [
+    *ROWS,
+    *(f"deis(order={order})" for order in (1, 2, 4)),
+    *(f"multistep(order={order}, coordinate='angle')" for order in (1, 2, 4, 5)),
+    "multistep(order=4, corrector=3, prediction='angular')",
+    "multistep(order=1, corrector=1, prediction='data', coordinate='log_snr')",
+    "unipc(order=2, corrector=2, rule='arrival')",
+    "unipc(order=1, corrector=1)",
+    "dpm-2m(rule='exact')",
+    "dpmpp-3m-sde(eta=0.5)",
+    "multistep(order=2, eta=0.7)",
+    "multistep(order=2, eta=1.0, prediction='angular', coordinate='angle')",
+    "multistep(order=1, eta=1.0, prediction='noise')",
+    "sa-solver(order=3, corrector=3, eta=0.8)",
+]
+
+
+@pytest.fixture
+def quiet(table):
+    """`(sde, steps) -> grid` over `span`, in log-SNR, whose first steps are so short that to start
+    with fewer points costs nothing."""
+
+    def build(sde, steps):
+        first, last = sde.log_snr(span(sde))
+        u = torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** 3
+        return table(sde.time_of_log_snr(first + u * (last - first)))
+
+    return build
+
+
+def flow_error(sampler, model):
+    """Distance of the affine map from the exact flow."""
+    (mean_start, at_start), (mean_end, at_end) = (marginal(model.sde, t) for t in span(model.sde))
+    flow = root(at_end) @ root(at_start, -0.5)
+    offset, of_start, of_noise = affine(sampler, model)
+    assert of_noise.numel() == 0
+    shift = offset + of_start @ mean_start - mean_end
+    return math.hypot((of_start - flow).norm().item(), shift.norm().item())
+
+
+def law_error(sampler, model):
+    """Distance of mean and covariance from those of the exact marginal."""
+    mean, covariance = marginal(model.sde, span(model.sde)[1])
+    got_mean, got = law(sampler, model)
+    return math.hypot((got_mean - mean).norm().item(), (got - covariance).norm().item())
+
+
+@pytest.mark.parametrize("spec", MULTISTEP)
+def test_multistep_methods_have_their_order(spec, quiet):
+    """Towards the exact flow without noise, towards the exact law with it."""
+    clock = VP()
+    corrected = bool(samplers.create(spec).corrector)  # errors of both kinds cancel here and there
+    model, steps = gaussian(clock), (32, 256) if corrected else (64, 128)
+    made = [samplers.create(spec, steps=n, grid=quiet(clock, n), denoise=False) for n in steps]
+    of = law_error if made[0].stochastic else flow_error
+    errors = [of(sampler, model) for sampler in made]
+    # A polynomial through three points of a noisy path, or a corrected one, has more on the way.
+    more = corrected or (made[0].stochastic and made[0].order > 2)
+    order = made[0].convergence_order
+    assert order - 0.22 < slope(steps, errors) < order + (1.0 if more else 0.2), errors
+    assert errors[-1] < 0.1
+
+
+class Field:
+    """A model that is no score: the data it expects swing with x and with the noise."""
+
+    nfe = 0
+
+    def __init__(self, sde) -> None:
+        self.sde = sde
+
+    def denoise(self, x, t, condition=None):
+        alpha, sigma = (scale.reshape(-1, 1) for scale in (self.sde.alpha(t), self.sde.sigma(t)))
+        return torch.cos(1.3 * x / alpha + sigma / alpha) - 0.3 * sigma / alpha
+
+    def noise(self, x, t, condition=None):
+        alpha, sigma = (scale.reshape(-1, 1) for scale in (self.sde.alpha(t), self.sde.sigma(t)))
+        return (x - alpha * self.denoise(x, t)) / sigma
+
+    def velocity(self, x, t, condition=None):
+        rates = (self.sde.alpha_derivative(t), self.sde.sigma_derivative(t))
+        on_data, on_noise = (rate.reshape(-1, 1) for rate in rates)
+        return on_data * self.denoise(x, t) + on_noise * self.noise(x, t)
+
+
+def modes(sde):
+    return GaussianMixture([[-1.0, 0.4], [1.0, 0.2]], [[0.05, 0.2], [0.1, 0.04]], sde)
+
+
+@pytest.mark.parametrize("build", [modes, Field], ids=["mixture", "field"])
+@pytest.mark.parametrize(
+    "spec",
+    ["flow-ab", "angular-ab", "sigma-ab(order=3)", "deis", "dpm-2m", "dpmpp-3m",
+     "unipc(order=2, corrector=2)", "dpmpp-3m-published"],
+)  # fmt: skip
+def test_multistep_methods_have_their_order_off_the_gaussian(build, spec, quiet):
+    model, steps = build(VP()), (96, 192)
+    first, last = span(model.sde)
+    start = torch.linspace(-2, 2, 24, dtype=torch.float64).reshape(12, 2)
+    tight = ProbabilityFlowODE(
+        rtol=1e-9, atol=1e-9, denoise=False, grid=Times((first.item(), last.item())), steps=1
+    )
+    truth = tight(model, start, progress=False)
+    errors = []
+    for n in steps:
+        sampler = samplers.create(spec, steps=n, grid=quiet(model.sde, n), denoise=False)
+        errors.append((sampler(model, start, progress=False) - truth).norm().item())
+    assert slope(steps, errors) == pytest.approx(sampler.convergence_order, abs=0.4), errors
+    assert errors[-1] < 0.02
+
+
+@pytest.mark.parametrize("spec", [name for name in PREDICTORS if name in ROWS])
+def test_any_multistep_method_goes_with_the_corrector(spec, table):
+    """The corrector keeps the law; a method that ignored its changes would not be corrected."""
+    clock = VP()
+    first, last = clock.log_snr(span(clock))
+    grid = table(clock.time_of_log_snr(torch.linspace(first, last, 61, dtype=torch.float64)))
+    sampler = PredictorCorrector(
+        steps=60, grid=grid, denoise=False, predictor=spec, corrector=Langevin(snr=0.2)
+    )
+    model = gaussian(clock)
+    mean, covariance = law(sampler, model)
+    mean_end, at_end = marginal(clock, span(clock)[1])
+    assert (mean - mean_end).norm() < 0.02 * mean_end.norm()
+    assert (covariance - at_end).norm() < 0.06 * at_end.norm()
+    _, of_start, _ = affine(sampler, model)
+    assert of_start.norm() < 0.2  # the start is forgotten
+
+
+def test_a_first_order_step_is_ddim_on_every_form(sde):
+    model = modes(sde)
+    start = sde.prior_std * torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(4, 2)
+    want = DDIM(steps=7, grid="log_snr")(model, start, progress=False)
+    for prediction in ("noise", "data"):
+        sampler = samplers.create("multistep", steps=7, order=1, prediction=prediction,
+                                  coordinate="sigma", grid="log_snr")  # fmt: skip
+        got = sampler(model, start, progress=False)
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_steps_follow_when_the_last_is_of_higher_order():
+    """The last step is one of the method, so with it the error at the data falls at its order."""
+    model, errors = modes(EDM(1e-4, 9.0)), []
+    start = torch.linspace(-9, 9, 24, dtype=torch.float64).reshape(12, 2)
+    truth = ProbabilityFlowODE(rtol=1e-11, atol=1e-11)(model, start, progress=False)
+    for n in (64, 128):
+        u = torch.arange(n, dtype=torch.float64) / n  # slow at both ends
+        sigmas = 9.0 * (1 - u**3) ** 2
+        sampler = samplers.create(
+            "multistep",
+            steps=n,
+            order=3,
+            final_order=3,
+            corrector=2,
+            grid=Times(tuple(sigmas.tolist())),
+        )
+        errors.append((sampler(model, start, progress=False) - truth).norm().item())
+    assert slope((64, 128), errors) > 2.7
