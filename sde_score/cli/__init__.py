@@ -24,12 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import tyro
 
+    from sde_score.cli.benchmark import Benchmark
     from sde_score.cli.compare import Compare
     from sde_score.cli.data import Data
     from sde_score.cli.demo import Demo
     from sde_score.cli.evaluate import Evaluate
     from sde_score.cli.likelihood import Likelihood
     from sde_score.cli.objectives import Objectives
+    from sde_score.cli.optimise_grid import OptimiseGrid
     from sde_score.cli.output import is_main_process, say
     from sde_score.cli.sample import Sample
     from sde_score.cli.samplers import Samplers
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "likelihood": Likelihood,
         "evaluate": Evaluate,
         "compare": Compare,
+        "benchmark": Benchmark,
+        "optimise-grid": OptimiseGrid,
         "data": Data,
         "samplers": Samplers,
         "objectives": Objectives,

@@ -27,6 +27,7 @@ from sde_score.samplers.mcmc.sampler import MCMC
 from sde_score.samplers.multistep import ROWS, Multistep
 from sde_score.samplers.ode import ProbabilityFlowODE
 from sde_score.samplers.optimise_grid import FoundGrid, optimise_grid
+from sde_score.samplers.parallel import Parallel
 from sde_score.samplers.predictor_corrector import (
     CORRECTORS,
     PREDICTORS,
@@ -40,6 +41,7 @@ from sde_score.samplers.predictors import (
     Predictor,
     ReverseDiffusion,
 )
+from sde_score.samplers.restart import Repeat, Restart
 from sde_score.samplers.variances import (
     VARIANCES,
     InterpolatedVariance,
@@ -65,6 +67,8 @@ SAMPLERS: Registry[Sampler] = Registry(
         "annealed-langevin": AnnealedLangevin,
         **ROWS,
         "multistep": Multistep,
+        "restart": Restart,
+        "parallel": Parallel,
         "adaptive-sde": AdaptiveSDE,
         "dpm-adaptive": DPMAdaptive,
         "mcmc": MCMC,
@@ -103,12 +107,15 @@ __all__ = [
     "NoiseGrid",
     "NoiseRatios",
     "OptimalVariance",
+    "Parallel",
     "Polynomial",
     "PosteriorVariance",
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlowODE",
     "RectifiedTime",
+    "Repeat",
+    "Restart",
     "ReverseDiffusion",
     "Sampler",
     "Times",

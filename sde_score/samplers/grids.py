@@ -96,7 +96,8 @@ class Polynomial(Grid):
     def place(self, sde: SDE, u: Tensor, end: float) -> Tensor:
         """Linear in the power-th root of t."""
         first, last = sde.t_max ** (1 / self.power), end ** (1 / self.power)
-        return (first + u * (last - first)) ** self.power
+        times: Tensor = (first + u * (last - first)) ** self.power
+        return times
 
 
 @dataclass(frozen=True)
@@ -272,11 +273,13 @@ class LogitNormal(NoiseGrid):
 
     def coordinate(self, log_ratio: Tensor) -> Tensor:
         """The distance from noise as a probability, 1 - F(s)."""
-        return torch.special.ndtr((self.mean - log_ratio) / self.std)
+        share: Tensor = torch.special.ndtr((self.mean - log_ratio) / self.std)
+        return share
 
     def log_ratio(self, coordinate: Tensor) -> Tensor:
         """The quantile."""
-        return self.mean - self.std * torch.special.ndtri(coordinate)
+        deviate: Tensor = torch.special.ndtri(coordinate)
+        return self.mean - self.std * deviate
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from sde_score.sdes import VP
 
 NOISY = {
     "euler-maruyama", "reverse-diffusion", "ancestral", "pc", "annealed-langevin", "mcmc",
-    "dpmpp-1-sde", "dpmpp-2m-sde", "dpmpp-3m-sde", "sa-solver", "er-sde", "adaptive-sde",
+    "dpmpp-1-sde", "dpmpp-2m-sde", "dpmpp-3m-sde", "sa-solver", "er-sde", "adaptive-sde", "restart",
 }  # fmt: skip
 
 
-ADAPTIVE = ("ode", "adaptive-sde", "dpm-adaptive")  # their bars count evaluations
+OTHERS = ("ode", "adaptive-sde", "dpm-adaptive", "parallel", "restart")  # bars of their own
 
 
 def draw(spec, start, **given):
@@ -125,7 +125,7 @@ def bars(monkeypatch):
 
 def test_the_bar_counts_steps_and_waits_two_seconds(bars):
     law = GaussianMixture([[0.0, 0.0]], 1.0, VP())
-    for spec in [name for name in samplers.available() if name not in ADAPTIVE]:
+    for spec in [name for name in samplers.available() if name not in OTHERS]:
         sampler = samplers.create(spec, steps=5, denoise=True)
         sampler(law, (2, 2), seed=0)
         assert bars[-1].given["delay"] == 2
