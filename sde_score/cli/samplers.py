@@ -11,9 +11,10 @@ from sde_score.cli.output import show_record, show_table
 
 @dataclass(frozen=True)
 class Samplers:
-    """List every sampler: order of convergence, cost per step, what it accepts, where it is from.
+    """List every sampler: family, order of convergence, cost per step, good budgets, paper.
 
-    All of them run on every SDE and on every model: trained networks and exact ones.
+    All of them run on every SDE and on every model: trained networks and exact ones. With --json
+    their arguments and defaults too.
     """
 
     json: bool = False
@@ -25,22 +26,21 @@ class Samplers:
         if self.json:
             show_record({"samplers": records})
             return
-        header = ["name", "order", "NFE per step", "noise", "arguments", "paper"]
-        rows = [
-            [r["name"], str(r["order"]), r["evaluations"], r["noise"], r["arguments"], r["paper"]]
-            for r in records
-        ]
-        show_table(header, rows)
+        header = ["name", "family", "order", "NFE per step", "noise", "good at NFE", "paper"]
+        keys = ("name", "family", "order", "evaluations", "noise", "nfe", "paper")
+        show_table(header, [[record[key] for key in keys] for record in records])
 
 
 def _describe(name: str) -> dict[str, str]:
     sampler = samplers.create(name)
-    arguments = [f"{f.name}={getattr(sampler, f.name)!r}" for f in dataclasses.fields(sampler)]
+    fields = [f.name for f in dataclasses.fields(sampler) if f.repr]
     return {
         "name": name,
+        "family": samplers.GUIDE[name].family,
         "order": str(sampler.convergence_order),
         "evaluations": sampler.evaluations,
         "noise": "drawn" if sampler.stochastic else "none",
-        "arguments": ", ".join(arguments),
+        "nfe": samplers.GUIDE[name].nfe,
+        "arguments": ", ".join(f"{field}={getattr(sampler, field)!r}" for field in fields),
         "paper": sampler.reference,
     }

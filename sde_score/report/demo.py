@@ -23,13 +23,17 @@ CONFIG = TrainConfig(
 )
 
 SAMPLERS = (
-    "euler-maruyama(steps=500)",
-    "ancestral(steps=500)",
+    "ancestral(steps=1000)",
+    "ddim(steps=1000)",
+    "adams(steps=20)",
+    "adams(steps=10, order=3, corrector=2)",
+    "dpmpp-2m(steps=10)",
+    "ddim(steps=10)",
+    "adams-sde(steps=20)",
+    "heun(steps=10)",
+    "ode",
     "pc(steps=250)",
     "annealed-langevin(steps=60)",
-    "ode",
-    "ddim(steps=20)",
-    "heun(steps=18)",
 )
 
 _LIKELIHOOD_EXAMPLES = 64

@@ -21,7 +21,7 @@ from sde_score.samplers.grids import (
     UniformLogSNR,
     UniformTime,
 )
-from sde_score.samplers.heun import Heun
+from sde_score.samplers.guide import GUIDE, Advice
 from sde_score.samplers.many import sample_many
 from sde_score.samplers.mcmc.sampler import MCMC
 from sde_score.samplers.multistep import ROWS, Multistep
@@ -42,6 +42,7 @@ from sde_score.samplers.predictors import (
     ReverseDiffusion,
 )
 from sde_score.samplers.restart import Repeat, Restart
+from sde_score.samplers.runge_kutta import RUNGE_KUTTA_ROWS, Heun, RungeKutta
 from sde_score.samplers.variances import (
     VARIANCES,
     InterpolatedVariance,
@@ -61,16 +62,17 @@ SAMPLERS: Registry[Sampler] = Registry(
         "reverse-diffusion": ReverseDiffusion,
         "ancestral": Ancestral,
         "ddim": DDIM,
-        "heun": Heun,
-        "ode": ProbabilityFlowODE,
-        "pc": PredictorCorrector,
-        "annealed-langevin": AnnealedLangevin,
+        **RUNGE_KUTTA_ROWS,
+        "runge-kutta": RungeKutta,
         **ROWS,
         "multistep": Multistep,
+        "ode": ProbabilityFlowODE,
+        "dpm-adaptive": DPMAdaptive,
+        "adaptive-sde": AdaptiveSDE,
         "restart": Restart,
         "parallel": Parallel,
-        "adaptive-sde": AdaptiveSDE,
-        "dpm-adaptive": DPMAdaptive,
+        "pc": PredictorCorrector,
+        "annealed-langevin": AnnealedLangevin,
         "mcmc": MCMC,
     },
 )
@@ -82,11 +84,13 @@ __all__ = [
     "CORRECTORS",
     "DDIM",
     "GRIDS",
+    "GUIDE",
     "MCMC",
     "PREDICTORS",
     "SAMPLERS",
     "VARIANCES",
     "AdaptiveSDE",
+    "Advice",
     "Ancestral",
     "Angle",
     "AnnealedLangevin",
@@ -117,6 +121,7 @@ __all__ = [
     "Repeat",
     "Restart",
     "ReverseDiffusion",
+    "RungeKutta",
     "Sampler",
     "Times",
     "Trajectory",

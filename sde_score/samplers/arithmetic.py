@@ -41,7 +41,8 @@ def blend(x: Tensor, scale: Number, *terms: tuple[Tensor, Number]) -> Tensor:
         for term, weight in terms:
             total = total + weight * term
         return total
-    x.mul_(scale)
+    if scale != 1:
+        x.mul_(scale)
     for term, weight in terms:
         x.add_(term, alpha=weight)
     return x

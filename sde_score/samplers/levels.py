@@ -99,7 +99,7 @@ class Interval(Level):
     def rate(self, s: Tensor, start: Tensor) -> Tensor:
         """eta^2 where the step starts in the interval."""
         inside = (start >= self.low) & (start <= self.high)
-        return torch.where(inside, self.eta**2, 0.0).to(s) * torch.ones_like(s)
+        return torch.full_like(s, self.eta**2) * inside
 
 
 @dataclass(frozen=True)

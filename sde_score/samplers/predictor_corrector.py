@@ -12,7 +12,6 @@ from sde_score._registry import Registry
 from sde_score.samplers.base import March, Problem, Sampler
 from sde_score.samplers.correctors import Langevin
 from sde_score.samplers.grids import Grid
-from sde_score.samplers.heun import Heun
 from sde_score.samplers.mcmc.annealing import choose_step_ratio, require_spreads
 from sde_score.samplers.multistep import ROWS
 from sde_score.samplers.predictors import (
@@ -22,6 +21,7 @@ from sde_score.samplers.predictors import (
     ReverseDiffusion,
     Stay,
 )
+from sde_score.samplers.runge_kutta import RUNGE_KUTTA_ROWS
 from sde_score.sdes import SDE
 
 
@@ -42,7 +42,7 @@ PREDICTORS: Registry[Sampler] = Registry(
         "reverse-diffusion": ReverseDiffusion,
         "ancestral": Ancestral,
         "ddim": DDIM,
-        "heun": Heun,
+        **RUNGE_KUTTA_ROWS,
         **ROWS,
         "none": Stay,
     },

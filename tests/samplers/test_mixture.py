@@ -66,26 +66,26 @@ def check_law(samples):
     assert in_first == pytest.approx(0.3, abs=4 * (0.21 / len(samples)) ** 0.5 + 0.005)
 
 
-EVERY = {
+SETTINGS = {
     "euler-maruyama": {"steps": 150},
     "reverse-diffusion": {"steps": 150},
     "ancestral": {"steps": 100},
+    "seeds-1": {"steps": 100},
+    "dpmpp-1-sde": {"steps": 100},
     "ddim": {"steps": 60},
-    "heun": {"steps": 30},
-    "ode": {},
     "pc": {"steps": 100},
     "annealed-langevin": {"steps": 40, "steps_each": 30, "step_ratio": 0.2},
+    "parallel": {"steps": 60, "tolerance": 1e-4},
+    "ode": {"steps": 2},
+    "dpm-adaptive": {"steps": 2},
+    "adaptive-sde": {"steps": 2},
 }
-
-
-def test_none_is_left_out_but_chains_at_one_time_which_cannot_change_modes():
-    assert {*EVERY, "mcmc"} == set(samplers.available())
+EVERY = [name for name in samplers.available() if name != "mcmc"]  # which stays at one time
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_sampler_draws_from_the_mixture(name):
-    grid = {} if name == "ode" else {"grid": "log_snr"}
-    sampler = samplers.create(name, **EVERY[name], **grid)
+    sampler = samplers.create(name, **SETTINGS.get(name, {"steps": 40}), grid="log_snr")
     check_law(sampler(mixture(VE(0.01, 20.0)), (1500, 2), seed=3, progress=False))
 
 

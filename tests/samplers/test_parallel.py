@@ -219,7 +219,7 @@ def test_what_it_says_of_itself():
         ({"sweeps": 0}, "sweeps=0"),
         ({"sweeps": 9, "window": 8}, "sweeps=9 must be at most window=8"),
         ({"inner": "heun"}, "inner='heun' has a memory or more than one evaluation"),
-        ({"inner": Heun()}, "inner=Heun"),
+        ({"inner": Heun()}, "inner=RungeKutta"),
         ({"inner": "dpmpp-2m"}, "inner='dpmpp-2m'"),
         ({"inner": "ddm"}, "did you mean 'ddim'"),
     ],

@@ -12,10 +12,11 @@ from sde_score import samplers
 from sde_score.models import GaussianMixture
 from sde_score.sdes import VP
 
-
 NOISY = {
-    "euler-maruyama", "reverse-diffusion", "ancestral", "pc", "annealed-langevin", "mcmc",
-    "dpmpp-1-sde", "dpmpp-2m-sde", "dpmpp-3m-sde", "sa-solver", "er-sde", "adaptive-sde", "restart",
+    "euler-maruyama", "reverse-diffusion", "ancestral", "dpm-2s-ancestral", "dpmpp-2s-ancestral",
+    "dpmpp-sde", "seeds-1", "seeds-2", "seeds-3", "stochastic-heun", "dpmpp-1-sde", "dpmpp-2m-sde",
+    "dpmpp-3m-sde", "sa-solver", "adams-sde", "er-sde", "adaptive-sde", "restart", "pc",
+    "annealed-langevin", "mcmc",
 }  # fmt: skip
 
 
@@ -35,6 +36,7 @@ def test_every_name_has_its_facts_and_settings_are_frozen():
         assert samplers.create(name) == sampler
         with pytest.raises(FrozenInstanceError):
             sampler.steps = 3
+    assert list(samplers.GUIDE) == samplers.available()
     noisy = {name for name in samplers.available() if samplers.create(name).stochastic}
     assert noisy == NOISY
     assert samplers.create("heun").convergence_order == 2

@@ -1,0 +1,66 @@
+"""Runge-Kutta methods as tables: where in a step the model is evaluated, and what for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Through = tuple[int | tuple[int, ...], ...]
+"""Which evaluations of the step a polynomial goes through, the first being 0; a tuple within stands
+for the average of evaluations at the same point."""
+
+
+class Stage(NamedTuple):
+    """Where the model is evaluated within a step, and how the state gets there.
+
+    Args:
+        at: share of the step in the coordinate, 0 to 1.
+        through: the evaluations that lead there from the start of the step.
+    """
+
+    at: float
+    through: Through
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """A Runge-Kutta method: one evaluation at the start of the step and one at each stage.
+
+    Args:
+        order: of convergence; the fourth is reached in the natural clock of a form alone, and is
+            the third in other coordinates.
+        final: the evaluations that the step itself goes through.
+        stages: after the first evaluation, in the order of their places.
+    """
+
+    order: int
+    final: Through
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def goals(self) -> tuple[Stage, ...]:
+        """The stages and the end of the step."""
+        return (*self.stages, Stage(1.0, self.final))
+
+
+TABLEAUX: Mapping[str, Tableau] = {
+    "euler": Tableau(1, (0,)),
+    "heun": Tableau(2, (0, 1), (Stage(1.0, (0,)),)),
+    "midpoint": Tableau(2, (1,), (Stage(0.5, (0,)),)),
+    "half-line": Tableau(2, (0, 1), (Stage(0.5, (0,)),)),
+    "heun-3": Tableau(3, (0, 2), (Stage(1 / 3, (0,)), Stage(2 / 3, (0, 1)))),
+    "thirds-parabola": Tableau(3, (0, 1, 2), (Stage(1 / 3, (0,)), Stage(2 / 3, (0, 1)))),
+    "rk4": Tableau(4, (0, (1, 2), 3), (Stage(0.5, (0,)), Stage(0.5, (1,)), Stage(1.0, (2,)))),
+}
+"""The methods by name.
+
+- `euler`: one evaluation;
+- `heun`: a line through both ends of the step; in the natural clock the trapezoidal rule;
+- `midpoint`: the value in the middle; in log-SNR DPM-Solver-2;
+- `half-line`: a line through the start and the middle;
+- `heun-3`: lines through the start and one and two thirds; in the natural clock Heun's method of
+  third order, in log-SNR DPM-Solver-3;
+- `thirds-parabola`: the same stages, and a parabola through all three;
+- `rk4`: in the natural clock Kutta's classical method of fourth order.
+"""
