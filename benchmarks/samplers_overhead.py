@@ -20,7 +20,7 @@ from sde_score import samplers
 from sde_score.sdes import EDM, SDE, VP
 
 EVENT = (3, 32, 32)
-LIMIT = 1.5
+LIMIT = 1.2
 
 
 class OneMultiply:
@@ -56,11 +56,35 @@ def bare_pc(x: Tensor) -> Tensor:
 
 
 def bare_heun(x: Tensor) -> Tensor:
-    """Euler's step, then the change of the denoised mean; alpha is 1."""
+    """Euler's step, then the mean of both slopes; alpha is 1."""
     first = x * -0.5
-    ahead = torch.mul(x, 0.999).add_(first, alpha=0.001)
+    ahead = torch.add(x, first, alpha=0.001)
     second = ahead * -0.5
-    return ahead.add_(second, alpha=0.0005).add_(first, alpha=-0.0005)
+    return x.add_(first, alpha=0.0005).add_(second, alpha=0.0005)
+
+
+def bare_multistep(x: Tensor, past: list[Tensor], points: int, reads: bool) -> Tensor:
+    """x <- a x + sum of b_j q_j, with q the data, or of it and x as the velocity is."""
+    value = x * -0.5
+    if reads:
+        value = torch.mul(value, 0.3).add_(x, alpha=0.1)
+    past[:] = [value, *past[: points - 1]]
+    x.mul_(0.999)
+    for term in past:
+        x.add_(term, alpha=0.001)
+    return x
+
+
+def multistep(points: int, reads: bool) -> Callable[[Tensor], Tensor]:
+    """The bare step with a memory of its own."""
+    past: list[Tensor] = []
+    return lambda x: bare_multistep(x, past, points, reads)
+
+
+def bare_midpoint(x: Tensor) -> Tensor:
+    """To the middle by a first evaluation, then the whole step by the second."""
+    middle = torch.mul(x, 0.999).add_(x * -0.5, alpha=0.001)
+    return x.mul_(0.999).add_(middle * -0.5, alpha=0.001)
 
 
 BARE: dict[str, tuple[SDE, Callable[[Tensor], Tensor]]] = {
@@ -70,6 +94,10 @@ BARE: dict[str, tuple[SDE, Callable[[Tensor], Tensor]]] = {
     "ancestral": (VP(), lambda x: bare_step(x, noisy=True)),
     "pc": (VP(), bare_pc),
     "heun": (EDM(), bare_heun),
+    "dpm-2s": (VP(), bare_midpoint),
+    "dpmpp-2m": (VP(), multistep(2, reads=False)),
+    "dpmpp-3m": (VP(), multistep(3, reads=False)),
+    "flow-ab": (VP(), multistep(3, reads=True)),
 }
 
 

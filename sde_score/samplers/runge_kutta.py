@@ -195,20 +195,26 @@ class RungeKutta(Sampler):
         ask = problem.expected_noise if self._form.model == "noise" else problem.denoise
         stops, instants = problem.times.tolist(), plan.times.tolist()
         moments = [row.unbind() for row in plan.times.to(x.device).unbind()]
+        room, said = torch.empty_like(x), [x] * len(self.tableau.goals)
         for k, ((lift, churned), legs) in enumerate(zip(plan.lifts, plan.legs, strict=True)):
             if churned:
                 x = blend(x, lift, (problem.noise(), churned))
             ends, last = [*instants[k][1:], stops[k + 1]], stops[k]
-            state, values, draws = x, list[Tensor](), list[Tensor]()
-            for leg, t, end in zip(legs, moments[k], ends, strict=True):
-                values.append(ask(state, t))
+            state, draws = x, list[Tensor]()
+            for n, leg in enumerate(legs):
+                said[n] = ask(state, moments[k][n])
                 if len(leg.on_noise) > len(draws) and leg.on_noise[-1]:
-                    draws.append(problem.between(last, end))
-                    last = end
-                pairs = zip((*values, *draws), (*leg.on_model, *leg.on_noise), strict=False)
-                go = blend if leg is legs[-1] else _apart
-                state = go(x, leg.carry, *(pair for pair in pairs if pair[1]))
-            x = state
+                    draws.append(problem.between(last, ends[n]))
+                    last = ends[n]
+                pairs = (
+                    *zip(said, leg.on_model, strict=False),
+                    *zip(draws, leg.on_noise, strict=True),
+                )
+                terms = [pair for pair in pairs if pair[1]]
+                if leg is legs[-1]:
+                    x = blend(x, leg.carry, *terms)
+                else:
+                    state = _apart(room, x, leg.carry, *terms)
             yield stops[k + 1], x
 
     @property
@@ -326,14 +332,18 @@ def _rest(high: Tensor, low: Tensor) -> Tensor:
     return torch.where(gap > 0, torch.where(gap > 0, gap, 1.0).sqrt(), 0.0)
 
 
-def _apart(x: Tensor, scale: Number, *terms: tuple[Tensor, Number]) -> Tensor:
-    """`blend` that leaves x as it is."""
+def _apart(
+    room: Tensor, x: Tensor, scale: Number, first: tuple[Tensor, Number],
+    *rest: tuple[Tensor, Number],
+) -> Tensor:  # fmt: skip
+    """`blend` that leaves x as it is and writes to `room`, unless gradients are enabled."""
     if torch.is_grad_enabled():
-        return blend(x, scale, *terms)
-    (first, weight), *rest = terms
+        return blend(x, scale, first, *rest)
     if scale == 1:
-        return blend(torch.add(x, first, alpha=weight), 1, *rest)
-    return blend(torch.mul(x, scale), 1, *terms)
+        torch.add(x, first[0], alpha=first[1], out=room)
+        return blend(room, 1, *rest)
+    torch.mul(x, scale, out=room)
+    return blend(room, 1, first, *rest)
 
 
 def _row(reference: str, **fields: Any) -> Callable[..., RungeKutta]:
