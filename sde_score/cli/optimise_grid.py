@@ -30,8 +30,8 @@ class OptimiseGrid(RunCommand):
     out: Path = Path("grid.json")
     """File to write, .json."""
 
-    sampler: str = "flow-ab"
-    """A deterministic sampler with steps of its own, such as flow-ab, heun or "dpmpp-3m"; see
+    sampler: str = "adams"
+    """A deterministic sampler with steps of its own, such as adams, heun or "dpmpp-3m"; see
     sde-score samplers."""
 
     nfe: int = 10

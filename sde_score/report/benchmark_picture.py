@@ -35,8 +35,8 @@ class Panel(NamedTuple):
 def panels(benchmark: Benchmark) -> list[Panel]:
     """The error of the solver twice, the likelihood where it is known, and a distance."""
     found = [
-        Panel("Error to the exact flow, RMS", lambda row: row.rms),
-        Panel("Error to the exact flow, median start", lambda row: row.median),
+        Panel("Error at the end of the flow, RMS", lambda row: row.rms),
+        Panel("Error at the end of the flow, median start", lambda row: row.median),
     ]
     if "nll gap" in benchmark.floors:
         found.append(Panel("|NLL gap| per dimension", _gap, "nll gap"))
@@ -53,11 +53,14 @@ def _distance(name: str) -> Callable[[BenchmarkRow], float | None]:
     return lambda row: None if row.distances is None else row.distances[name].value
 
 
-def pareto_front(points: Iterable[Point]) -> list[Point]:
-    """Points (cost, error) that no other beats in both, by cost."""
+def pareto_front(points: Iterable[Point], floor: float = 0.0) -> list[Point]:
+    """Points that no cheaper one equals: each has less error than all that cost no more.
+
+    Errors below `floor`, where chance decides, count as equal.
+    """
     front: list[Point] = []
     for cost, error in sorted(points):
-        if not front or error < front[-1][1]:
+        if not front or max(error, floor) < max(front[-1][1], floor):
             front.append((cost, error))
     return front
 
@@ -137,7 +140,7 @@ def _draw(
     axes.set(xscale="log", yscale="log")
     if everything:
         _limit(axes, [value for _, value in everything])
-        _mark_front(axes, pareto_front(everything))
+        _mark_front(axes, pareto_front(everything, _floor(benchmark, panel.floor)[1]))
         nfes = sorted({nfe for nfe, _ in everything})
         _ticks(axes, nfes)
     if panel.floor is not None:
@@ -178,11 +181,19 @@ def _mark_front(axes: Axes, front: Sequence[Point]) -> None:
     )  # fmt: skip
 
 
-def _draw_floor(axes: Axes, benchmark: Benchmark, name: str) -> None:
+def _floor(benchmark: Benchmark, name: str | None) -> tuple[float, float]:
+    """Where perfect samples fall; zeros where that is not known."""
+    if name is None:
+        return 0.0, 0.0
     floor = benchmark.floors[name]
-    low, high = axes.get_ylim()
     ends = (0.0, floor.margin) if name == "nll gap" else (floor.low, floor.high)
-    if not math.isfinite(ends[1]) or ends[1] <= 0:
+    return ends if math.isfinite(ends[1]) else (0.0, 0.0)
+
+
+def _draw_floor(axes: Axes, benchmark: Benchmark, name: str) -> None:
+    low, high = axes.get_ylim()
+    ends = _floor(benchmark, name)
+    if ends[1] <= 0:
         return
     axes.set_ylim(min(low, 0.5 * ends[1]), max(high, 1.2 * ends[1]))
     bottom = axes.get_ylim()[0]

@@ -25,8 +25,8 @@ CONFIG = TrainConfig(
 SAMPLERS = (
     "ancestral(steps=1000)",
     "ddim(steps=1000)",
-    "adams(steps=20)",
-    "adams(steps=10, order=3, corrector=2)",
+    "adams-time(steps=20)",
+    "adams-time(steps=10)",
     "dpmpp-2m(steps=10)",
     "ddim(steps=10)",
     "adams-sde(steps=20)",

@@ -44,6 +44,7 @@ GUIDE: Mapping[str, Advice] = {
     "stochastic-heun": Advice(_RK_SDE, "50-250"),
     "runge-kutta": Advice(_RK, "any"),
     "adams": Advice(_MULTI, "8-100"),
+    "adams-time": Advice(_MULTI, "8-100"),
     "flow-ab": Advice(_MULTI, "5-50"),
     "angular-ab": Advice(_MULTI, "5-50"),
     "sigma-ab": Advice(_MULTI, "20-100"),

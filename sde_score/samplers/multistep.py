@@ -257,6 +257,7 @@ _flow: dict[str, Any] = {"grid": "rectified(last=0.5)", "final_order": 3}
 
 ROWS: Mapping[str, Callable[..., Multistep]] = {
     "adams": _row(_FLOW, **_flow, coordinate="angle", order=4, corrector=3),
+    "adams-time": _row(_FLOW, coordinate="time", corrector=2, grid="polynomial"),
     "flow-ab": _row(_FLOW, **_flow),
     "angular-ab": _row(_FLOW, **_flow, prediction="angular", coordinate="angle"),
     "sigma-ab": _row(_EDM, prediction="noise", coordinate="sigma", grid="karras", order=4),
@@ -277,8 +278,10 @@ ROWS: Mapping[str, Callable[..., Multistep]] = {
 }
 """Named methods, each a choice of `Multistep`'s fields that can still be changed.
 
-`adams` and `adams-sde` are ours: Adams-Bashforth and its corrector on the flow's velocity, and on
-the data with noise, in the coordinates that the benchmark found best.
+`adams`, `adams-time` and `adams-sde` are ours: Adams-Bashforth and its corrector on the flow's
+velocity, in the angle or the SDE's own time, and on the data with noise. The first suits laws with
+exact scores, the second networks on VP, whose predictions are smoothest in the clock they were
+trained on.
 `dpmpp-3m` is of third order. The published code halves the second difference, which makes it a
 method of second order; that one is `dpmpp-3m-published`.
 """

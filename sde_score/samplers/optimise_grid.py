@@ -106,7 +106,8 @@ def optimise_grid(
 
     Args:
         model: anything with the model protocol that can be differentiated.
-        sampler: a name such as `"flow-ab(order=4)"`, or an object; its steps are replaced.
+        sampler: a name such as `"adams(order=3, corrector=2)"`, or an object; its steps are
+            replaced.
         nfe: evaluations it may use; it makes as many steps as they allow.
         event_shape: of one sample; None takes `model.event_shape`.
         num: starts to fit to. Half as many more decide which iterate is kept.
@@ -180,7 +181,7 @@ def _require_suitable(spec: str, sampler: Sampler) -> None:
     if sampler.stochastic:
         raise ValueError(
             f"sampler={spec} draws noise on the way: a grid is fitted to end points, which only "
-            "deterministic samplers repeat; try flow-ab, or eta=0"
+            "deterministic samplers repeat; try adams, or eta=0"
         )
     if sampler.evaluations == "adaptive":
         raise ValueError(f"sampler={spec} chooses its own steps: there is no grid to find")

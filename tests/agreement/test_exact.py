@@ -198,7 +198,7 @@ SAME = {
     "heun": {},
     "heun, churned": {"churn": 5.0},
     "annealed-langevin": {"steps_each": 3},
-    **{name: {} for name in ROWS if name != "deis"},  # which is at home on one clock
+    **{name: {} for name in ROWS if name not in ("deis", "adams-time")},  # of one clock
     "multistep, to the data": {"final_order": 3, "corrector": 2, "coordinate": "angle"},
     "multistep, on the circle": {"prediction": "angular", "eta": 0.6},
 }

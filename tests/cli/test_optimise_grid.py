@@ -24,7 +24,7 @@ def grid(run_path, tmp_path_factory):
 
 def test_the_file_says_what_was_found(grid, run_path, record, tmp_path):
     content = read_grid_file(grid)
-    assert content.sampler == "flow-ab(steps=4)"
+    assert content.sampler == "adams(steps=4)"
     assert (content.nfe, len(content.ratios), content.target) == (4, 4, str(run_path))
     words = ["--nfe", "4", "--out", str(tmp_path / "g.json")]
     found = record("optimise-grid", str(run_path), *words, *QUICK)
@@ -45,7 +45,7 @@ def test_sample_takes_the_grid_its_steps_and_its_sampler(grid, run_path, record,
     found = record("sample", str(run_path), "--grid", str(grid), "--num", "3", "--out", str(out))
     assert found["nfe"] == 4
     run = load_run(run_path)
-    sampler = samplers.create("flow-ab", steps=4, grid=f"file(path={str(grid)!r})")
+    sampler = samplers.create("adams", steps=4, grid=f"file(path={str(grid)!r})")
     want = run.scaling.from_model(sampler(run.model, (3, *run.event_shape), seed=0))
     assert np.array_equal(np.load(out)["samples"], want.numpy())
     words = ["--sampler", "ddim", "--num", "2", "--out", str(out)]
@@ -58,7 +58,7 @@ def test_sample_takes_the_grid_its_steps_and_its_sampler(grid, run_path, record,
 def test_another_number_of_steps_is_refused(words, grid, run_path, refusal, tmp_path):
     out = ["--out", str(tmp_path / "s.npz")]
     said = refusal("sample", str(run_path), "--grid", str(grid), *words, *out)
-    assert "made for flow-ab(steps=4), 4 NFE: set steps=4" in said
+    assert "made for adams(steps=4), 4 NFE: set steps=4" in said
 
 
 def test_a_damaged_or_missing_file_is_refused(grid, run_path, refusal, tmp_path):

@@ -130,3 +130,9 @@ def test_table_is_by_cost_and_then_by_error():
     assert shown.rows[5][4] == ""
     assert shown.rows[-1][-1] == "0.000 ± 0.039"
     assert all(len(cells) == len(shown.header) for cells in shown.rows)
+
+
+def test_below_the_floor_the_first_to_be_there_is_on_the_front():
+    points = [(5, 0.4), (8, 0.09), (10, 0.03), (20, 0.01)]
+    assert pareto_front(points) == points
+    assert pareto_front(points, floor=0.1) == points[:2]

@@ -158,6 +158,17 @@ def test_rules_change_the_moment_they_name():
     assert set(RULES) == {"exact", "midpoint", "arrival", "halved", "midpoint-halved"}
 
 
+def test_coordinates_are_what_they_are_called():
+    s = column(0.5, 3.0)
+    for name, want in {
+        "log_snr": [math.log(2), -math.log(3)],  # log(alpha / sigma)
+        "sigma": [0.5, 3.0],
+        "rectified": [1 / 3, 3 / 4],  # sigma / (alpha + sigma)
+        "angle": [math.atan2(1, 2), math.atan2(3, 1)],
+    }.items():
+        torch.testing.assert_close(COORDINATES[name](EDM(), s)(s), column(*want))
+
+
 def test_index_is_the_number_of_the_step_linear_in_between():
     s = column(8.0, 4.0, 1.0, 0.0)
     place = COORDINATES["index"](EDM(), s)
