@@ -208,7 +208,7 @@ class RungeKutta(Sampler):
                     last = ends[n]
                 pairs = (
                     *zip(said, leg.on_model, strict=False),
-                    *zip(draws, leg.on_noise, strict=True),
+                    *zip(draws, leg.on_noise, strict=False),
                 )
                 terms = [pair for pair in pairs if pair[1]]
                 if leg is legs[-1]:

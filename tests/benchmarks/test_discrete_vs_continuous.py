@@ -64,6 +64,10 @@ class Recorded(GaussianMixture):
         self.asked = {*getattr(self, "asked", ()), round(float(t), 12)}
         return super().denoise(x, t, condition)
 
+    def noise(self, x, t, condition=None):
+        self.asked = {*getattr(self, "asked", ()), round(float(t), 12)}
+        return super().noise(x, t, condition)
+
 
 def labels(rows, *names):
     return [tuple(row[name] for name in names) for row in rows]

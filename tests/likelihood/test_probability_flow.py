@@ -109,7 +109,7 @@ def test_default_tolerance_holds_in_64_dimensions(gaussian_flow, generator):
 def test_scipy_is_an_independent_reference(mixture, generator):
     model = mixture(VP())
     x = model.sample(3, generator=generator)
-    ours, theirs = (log_prob(model, x, method=m, rtol=1e-8, atol=1e-8) for m in SOLVERS)
+    ours, theirs = (log_prob(model, x, method=m, rtol=1e-8, atol=1e-8) for m in ("dopri5", "scipy"))
     torch.testing.assert_close(ours.log_prob, theirs.log_prob, rtol=0, atol=1e-6)
     torch.testing.assert_close(ours.latent, theirs.latent, rtol=0, atol=1e-6)
     assert theirs.steps.tolist() == [int(theirs.steps[0])] * 3
@@ -117,7 +117,8 @@ def test_scipy_is_an_independent_reference(mixture, generator):
     assert 10 < int(theirs.steps[0]) <= theirs.nfe // 6
     short = mixture(VE(1.0, 1.05))
     narrow = [log_prob(short, x, method=m).log_prob for m in SOLVERS]
-    torch.testing.assert_close(*narrow, rtol=0, atol=1e-8)
+    for other in narrow[1:]:
+        torch.testing.assert_close(other, narrow[0], rtol=0, atol=1e-8)
 
 
 def test_given_probes_estimate_the_integral_of_their_quadratic_form(gaussian_flow, generator):

@@ -12,7 +12,7 @@ from sde_score.sdes import VP
 
 REFUSED = [
     ({"divergence": "trace"}, "divergence='trace' is not known; accepted: exact, hutchinson"),
-    ({"method": "euler"}, "method='euler' is not known; accepted: dopri5, scipy"),
+    ({"method": "euler"}, "method='euler' is not known; accepted: dopri5, torchdiffeq, scipy"),
     ({"divergence": "hutchinson", "probe_law": "x"}, "probe_law='x' is not known"),
     ({"divergence": "hutchinson", "probes": 0}, "probes=0 must be a whole number"),
     ({"probes": 4}, "probes are for divergence='hutchinson'"),
