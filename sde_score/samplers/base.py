@@ -265,13 +265,13 @@ class Sampler(ABC):
     ) -> March:
         from tqdm.auto import tqdm
 
-        times = self.times(model.sde)
+        times, total = self.times(model.sde), self.total
         name = type(self).__name__
-        with tqdm(total=self.total, desc=name, unit="step", delay=2, disable=not progress) as bar:
+        with tqdm(total=total, desc=name, unit="step", delay=2, disable=not progress) as bar:
             problem = Problem(model, times, noise, condition, bar.update)
             for time, state in self.march(problem, x):
                 x = state
-                bar.update(self.total is not None)
+                bar.update(total is not None)
                 yield time, x
             if self.denoise and not self.lands:
                 yield 0.0, problem.denoise(x, times[-1].to(x.device))
