@@ -57,8 +57,8 @@ class Leg(NamedTuple):
 
     carry: Number
     """Factor on the state x at the start."""
-    on_model: list[Number]
-    """On what the model said in this step so far."""
+    on_model: list[tuple[int, Number]]
+    """On what the model said in this step so far: which evaluation, and its factor."""
     on_noise: list[Number]
     """On the draws of this step so far, the last for this leg."""
 
@@ -206,11 +206,9 @@ class RungeKutta(Sampler):
                 if len(leg.on_noise) > len(draws) and leg.on_noise[-1]:
                     draws.append(problem.between(last, ends[n]))
                     last = ends[n]
-                pairs = (
-                    *zip(said, leg.on_model, strict=False),
-                    *zip(draws, leg.on_noise, strict=False),
-                )
-                terms = [pair for pair in pairs if pair[1]]
+                terms = [(said[i], weight) for i, weight in leg.on_model]
+                if draws:
+                    terms += zip(draws, leg.on_noise, strict=False)
                 if leg is legs[-1]:
                     x = blend(x, leg.carry, *terms)
                 else:
@@ -312,7 +310,7 @@ class RungeKutta(Sampler):
             if fresh is not None and n == len(goals):
                 drawn, states[n] = 1, states[n] + fresh[:, None] * unit[-1]
             row = states[n][:, 0], states[n][:, 1 : n + 1], states[n].flip(1)[:, :drawn]
-            legs.append([Leg(*leg) for leg in zip(*map(numbers, row), strict=True)])
+            legs.append([_leg(*leg) for leg in zip(*map(numbers, row), strict=True)])
         return [list(step) for step in zip(*legs, strict=True)]
 
     def _reading(self, s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -324,6 +322,11 @@ class RungeKutta(Sampler):
         if self._form.model == "noise":
             return torch.zeros_like(s), r
         return r / (alpha * s), p - r / s
+
+
+def _leg(carry: Number, on_model: list[Number], on_noise: list[Number]) -> Leg:
+    """The leg with these numbers, but for evaluations that play no part."""
+    return Leg(carry, [(i, weight) for i, weight in enumerate(on_model) if weight], on_noise)
 
 
 def _rest(high: Tensor, low: Tensor) -> Tensor:
