@@ -15,7 +15,7 @@ from sde_score.report.demo import CONFIG, demo
 class Demo:
     """Train on the bundled handwritten digits, sample by every family, measure, write a page.
 
-    About two minutes on two cores.
+    About three minutes on two cores.
     """
 
     out: Path = Path("runs/demo")
