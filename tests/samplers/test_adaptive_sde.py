@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,8 +14,9 @@ from sde_score.models import GaussianMixture
 from sde_score.random import ExampleStreams, example_seeds
 from sde_score.samplers import DDIM, EulerMaruyama, UniformLogSNR, UniformTime
 from sde_score.samplers.adaptive_sde import AdaptiveSDE
+from sde_score.samplers.base import Problem
 from sde_score.samplers.brownian import BrownianPath
-from sde_score.samplers.own_steps import Control
+from sde_score.samplers.own_steps import Control, Front
 from sde_score.sdes import EDM, VE, VP
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
@@ -210,3 +212,30 @@ def test_refusals(given):
     ((name, value),) = given.items()
     with pytest.raises(ValueError, match=f"{name}={value} must be a finite number greater than 0"):
         AdaptiveSDE(**given)
+
+
+def test_the_better_solution_is_exact_where_the_data_are_linear_in_q():
+    """d(q y) = x0_hat dq with x0_hat = q alone, q = (alpha / sigma)^2: beyond the lower solution,
+    which holds x0_hat at q_0, the step is (q_1 - q_0)^2 / 2 of q y."""
+
+    class Linear:
+        sde, nfe = VP(), 0
+
+        def denoise(self, x, t, condition=None):
+            return torch.exp(self.sde.log_snr(t))[:, None].expand_as(x)
+
+    start, step = torch.tensor([-0.3]).double(), torch.tensor([0.4]).double()
+    first, last = math.exp(-0.6), math.exp(0.2)
+    problem = Problem(Linear(), torch.ones(1).double(), torch.zeros(1, 2).clone, None, int)
+    x = torch.zeros(1, 2).double()
+    path = BrownianPath(VP(), (1, 2), seed=0, dtype=torch.float64)
+    pair = AdaptiveSDE().pair(replace(problem, noise=path), x)
+    blank = torch.zeros(1).double()
+    front = Front(
+        torch.zeros(1, dtype=torch.long), start, x + 0.7, x + first, blank > 0, x,
+        pair.memory(start), step, blank,
+    )  # fmt: skip
+    found = pair.attempt(front, step)
+    alpha = math.sqrt(last / (1 + last))
+    want = alpha * (last - first) ** 2 / (2 * last)
+    torch.testing.assert_close(found.high - found.low, torch.full((1, 2), want).double())
