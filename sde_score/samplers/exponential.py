@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from sde_score.samplers.coordinates import Coordinate
-from sde_score.samplers.levels import Level
+from sde_score.samplers.levels import Level, as_level
 
 Scale = Callable[[Tensor], Tensor]
 
@@ -96,6 +96,22 @@ FORMS: Mapping[str, Form] = {
     ),
 }
 """The forms by name."""
+
+
+def require_level(prediction: str, eta: float | str | Level) -> Level:
+    """The noise level, if the form can be solved with it.
+
+    Raises:
+        ValueError: for an unknown level, or one that varies within a step on a form that needs it
+            constant.
+    """
+    level = as_level(eta)
+    if not level.constant and prediction not in ("data", "noise"):
+        raise ValueError(
+            f"eta={eta!r} varies within a step, which prediction={prediction!r} does not allow; "
+            "accepted: 'data', 'noise'"
+        )
+    return level
 
 
 @dataclass(frozen=True)

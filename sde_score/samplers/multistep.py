@@ -23,9 +23,17 @@ from sde_score._checks import require_choice, require_count
 from sde_score.samplers.arithmetic import Number, blend, numbers
 from sde_score.samplers.base import March, Problem, Sampler
 from sde_score.samplers.coordinates import COORDINATES, FINITE, Coordinate, noise_ratio
-from sde_score.samplers.exponential import FORMS, RULES, Form, Steps, exponential_steps
+from sde_score.samplers.exponential import (
+    FORMS,
+    RULES,
+    Form,
+    Steps,
+    exponential_steps,
+    require_level,
+)
 from sde_score.samplers.grids import Grid
 from sde_score.samplers.levels import Level, as_level
+from sde_score.samplers.rows import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
 from sde_score.sdes import SDE
 
 _EXPONENTIAL = "Zhang & Chen 2022, https://arxiv.org/abs/2204.13902"
@@ -145,17 +153,12 @@ class Multistep(Sampler):
         for name in ("order", "corrector", "final_order"):
             if getattr(self, name) > MOST:
                 raise ValueError(f"{name}={getattr(self, name)} must be at most {MOST}")
-        level = as_level(self.eta)
+        require_level(self.prediction, self.eta)
         if self.final_order > 1 and (self.prediction == "data" or self.coordinate not in FINITE):
             raise ValueError(
                 f"final_order={self.final_order} needs a prediction other than 'data' and one of "
                 f"the coordinates {', '.join(FINITE)}; with prediction={self.prediction!r} and "
                 f"coordinate={self.coordinate!r} only 1 is accepted"
-            )
-        if not level.constant and self.prediction not in ("data", "noise"):
-            raise ValueError(
-                f"eta={self.eta!r} varies within a step, which prediction={self.prediction!r} does "
-                "not allow; accepted: 'data', 'noise'"
             )
 
     @property
@@ -236,45 +239,35 @@ def _wide(weights: Tensor, left: int, width: int) -> Tensor:
     return pad(weights, (left, width - left - weights.shape[1]))
 
 
-def _row(reference: str, **fields: Any) -> Callable[..., Multistep]:
-    """A method of the table: `Multistep` with other defaults."""
-    return partial(Multistep, reference=reference, **fields)
-
-
 _PNDM = "Liu et al. 2022 (PNDM), https://arxiv.org/abs/2202.09778"
-_DPM = "Lu et al. 2022, https://arxiv.org/abs/2206.00927"
-_DPMPP = "Lu et al. 2022, https://arxiv.org/abs/2211.01095"
 _UNIPC = "Zhao et al. 2023, https://arxiv.org/abs/2302.04867"
 _ER = "Cui et al. 2023, https://arxiv.org/abs/2309.06169"
 _SA = "Xue et al. 2023, https://arxiv.org/abs/2309.05019"
-_FLOW = "Lipman et al. 2022, https://arxiv.org/abs/2210.02747"
-_EDM = "Karras et al. 2022, https://arxiv.org/abs/2206.00364"
 
 
-_noise: dict[str, Any] = {"prediction": "noise", "coordinate": "log_snr", "grid": "log_snr"}
-_data: dict[str, Any] = {"prediction": "data", "coordinate": "log_snr", "grid": "log_snr"}
+_data_in_sigma: dict[str, Any] = {**ON_DATA, "coordinate": "sigma"}
 _flow: dict[str, Any] = {"grid": "rectified(last=0.5)", "final_order": 3}
 
 ROWS: Mapping[str, Callable[..., Multistep]] = {
-    "adams": _row(_FLOW, **_flow, coordinate="angle", order=4, corrector=3),
-    "adams-time": _row(_FLOW, coordinate="time", corrector=2, grid="polynomial"),
-    "flow-ab": _row(_FLOW, **_flow),
-    "angular-ab": _row(_FLOW, **_flow, prediction="angular", coordinate="angle"),
-    "sigma-ab": _row(_EDM, prediction="noise", coordinate="sigma", grid="karras", order=4),
-    "ipndm": _row(_PNDM, **_flow, prediction="noise", coordinate="index"),
-    "deis": _row(_EXPONENTIAL, prediction="noise", coordinate="time", grid="polynomial"),
-    "dpm-2m": _row(_DPM, **_noise, order=2, rule="midpoint"),
-    "dpm-3m": _row(_DPM, **_noise),
-    "dpmpp-2m": _row(_DPMPP, **_data, order=2, rule="midpoint"),
-    "dpmpp-3m": _row(_DPMPP, **_data),
-    "dpmpp-3m-published": _row(_DPMPP, **_data, rule="midpoint-halved"),
-    "unipc": _row(_UNIPC, **_data, corrector=3, rule="midpoint"),
-    "dpmpp-1-sde": _row(_DPMPP, **_data, order=1, eta=1.0),
-    "dpmpp-2m-sde": _row(_DPMPP, **_data, order=2, eta=1.0, rule="midpoint"),
-    "dpmpp-3m-sde": _row(_DPMPP, **_data, eta=1.0),
-    "sa-solver": _row(_SA, **_data, corrector=2, eta="interval"),
-    "adams-sde": _row(_SA, **_data | {"coordinate": "sigma"}, order=2, corrector=2, eta=0.7),
-    "er-sde": _row(_ER, **_data | {"coordinate": "sigma"}, eta="extended"),
+    "adams": row(Multistep, FLOW, **_flow, coordinate="angle", order=4, corrector=3),
+    "adams-time": row(Multistep, FLOW, coordinate="time", corrector=2, grid="polynomial"),
+    "flow-ab": row(Multistep, FLOW, **_flow),
+    "angular-ab": row(Multistep, FLOW, **_flow, prediction="angular", coordinate="angle"),
+    "sigma-ab": row(Multistep, EDM, prediction="noise", coordinate="sigma", grid="karras", order=4),
+    "ipndm": row(Multistep, _PNDM, **_flow, prediction="noise", coordinate="index"),
+    "deis": row(Multistep, _EXPONENTIAL, prediction="noise", coordinate="time", grid="polynomial"),
+    "dpm-2m": row(Multistep, DPM, **ON_NOISE, order=2, rule="midpoint"),
+    "dpm-3m": row(Multistep, DPM, **ON_NOISE),
+    "dpmpp-2m": row(Multistep, DPMPP, **ON_DATA, order=2, rule="midpoint"),
+    "dpmpp-3m": row(Multistep, DPMPP, **ON_DATA),
+    "dpmpp-3m-published": row(Multistep, DPMPP, **ON_DATA, rule="midpoint-halved"),
+    "unipc": row(Multistep, _UNIPC, **ON_DATA, corrector=3, rule="midpoint"),
+    "dpmpp-1-sde": row(Multistep, DPMPP, **ON_DATA, order=1, eta=1.0),
+    "dpmpp-2m-sde": row(Multistep, DPMPP, **ON_DATA, order=2, eta=1.0, rule="midpoint"),
+    "dpmpp-3m-sde": row(Multistep, DPMPP, **ON_DATA, eta=1.0),
+    "sa-solver": row(Multistep, _SA, **ON_DATA, corrector=2, eta="interval"),
+    "adams-sde": row(Multistep, _SA, **_data_in_sigma, order=2, corrector=2, eta=0.7),
+    "er-sde": row(Multistep, _ER, **_data_in_sigma, eta="extended"),
 }
 """Named methods, each a choice of `Multistep`'s fields that can still be changed.
 

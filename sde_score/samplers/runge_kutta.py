@@ -33,9 +33,10 @@ from sde_score._checks import require_choice, require_positive
 from sde_score.samplers.arithmetic import Number, blend, numbers
 from sde_score.samplers.base import March, Problem, Sampler
 from sde_score.samplers.coordinates import COORDINATES, noise_ratio, time_of_ratio
-from sde_score.samplers.exponential import FORMS, Form, exponential_steps
+from sde_score.samplers.exponential import FORMS, Form, exponential_steps, require_level
 from sde_score.samplers.grids import Grid
 from sde_score.samplers.levels import Level, as_level
+from sde_score.samplers.rows import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
 from sde_score.samplers.tableaux import TABLEAUX, Tableau
 from sde_score.sdes import SDE
 
@@ -91,9 +92,6 @@ class Plan(NamedTuple):
     legs: list[list[Leg]]
 
 
-_FLOW = "Lipman et al. 2022, https://arxiv.org/abs/2210.02747, section 6"
-
-
 @dataclass(frozen=True)
 class RungeKutta(Sampler):
     """Extrapolate the model's prediction through evaluations within the step.
@@ -133,7 +131,7 @@ class RungeKutta(Sampler):
     churn_min: float = 0.0
     churn_max: float = math.inf
     churn_noise: float = 1.0
-    reference: str = field(default=_FLOW, repr=False)
+    reference: str = field(default=FLOW, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,7 +147,7 @@ class RungeKutta(Sampler):
             raise ValueError(
                 f"churn_min={self.churn_min} and churn_max={self.churn_max} must be increasing"
             )
-        level = as_level(self.eta)
+        level = require_level(self.prediction, self.eta)
         if level.stochastic + (self.ancestral > 0) + (self.churn > 0) > 1:
             raise ValueError(
                 f"eta={self.eta!r}, ancestral={self.ancestral} and churn={self.churn} are three "
@@ -159,11 +157,6 @@ class RungeKutta(Sampler):
             raise ValueError(
                 f"ancestral={self.ancestral} goes below the last time, where coordinate='time' "
                 "does not reach; try 'log_snr'"
-            )
-        if not level.constant and self.prediction not in ("data", "noise"):
-            raise ValueError(
-                f"eta={self.eta!r} varies within a step, which prediction={self.prediction!r} does "
-                "not allow; accepted: 'data', 'noise'"
             )
 
     @property
@@ -349,38 +342,28 @@ def _apart(
     return blend(room, 1, first, *rest)
 
 
-def _row(reference: str, **fields: Any) -> Callable[..., RungeKutta]:
-    """A method of the table: `RungeKutta` with other defaults."""
-    return partial(RungeKutta, reference=reference, **fields)
-
-
-_EDM = "Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithms 1 and 2"
-_DPM = "Lu et al. 2022, https://arxiv.org/abs/2206.00927"
-_DPMPP = "Lu et al. 2022, https://arxiv.org/abs/2211.01095"
 _RES = "Zhang et al. 2023 (RES), https://arxiv.org/abs/2308.02157"
 _SEEDS = "Gonzalez et al. 2023, https://arxiv.org/abs/2305.14267"
 _HEUN = "Kloeden & Platen 1992, section 15.1, https://doi.org/10.1007/978-3-662-12616-5"
 
-_noise: dict[str, Any] = {"prediction": "noise", "coordinate": "log_snr", "grid": "log_snr"}
-_data: dict[str, Any] = {"prediction": "data", "coordinate": "log_snr", "grid": "log_snr"}
 _sigma: dict[str, Any] = {"prediction": "noise", "coordinate": "sigma", "grid": "karras"}
 
 RUNGE_KUTTA_ROWS: Mapping[str, Callable[..., RungeKutta]] = {
-    "heun": _row(_EDM, **_sigma, steps=18),
-    "midpoint": _row(_FLOW, method="midpoint"),
-    "rk4": _row(_FLOW, method="rk4"),
-    "dpm-2s": _row(_DPM, **_noise, method="midpoint"),
-    "dpm-3s": _row(_DPM, **_noise, method="heun-3"),
-    "dpmpp-2s": _row(_DPMPP, **_data, method="midpoint"),
-    "dpmpp-3s": _row(_DPMPP, **_data, method="heun-3"),
-    "res-2s": _row(_RES, **_data, method="half-line"),
-    "dpm-2s-ancestral": _row(_DPM, **_noise, method="midpoint", ancestral=1.0),
-    "dpmpp-2s-ancestral": _row(_DPMPP, **_data, method="midpoint", ancestral=1.0),
-    "dpmpp-sde": _row(_DPMPP, **_data, method="midpoint", eta=1.0),
-    "seeds-1": _row(_SEEDS, **_noise, method="euler", eta=1.0),
-    "seeds-2": _row(_SEEDS, **_noise, method="midpoint", eta=1.0),
-    "seeds-3": _row(_SEEDS, **_noise, method="heun-3", eta=1.0),
-    "stochastic-heun": _row(_HEUN, **_data, method="heun", eta=1.0),
+    "heun": row(RungeKutta, EDM, **_sigma, steps=18),
+    "midpoint": row(RungeKutta, FLOW, method="midpoint"),
+    "rk4": row(RungeKutta, FLOW, method="rk4"),
+    "dpm-2s": row(RungeKutta, DPM, **ON_NOISE, method="midpoint"),
+    "dpm-3s": row(RungeKutta, DPM, **ON_NOISE, method="heun-3"),
+    "dpmpp-2s": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint"),
+    "dpmpp-3s": row(RungeKutta, DPMPP, **ON_DATA, method="heun-3"),
+    "res-2s": row(RungeKutta, _RES, **ON_DATA, method="half-line"),
+    "dpm-2s-ancestral": row(RungeKutta, DPM, **ON_NOISE, method="midpoint", ancestral=1.0),
+    "dpmpp-2s-ancestral": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint", ancestral=1.0),
+    "dpmpp-sde": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint", eta=1.0),
+    "seeds-1": row(RungeKutta, _SEEDS, **ON_NOISE, method="euler", eta=1.0),
+    "seeds-2": row(RungeKutta, _SEEDS, **ON_NOISE, method="midpoint", eta=1.0),
+    "seeds-3": row(RungeKutta, _SEEDS, **ON_NOISE, method="heun-3", eta=1.0),
+    "stochastic-heun": row(RungeKutta, _HEUN, **ON_DATA, method="heun", eta=1.0),
 }
 """Named methods, each a choice of `RungeKutta`'s fields that can still be changed.
 
