@@ -7,8 +7,8 @@ used as if it were the other: its loss on the rungs of the ladder and in between
 samplers of both views, its bits/dim.
 
 Every figure has a standard error. That of a distance is over the samples, as all rows share the
-held-out data (`sde_score.evaluation.intervals`); that of a difference of losses is over examples,
-in pairs.
+held-out data (`sde_score.evaluation.metrics.confidence`); that of a difference of losses is over
+examples, in pairs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sde_score import evaluation, objectives, samplers
-from sde_score.evaluation.intervals import Interval, Ruler
+from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
 from sde_score.samplers import Sampler
@@ -128,7 +128,7 @@ class Judge:
             "sliced-wasserstein2(projections=128)",
             evaluation.create("frechet", extractor=options.extractor),
         )
-        self.ruler = Ruler(self.train, self.held_out, options.num, distances)
+        self.ruler = DistanceEstimator(self.train, self.held_out, options.num, distances)
 
     def distances(self, x: Tensor) -> Row:
         """Distances of samples to the held-out data."""
@@ -205,7 +205,7 @@ def sampling_rows(
 
     def measure(sampler: Sampler, run: Run) -> Row:
         evaluations, start = run.model.nfe, time.process_time()
-        x = samplers.sample_many(
+        x = samplers.sample(
             sampler, run.model, run.event_shape, options.num, batch_size=BATCH, progress=False
         )
         seconds = time.process_time() - start

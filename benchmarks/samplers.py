@@ -17,8 +17,13 @@ import peers
 import torch
 
 from sde_score.cli.output import show_table
-from sde_score.evaluation.sampler_benchmark import TARGETS, available, plan
-from sde_score.report.benchmark import NAME, benchmark_table, keep_benchmark, target_of_run
+from sde_score.evaluation.benchmark.run import TARGETS, available, plan
+from sde_score.report.benchmark.benchmark import (
+    NAME,
+    benchmark_table,
+    keep_benchmark,
+    target_of_run,
+)
 from sde_score.training import load_run
 
 BUDGETS = [5, 8, 10, 15, 20, 30, 50, 100, 250, 1000]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_score._checks import expand_like, require_batch, require_count, sum_event
+from sde_score._core.checks import expand_like, require_batch, require_count, sum_event
 from sde_score.random import Draws, normal
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)

@@ -17,7 +17,10 @@ from math import prod
 import torch
 from torch import Generator, Tensor
 
-from sde_score._checks import require_choice, require_count
+from sde_score._core.checks import require_choice, require_count
+
+Noise = Callable[[], Tensor]
+"""Gives the next standard normal draw of the batch, shape `(batch, *event)`."""
 
 _MASK = (1 << 64) - 1
 

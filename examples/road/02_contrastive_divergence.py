@@ -12,8 +12,8 @@ import picture
 import torch
 
 from sde_score import nn, objectives
+from sde_score.mcmc import run_chains
 from sde_score.models import TARGETS, EnergyModel, Marginal
-from sde_score.samplers.mcmc import run_chains
 from sde_score.sdes import VE
 
 options = picture.arguments(__file__, __doc__, steps=300)

@@ -15,8 +15,8 @@ length crosses over to find them out.
 import picture
 import torch
 
+from sde_score.mcmc import run_chains
 from sde_score.models import TARGETS, Mixture
-from sde_score.samplers.mcmc import run_chains
 
 options = picture.arguments(__file__, __doc__)
 target = TARGETS.create("mixture")

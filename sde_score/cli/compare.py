@@ -8,7 +8,7 @@ from sde_score.cli.options import RunCommand
 from sde_score.cli.output import say, show_record, show_table
 from sde_score.evaluation import NFES, VIEWS
 from sde_score.report.run_report import put_views_on_page
-from sde_score.report.views import NAME, Settings, compare_run, comparison_table
+from sde_score.report.views.comparison import NAME, Settings, compare_run, comparison_table
 
 
 @dataclass(frozen=True, kw_only=True)

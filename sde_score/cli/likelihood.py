@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sde_score._files import replace_file
+from sde_score._core.files import replace_file
 from sde_score.cli.options import RunCommand
 from sde_score.cli.output import is_main_process, say, show_record, show_table
 from sde_score.data import DataSet
@@ -28,7 +28,7 @@ from sde_score.likelihood import (
 from sde_score.models import EnergyModel
 from sde_score.random import example_seeds
 from sde_score.training import Run
-from sde_score.training.processes import accelerator_for
+from sde_score.training.distributed import accelerator_for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 
 from sde_score.cli.options import RunCommand
 from sde_score.cli.output import say, show_record, show_table
-from sde_score.samplers.optimise_grid import FoundGrid, optimise_grid
+from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ import torch
 import tyro
 
 from sde_score import samplers
-from sde_score._registry import format_spec, parse_spec
+from sde_score._core.registry import format_spec, parse_spec
 from sde_score.cli.output import say
-from sde_score.samplers.grid_files import read_grid_file
+from sde_score.samplers.grids.files import read_grid_file
 from sde_score.training import Run, load_run
 
 Device = Literal["auto", "cpu", "cuda"]

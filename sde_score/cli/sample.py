@@ -59,7 +59,7 @@ class Sample(RunCommand):
         hint_at_noise(run, [spec])
         condition = self._condition(run.num_classes, next(run.model.parameters()).device)
         start = time.perf_counter()
-        x = samplers.sample_many(
+        x = samplers.sample(
             samplers.create(spec),
             run.model,
             run.event_shape,

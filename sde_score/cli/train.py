@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from sde_score._registry import parse_spec
+from sde_score._core.registry import parse_spec
 from sde_score.cli.output import say, show_record
 from sde_score.data import load
 from sde_score.training import Metrics, TrainConfig, train

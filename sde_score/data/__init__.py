@@ -6,12 +6,12 @@ models see and knows what a density there means in bits of the raw data. `EpochO
 examples a training step sees.
 """
 
+from sde_score._core.errors import DataError
 from sde_score.data.dataset import Batch, DataInfo, DataSet, from_tensor
-from sde_score.data.errors import DataError
+from sde_score.data.formats.torch_dataset import from_torch
+from sde_score.data.loading import FORMATS, NAMED, available, load
 from sde_score.data.order import EpochOrder
-from sde_score.data.scaling import Scaling
-from sde_score.data.sources import FORMATS, NAMED, available, load
-from sde_score.data.torch_dataset import from_torch
+from sde_score.scaling import Scaling
 
 __all__ = [
     "FORMATS",

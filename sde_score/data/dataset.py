@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_count
-from sde_score.data.errors import DataError
-from sde_score.data.scaling import Scaling, raw_dtype
-from sde_score.data.statistics import chunks, largest_distance, moments
+from sde_score._core.checks import require_count
+from sde_score._core.errors import DataError
+from sde_score._core.statistics import chunks, largest_distance, moments
 from sde_score.random import generator_from
+from sde_score.scaling import Scaling, raw_dtype
 
 # The largest pairwise distance costs count^2: above this many examples, or numbers, a random subset
 # stands in.

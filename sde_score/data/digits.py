@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sde_score.data.dataset import DataSet, from_tensor
-from sde_score.data.scaling import Scaling
+from sde_score.scaling import Scaling
 
 
 def digits() -> DataSet:

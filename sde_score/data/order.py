@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_count
+from sde_score._core.checks import require_count
 from sde_score.random import generator_from
 
 

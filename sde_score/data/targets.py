@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sde_score._checks import require_count
+from sde_score._core.checks import require_count
 from sde_score.data.dataset import DataSet, from_tensor
-from sde_score.data.scaling import Scaling
 from sde_score.models import TARGETS
 from sde_score.random import generator_from
+from sde_score.scaling import Scaling
 
 
 def target(name: str = "mixture", n: int = 10_000, seed: int = 0) -> DataSet:

@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from sde_score._checks import require_count
+from sde_score._core.checks import require_count
 from sde_score.data.dataset import DataSet, from_tensor
-from sde_score.data.scaling import Scaling
 from sde_score.random import generator_from
+from sde_score.scaling import Scaling
 
 _RING_NOISE = 0.05
 _BLOB_NOISE = 0.1

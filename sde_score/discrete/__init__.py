@@ -21,11 +21,13 @@ n -> infinity     VE SDE, Langevin to convergence             VP SDE, its revers
 ================  ==========================================  =================================
 """
 
-from sde_score.discrete.betas import cosine_betas, linear_betas
-from sde_score.discrete.bound import ELBO, Term
-from sde_score.discrete.hierarchical_vae import HierarchicalVAE
-from sde_score.discrete.labels import LABELS, Convention, labelled
-from sde_score.discrete.ladder import (
+from sde_score.discrete.ddpm.analytic_variance import optimal_interpolation, optimal_variances
+from sde_score.discrete.ddpm.betas import cosine_betas, linear_betas
+from sde_score.discrete.ddpm.elbo_table import ELBO, Term
+from sde_score.discrete.ddpm.hierarchical_vae import HierarchicalVAE
+from sde_score.discrete.ddpm.quantization import Levels
+from sde_score.discrete.ncsn.design import LadderDesign, design
+from sde_score.discrete.ncsn.design_rules import (
     Choice,
     count_scales,
     langevin_size,
@@ -36,10 +38,8 @@ from sde_score.discrete.ladder import (
     smallest_scale,
     variance_after_level,
 )
-from sde_score.discrete.ladder_design import LadderDesign, design
-from sde_score.discrete.levels import Levels
-from sde_score.discrete.noise_scales import NoiseScales, Rungs
-from sde_score.discrete.optimal import optimal_interpolation, optimal_variances
+from sde_score.discrete.ncsn.noise_scales import NoiseScales, Rungs
+from sde_score.discrete.ncsn.time_labels import LABELS, Convention, labelled
 
 __all__ = [
     "ELBO",

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from sde_score.evaluation.classifier import ClassifierExtractor, classifier_for, train_classifier
-from sde_score.evaluation.comparison import Floor, Score, compare, noise_floor
-from sde_score.evaluation.distances import (
+from sde_score.evaluation.features.classifier import (
+    ClassifierExtractor,
+    classifier_for,
+    train_classifier,
+)
+from sde_score.evaluation.features.extractors import (
+    EXTRACTORS,
+    Extractor,
+    create_extractor,
+    extract,
+)
+from sde_score.evaluation.metrics.comparison import Floor, Score, compare, noise_floor
+from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
+from sde_score.evaluation.metrics.distances import (
     DEFAULT,
     DISTANCES,
     Distance,
@@ -12,15 +23,13 @@ from sde_score.evaluation.distances import (
     available,
     create,
 )
-from sde_score.evaluation.features import EXTRACTORS, Extractor, create_extractor, extract
-from sde_score.evaluation.frechet import FeatureStatistics, frechet, frechet_distance
-from sde_score.evaluation.intervals import Interval, Ruler
-from sde_score.evaluation.kernel_distance import kernel_distance
-from sde_score.evaluation.neighbors import NeighborScores, neighbor_scores
-from sde_score.evaluation.pairwise import energy_distance, maximum_mean_discrepancy
-from sde_score.evaluation.sliced_wasserstein import sliced_wasserstein2
-from sde_score.evaluation.view_comparison import NFES, Bits, Comparison, ViewRow, compare_views
-from sde_score.evaluation.views import VIEWS, View
+from sde_score.evaluation.metrics.energy_mmd import energy_distance, maximum_mean_discrepancy
+from sde_score.evaluation.metrics.frechet import FeatureStatistics, frechet, frechet_distance
+from sde_score.evaluation.metrics.kernel import kernel_distance
+from sde_score.evaluation.metrics.precision_recall import NeighborScores, neighbor_scores
+from sde_score.evaluation.metrics.sliced_wasserstein import sliced_wasserstein2
+from sde_score.evaluation.views.compare import NFES, Bits, Comparison, ViewRow, compare_views
+from sde_score.evaluation.views.views import VIEWS, View
 
 __all__ = [
     "DEFAULT",
@@ -32,13 +41,13 @@ __all__ = [
     "ClassifierExtractor",
     "Comparison",
     "Distance",
+    "DistanceEstimator",
     "Extractor",
     "FeatureDistance",
     "FeatureStatistics",
     "Floor",
     "Interval",
     "NeighborScores",
-    "Ruler",
     "Score",
     "View",
     "ViewRow",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sde_score._checks import expand_like, require_finite, require_positive
+from sde_score._core.checks import expand_like, require_finite, require_positive
 from sde_score.models import Model
 from sde_score.sdes import SDE
 

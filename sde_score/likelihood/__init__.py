@@ -1,11 +1,14 @@
 """Likelihoods: how probable a model finds a point, in nats and in bits per dimension."""
 
+from sde_score.likelihood.base import Estimate, Likelihood
 from sde_score.likelihood.bits import (
     BitsPerDim,
     bits_per_dim,
     energy_bits_per_dim,
 )
-from sde_score.likelihood.bounds import ContinuousBound, LayeredBound
+from sde_score.likelihood.bound_likelihoods import ContinuousBound, LayeredBound
+from sde_score.likelihood.continuous_bound import TIME_SAMPLINGS, Bound, variational_bound
+from sde_score.likelihood.decoders import DataTerm, GaussianDecoder, KernelEntropy, LevelDecoder
 from sde_score.likelihood.dequantization import (
     DEQUANTIZATIONS,
     Dequantization,
@@ -13,8 +16,8 @@ from sde_score.likelihood.dequantization import (
     Scaling,
     VariationalDequantization,
 )
+from sde_score.likelihood.distributed import gather_rows, own_rows
 from sde_score.likelihood.divergence import MODES, draw_probes, value_and_divergence
-from sde_score.likelihood.estimates import Estimate, Likelihood
 from sde_score.likelihood.flow import Flow
 from sde_score.likelihood.likelihoods import LIKELIHOODS, available, create
 from sde_score.likelihood.partition import (
@@ -28,15 +31,7 @@ from sde_score.likelihood.partition import (
     log_partition,
 )
 from sde_score.likelihood.probability_flow import DIVERGENCES, LogLikelihood, log_prob
-from sde_score.likelihood.processes import gather_rows, own_rows
-from sde_score.likelihood.residuals import (
-    GaussianDecoder,
-    KernelEntropy,
-    LevelDecoder,
-    Residual,
-)
-from sde_score.likelihood.variational import TIME_SAMPLINGS, Bound, variational_bound
-from sde_score.samplers.solvers import SOLVERS
+from sde_score.samplers.adaptive.ode_solvers import SOLVERS
 
 __all__ = [
     "DEQUANTIZATIONS",
@@ -49,6 +44,7 @@ __all__ = [
     "BitsPerDim",
     "Bound",
     "ContinuousBound",
+    "DataTerm",
     "Dequantization",
     "Dequantized",
     "EnergyLikelihood",
@@ -63,7 +59,6 @@ __all__ = [
     "LogLikelihood",
     "LogPartition",
     "Reference",
-    "Residual",
     "Scaling",
     "VariationalDequantization",
     "available",

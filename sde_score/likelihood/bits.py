@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_count
-from sde_score.likelihood._inputs import require_condition
+from sde_score._core.checks import require_count
+from sde_score.likelihood._validation import require_condition
+from sde_score.likelihood.base import Likelihood, standard_error
 from sde_score.likelihood.dequantization import Scaling, UniformDequantization
-from sde_score.likelihood.estimates import Likelihood, standard_error
 from sde_score.likelihood.likelihoods import LIKELIHOODS
 from sde_score.likelihood.partition import LogPartition, energy_log_prob
 from sde_score.models import Model

@@ -29,8 +29,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from sde_score._checks import require_positive
-from sde_score._registry import Registry
+from sde_score._core.checks import require_positive
+from sde_score._core.registry import Registry
 from sde_score.distributions import Normal
 from sde_score.random import ExampleStreams, generator_from, mix
 from sde_score.sdes import SDE

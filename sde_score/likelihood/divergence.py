@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_choice, require_count
+from sde_score._core.checks import require_choice, require_count
 from sde_score.models import quadratic_forms, unit_vectors, vector_jacobian
 from sde_score.random import PROBE_LAWS, ExampleStreams, example_seeds
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sde_score._checks import require_choice, require_count, require_positive
+from sde_score._core.checks import require_choice, require_count, require_positive
+from sde_score.likelihood.base import Estimate, independent_draws, standard_error
 from sde_score.likelihood.dequantization import (
     Dequantization,
     Scaling,
     as_dequantization,
     log_mean_exp,
 )
-from sde_score.likelihood.estimates import Estimate, independent_draws, standard_error
 from sde_score.likelihood.probability_flow import DIVERGENCES, log_prob
 from sde_score.models import Model
 from sde_score.random import PROBE_LAWS
-from sde_score.samplers.solvers import SOLVERS
+from sde_score.samplers.adaptive.ode_solvers import SOLVERS
 
 
 @dataclass(frozen=True)

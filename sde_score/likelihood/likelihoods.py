@@ -14,9 +14,9 @@ differ, and neither bounds the other.
 
 from __future__ import annotations
 
-from sde_score._registry import Registry
-from sde_score.likelihood.bounds import ContinuousBound, LayeredBound
-from sde_score.likelihood.estimates import Likelihood
+from sde_score._core.registry import Registry
+from sde_score.likelihood.base import Likelihood
+from sde_score.likelihood.bound_likelihoods import ContinuousBound, LayeredBound
 from sde_score.likelihood.flow import Flow
 
 LIKELIHOODS: Registry[Likelihood] = Registry(

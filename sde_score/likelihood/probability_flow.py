@@ -8,8 +8,8 @@ The flow dx/dt = velocity(x, t) carries a point x at `t_min` to a latent code z 
 It is the density of the law from which the same flow samples, at `t_min`: it differs from the
 marginal of the forward SDE as far as the score does, and as the prior differs from p at `t_max`.
 
-The solver works in the coordinates of `sde_score.likelihood._carry`, a scaled point over a clock
-that is proportional to sigma / alpha at small noise and to its logarithm at large noise.
+The solver works in the coordinates of `sde_score.likelihood.flow_coordinates`, a scaled point over
+a clock that is proportional to sigma / alpha at small noise and to its logarithm at large noise.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_choice, require_positive
-from sde_score.likelihood._carry import carry
-from sde_score.likelihood._inputs import require_inputs, start_time
+from sde_score._core.checks import require_choice, require_positive
+from sde_score.likelihood._validation import require_inputs, start_time
+from sde_score.likelihood.base import standard_error
 from sde_score.likelihood.divergence import MODES, draw_probes, require_forward_mode
-from sde_score.likelihood.estimates import standard_error
+from sde_score.likelihood.flow_coordinates import carry
 from sde_score.models import BaseEnergy, Model
-from sde_score.samplers.solvers import SOLVERS
+from sde_score.samplers.adaptive.ode_solvers import SOLVERS
 
 DIVERGENCES = ("exact", "hutchinson")
 

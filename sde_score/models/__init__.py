@@ -1,13 +1,16 @@
 """What has a score: a trained network, or a law known exactly."""
 
-from sde_score.models import targets
+from sde_score.models import exact as targets
 from sde_score.models.base import BaseEnergy, BaseModel, EnergyBased, Model
 from sde_score.models.density import Density, Marginal
-from sde_score.models.empirical import EmpiricalDistribution
-from sde_score.models.energy_model import HEADS, EnergyModel
-from sde_score.models.functions import EnergyFunction, ScoreFunction
-from sde_score.models.gaussian_mixture import GaussianMixture
-from sde_score.models.operators import (
+from sde_score.models.derivatives.derivative_check import check_differentiable
+from sde_score.models.derivatives.divergence import (
+    DIVERGENCE_METHODS,
+    asymmetry,
+    divergence,
+    divergence_of,
+)
+from sde_score.models.derivatives.jacobian import (
     hessian_vector,
     jacobian,
     jacobian_vector,
@@ -16,10 +19,8 @@ from sde_score.models.operators import (
     value_and_point,
     vector_jacobian,
 )
-from sde_score.models.preconditioning import PREDICTIONS
-from sde_score.models.preflight import check_differentiable
-from sde_score.models.score_model import ScoreModel
-from sde_score.models.targets import (
+from sde_score.models.energy_model import HEADS, EnergyModel
+from sde_score.models.exact import (
     TARGETS,
     Diffused,
     DoubleWell,
@@ -33,7 +34,11 @@ from sde_score.models.targets import (
     Rosenbrock,
     Target,
 )
-from sde_score.models.traces import DIVERGENCE_METHODS, asymmetry, divergence, divergence_of
+from sde_score.models.exact.empirical import EmpiricalDistribution
+from sde_score.models.exact.gaussian_mixture import GaussianMixture
+from sde_score.models.functions import EnergyFunction, ScoreFunction
+from sde_score.models.parametrization import PREDICTIONS
+from sde_score.models.score_model import ScoreModel
 
 __all__ = [
     "DIVERGENCE_METHODS",

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from sde_score._checks import expand_like, require_batch
+from sde_score._core.checks import expand_like, require_batch
 from sde_score.sdes import SDE
 
 Row = tuple[Tensor, Tensor]

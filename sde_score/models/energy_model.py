@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._checks import expand_like, require_choice, sum_event
+from sde_score._core.checks import expand_like, require_choice, sum_event
 from sde_score.models.base import ROWS, BaseEnergy, Moment, conversion
 from sde_score.models.score_model import BackboneModel
 from sde_score.sdes import SDE

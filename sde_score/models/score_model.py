@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sde_score._checks import expand_like
+from sde_score._core.checks import expand_like
 from sde_score.models.base import BaseModel, Moment, Row
-from sde_score.models.preconditioning import Preconditioning
+from sde_score.models.parametrization import Preconditioning
 from sde_score.sdes import SDE
 
 

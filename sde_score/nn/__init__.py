@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sde_score._registry import Registry, format_spec, parse_spec
+from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.nn._inputs import require_event_shape
-from sde_score.nn.embedding import NoiseEmbedding
-from sde_score.nn.mlp import MLP
-from sde_score.nn.unet import UNet
+from sde_score.nn.backbones.mlp import MLP
+from sde_score.nn.backbones.unet import UNet
+from sde_score.nn.blocks.embeddings import NoiseEmbedding
 
 __all__ = ["BACKBONES", "MLP", "NoiseEmbedding", "UNet", "available", "create", "default_for"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sde_score._checks import require_batch
+from sde_score._core.checks import require_batch
 
 
 def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:

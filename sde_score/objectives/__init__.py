@@ -1,30 +1,33 @@
 """Objectives: what is minimized so that a model becomes the score of the data."""
 
-from sde_score._registry import Registry
+from sde_score._core.registry import Registry
 from sde_score.objectives.base import MarginalObjective, Objective, StatefulObjective
-from sde_score.objectives.contrastive_divergence import (
+from sde_score.objectives.energy.contrastive_divergence import (
     ContrastiveDivergence,
     PersistentContrastiveDivergence,
 )
-from sde_score.objectives.denoising import DenoisingScoreMatching
-from sde_score.objectives.denoising_control import DenoisingControl
-from sde_score.objectives.energy_discrepancy import EnergyDiscrepancy
-from sde_score.objectives.explicit import ExplicitScoreMatching
-from sde_score.objectives.finite_difference import FiniteDifferenceScoreMatching
-from sde_score.objectives.generalized import DOMAIN_WEIGHTS, GeneralizedScoreMatching
-from sde_score.objectives.implicit import HutchinsonScoreMatching, ImplicitScoreMatching
-from sde_score.objectives.noise_contrastive import NoiseContrastive
-from sde_score.objectives.recovery import RecoveryLikelihood
-from sde_score.objectives.regularized import RegularizedScoreMatching
-from sde_score.objectives.replay_buffer import ReplayBuffer
-from sde_score.objectives.sliced import SlicedScoreMatching
-from sde_score.objectives.stein_discrepancy import (
+from sde_score.objectives.energy.energy_discrepancy import EnergyDiscrepancy
+from sde_score.objectives.energy.noise_contrastive import NoiseContrastive
+from sde_score.objectives.energy.recovery import RecoveryLikelihood
+from sde_score.objectives.energy.replay_buffer import ReplayBuffer
+from sde_score.objectives.score_matching.denoising import DenoisingScoreMatching
+from sde_score.objectives.score_matching.denoising_control import DenoisingControl
+from sde_score.objectives.score_matching.explicit import ExplicitScoreMatching
+from sde_score.objectives.score_matching.finite_difference import FiniteDifferenceScoreMatching
+from sde_score.objectives.score_matching.generalized import DOMAIN_WEIGHTS, GeneralizedScoreMatching
+from sde_score.objectives.score_matching.implicit import (
+    HutchinsonScoreMatching,
+    ImplicitScoreMatching,
+)
+from sde_score.objectives.score_matching.regularized import RegularizedScoreMatching
+from sde_score.objectives.score_matching.sliced import SlicedScoreMatching
+from sde_score.objectives.score_matching.stein import (
     STEIN_KERNELS,
     SteinDiscrepancy,
     SteinTest,
     stein_test,
 )
-from sde_score.objectives.target_score import TargetScoreMatching
+from sde_score.objectives.score_matching.target_score import TargetScoreMatching
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting
 

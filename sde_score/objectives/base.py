@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from sde_score._checks import require_batch
+from sde_score._core.checks import require_batch
 from sde_score.models import Marginal, Model
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_count, require_positive
-from sde_score._registry import Registry
+from sde_score._core.checks import require_count, require_positive
+from sde_score._core.registry import Registry
 from sde_score.random import Draws, stratified, uniform
 from sde_score.sdes import SDE
 

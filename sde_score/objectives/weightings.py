@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_positive
-from sde_score._registry import Registry
+from sde_score._core.checks import require_positive
+from sde_score._core.registry import Registry
 from sde_score.sdes import SDE
 
 

@@ -1,6 +1,6 @@
 """Pictures and pages: what a run looks like to a person."""
 
-from sde_score.report.evaluation import Row, evaluate, table
+from sde_score.report.evaluate_run import Row, evaluate, table
 from sde_score.report.layers import layer_bits, layers_figure
 from sde_score.report.page import Section, Table, render, save
 from sde_score.report.pictures import examples_figure, save_examples

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sde_score.likelihood import BitsPerDim, bits_per_dim
-from sde_score.report.evaluation import Row, evaluate
+from sde_score.report.evaluate_run import Row, evaluate
 from sde_score.report.run_report import write_report
 from sde_score.training import TrainConfig, train
 

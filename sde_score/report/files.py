@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_score._files import replace_file
+from sde_score._core.files import replace_file
 from sde_score.data import Scaling
 from sde_score.report.pictures import save_examples
 

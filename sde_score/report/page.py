@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sde_score._files import replace_file
+from sde_score._core.files import replace_file
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; background: #fff;

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sde_score._files import replace_file
+from sde_score._core.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sde_score._files import replace_file
+from sde_score._core.files import replace_file
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
-from sde_score.report.evaluation import Row, table
+from sde_score.report.evaluate_run import Row, table
 from sde_score.report.page import Section, Table, insert, save
 from sde_score.report.pictures import (
     is_image,
@@ -19,7 +19,7 @@ from sde_score.report.pictures import (
     png,
     training_curve,
 )
-from sde_score.report.views import comparison_section
+from sde_score.report.views.comparison import comparison_section
 from sde_score.training import Metrics, Run
 
 if TYPE_CHECKING:

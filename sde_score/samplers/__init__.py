@@ -1,13 +1,25 @@
 """Samplers: how a model becomes samples. Swapping one is changing a string."""
 
-from sde_score._registry import Registry
-from sde_score.samplers.adaptive_sde import AdaptiveSDE
-from sde_score.samplers.base import Callback, Noise, Sampler, Trajectory
-from sde_score.samplers.brownian import BrownianPath
-from sde_score.samplers.correctors import Langevin
-from sde_score.samplers.dpm_adaptive import DPMAdaptive
-from sde_score.samplers.grid_files import GridFile, read_grid_file, write_grid_file
-from sde_score.samplers.grids import (
+from sde_score._core.registry import Registry
+from sde_score.random import Noise
+from sde_score.samplers.adaptive.dpm_solver import DPMAdaptive
+from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
+from sde_score.samplers.adaptive.reverse_sde import AdaptiveSDE
+from sde_score.samplers.base import Callback, Sampler, Trajectory
+from sde_score.samplers.batched import sample
+from sde_score.samplers.composite.parallel import Parallel
+from sde_score.samplers.composite.restart import Repeat, Restart
+from sde_score.samplers.fixed_step.multistep import ROWS, Multistep
+from sde_score.samplers.fixed_step.one_step import (
+    DDIM,
+    Ancestral,
+    EulerMaruyama,
+    Predictor,
+    ReverseDiffusion,
+)
+from sde_score.samplers.fixed_step.runge_kutta import RUNGE_KUTTA_ROWS, Heun, RungeKutta
+from sde_score.samplers.grids.files import GridFile, read_grid_file, write_grid_file
+from sde_score.samplers.grids.rules import (
     GRIDS,
     Angle,
     Grid,
@@ -22,28 +34,21 @@ from sde_score.samplers.grids import (
     UniformTime,
 )
 from sde_score.samplers.guide import GUIDE, Advice
-from sde_score.samplers.many import sample_many
-from sde_score.samplers.mcmc.sampler import MCMC
-from sde_score.samplers.multistep import ROWS, Multistep
-from sde_score.samplers.ode import ProbabilityFlowODE
-from sde_score.samplers.optimise_grid import FoundGrid, optimise_grid
-from sde_score.samplers.parallel import Parallel
-from sde_score.samplers.predictor_corrector import (
+from sde_score.samplers.langevin.corrector import Langevin
+from sde_score.samplers.langevin.markov_chain import MCMC
+from sde_score.samplers.langevin.predictor_corrector import (
     CORRECTORS,
     PREDICTORS,
     AnnealedLangevin,
     PredictorCorrector,
 )
-from sde_score.samplers.predictors import (
-    DDIM,
-    Ancestral,
-    EulerMaruyama,
-    Predictor,
-    ReverseDiffusion,
+from sde_score.samplers.langevin.step_sizes import (
+    annealed_variance,
+    choose_step_ratio,
+    choose_steps_each,
 )
-from sde_score.samplers.restart import Repeat, Restart
-from sde_score.samplers.runge_kutta import RUNGE_KUTTA_ROWS, Heun, RungeKutta
-from sde_score.samplers.variances import (
+from sde_score.samplers.noise.brownian import BrownianPath
+from sde_score.samplers.noise.reverse_variance import (
     VARIANCES,
     InterpolatedVariance,
     OptimalVariance,
@@ -54,6 +59,7 @@ from sde_score.samplers.variances import (
     interpolated_std,
     posterior_coefficients,
 )
+from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
 
 SAMPLERS: Registry[Sampler] = Registry(
     "sampler",
@@ -129,13 +135,16 @@ __all__ = [
     "UniformLogSNR",
     "UniformTime",
     "Variance",
+    "annealed_variance",
     "as_variance",
     "available",
+    "choose_step_ratio",
+    "choose_steps_each",
     "create",
     "interpolated_std",
     "optimise_grid",
     "posterior_coefficients",
     "read_grid_file",
-    "sample_many",
+    "sample",
     "write_grid_file",
 ]

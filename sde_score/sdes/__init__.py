@@ -4,7 +4,7 @@ All of them are `N(alpha(t) x0, sigma(t)^2 I)` given the data; they differ in th
 the clock.
 """
 
-from sde_score._registry import Registry
+from sde_score._core.registry import Registry
 from sde_score.sdes.base import SDE, Field, Prior, of_time
 from sde_score.sdes.chain import Chain
 from sde_score.sdes.rectified import Rectified

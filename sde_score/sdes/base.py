@@ -24,7 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
-from sde_score._checks import as_time, expand_like, require_batch, require_count, sum_event
+from sde_score._core.checks import as_time, expand_like, require_batch, require_count, sum_event
 from sde_score.sdes.chain import Chain
 
 Field = Callable[[Tensor, Tensor], Tensor]

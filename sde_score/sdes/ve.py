@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._checks import require_count, require_increasing
+from sde_score._core.checks import require_count, require_increasing
 from sde_score.sdes.base import SDE, of_time
 from sde_score.sdes.chain import Chain
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import override
 
-from sde_score._checks import require_count, require_increasing, require_positive
+from sde_score._core.checks import require_count, require_increasing, require_positive
 from sde_score.sdes.base import SDE, of_time
 from sde_score.sdes.chain import Chain
 

@@ -11,10 +11,10 @@ from sde_score.training.config import FREE, TrainConfig, load_config, resolve, s
 from sde_score.training.ema import EMA
 from sde_score.training.errors import CheckpointError, TrainingError, TrainingInterrupted
 from sde_score.training.metrics import Metrics
+from sde_score.training.optimizer import Update, warmup_factor
 from sde_score.training.run import WEIGHTS, Run, load_run
 from sde_score.training.state import DataFacts, TrainState
 from sde_score.training.trainer import Trainer, train
-from sde_score.training.update import Update, warmup_factor
 
 __all__ = [
     "EMA",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sde_score.data import DataSet, EpochOrder
 from sde_score.random import BatchSlice, generator_from, mix
-from sde_score.training import streams
+from sde_score.training import rng_streams as streams
 from sde_score.training.config import TrainConfig
 
 

@@ -12,7 +12,7 @@ from sde_score.models import EnergyModel, ScoreModel
 from sde_score.objectives import Objective, StatefulObjective
 from sde_score.random import generator_from, mix
 from sde_score.training.config import TrainConfig
-from sde_score.training.streams import INIT, SETUP
+from sde_score.training.rng_streams import INIT, SETUP
 
 TrainedModel = ScoreModel | EnergyModel
 """What a run trains."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sde_score._files import sync
+from sde_score._core.files import sync
 from sde_score.training.errors import CheckpointError
 from sde_score.training.state import TrainState
 

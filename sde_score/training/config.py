@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sde_score import nn, objectives, sdes
-from sde_score._checks import require_choice, require_count, require_positive
-from sde_score._files import replace_file
-from sde_score._registry import Registry, format_spec, parse_spec, refuse_unknown
+from sde_score._core.checks import require_choice, require_count, require_positive
+from sde_score._core.files import replace_file
+from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 from sde_score.data import DataSet
 from sde_score.training.errors import CheckpointError
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sde_score._files import replace_file
+from sde_score._core.files import replace_file
 
 
 class Metrics:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sde_score import objectives
-from sde_score._checks import require_choice
+from sde_score._core.checks import require_choice
 from sde_score.data import DataSet, Scaling
 from sde_score.data import load as load_data
 from sde_score.training.build import TrainedModel, build_model, split_data

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sde_score import __version__
-from sde_score._checks import require_count
-from sde_score._registry import refuse_unknown
+from sde_score._core import __version__
+from sde_score._core.checks import require_count
+from sde_score._core.registry import refuse_unknown
 from sde_score.data import DataSet, Scaling
 
 

@@ -22,21 +22,21 @@ from sde_score.data import DataSet
 from sde_score.models import check_differentiable
 from sde_score.objectives import Objective
 from sde_score.random import BatchSlice, mix
-from sde_score.training import streams
+from sde_score.training import rng_streams as streams
 from sde_score.training.batches import Batches
 from sde_score.training.build import TrainedModel, build_model, build_objective, split_data
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import TrainConfig, save_config
+from sde_score.training.distributed import Vote, accelerator_for, seed_network, wrap
 from sde_score.training.errors import TrainingError, TrainingInterrupted
-from sde_score.training.interrupt import StopRequest
 from sde_score.training.meter import Meter
 from sde_score.training.metrics import Metrics
 from sde_score.training.objective_state import ObjectiveState
-from sde_score.training.processes import Vote, accelerator_for, seed_network, wrap
+from sde_score.training.optimizer import Update
 from sde_score.training.resume import agreed_config, require_continuation
 from sde_score.training.run import Run, load_run
+from sde_score.training.signals import StopRequest
 from sde_score.training.state import DataFacts, TrainState
-from sde_score.training.update import Update
 
 OnSamples = Callable[[Run, Path], None]
 """Called with the run so far (averaged weights, evaluation mode) and the picture to write."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import sde_score.data.dataset as dataset_module
+from sde_score._core.statistics import chunks, largest_distance, moments
 from sde_score.data import Batch, DataError, Scaling, from_tensor, from_torch, load
-from sde_score.data.statistics import chunks, largest_distance, moments
 from sde_score.random import generator_from
 
 
@@ -127,7 +127,7 @@ def test_the_largest_distance_is_found_in_whatever_pieces(rows):
 
 def test_moments_do_not_lose_digits_far_from_zero_and_do_not_depend_on_pieces(monkeypatch):
     x = 1e8 + torch.randn(101, 3, dtype=torch.float64, generator=generator_from(0))
-    monkeypatch.setattr("sde_score.data.statistics._CHUNK", 30)
+    monkeypatch.setattr("sde_score._core.statistics._CHUNK", 30)
     assert [len(piece) for piece in chunks(x)] == [10] * 10 + [1]
     mean, variance = moments(x)
     torch.testing.assert_close(mean, x.mean(0), rtol=1e-14, atol=0)
@@ -223,7 +223,7 @@ def test_unusable_torch_data_sets_are_refused(items, error, message):
 def test_large_data_are_handled_in_pieces_without_a_trace(monkeypatch):
     x = torch.arange(22, dtype=torch.float64).reshape(11, 2)
     whole = from_tensor(x)
-    monkeypatch.setattr("sde_score.data.statistics._CHUNK", 6)
+    monkeypatch.setattr("sde_score._core.statistics._CHUNK", 6)
     pieces = from_tensor(x)
     assert pieces.scaling == whole.scaling
     assert torch.equal(pieces.tensor(), whole.scaling.to_model(x))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from sde_score.data.scaling import Scaling
 from sde_score.likelihood import Estimate, Flow, bits_per_dim
 from sde_score.likelihood.dequantization import UniformDequantization
 from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds, mix
+from sde_score.scaling import Scaling
 from sde_score.sdes import VP
 
 SHARP = VP(0.1, 60.0)  # its law at t_max is the prior to 1e-13

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sde_score.nn import NoiseEmbedding, mlp, unet
-from sde_score.nn.embedding import fourier_features
-from sde_score.nn.layers import Modulation, SelfAttention
+from sde_score.nn import NoiseEmbedding
+from sde_score.nn.backbones import mlp, unet
+from sde_score.nn.blocks.embeddings import fourier_features
+from sde_score.nn.blocks.layers import Modulation, SelfAttention
 
 
 def test_fourier_features_are_the_stated_waves():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture, Marginal
-from sde_score.models.targets import Mixture
+from sde_score.models.exact import Mixture
 from sde_score.objectives import (
     DenoisingScoreMatching,
     ExplicitScoreMatching,

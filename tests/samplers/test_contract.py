@@ -11,7 +11,7 @@ from sde_score import samplers
 from sde_score.models import GaussianMixture
 from sde_score.random import ExampleStreams, example_seeds
 from sde_score.samplers import Heun, Langevin, PredictorCorrector
-from sde_score.samplers.multistep import ROWS
+from sde_score.samplers.fixed_step.multistep import ROWS
 from sde_score.sdes import EDM, VE, VP
 
 EVENT = (2, 3)

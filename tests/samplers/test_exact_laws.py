@@ -28,7 +28,7 @@ from sde_score.samplers import (
     ReverseDiffusion,
     Times,
 )
-from sde_score.samplers.multistep import ROWS
+from sde_score.samplers.fixed_step.multistep import ROWS
 from sde_score.sdes import EDM, VE, VP
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sde_score._registry import Registry, format_spec, parse_spec, refuse_unknown
+from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 
 SCALARS = (
     st.integers()

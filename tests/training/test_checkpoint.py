@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sde_score import _files
+from sde_score._core import files as _files
 from sde_score.data import Scaling
 from sde_score.training import (
     CheckpointError,

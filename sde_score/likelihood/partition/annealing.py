@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
-from sde_score.likelihood.partition.path import Path
-from sde_score.samplers.base import Noise
-from sde_score.samplers.mcmc import Kernel
+from sde_score.likelihood.partition.geometric_path import Path
+from sde_score.mcmc import Kernel
+from sde_score.random import Noise
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Plan:
 
 
 @dataclass
-class Journey:
+class ParticleRun:
     """What came of walking the chains along a plan.
 
     Args:
@@ -75,7 +75,7 @@ def move(
     return state.x, torch.stack(acceptance).mean()
 
 
-def anneal(path: Path, plan: Plan, x: Tensor, noise: Noise, tick: Tick) -> Journey:
+def anneal(path: Path, plan: Plan, x: Tensor, noise: Noise, tick: Tick) -> ParticleRun:
     r"""Annealed importance sampling along the plan, in the order of its betas.
 
     .. math:: \log w = -\sum_j (\beta_{j+1} - \beta_j)\, \frac{dE_\beta}{d\beta}(x_j), \qquad
@@ -86,7 +86,7 @@ def anneal(path: Path, plan: Plan, x: Tensor, noise: Noise, tick: Tick) -> Journ
 
     Cost per stop: one energy, one energy with score, and the moves.
     """
-    walk = Journey(
+    walk = ParticleRun(
         x, x.new_zeros(len(x), dtype=torch.float64), x.new_zeros((), dtype=torch.float64)
     )
     last = len(plan.betas) - 1
@@ -108,7 +108,7 @@ def sequential(
     generator: Generator,
     tick: Tick,
     threshold: float = 0.5,
-) -> Journey:
+) -> ParticleRun:
     r"""Sequential Monte Carlo along the plan: weigh, resample where weights are uneven, move.
 
     Each of the populations is a run of its own: particles are resampled among their own population
@@ -116,7 +116,7 @@ def sequential(
     On a plan that was fixed beforehand, each gives an unbiased estimate of Z.
     """
     zero = x.new_zeros(len(x), dtype=torch.float64)
-    walk = Journey(x, zero, zero[:populations].clone())
+    walk = ParticleRun(x, zero, zero[:populations].clone())
     for j, beta in enumerate(plan.betas):
         if j > 0:
             resample(walk, populations, generator, threshold)
@@ -131,7 +131,7 @@ def sequential(
     return walk
 
 
-def resample(walk: Journey, populations: int, generator: Generator, threshold: float) -> None:
+def resample(walk: ParticleRun, populations: int, generator: Generator, threshold: float) -> None:
     """Resample, in place, the populations with uneven weights; no decision leaves the device.
 
     Args:

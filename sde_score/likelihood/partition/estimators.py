@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sde_score.likelihood.partition.annealing import Journey, log_mean
+from sde_score.likelihood.partition.annealing import ParticleRun, log_mean
 
 
 class Estimate(NamedTuple):
@@ -87,7 +87,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
     return Estimate(low, float(variance.sqrt() / slope))
 
 
-def thermodynamic(walk: Journey, betas: list[float]) -> Estimate:
+def thermodynamic(walk: ParticleRun, betas: list[float]) -> Estimate:
     r"""The integral of the mean gap over the path, one estimate per population.
 
     .. math:: \log Z = -\int_0^1 \left\langle U \right\rangle_\beta d\beta

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from sde_score.likelihood.partition.annealing import (
-    Journey,
+    ParticleRun,
     Plan,
     Tick,
     anneal,
@@ -25,7 +25,7 @@ from sde_score.likelihood.partition.estimators import (
     negative,
     thermodynamic,
 )
-from sde_score.likelihood.partition.path import Path
+from sde_score.likelihood.partition.geometric_path import Path
 from sde_score.likelihood.partition.result import LogPartition
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
 
@@ -53,11 +53,11 @@ class Task:
         """A source of noise for each of the chains at x."""
         return ExampleStreams(example_seeds(mix(self.seed, stream), len(x)), x)
 
-    def forward(self) -> Journey:
+    def forward(self) -> ParticleRun:
         """From the reference to the density."""
         return anneal(self.path, self.plan, *self.start(2), self.tick)
 
-    def backward(self) -> Journey:
+    def backward(self) -> ParticleRun:
         """From exact samples of the density to the reference.
 
         Raises:
@@ -76,7 +76,7 @@ class Task:
         x = x.to(self.like)
         return anneal(self.path, self.plan.reverse(), x, self.noise(3, x), self.tick)
 
-    def particles(self, generator: Generator) -> Journey:
+    def particles(self, generator: Generator) -> ParticleRun:
         """Populations of particles from the reference to the density."""
         x, noise = self.start(4)
         return sequential(self.path, self.plan, x, noise, self.populations, generator, self.tick)
@@ -84,7 +84,7 @@ class Task:
     def result(
         self,
         best: Estimate | None,
-        walk: Journey,
+        walk: ParticleRun,
         forward: Tensor | None = None,
         reverse: Tensor | None = None,
         samples: Tensor | None = None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_score._checks import require_batch
+from sde_score._core.checks import require_batch
 from sde_score.likelihood.partition.estimators import Estimate, effective_size
 from sde_score.models import Density, Marginal, Model
 

@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from sde_score.likelihood.partition.annealing import Plan, Tick, move, systematic
-from sde_score.likelihood.partition.path import Path
-from sde_score.samplers.base import Noise
-from sde_score.samplers.mcmc import Kernel
+from sde_score.likelihood.partition.geometric_path import Path
+from sde_score.mcmc import Kernel
+from sde_score.random import Noise
 
 # Share of the effective sample size that one step of the pilot may cost: about one standard
 # deviation 0.65 of the log weights.

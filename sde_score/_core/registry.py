@@ -1,0 +1,253 @@
+"""Names for things: text at the door, objects inside.
+
+A *spec* is a name with optional keyword arguments, written as in Python: `vp`, `vp(beta_max=12)`.
+Specs are what the command line takes and what a run's `config.yaml` stores. A `Registry` knows the
+names of one kind of thing; `Registry.resolve` is where text becomes an object.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import isclass
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar, cast
+
+from sde_score._core.plugins import load_plugins
+
+T = TypeVar("T")
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """Split `name(key=value, ...)` into its name and arguments; values are Python literals.
+
+    Names may hold dashes. Nothing is executed: values are read by `ast.literal_eval`.
+
+    Raises:
+        ValueError: if the text is not of that form.
+    """
+    name, bracket, rest = spec.strip().partition("(")
+    name = name.strip()
+    if not bracket:
+        return name, {}
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+            raise ValueError("only keyword arguments are accepted")
+        arguments = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg}
+        if len(arguments) != len(call.keywords):
+            raise ValueError("** is not accepted")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(
+            f"cannot read {spec[:80]!r}: write name or name(key=value, ...), "
+            "for example vp(beta_max=12)"
+        ) from error
+    return name, arguments
+
+
+def format_spec(name: str, arguments: Mapping[str, Any]) -> str:
+    """Inverse of `parse_spec`: `name` or `name(key=value, ...)`."""
+    inside = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"{name}({inside})" if inside else name
+
+
+class Registry(Mapping[str, Callable[..., T]], Generic[T]):
+    """A dictionary from names to constructors of one kind of thing.
+
+    Names are found whatever their case, dashes, underscores and spaces, and `++` is `pp`: `VP`,
+    `DPM++ 2M` and `dpmpp_2m` are names of ours.
+
+    A room whose things name one another declares its registry empty, beside the base class, and
+    fills it in its `__init__`.
+
+    Args:
+        kind: the noun for the thing in messages, such as "sampler".
+        entries: name to class or function.
+        base: class of the things, which `resolve` takes as they are.
+        aliases: other names that people use, to the name that is listed.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, Callable[..., T]] = MappingProxyType({}),
+        base: type[Any] = Callable,  # type: ignore[assignment]
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.kind = kind
+        self.base = base
+        self.aliases: dict[str, str] = {}
+        self._entries: dict[str, Callable[..., T]] = {}
+        self._listed: dict[str, str] = {}
+        self.fill(entries, aliases)
+
+    def fill(
+        self,
+        entries: Mapping[str, Callable[..., T]],
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Add what the room itself has to offer, in the order in which a reader should meet it."""
+        for name, constructor in entries.items():
+            self.register(name, constructor)
+        for alias, name in aliases.items():
+            self.aliases[alias] = name
+            self._listed[_canonical(alias)] = name
+
+    def __getitem__(self, name: str) -> Callable[..., T]:
+        return self._entries[self.listed(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return iter(list(self._entries))
+
+    def __len__(self) -> int:
+        load_plugins()
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        if _canonical(name) not in self._listed:
+            load_plugins()
+        return _canonical(name) in self._listed
+
+    def listed(self, name: str) -> str:
+        """The name as it is listed, for any spelling or alias of it.
+
+        Raises:
+            ValueError: for an unknown name, with what is accepted.
+        """
+        if name not in self:
+            near = self._misspelled(name)
+            guess = f"did you mean {near!r}? " if near else ""
+            raise ValueError(
+                f"unknown {self.kind} {name!r}; {guess}accepted: {', '.join(self._entries)}"
+            )
+        return self._listed[_canonical(name)]
+
+    def _misspelled(self, name: str) -> str | None:
+        """The one name that `name` is a misspelling of: digits differ between methods, not by
+        mistake."""
+        wanted = _canonical(name)
+        alike = {key for key in self._listed if _digits(key) == _digits(wanted)}
+        near = difflib.get_close_matches(wanted, alike, n=1, cutoff=0.75)
+        return self._listed[near[0]] if near else None
+
+    def names(self) -> list[str]:
+        """All names, in the order in which a reader should meet them."""
+        return list(self)
+
+    def register(self, name: str, constructor: Callable[..., T]) -> Callable[..., T]:
+        """Add a thing of your own; from then on it is listed, made and stored like ours.
+
+        Args:
+            name: letters, digits, dashes and underscores, beginning with a letter; not taken yet.
+            constructor: a class or function whose keyword arguments are the options of the spec.
+
+        Returns:
+            `constructor`.
+
+        Raises:
+            ValueError: for a name that is taken or that no spec can have.
+            TypeError: if `constructor` cannot be called.
+        """
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w-]*", name):
+            raise ValueError(
+                f"name={name!r} must be letters, digits, dashes and underscores, such as 'mine'"
+            )
+        if not callable(constructor):
+            raise TypeError(
+                f"{self.kind} {name!r} must be a class or a function that makes one, "
+                f"got {constructor!r}"
+            )
+        taken = self._listed.get(_canonical(name))
+        if taken is not None and self._entries[taken] is not constructor:
+            raise ValueError(f"the {self.kind} {name!r} exists already: choose another name")
+        self._entries[name] = constructor
+        self._listed[_canonical(name)] = name
+        return constructor
+
+    def create(self, spec: str, **arguments: Any) -> T:
+        """Build the thing that `spec` names; keyword arguments override those in the spec.
+
+        Raises:
+            ValueError: for an unknown name, or arguments that the thing lacks, does not take or
+                does not accept.
+        """
+        if not isinstance(spec, str):
+            raise TypeError(f"{self.kind} {spec!r} must be text, such as {self._example!r}")
+        given, from_spec = parse_spec(spec)
+        name, constructor = self.listed(given), self[given]
+        merged = {**from_spec, **arguments}
+        owner = f"{self.kind} {name!r}"
+        parameters = inspect.signature(constructor).parameters
+        refuse_unknown(owner, merged, parameters)
+        missing = [k for k, p in parameters.items() if _is_required(p) and k not in merged]
+        if missing:
+            example = format_spec(name, dict.fromkeys(missing, ...)).replace("Ellipsis", "...")
+            raise ValueError(f"{owner} needs {', '.join(missing)}: write {example}")
+        try:
+            return constructor(**merged)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"{owner} does not accept {merged}: {error}") from error
+
+    def resolve(self, value: str | T) -> T:
+        """An object of this kind: as it is, or built from the text that names it.
+
+        Raises:
+            TypeError: if `value` is neither.
+            ValueError: as `create` does.
+        """
+        if isinstance(value, str):
+            return self.create(value)
+        thing: Any = value
+        if isinstance(thing, self.base):
+            return cast(T, thing)
+        hint = f": {thing.__name__} is a class, write {thing.__name__}()" if isclass(thing) else ""
+        raise TypeError(
+            f"{value!r} is no {self.kind}: accepted are text such as {self._example!r} and an "
+            f"object of class {getattr(self.base, '__name__', self.base)}{hint}"
+        )
+
+    def text_of(self, thing: T) -> str | None:
+        """The spec of which `create` makes an equal thing, or None where no text can."""
+        text = repr(thing)
+        try:
+            return text if self.create(text) == thing else None
+        except (ValueError, TypeError):
+            return None
+
+    @property
+    def _example(self) -> str:
+        return next(iter(self._entries), "name")
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower().replace("++", "pp"))
+
+
+def _digits(name: str) -> str:
+    return "".join(filter(str.isdigit, name))
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    return named and parameter.default is parameter.empty
+
+
+def refuse_unknown(owner: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+    """Refuse argument names that `owner` does not take.
+
+    Raises:
+        ValueError: listing what is accepted.
+    """
+    accepted = list(accepted)
+    unknown = [name for name in given if name not in accepted]
+    if unknown:
+        raise ValueError(
+            f"{owner} does not take {', '.join(unknown)}; "
+            f"accepted: {', '.join(accepted) or 'no arguments'}"
+        )

@@ -1,0 +1,74 @@
+"""Tables of numbers in CSV files."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import torch
+
+from sde_score._core.errors import DataError, damaged
+from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.scaling import Scaling
+
+
+def table(path: Path, delimiter: str | None = None) -> DataSet:
+    """One example per line: continuous data, event `(columns,)`, each column standardized.
+
+    The first line may name the columns: it does if none of its cells is a number. Every other cell
+    is a finite number. Empty lines are skipped.
+
+    Args:
+        path: a text file in UTF-8.
+        delimiter: what stands between cells; by default a tab for `.tsv` and a comma otherwise.
+
+    Raises:
+        DataError: naming line and column of what is not a number; or if lines differ in length, a
+            column is constant or there are no lines.
+    """
+    path = Path(path)
+    if delimiter is None:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise ValueError(f"delimiter={delimiter!r} must be one character")
+    with damaged("a CSV table"), path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    if lines and all(_number(cell) is None for cell in lines[0][1]):
+        header = [cell.strip() for cell in lines.pop(0)[1]]
+    else:
+        header = [str(i + 1) for i in range(len(lines[0][1]) if lines else 0)]
+    if not lines:
+        raise DataError("holds no lines of numbers")
+    x = torch.tensor([_row(number, cells, header) for number, cells in lines], dtype=torch.float64)
+    return from_tensor(x, scaling=_scaling(x, header), name=path.name)
+
+
+def _row(line: int, cells: list[str], header: list[str]) -> list[float]:
+    if len(cells) != len(header):
+        raise DataError(f"line {line} has {len(cells)} cells where {len(header)} are expected")
+    values = []
+    for name, cell in zip(header, cells, strict=True):
+        value = _number(cell)
+        if value is None or not math.isfinite(value):
+            raise DataError(f"line {line}, column {name}: {cell!r} is not a finite number")
+        values.append(value)
+    return values
+
+
+def _number(cell: str) -> float | None:
+    try:
+        # Python reads 1_000 as a number, tables do not.
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
+
+
+def _scaling(x: torch.Tensor, header: list[str]) -> Scaling:
+    constant = [
+        name for name, column in zip(header, x.T, strict=True) if column.min() == column.max()
+    ]
+    if constant:
+        raise DataError(f"column {constant[0]} is constant: drop it")
+    return Scaling.standardize(x, per_feature=True)

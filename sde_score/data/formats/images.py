@@ -1,0 +1,147 @@
+"""Image files: decoding one, and a folder of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_score._core.errors import DataError, damaged, naming, require_extra
+from sde_score.data.dataset import DataSet, from_tensor
+
+# Formats that are decoded in this process and hold one picture; others may start programs (EPS) or
+# are rare.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
+_TO_MODE = {"1": "L", "L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "CMYK": "RGB"}
+
+
+def folder(path: Path) -> DataSet:
+    """All images in a folder, `(channels, height, width)`, 256 levels; subfolders are classes.
+
+    Files that are no images by their ending, and hidden ones, are left aside. Classes are numbered
+    in the order of their names.
+
+    Raises:
+        DataError: if there are no images, one cannot be decoded, or they differ in size or
+            channels.
+    """
+    path = Path(path)
+    files, labels, class_names = _files(path)
+    contents = ((str(file.relative_to(path)), _content(file)) for file in files)
+    images = decode_all(contents, len(files), path.name)
+    return from_tensor(images, labels, name=path.name, class_names=class_names)
+
+
+def decode_all(contents: Iterable[tuple[str, bytes]], count: int, name: str) -> Tensor:
+    """Decode images into one uint8 tensor `(count, channels, height, width)`, showing progress.
+
+    Args:
+        contents: where each image comes from, for messages, and its encoded bytes.
+        count: how many there are.
+        name: what is being read, for the progress bar.
+
+    Raises:
+        DataError: as `decode`; or if images differ in shape, or `count` is wrong.
+    """
+    from tqdm.auto import tqdm
+
+    images = torch.empty(0)
+    done = 0
+    for where, content in tqdm(contents, desc=f"reading {name}", total=count, delay=2):
+        with naming(where):
+            image = decode(content)
+            if done == 0:
+                images = torch.empty((count, *image.shape), dtype=torch.uint8)
+            _require_same_shape(image, images)
+        if done == count:
+            raise DataError(f"holds more than the {count} images it promises")
+        images[done] = image
+        done += 1
+    if done < count or count == 0:
+        raise DataError(f"holds {done} images where at least {max(1, count)} were promised")
+    return images
+
+
+def decode(content: bytes) -> Tensor:
+    """One encoded image as uint8 `(channels, height, width)`: 1 channel for grey, 3 for color.
+
+    Raises:
+        DataError: if the bytes are no image, damaged or truncated, or hold transparency or more
+            than 8 bits.
+    """
+    image_module = require_extra("PIL.Image")
+    with damaged("an image"):
+        image = image_module.open(io.BytesIO(content), formats=_FORMATS)
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError("it has several frames, save one of them")
+        image.load()
+    return from_pil(image)
+
+
+def from_pil(image: Any) -> Tensor:
+    """A PIL image as uint8 `(channels, height, width)`.
+
+    Raises:
+        DataError: if it holds transparency or more than 8 bits.
+    """
+    if image.mode not in _TO_MODE:
+        raise DataError(f"has mode {image.mode}; accepted: 8-bit grey or color, convert it first")
+    with damaged("an image"):
+        if "A" in image.mode or "transparency" in image.info:
+            alpha = np.asarray(image.convert("RGBA"))[..., 3]
+            if alpha.min() < 255:
+                raise ValueError("it is partly transparent, put it on a background first")
+        pixels = np.array(image.convert(_TO_MODE[image.mode]))
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(pixels))
+
+
+def _require_same_shape(image: Tensor, images: Tensor) -> None:
+    """Refuse an image `(channels, height, width)` that does not fit among `(count, *event)`."""
+    if image.shape != images.shape[1:]:
+        found, first = ("x".join(map(str, s)) for s in (image.shape, images.shape[1:]))
+        raise DataError(
+            f"is {found} (channels x height x width) where the first image is {first}: "
+            "crop, scale or convert so that all agree"
+        )
+
+
+def _files(path: Path) -> tuple[list[Path], Tensor | None, tuple[str, ...]]:
+    loose = _images_in(path)
+    classes = [entry for entry in _listed(path) if entry.is_dir()]
+    if loose and not classes:
+        return loose, None, ()
+    if loose:
+        raise DataError(
+            f"holds images ({loose[0].name}) beside folders ({classes[0].name}): move either"
+        )
+    files, labels = [], []
+    for label, directory in enumerate(classes):
+        inside = _images_in(directory)
+        if not inside:
+            raise DataError(f"the class folder {directory.name} holds no images")
+        files += inside
+        labels += [label] * len(inside)
+    if not files:
+        raise DataError(f"holds no images; accepted: {', '.join(sorted(_SUFFIXES))}")
+    return files, torch.tensor(labels), tuple(p.name for p in classes)
+
+
+def _images_in(path: Path) -> list[Path]:
+    return [file for file in _listed(path) if file.suffix.lower() in _SUFFIXES and file.is_file()]
+
+
+def _listed(path: Path) -> list[Path]:
+    with damaged("a folder"):
+        return sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+
+
+def _content(file: Path) -> bytes:
+    with naming(file.name), damaged("an image"):
+        return file.read_bytes()

@@ -1,0 +1,88 @@
+"""NumPy files: `.npy` and `.npz`, never unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_score._core.errors import DataError, damaged
+from sde_score.data.dataset import DataSet, from_tensor
+
+_KEYS = ("x", "data", "images", "samples")
+_CHANNELS = (1, 3, 4)
+
+
+def array(path: Path) -> DataSet:
+    """A NumPy file: floating-point arrays are continuous data, uint8 arrays are 8-bit data.
+
+    A `.npy` file holds one array `(count, *event)` and is memory-mapped, so it may exceed the
+    memory. A `.npz` file holds it under one of the keys x, data, images, samples, and optionally
+    whole numbers under `labels`. Continuous data are standardized by one mean and one standard
+    deviation. 8-bit images are `(count, channels, height, width)`, or `(count, height, width)` for
+    grey ones; channels last is refused.
+
+    Raises:
+        DataError: if the file is damaged or the array is not such a one.
+    """
+    path = Path(path)
+    with damaged("a NumPy file"):
+        # Mode "c" maps the file copy-on-write: torch wants writable memory, and the file is never
+        # written.
+        opened = np.load(path, allow_pickle=False, mmap_mode="c")
+    if isinstance(opened, np.ndarray):
+        return from_tensor(_examples(opened), name=path.name)
+    with opened:
+        key = _key(list(opened.keys()))
+        with damaged("a NumPy file"):
+            values = opened[key]
+            labels = opened["labels"] if "labels" in opened.files else None
+    return from_tensor(_examples(values), _labels(labels), name=path.name)
+
+
+def _key(keys: list[str]) -> str:
+    found = [key for key in _KEYS if key in keys]
+    if len(found) != 1:
+        raise DataError(
+            f"holds the keys {', '.join(keys) or 'none'}; "
+            f"accepted: exactly one of {', '.join(_KEYS)}"
+        )
+    return found[0]
+
+
+def _examples(values: np.ndarray[Any, Any]) -> Tensor:
+    x = _to_tensor(values)
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise DataError(
+            f"holds {values.dtype}; accepted: floating-point (continuous) or uint8 (8-bit), "
+            "so convert it first"
+        )
+    if x.dtype == torch.uint8 and x.ndim == 3:
+        return x.unsqueeze(1)
+    if x.dtype == torch.uint8 and x.ndim == 4 and x.shape[3] in _CHANNELS:
+        doubt = "are ambiguous" if x.shape[1] in _CHANNELS else "look like channels last"
+        raise DataError(
+            f"8-bit images of shape {tuple(x.shape)} {doubt}; "
+            "accepted: (count, channels, height, width), perhaps after transpose(0, 3, 1, 2)"
+        )
+    return x
+
+
+def _labels(values: np.ndarray[Any, Any] | None) -> Tensor | None:
+    if values is None:
+        return None
+    if values.dtype.kind not in "iu":
+        raise DataError(f"labels are {values.dtype}; accepted: whole numbers")
+    return _to_tensor(values)
+
+
+def _to_tensor(values: np.ndarray[Any, Any]) -> Tensor:
+    if not isinstance(values, np.ndarray):  # a member of an archive may be anything
+        raise DataError("holds something else than arrays")
+    if values.dtype.kind not in "fiu" or values.dtype.itemsize > 8:
+        raise DataError(f"holds {values.dtype}; accepted: floating-point up to 64 bits, or uint8")
+    # Only a foreign byte order makes a copy.
+    return torch.from_numpy(np.asarray(values, dtype=values.dtype.newbyteorder("=")))

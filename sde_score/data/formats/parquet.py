@@ -1,0 +1,94 @@
+"""Parquet files of images, as the Hugging Face hub writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_score._core.errors import DataError, damaged, require_extra
+from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.formats.images import decode_all
+
+
+def parquet(path: Path, label: str = "label") -> DataSet:
+    """Images of a parquet file, `(channels, height, width)`, 256 levels, decoded once into memory.
+
+    The image column is the one that holds `{bytes, path}`. Labels are whole numbers; where every
+    one is -1, which is how hidden labels are written, there are none.
+
+    Args:
+        path: the file.
+        label: column of the labels; a file without that column has none.
+
+    Raises:
+        DataError: if the file or an image is damaged, or there is not exactly one image column.
+    """
+    pq = require_extra("pyarrow.parquet")
+    path = Path(path)
+    with damaged("a parquet file"):
+        file = pq.ParquetFile(path)
+        schema, count = file.schema_arrow, file.metadata.num_rows
+    with file:
+        images = decode_all(_encoded(file, _image_column(schema)), count, path.name)
+        labels = _labels(file, label) if label in schema.names else None
+    if labels is None or bool((labels == -1).all()):
+        return from_tensor(images, name=path.name)
+    class_names = _class_names(schema.metadata or {}, label)
+    return from_tensor(images, labels, name=path.name, class_names=class_names)
+
+
+def _image_column(schema: Any) -> str:
+    found = []
+    with damaged("a parquet file"):
+        for field in schema:
+            parts = [field.type.field(i).name for i in range(field.type.num_fields)]
+            if "bytes" in parts and "path" in parts:
+                found.append(str(field.name))
+    if len(found) != 1:
+        raise DataError(
+            f"has {len(found)} columns of images among {', '.join(schema.names) or 'none'}; "
+            "accepted: exactly one column of {bytes, path}"
+        )
+    return found[0]
+
+
+def _encoded(file: Any, column: str) -> Iterator[tuple[str, bytes]]:
+    row = 0
+    for group in range(file.num_row_groups):
+        for image in _read(file, group, column):
+            content = image and image["bytes"]
+            if not content:
+                raise DataError(f"row {row}: the image holds no bytes, only a path or nothing")
+            yield f"row {row}", content
+            row += 1
+
+
+def _labels(file: Any, column: str) -> Tensor:
+    labels = [v for group in range(file.num_row_groups) for v in _read(file, group, column)]
+    wrong = [v for v in labels if isinstance(v, bool) or not isinstance(v, int)]
+    if wrong:
+        raise DataError(f"column {column!r} holds {wrong[0]!r}; accepted: whole numbers")
+    with damaged("a parquet file"):
+        return torch.tensor(labels, dtype=torch.int64)
+
+
+def _read(file: Any, group: int, column: str) -> list[Any]:
+    with damaged("a parquet file"):
+        table = file.read_row_group(group, columns=[column])
+        table.validate(full=True)
+        values: list[Any] = table.column(column).to_pylist()
+    return values
+
+
+def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
+    """Class names that the hub keeps beside the schema; empty where it has none."""
+    if b"huggingface" not in metadata:
+        return ()
+    with damaged("hub metadata"):
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features.get(label, {}).get("names", ()))

@@ -1,0 +1,97 @@
+"""Any data set of torch, torchvision or a user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_score._core.errors import DataError, naming
+from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.formats.images import from_pil
+from sde_score.scaling import Scaling
+
+
+def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None = None) -> DataSet:
+    """Read a map-style data set once, into memory.
+
+    An item is an example or a pair of an example and its label; an example is a tensor, a NumPy
+    array or a PIL image. Random augmentations are frozen as they fall. PIL images and uint8 are
+    discrete with 256 levels; a transform that turns them into floats makes them continuous, so
+    leave it out to measure bits per dimension.
+
+    Args:
+        dataset: has `__len__` and `__getitem__`, such as `torch.utils.data.Dataset`.
+        scaling: as for `from_tensor`.
+        name: what the data set is called in reports; by default the name of its class.
+
+    Raises:
+        TypeError: if `dataset` is not map-style, or an item is something else.
+        DataError: if it is empty, or examples differ in shape.
+    """
+    from tqdm.auto import tqdm
+
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"dataset is a {type(dataset).__name__}; accepted: a map-style data set, with __len__ "
+            "and __getitem__, so collect a stream into a list first"
+        )
+    if len(dataset) == 0:
+        raise DataError("dataset holds no examples")
+    name = name or type(dataset).__name__
+    examples: list[Tensor] = []
+    labels: list[int] = []
+    for i in tqdm(range(len(dataset)), desc=f"reading {name}", delay=2):
+        with naming(f"item {i}"):
+            example, label = _item(dataset[i])
+            _require_alike(example, label, examples, labels)
+        examples.append(example)
+        labels += [] if label is None else [label]
+    return from_tensor(
+        torch.stack(examples), torch.tensor(labels) if labels else None, scaling, name=name
+    )
+
+
+def _item(item: Any) -> tuple[Tensor, int | None]:
+    if isinstance(item, (tuple, list)):
+        if not 1 <= len(item) <= 2:
+            raise DataError(
+                f"has {len(item)} parts; accepted: an example, or an example and a label"
+            )
+        label = None if len(item) == 1 else _label(item[1])
+        return _example(item[0]), label
+    return _example(item), None
+
+
+def _example(example: Any) -> Tensor:
+    if isinstance(example, Tensor):
+        return example
+    if isinstance(example, np.ndarray):
+        return torch.as_tensor(example)
+    if hasattr(example, "getexif"):  # what every PIL image has, without importing PIL
+        return from_pil(example)
+    raise TypeError(
+        f"an example is a {type(example).__name__}; "
+        "accepted: a tensor, a NumPy array or a PIL image"
+    )
+
+
+def _label(label: Any) -> int:
+    value = label.item() if hasattr(label, "item") else label
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"label={value!r} must be a whole number")
+    return value
+
+
+def _require_alike(
+    example: Tensor, label: int | None, examples: list[Tensor], labels: list[int]
+) -> None:
+    if examples and (example.shape, example.dtype) != (examples[0].shape, examples[0].dtype):
+        raise DataError(
+            f"is {tuple(example.shape)} of {example.dtype} where the first is "
+            f"{tuple(examples[0].shape)} of {examples[0].dtype}"
+        )
+    if examples and (label is None) != (not labels):
+        raise DataError("has a label where others have none, or the other way round")

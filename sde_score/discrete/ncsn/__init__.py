@@ -1,0 +1,1 @@
+"""Noise scales: the multi-noise view of a diffusion."""

@@ -1,0 +1,1 @@
+"""Samplers measured against exact flows and distributions."""

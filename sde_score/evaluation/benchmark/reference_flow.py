@@ -1,0 +1,76 @@
+"""Ends of the probability flow, found once per start and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sde_score._core.files import replace_file
+from sde_score.evaluation.benchmark.targets import BenchmarkTarget
+from sde_score.random import example_seeds
+
+PART = 256
+
+
+@dataclass(frozen=True, eq=False)
+class FlowEnds:
+    """Where the flow of a target takes the starts of a seed.
+
+    They are found in parts of 256 starts, each a file that a later call takes up, with other
+    numbers of starts too; a file that is damaged is found anew.
+
+    Args:
+        target: whose flow.
+        folder: for the files; None keeps nothing.
+    """
+
+    target: BenchmarkTarget
+    folder: Path | None = None
+    _known: dict[tuple[int, int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(self, seed: int, count: int) -> Tensor:
+        """Ends of the first `count` starts of a seed, shape `(count, *event)`, on the CPU."""
+        condition = self.target.condition(count)
+        parts = []
+        for first in range(0, count, PART):
+            size = min(PART, count - first)
+            part = None if condition is None else condition[first : first + size]
+            where = seed, first, size
+            if where not in self._known:
+                self._known[where] = self._part(*where, part)
+            parts.append(self._known[where])
+        return torch.cat(parts)
+
+    def _part(self, seed: int, first: int, size: int, condition: Tensor | None) -> Tensor:
+        stored = self._stored(seed, first, size)
+        if stored is not None:
+            return stored
+        start = self.target.start(example_seeds(seed, size, first))
+        ends = self.target.flow(start, condition).cpu().contiguous()
+        if self.folder is not None:
+            from safetensors.torch import save
+
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_file(self._path(seed, first, size), save({"ends": ends}))
+        return ends
+
+    def _stored(self, seed: int, first: int, size: int) -> Tensor | None:
+        if self.folder is None:
+            return None
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            ends = load(self._path(seed, first, size).read_bytes())["ends"]
+        except (FileNotFoundError, SafetensorError, KeyError):
+            return None
+        return ends if ends.shape == (size, *self.target.event_shape) else None
+
+    def _path(self, seed: int, first: int, size: int) -> Path:
+        owner = hashlib.sha256(self.target.identity.encode()).hexdigest()[:12]
+        name = f"flow-{owner}-seed{seed}-{first}-{first + size}.safetensors"
+        return (self.folder or Path()) / name

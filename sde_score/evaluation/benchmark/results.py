@@ -1,0 +1,145 @@
+"""What a benchmark of samplers found: a row for each entry and seed, and their means."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from sde_score.evaluation.metrics.confidence import Interval
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """What was found for an entry.
+
+    Args:
+        sampler: as in `Entry`.
+        grid: as there.
+        spec: as there.
+        stochastic: as there.
+        budget: as there.
+        source: as there.
+        seed: names the starts; None for a mean over seeds.
+        nfe: evaluations per sample, counted on the model.
+        seconds: for all samples.
+        rms: root mean square error to the end of the flow; None where noise is drawn.
+        median: over samples of the same for each sample.
+        distances: by name.
+        nll_gap: per dimension; None where the density is not known.
+        reason: why there are no figures; empty if there are.
+    """
+
+    sampler: str
+    grid: str
+    spec: str
+    stochastic: bool
+    budget: int | None = None
+    source: str = ""
+    seed: int | None = None
+    nfe: float = math.nan
+    seconds: float = math.nan
+    rms: float | None = None
+    median: float | None = None
+    distances: Mapping[str, Interval] | None = None
+    nll_gap: Interval | None = None
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """Whose sampler on which grid."""
+        name = f"{self.source} {self.sampler}" if self.source else self.sampler
+        return f"{name} [{self.grid}]"
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for JSON; what is not a number is None."""
+        found = asdict(self)
+        return {k: None if isinstance(v, float) and v != v else v for k, v in found.items()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> BenchmarkRow:
+        """Inverse of `record`.
+
+        Raises:
+            KeyError, TypeError: if the record is not one of a row.
+        """
+        known = {field.name: record[field.name] for field in fields(cls)}
+        if known["distances"] is not None:
+            known["distances"] = {k: Interval(**v) for k, v in known["distances"].items()}
+        if known["nll_gap"] is not None:
+            known["nll_gap"] = Interval(**known["nll_gap"])
+        for name in ("nfe", "seconds"):
+            known[name] = math.nan if known[name] is None else known[name]
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All that was measured on a target.
+
+    Args:
+        target: its name.
+        sde: that samplers saw.
+        flow: how the flow was found.
+        count: samples per row.
+        names: of the distances.
+        floors: what perfect samples of that number score: the distances and, where the density is
+            known, `nll gap`.
+        rows: one for each entry and seed.
+    """
+
+    target: str
+    sde: str
+    flow: str
+    count: int
+    names: tuple[str, ...]
+    floors: Mapping[str, Interval]
+    rows: tuple[BenchmarkRow, ...] = ()
+
+    @property
+    def means(self) -> list[BenchmarkRow]:
+        """Rows that differ in the seed alone, made one: mean squares for the error, else means."""
+        groups: dict[str, list[BenchmarkRow]] = {}
+        for row in self.rows:
+            groups.setdefault(row.spec, []).append(row)
+        return [_mean_row(group) for group in groups.values()]
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {**asdict(self), "rows": [row.record() for row in self.rows]}
+
+
+def _mean_row(group: Sequence[BenchmarkRow]) -> BenchmarkRow:
+    first = replace(group[0], seed=None)
+    failed = [row for row in group if row.reason]
+    if failed:
+        reason = failed[0].reason
+        if len(group) > 1:
+            reason = f"{len(failed)} of {len(group)} seeds: {reason}"
+        empty = replace(first, rms=None, median=None, distances=None, nll_gap=None)
+        return replace(empty, nfe=failed[0].nfe, seconds=failed[0].seconds, reason=reason)
+    row = replace(
+        first,
+        nfe=statistics.fmean(row.nfe for row in group),
+        seconds=statistics.fmean(row.seconds for row in group),
+    )
+    squares = [row.rms**2 for row in group if row.rms is not None]
+    medians = [row.median for row in group if row.median is not None]
+    if squares and medians:
+        rms, median = math.sqrt(statistics.fmean(squares)), statistics.fmean(medians)
+        row = replace(row, rms=rms, median=median)
+    gaps = [row.nll_gap for row in group if row.nll_gap is not None]
+    several = [row.distances for row in group if row.distances is not None]
+    names = several[0] if several else {}
+    distances = {name: _mean([each[name] for each in several]) for name in names}
+    return replace(row, distances=distances or None, nll_gap=_mean(gaps) if gaps else None)
+
+
+def _mean(found: Sequence[Interval]) -> Interval:
+    """Mean over seeds; its error is the larger of what each says and what their spread says."""
+    values, root = [each.value for each in found], math.sqrt(len(found))
+    within = math.sqrt(statistics.fmean(each.standard_error**2 for each in found)) / root
+    between = statistics.stdev(values) / root if len(found) > 1 else 0.0
+    return Interval(statistics.fmean(values), max(within, between))

@@ -1,0 +1,226 @@
+r"""What samplers are measured on: laws whose score, samples and flow are known.
+
+`TARGETS` names the exact ones; each is made by a function of the diffusion alone, so that
+`TARGETS.create("ring(sde='vp')")` is the ring under VP. Any model with data to compare with makes
+one too, such as a trained network (`sde_score.report.benchmark.benchmark.target_of_run`).
+
+The *flow* of a target takes a start to the end of the probability-flow ODE: what a deterministic
+sampler should have found. For an exact law it depends on the noise ratio s = sigma / alpha alone,
+not on the diffusion: with x the start, y = x / alpha goes from the ratio of `t_max` down to
+s = 1e-5, where the denoised mean ends it. For data of variance v along an axis the exact factor of
+the last stretch is sqrt(v / (v + s^2)) and that of the mean v / (v + s^2), so the end is off by
+
+.. math:: \frac{s^2}{2 v} \quad \text{of the data: } 5 \cdot 10^{-8} \text{ for } v = 10^{-3} .
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sde_score._core.registry import Registry
+from sde_score.models import GaussianMixture, Model
+from sde_score.random import ExampleStreams, generator_from
+from sde_score.samplers import ProbabilityFlowODE, UniformTime
+from sde_score.sdes import EDM, SDE
+from sde_score.sdes import create as create_sde
+
+RING_STD, RING_MODES = 0.1, 8
+DIGITS_COMPONENTS, DIGITS_RIDGE = 10, 1e-3
+
+_FLOW_END, _FLOW_TOLERANCE = 1e-5, 1e-10
+_BLOCK = 4096  # examples whose density is computed at once
+_ENTROPY_DRAWS = 100_000
+_TRUTH_SEED = 7001
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkTarget:
+    """A law to sample from.
+
+    Args:
+        name: for tables.
+        model: the score that samplers see, on its SDE.
+        event_shape: shape of one sample.
+        truth: `count -> (count, *event)`, draws of the law that samples are compared with, always
+            the same; fewer come back where there are no more.
+        data: `(count, seed) -> (count, *event)`, other draws of it, or as many as there are.
+        flow: starts at `t_max` to the ends of the probability-flow ODE, like x, and which of the
+            conditions they have.
+        flow_note: how the flow was found, for captions.
+        log_prob: log density of the data in nats, `(batch,)`, if it is known.
+        starts: how many starts suit it.
+        condition: `count -> (count, ...)`, passed to the model; None for no condition.
+        deliver: from samples to what is compared with data.
+        identity: what names the law in files; two targets of one identity are the same.
+    """
+
+    name: str
+    model: Model
+    event_shape: tuple[int, ...]
+    truth: Callable[[int], Tensor]
+    data: Callable[[int, int], Tensor]
+    flow: Callable[[Tensor, Tensor | None], Tensor]
+    flow_note: str
+    identity: str
+    log_prob: Callable[[Tensor], Tensor] | None = None
+    starts: int = 1024
+    condition: Callable[[int], Tensor | None] = field(default=lambda count: None)
+    deliver: Callable[[Tensor], Tensor] = field(default=lambda samples: samples)
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a sample."""
+        return math.prod(self.event_shape)
+
+    def start(self, seeds: Sequence[int]) -> Tensor:
+        """States at `t_max`, one per seed: the very ones that samplers draw from these seeds."""
+        blank = self.blank(len(seeds))
+        return ExampleStreams(seeds, blank)().clone() * self.model.sde.prior_std
+
+    def blank(self, count: int) -> Tensor:
+        """An empty batch, as precise as the model and on its device."""
+        module = self.model
+        tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
+        like = next((t for t in tensors if t.is_floating_point()), torch.empty(()))
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return torch.empty((count, *self.event_shape), dtype=dtype, device=like.device)
+
+    def surprise(self, x: Tensor) -> Tensor | None:
+        """-log p per dimension, `(batch,)` in float64; None where the density is not known."""
+        if self.log_prob is None:
+            return None
+        parts = [self.log_prob(part.double()) for part in torch.split(x, _BLOCK)]
+        return -torch.cat(parts) / self.dimensions
+
+    def entropy(self, seed: int = 0, draws: int = _ENTROPY_DRAWS) -> tuple[float, float] | None:
+        """Entropy per dimension and its standard error, from exact draws."""
+        if self.log_prob is None:
+            return None
+        found = self.surprise(self.data(draws, seed))
+        if found is None:
+            return None
+        return float(found.mean()), float(found.std()) / math.sqrt(len(found))
+
+
+def exact_flow(
+    model: Model,
+    x: Tensor,
+    condition: Tensor | None = None,
+    *,
+    end: float | None = None,
+    tolerance: float = _FLOW_TOLERANCE,
+) -> Tensor:
+    """Ends of the probability-flow ODE, each start with its own adaptive steps.
+
+    The ODE is integrated over the log signal-to-noise ratio, in float64 around the model, down to
+    the time `end`; the denoised mean there is the result.
+
+    Args:
+        model: anything with the model protocol.
+        x: states at `model.sde.t_max`.
+        condition: passed to the model.
+        end: last time; None takes `model.sde.t_min`.
+        tolerance: of a step, relative and absolute.
+    """
+    last = model.sde.t_min if end is None else end
+    solver = ProbabilityFlowODE(rtol=tolerance, atol=tolerance, grid=UniformTime(end=last))
+    return solver(model, x, seed=0, condition=condition, progress=False)
+
+
+def exact_target(
+    name: str, law: Callable[[SDE], GaussianMixture], sde: SDE | str, starts: int
+) -> BenchmarkTarget:
+    """A target made of a mixture whose score is known.
+
+    Args:
+        name: for tables.
+        law: the mixture under a diffusion.
+        sde: the diffusion that samplers see, or its spec.
+        starts: how many starts suit it.
+    """
+    sde = create_sde(sde) if isinstance(sde, str) else sde
+    model, ratio = law(sde), float(torch.exp(-0.5 * sde.log_snr(sde.t_max)))
+    fine, scale = law(EDM(_FLOW_END, ratio)), float(sde.alpha(sde.t_max))
+
+    def data(count: int, seed: int) -> Tensor:
+        return model.sample(count, generator=generator_from(seed)).reshape(
+            count, *model.event_shape
+        )
+
+    def flow(x: Tensor, condition: Tensor | None) -> Tensor:
+        return exact_flow(fine, x.double() / scale, condition)
+
+    return BenchmarkTarget(
+        name=name,
+        model=model,
+        event_shape=model.event_shape,
+        truth=lambda count: data(count, _TRUTH_SEED),
+        data=data,
+        flow=flow,
+        flow_note=f"exact: adaptive to {_FLOW_TOLERANCE:g} in float64, down to {_FLOW_END:g}",
+        identity=f"{name} {digest(model)} under {sde!r}",
+        log_prob=model.log_prob,
+        starts=starts,
+    )
+
+
+def digest(model: nn.Module) -> str:
+    """A short name for the numbers in a model; the same for equal numbers."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
+
+
+def ring(sde: SDE | str = "edm") -> BenchmarkTarget:
+    r"""Eight equal Gaussian modes of standard deviation 0.1 on a circle, in the plane.
+
+    .. math:: \mu_k = r\, (\cos \tfrac{2 \pi k}{8}, \sin \tfrac{2 \pi k}{8}), \qquad
+              r = \sqrt{2\, (1 - 0.1^2)}
+
+    so that each coordinate has variance :math:`r^2 / 2 + 0.1^2 = 1`.
+    """
+
+    def law(under: SDE) -> GaussianMixture:
+        angle = 2 * math.pi * torch.arange(RING_MODES, dtype=torch.float64) / RING_MODES
+        radius = math.sqrt(2 * (1 - RING_STD**2))
+        return GaussianMixture(
+            radius * torch.stack([angle.cos(), angle.sin()], 1), RING_STD**2, under
+        )
+
+    return exact_target("ring", law, sde, starts=4096)
+
+
+def digits_mixture(sde: SDE | str = "edm") -> BenchmarkTarget:
+    """Ten Gaussians with full covariances in 64 dimensions, fitted to real handwritten digits.
+
+    The fit is scikit-learn's expectation maximization on its bundled digits, scaled to [-1, 1],
+    from a fixed seed; 1e-3 on the diagonal keeps pixels that never change from having no variance.
+    It takes a second, and its numbers are part of the target's identity.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.mixture import GaussianMixture as Fit
+
+    fit = Fit(DIGITS_COMPONENTS, reg_covar=DIGITS_RIDGE, random_state=0)
+    fit.fit(load_digits().data / 8 - 1)
+    means, covariances, weights = (
+        torch.as_tensor(a) for a in (fit.means_, fit.covariances_, fit.weights_)
+    )
+
+    def law(under: SDE) -> GaussianMixture:
+        return GaussianMixture(means, covariances, under, weights)
+
+    return exact_target("digits-mixture", law, sde, starts=1024)
+
+
+TARGETS: Registry[BenchmarkTarget] = Registry(
+    "benchmark target", {"ring": ring, "digits-mixture": digits_mixture}
+)
+"""Laws with exact scores; each is made under any SDE, with EDM from sigma = 80 down if not told."""

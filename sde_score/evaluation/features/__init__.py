@@ -1,0 +1,1 @@
+"""Feature extractors that distances look through."""

@@ -1,0 +1,1 @@
+"""Distances between sets of examples, with confidence intervals and noise floors."""

@@ -1,0 +1,202 @@
+r"""Distances with error bars: samples against one held-out set, with 95% intervals and a noise
+floor.
+
+A distance between two finite sets depends on their sizes, so all that are compared here have one
+size, s: the value of a sampler is the mean of D over random subsets of s of its n samples, each
+measured against the whole held-out set, which is the same for all. The spread of D over such
+subsets says how far the value would move with other samples. With v the variance over subsets
+drawn without replacement, R of them,
+
+.. math:: se^2 = v \Big(\frac{s}{n - s} + \frac{1}{R}\Big), \qquad
+          \text{95\%: } value \pm 1.96\, se .
+
+The first term is the delete-(n - s) jackknife, the second what more subsets would remove. An
+interval holds the chance of the samples alone: the held-out set is shared by all rows and by the
+floor, so differences between them do not feel its choice.
+
+The noise floor is the value of perfect samples: the same statistic of the training data, N
+examples. Two subsets of N examples overlap, which hides the share s / N of their variance; so one
+subset has the variance v / (1 - s / N), and a value made of n perfect samples lies within
+
+.. math:: mean \pm 1.96\, \sqrt{\frac{v}{1 - s/N} \Big(\frac{s}{n} + \frac{1}{R}\Big)}
+
+in 95% of the cases. Both are exact for a D that is linear in the sets and err on the wide side
+where D is not, as at the floor itself.
+
+Reference: Shao & Wu 1989, https://doi.org/10.1214/aos/1176347263.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sde_score._core.checks import require_count
+from sde_score.evaluation.features.extractors import extract
+from sde_score.evaluation.metrics._sets import require_sets
+from sde_score.evaluation.metrics.distances import Distance, FeatureDistance, create
+from sde_score.random import generator_from
+
+_NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its standard error.
+
+    Args:
+        value: the figure.
+        standard_error: of the value, in its units.
+    """
+
+    value: float
+    standard_error: float
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95% interval."""
+        return self.value - self.margin
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95% interval."""
+        return self.value + self.margin
+
+    @property
+    def margin(self) -> float:
+        """Half of the 95% interval."""
+        return _NORMAL_95 * self.standard_error
+
+
+class _Sets(NamedTuple):
+    """What one distance compares: its own view of the held-out and of the training examples."""
+
+    distance: Distance
+    held_out: Tensor
+    train: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DistanceEstimator:
+    """Measures samples against held-out data; see the top of this file.
+
+    Args:
+        train: the data of training, in model range, shape `(N, *event)`; for the noise floor.
+        held_out: data that training never saw, shape `(m, *event)`, m >= 2.
+        count: samples n of each set that will be measured, at least 4.
+        distances: specs as `sde_score.evaluation.create` takes them, such as
+            `"frechet(extractor='pixels')"`, or distances.
+        repeats: subsets R, at least 2.
+        seed: names the subsets, which are the same for all sets of samples.
+
+    Raises:
+        TypeError: if a set is not a floating-point tensor.
+        ValueError: if a set is too small, the sets do not fit, or a distance is unknown.
+    """
+
+    train: Tensor
+    held_out: Tensor
+    count: int
+    distances: Sequence[str | Distance] = ("sliced-wasserstein2(projections=128)", "frechet")
+    repeats: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_count(4, count=self.count)
+        require_count(2, repeats=self.repeats)
+        require_sets(self.train, self.held_out)
+        if self.size < 2:
+            raise ValueError(
+                f"train holds {len(self.train)} examples: two disjoint sets of 2 need at least 4"
+            )
+        if not self.distances:
+            raise ValueError("distances is empty: name at least one, such as 'frechet'")
+        _ = self._measures
+
+    @property
+    def size(self) -> int:
+        """Examples s in each measured subset: half the samples, or half the training data."""
+        return min(self.count, len(self.train)) // 2
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the distances, with their extractors in brackets."""
+        return tuple(name for name, _ in self._measures)
+
+    @cached_property
+    def floors(self) -> tuple[Interval, ...]:
+        """Noise floor of each distance: what perfect samples would score, and how far off."""
+        return tuple(self._floor(sets) for sets in self._sets)
+
+    def __call__(self, samples: Tensor) -> tuple[Interval, ...]:
+        """Distance of samples to the held-out data, one interval per distance.
+
+        Args:
+            samples: in model range, shape `(count, *event)`.
+
+        Raises:
+            ValueError: if their number or shape does not fit, or they are not finite.
+        """
+        if len(samples) != self.count:
+            raise ValueError(f"{len(samples)} samples came, this ruler is for count={self.count}")
+        require_sets(samples, self.held_out)
+        found = []
+        for (_, measure), sets in zip(self._measures, self._sets, strict=True):
+            values = self._subsets(sets, _seen_by(measure, samples))
+            share = self.size / (self.count - self.size) + 1 / self.repeats
+            found.append(Interval(float(values.mean()), float(values.std()) * math.sqrt(share)))
+        return tuple(found)
+
+    @cached_property
+    def _measures(self) -> tuple[tuple[str, Distance], ...]:
+        return tuple(_named(distance) for distance in self.distances)
+
+    @cached_property
+    def _sets(self) -> tuple[_Sets, ...]:
+        """Features are extracted once; subsets are taken of features."""
+        return tuple(
+            _Sets(
+                measure.distance if isinstance(measure, FeatureDistance) else measure,
+                _seen_by(measure, self.held_out),
+                _seen_by(measure, self.train),
+            )
+            for _, measure in self._measures
+        )
+
+    def _floor(self, sets: _Sets) -> Interval:
+        values, all_of_them = self._subsets(sets, sets.train), len(self.train)
+        variance = float(values.var()) / (1 - self.size / all_of_them)
+        share = self.size / self.count + 1 / self.repeats
+        return Interval(float(values.mean()), math.sqrt(variance * share))
+
+    def _subsets(self, sets: _Sets, x: Tensor) -> Tensor:
+        """The distance of each subset of x to the held-out data, float64, shape `(repeats,)`.
+
+        Subsets come in disjoint pairs, halves of one shuffle, whose first-order errors cancel.
+        """
+        values = []
+        for repeat in range(self.repeats):
+            order = torch.randperm(len(x), generator=generator_from(self.seed, repeat // 2))
+            first = self.size * (repeat % 2)
+            rows = order[first : first + self.size].to(x.device)
+            values.append(sets.distance(x[rows], sets.held_out))
+        return torch.tensor(values, dtype=torch.float64)
+
+
+def _named(distance: str | Distance) -> tuple[str, Distance]:
+    measure = create(distance) if isinstance(distance, str) else distance
+    if isinstance(measure, FeatureDistance):
+        return measure.name, measure
+    if isinstance(distance, str):
+        return distance.partition("(")[0], measure
+    return getattr(distance, "__name__", type(distance).__name__), measure
+
+
+def _seen_by(measure: Distance, x: Tensor) -> Tensor:
+    return extract(x, measure.extractor) if isinstance(measure, FeatureDistance) else x

@@ -1,0 +1,1 @@
+"""All views of one trained model, compared."""

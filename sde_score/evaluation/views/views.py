@@ -1,0 +1,97 @@
+"""The views of one trained score: how each samples and weighs data with the same network.
+
+A view is a line in `VIEWS`: the model whose view it is, its sampler at a budget of network
+evaluations, and its likelihood. To add one, write its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sde_score._core.checks import require_count
+from sde_score._core.registry import format_spec, parse_spec
+from sde_score.sdes import SDE
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to read a score.
+
+    A sampler of s steps costs `each * s + extra` evaluations.
+
+    Args:
+        family: the model whose view it is, such as `"hierarchical VAE"`.
+        label: its sampler in two words, for pictures.
+        sampler: a spec of `sde_score.samplers`, in which `{steps}` stands for the steps; without it
+            a tolerance decides the cost, whatever the budget.
+        likelihood: a spec of `sde_score.likelihood`, in which `{nfe}` stands for the evaluations,
+            `{end}` for the last time of samplers; None for a view that has none of its own.
+        each: evaluations of a step.
+        extra: evaluations beyond those of the steps; negative where the last step costs less.
+    """
+
+    family: str
+    label: str
+    sampler: str
+    likelihood: str | None = None
+    each: int = 1
+    extra: int = 0
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a tolerance decides the cost."""
+        return "{steps}" not in self.sampler
+
+    def sampler_within(self, nfe: int) -> str | None:
+        """The sampler with the most steps that `nfe` evaluations pay for; None if for none.
+
+        Raises:
+            ValueError: for a budget below 1.
+        """
+        require_count(nfe=nfe)
+        steps = (nfe - self.extra) // self.each
+        return self.sampler.format(steps=steps) if steps > 0 else None
+
+    @property
+    def layered(self) -> bool:
+        """Whether the likelihood changes with the evaluations."""
+        return "{nfe}" in (self.likelihood or "")
+
+    def likelihood_at(self, nfe: int, sde: SDE, dequantized: bool) -> str | None:
+        """The likelihood at a number of evaluations; None if there is none, as for one layer.
+
+        Args:
+            nfe: evaluations of the sampler.
+            sde: of the model.
+            dequantized: whether the model was trained on levels spread over their bins: it then
+                knows nothing of their centers, and must be asked about spread ones.
+        """
+        if self.likelihood is None or (self.layered and nfe < 2):
+            return None
+        name, arguments = parse_spec(self.likelihood.format(nfe=nfe, end=sde.sampling_t_min))
+        if dequantized:
+            arguments["dequantization"] = "uniform"
+        return format_spec(name, arguments)
+
+
+_LADDER = "annealed-langevin(steps={steps}, steps_each=1, step_ratio=None)"
+# One chain both samples and bounds. Its layers are where the bound is closest: even in the log
+# signal-to-noise ratio.
+_ANCESTRAL = "ancestral(steps={steps}, grid='log_snr')"
+_DDIM = "ddim(steps={steps}, grid='log_snr')"
+_LAYERS = "elbo(layers={nfe}, grid='log_snr(end={end})')"
+_ODE = "ode(rtol=0.001, atol=0.001)"
+
+_NCSN, _SDE, _VAE, _FLOW = "multi-noise", "reverse SDE", "hierarchical VAE", "probability-flow ODE"
+
+VIEWS: Mapping[str, View] = {
+    "annealed-langevin": View(_NCSN, "annealed Langevin", _LADDER, extra=1),
+    "pc": View(_NCSN, "predictor-corrector", "pc(steps={steps})", each=2),
+    "reverse-sde": View(_SDE, "Euler-Maruyama", "euler-maruyama(steps={steps})", "bound"),
+    "ancestral": View(_VAE, "ancestral", _ANCESTRAL, _LAYERS),
+    "ddim": View(_VAE, "DDIM", _DDIM, _LAYERS),
+    "heun": View(_FLOW, "Heun", "heun(steps={steps})", "flow", each=2, extra=-1),
+    "ode": View(_FLOW, "adaptive", _ODE, "flow"),
+}
+"""All views, in the order in which a reader should meet them."""

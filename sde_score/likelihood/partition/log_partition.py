@@ -1,0 +1,183 @@
+"""`log_partition`: the one door to the partition function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sde_score._core.checks import require_batch, require_choice, require_count
+from sde_score.likelihood.partition.annealing import Plan, Tick
+from sde_score.likelihood.partition.geometric_path import Path, Reference, as_reference
+from sde_score.likelihood.partition.methods import PARTITION_METHODS, Task
+from sde_score.likelihood.partition.result import LogPartition
+from sde_score.likelihood.partition.schedule import pilot, refine
+from sde_score.mcmc import KERNELS, Kernel
+from sde_score.models import Density, Marginal, Model
+from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
+
+_PILOT = 256
+
+
+@torch.no_grad()
+def log_partition(
+    density: Density | Model,
+    start: Sequence[int] | Reference,
+    *,
+    method: str = "ais",
+    chains: int = 1024,
+    steps: int = 200,
+    moves: int = 1,
+    kernel: str | Kernel = "mala",
+    betas: Sequence[float] | None = None,
+    tune: bool = True,
+    samples: Tensor | None = None,
+    populations: int = 16,
+    seed: int | None = 0,
+    progress: bool = True,
+) -> LogPartition:
+    r"""log of the integral of exp(-energy), with an error bar.
+
+    All methods walk chains from `start`, whose constant is known, along the geometric path
+    exp(-(1 - beta) E_start - beta E):
+
+    =============== ====================== ================================================
+    `ais`           lower bound            annealed importance sampling
+    `reverse-ais`   upper bound            the same backwards, from samples of the density
+    `bridge`        both, and between      Bennett's acceptance ratio of the two walks
+    `smc`           lower bound            sequential Monte Carlo: chains resampled by weight
+    `thermodynamic` -                      mean energy integrated over the path of `smc`
+    =============== ====================== ================================================
+
+    A bound is one on average, E[lower] <= log Z <= E[upper], and lower - log Z > b has probability
+    below exp(-b): the gap between both, which closes as steps grow, tells how well the walk did.
+    The upper bound needs *exact* samples; with those of an unconverged chain it may be anything.
+    Where the density has an edge, it stays above by -log of the share of start that lies inside.
+    `thermodynamic` needs an energy whose mean under start is finite, and not huge.
+    Error bars are those of the mean over independent chains (`ais`, `bridge`) or populations
+    (`smc`, `thermodynamic`), by the delta method: they tell nothing of modes no chain has seen.
+
+    A pilot of 256 particles first finds stops at which the weights stay even, and the step size at
+    which the kernel is accepted as often as it should be. The estimate uses neither its particles
+    nor its noise, and so stays unbiased: E[exp(value)] = Z for `ais` and `smc`.
+
+    Args:
+        density: an energy with its score; a model stands for its law at `t_min` (for another time
+            or a condition see `Marginal`). Energies that are infinite or not a number mean density
+            zero.
+        start: event shape, for the standard normal law, or a density with `sample` and `log_z`:
+            `GaussianReference(mean, std)`, `GaussianReference.fit(data)`, any target. It should
+            cover the density.
+        method: one of the above.
+        chains: walked at once, at least 2 (at least 2 per population, and a multiple of them).
+        steps: stops after beta = 0, at least 1.
+        moves: kernel steps at each stop, at least 1.
+        kernel: a name from `KERNELS` such as `"hmc(leapfrogs=5)"`, or an object: adjusted, and at
+            temperature 1.
+        betas: the stops themselves, increasing from 0 to 1, instead of `steps`.
+        tune: find step sizes by the pilot; otherwise `kernel.step_size`, which needs `betas`.
+        samples: exact samples of the density for `reverse-ais` and `bridge`, `(count, *event)`, at
+            least 2; by default `density.sample(chains)`.
+        populations: independent runs of `smc` and `thermodynamic`, at least 2.
+        seed: of all randomness; None draws one.
+        progress: show a bar once it takes over two seconds.
+
+    Returns:
+        a `LogPartition`. Network evaluations per chain: `steps` energies and `steps` energies with
+        score, and `steps * moves` times those of the kernel; for `bridge` twice that.
+
+    Raises:
+        TypeError: if start is neither a shape nor such a density, or the model knows no energy.
+        ValueError: for an unknown name, a number outside its range, a kernel that is not adjusted,
+            or samples that are missing.
+        RuntimeError: if the energy is finite on no sample of start, or the path does not end.
+
+    Reference: see `PARTITION_METHODS`.
+    """
+    require_choice("method", method, tuple(PARTITION_METHODS))
+    mover = KERNELS.create(kernel) if isinstance(kernel, str) else kernel
+    _check(mover, chains, steps, moves, populations, betas, tune, samples)
+    if method in ("smc", "thermodynamic") and (chains % populations or chains < 2 * populations):
+        raise ValueError(
+            f"chains={chains} must be a multiple of populations={populations}, at least 2 in each"
+        )
+    seed = int(torch.randint(1 << 62, ()).item()) if seed is None else seed
+    law = Marginal(density) if isinstance(density, Model) else density
+    like = _like(density)
+    path = Path(as_reference(start, like), law)
+    with _bar("pilot", progress) as bar:
+        plan = _plan(
+            path, mover, steps if betas is None else betas, moves, tune, like, seed, bar.update
+        )
+    chosen = PARTITION_METHODS[method]
+    total = chosen.walks * (len(plan.betas) - 1) + (method in ("smc", "thermodynamic"))
+    with _bar(method, progress, total) as bar:
+        return chosen.run(Task(path, plan, chains, populations, samples, like, seed, bar.update))
+
+
+def _plan(
+    path: Path,
+    kernel: Kernel,
+    stops: Sequence[float] | int,
+    moves: int,
+    tune: bool,
+    like: Tensor,
+    seed: int,
+    tick: Tick,
+) -> Plan:
+    if not tune and not isinstance(stops, int):
+        return Plan(list(stops), [kernel.step_size] * len(stops), kernel, moves)
+    generator = generator_from(seed, 0)
+    x = path.reference.sample(_PILOT, generator).to(like)
+    noise = ExampleStreams(example_seeds(mix(seed, 1), _PILOT), x)
+    return refine(pilot(path, kernel, x, noise, generator, tick), stops, moves)
+
+
+def _check(
+    kernel: Kernel,
+    chains: int,
+    steps: int,
+    moves: int,
+    populations: int,
+    betas: Sequence[float] | None,
+    tune: bool,
+    samples: Tensor | None,
+) -> None:
+    require_count(2, chains=chains, populations=populations)
+    require_count(steps=steps, moves=moves)
+    if not kernel.adjusted or kernel.temperature != 1:
+        raise ValueError(
+            f"kernel={kernel} does not keep exp(-energy); accepted: an adjusted kernel at "
+            "temperature 1, such as mala or hmc"
+        )
+    if betas is not None:
+        ends = len(betas) >= 2 and betas[0] == 0 and betas[-1] == 1
+        if not ends or any(not a < b for a, b in pairwise(betas)):
+            raise ValueError(f"betas={list(betas)} must increase from 0 to 1")
+    elif not tune:
+        raise ValueError("tune=False needs betas: the pilot that it leaves out would find them")
+    if samples is not None:
+        require_batch("samples", samples)
+        require_count(2, **{"number of samples": len(samples)})
+
+
+def _like(density: object) -> Tensor:
+    """An empty tensor of the dtype, at least float32, and device of a density's parameters."""
+    module = density.model if isinstance(density, Marginal) else density
+    tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
+    floating = [p for p in tensors if p.is_floating_point()]
+    like = floating[0] if floating else torch.empty((), dtype=torch.float64)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.empty((), dtype=dtype, device=like.device)
+
+
+def _bar(name: str, progress: bool, total: int | None = None) -> tqdm[Any]:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=name, unit="stop", delay=2, disable=not progress)

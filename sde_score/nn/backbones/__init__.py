@@ -1,0 +1,1 @@
+"""Networks for one kind of data each, built of blocks."""

@@ -1,0 +1,122 @@
+"""How a backbone learns the noise level and the class of each example."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sde_score._core.checks import require_count
+from sde_score.nn._inputs import require_noise_level
+
+NO_CLASS = -1
+
+# The noise level is a quarter of log(sigma / alpha), within -4 .. 4. The slowest wave, of period
+# 16, tells all levels of -8 .. 8 apart; the fastest, of period 1/2, turns once while sigma / alpha
+# grows e^2-fold. What a denoiser does changes over about one e-fold, so faster waves would add
+# nothing but roughness between the levels seen in training.
+_SLOWEST, _FASTEST, _WAVES = math.tau / 16, math.tau * 2, 16
+
+
+def fourier_features(noise_level: Tensor) -> Tensor:
+    r"""Cosines and sines of the noise level at 16 frequencies, evenly spaced in their logarithm.
+
+    .. math:: (\cos \omega_k c, \sin \omega_k c), \quad \omega_k = 2^{k/3} \, 2 \pi / 16, \quad
+              k = 0 \ldots 15
+
+    The frequencies are fixed and made where they are used: nothing is drawn at random, stored with
+    the weights, or rounded when the network is cast to half precision.
+
+    Args:
+        noise_level: shape `(batch,)`.
+
+    Returns:
+        Shape `(batch, 32)`, in the dtype of `noise_level` and in float32 at least.
+    """
+    dtype = torch.promote_types(noise_level.dtype, torch.float32)
+    first, last = math.log2(_SLOWEST), math.log2(_FASTEST)
+    frequencies = torch.logspace(
+        first, last, _WAVES, base=2.0, dtype=dtype, device=noise_level.device
+    )
+    angles = noise_level.to(dtype)[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class NoiseEmbedding(nn.Module):
+    """A vector that tells a backbone the noise level, and the class, of each example.
+
+    Fourier features of the noise level go through a two-layer network; the vector of the class is
+    added to what comes out. The sum has passed a SiLU already, so that a block needs only one
+    linear layer to read it.
+
+    Args:
+        channels: length of the vector, at least 1.
+        num_classes: number of classes; 0 for a network without condition.
+
+    Raises:
+        ValueError: for counts that are not whole numbers in range.
+    """
+
+    def __init__(self, channels: int, num_classes: int = 0) -> None:
+        super().__init__()
+        require_count(channels=channels)
+        require_count(0, num_classes=num_classes)
+        self.num_classes = num_classes
+        self.first = nn.Linear(2 * _WAVES, channels)
+        self.second = nn.Linear(channels, channels)
+        self.classes = nn.Embedding(num_classes, channels) if num_classes else None
+
+    def forward(self, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Embed a batch of noise levels and, where there are classes, of labels.
+
+        Args:
+            noise_level: a quarter of log(sigma / alpha), within -4 .. 4, shape `(batch,)`.
+            condition: labels `0 ... num_classes - 1`, or -1 for "no class", int64 of shape
+                `(batch,)`. None means no class for the whole batch.
+
+        Returns:
+            Shape `(batch, channels)`.
+
+        Raises:
+            TypeError: if the noise level is not floating-point or the labels are not int64.
+            ValueError: for a wrong shape, labels out of range (looked at on the CPU only: a look at
+                a GPU would stall it), or labels given to a network without classes.
+        """
+        require_noise_level(noise_level)
+        features = fourier_features(noise_level).to(self.first.weight.dtype)
+        hidden: Tensor = self.second(F.silu(self.first(features)))
+        if self.classes is not None:
+            labels = torch.full_like(noise_level, NO_CLASS, dtype=torch.int64)
+            if condition is not None:
+                labels = self._checked(condition, noise_level)
+            # Looked up even when no example has a class, so that every process of a distributed run
+            # has a gradient for the table.
+            known = (labels != NO_CLASS)[:, None]
+            hidden = hidden + self.classes(labels.clamp(min=0)) * known
+        elif condition is not None:
+            raise ValueError(
+                "condition was given to a network without classes: build it with num_classes=..., "
+                "or leave condition out"
+            )
+        return F.silu(hidden)
+
+    def _checked(self, labels: Tensor, noise_level: Tensor) -> Tensor:
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+            what = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(
+                f"condition must be a tensor of int64 labels, got {what}: try condition.long()"
+            )
+        if labels.shape != noise_level.shape:
+            raise ValueError(
+                f"condition of shape {tuple(labels.shape)} must have one label per example, "
+                f"shape {tuple(noise_level.shape)}"
+            )
+        may_look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        if may_look and ((labels < NO_CLASS) | (labels >= self.num_classes)).any():
+            raise ValueError(
+                f"condition has labels from {labels.min()} to {labels.max()}; accepted: "
+                f"0 ... {self.num_classes - 1}, and {NO_CLASS} for no class"
+            )
+        return labels

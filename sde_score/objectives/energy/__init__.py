@@ -1,0 +1,1 @@
+"""Objectives that compare the energy of data with that of other examples."""

@@ -1,0 +1,1 @@
+"""Samplers that choose their step sizes, for each example on its own."""

@@ -1,0 +1,378 @@
+r"""One-step methods of several evaluations: one driver, and a table of methods.
+
+Like a multistep method (`multistep`), each step replaces a combination of the model's predictions
+(`exponential.FORMS`) by a polynomial in a chosen coordinate and solves the rest exactly. Here the
+polynomial goes through evaluations within the step, the *stages* of a table in `tableaux`, and
+nothing is remembered from earlier steps. In a form's natural clock these are the classical
+Runge-Kutta methods; in log-SNR they are DPM-Solver's. `RUNGE_KUTTA_ROWS` lists them.
+
+Noise comes in three ways, all with the marginals of the diffusion:
+
+- a noise level `eta`: the step is one of the reverse SDE. Its noise enters all stages as one
+  Brownian motion: the integrals between the stages are drawn one by one and carried on;
+- `ancestral`: a step of the ODE beyond the goal, from s_0 down to s_down, and back up by noise,
+
+  .. math:: s_{up} = a\, s_1 \sqrt{1 - s_1^2 / s_0^2}, \qquad s_{down}^2 = s_1^2 - s_{up}^2 ;
+
+- `churn`: noise first, from s_0 up to (1 + gamma) s_0, and a step of the ODE down from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sde_score._core.checks import require_choice, require_positive
+from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.fixed_step.butcher import TABLEAUX, Tableau
+from sde_score.samplers.fixed_step.exponential import FORMS, Form, exponential_steps, require_level
+from sde_score.samplers.fixed_step.linear import Number, blend, numbers
+from sde_score.samplers.fixed_step.published import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
+from sde_score.samplers.grids.rules import Grid
+from sde_score.samplers.noise.stochasticity import Level, as_level
+from sde_score.sdes import SDE
+from sde_score.sdes.clocks import COORDINATES, noise_ratio, time_of_ratio
+
+RATIOS: Mapping[str, Callable[[SDE, Tensor], Tensor]] = {
+    "log_snr": lambda sde, place: torch.exp(-place),
+    "sigma": lambda sde, place: place,
+    "rectified": lambda sde, place: place / (1 - place),
+    "angle": lambda sde, place: torch.tan(place),
+    "time": noise_ratio,
+}
+"""Back from a coordinate of `COORDINATES` to the noise ratio s."""
+
+NATURAL = {"noise": "sigma", "velocity": "rectified", "angular": "angle"}
+"""The coordinate of each form in which its steps are those of a classical Runge-Kutta method."""
+
+
+class Leg(NamedTuple):
+    """The numbers of a way from the start of a step to a stage or to its end."""
+
+    carry: Number
+    """Factor on the state x at the start."""
+    on_model: list[tuple[int, Number]]
+    """On what the model said in this step so far: which evaluation, and its factor."""
+    on_noise: list[Number]
+    """On the draws of this step so far, the last for this leg."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Held(Level):
+    """A level within a step, wherever in it an integral starts."""
+
+    level: Level
+    first: Tensor
+
+    def rate(self, s: Tensor, start: Tensor) -> Tensor:
+        return self.level.rate(s, self.first)
+
+    def log_phi(self, s: Tensor, start: Tensor) -> Tensor:
+        return self.level.log_phi(s, self.first)
+
+
+class Plan(NamedTuple):
+    """All numbers of a run, computed before it.
+
+    Args:
+        times: of the evaluations, float64 of shape `(steps, evaluations)`.
+        lifts: per step, factors on x and on the noise of churn.
+        legs: per step, one for each stage and one for the end.
+    """
+
+    times: Tensor
+    lifts: list[tuple[Number, Number]]
+    legs: list[list[Leg]]
+
+
+@dataclass(frozen=True)
+class RungeKutta(Sampler):
+    """Extrapolate the model's prediction through evaluations within the step.
+
+    The last step, to zero noise, is the denoised mean and costs one evaluation.
+
+    Args:
+        prediction: what is extrapolated: `"noise"`, `"data"`, `"velocity"` (noise less data) or
+            `"angular"` (the velocity on the circle of data and noise).
+        coordinate: in which it is a polynomial and the stages are placed: `"log_snr"`, `"sigma"`,
+            `"rectified"`, `"angle"` or `"time"`.
+        method: a name of `TABLEAUX`.
+        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `LEVELS` such as
+            `"interval(eta=0.8)"`, or a `Level`.
+        ancestral: share of the noise of ancestral sampling, in [0, 1], that is added after each
+            step, which goes down so much further; 0 is the ODE.
+        churn: overall amount of noise put back before the steps, >= 0: it raises s to (1 + gamma) s
+            with gamma = min(churn / steps, sqrt(2) - 1); 0 is the ODE.
+        churn_min: churn only where s is at least this.
+        churn_max: churn only where s is at most this. The noise is never raised beyond that of the
+            first time.
+        churn_noise: standard deviation of the fresh noise of churn, near 1.
+        reference: the paper.
+
+    Raises:
+        ValueError: for arguments outside their range or that do not go together.
+    """
+
+    steps: int = 20
+    grid: str | Grid = "rectified"
+    prediction: str = "velocity"
+    coordinate: str = "rectified"
+    method: str = "heun"
+    eta: float | str | Level = 0.0
+    ancestral: float = 0.0
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = math.inf
+    churn_noise: float = 1.0
+    reference: str = field(default=FLOW, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("prediction", self.prediction, tuple(FORMS))
+        require_choice("coordinate", self.coordinate, tuple(RATIOS))
+        require_choice("method", self.method, tuple(TABLEAUX))
+        require_positive(churn_noise=self.churn_noise)
+        if not 0 <= self.ancestral <= 1:
+            raise ValueError(f"ancestral={self.ancestral} must lie in [0, 1]; 0 is the ODE")
+        if not self.churn >= 0:
+            raise ValueError(f"churn={self.churn} must be at least 0; 0 is the ODE")
+        if not 0 <= self.churn_min <= self.churn_max:
+            raise ValueError(
+                f"churn_min={self.churn_min} and churn_max={self.churn_max} must be increasing"
+            )
+        level = require_level(self.prediction, self.eta)
+        if level.stochastic + (self.ancestral > 0) + (self.churn > 0) > 1:
+            raise ValueError(
+                f"eta={self.eta!r}, ancestral={self.ancestral} and churn={self.churn} are three "
+                "ways to add noise: at most one of them can be other than 0"
+            )
+        if self.ancestral and self.coordinate == "time":
+            raise ValueError(
+                f"ancestral={self.ancestral} goes below the last time, where coordinate='time' "
+                "does not reach; try 'log_snr'"
+            )
+
+    @property
+    @override
+    def convergence_order(self) -> int:
+        if as_level(self.eta).stochastic:
+            return min(self.tableau.order, 2)
+        natural = NATURAL.get(self.prediction) == self.coordinate
+        return self.tableau.order if natural else min(self.tableau.order, 3)
+
+    @property
+    @override
+    def evaluations(self) -> str:
+        return str(len(self.tableau.goals))
+
+    @property
+    @override
+    def stochastic(self) -> bool:
+        return as_level(self.eta).stochastic or self.ancestral > 0 or self.churn > 0
+
+    @property
+    def tableau(self) -> Tableau:
+        """The method as an object."""
+        return TABLEAUX[self.method]
+
+    @override
+    def march(self, problem: Problem, x: Tensor) -> March:
+        plan = self.plan(problem.sde, problem.times)
+        ask = problem.expected_noise if self._form.model == "noise" else problem.denoise
+        stops, instants = problem.times.tolist(), plan.times.tolist()
+        moments = [row.unbind() for row in plan.times.to(x.device).unbind()]
+        room, said = torch.empty_like(x), [x] * len(self.tableau.goals)
+        for k, ((lift, churned), legs) in enumerate(zip(plan.lifts, plan.legs, strict=True)):
+            if churned:
+                x = blend(x, lift, (problem.noise(), churned))
+            ends, last = [*instants[k][1:], stops[k + 1]], stops[k]
+            state, draws = x, list[Tensor]()
+            for n, leg in enumerate(legs):
+                said[n] = ask(state, moments[k][n])
+                if len(leg.on_noise) > len(draws) and leg.on_noise[-1]:
+                    draws.append(problem.between(last, ends[n]))
+                    last = ends[n]
+                terms = [(said[i], weight) for i, weight in leg.on_model]
+                if draws:
+                    terms += zip(draws, leg.on_noise, strict=False)
+                if leg is legs[-1]:
+                    x = blend(x, leg.carry, *terms)
+                else:
+                    state = _apart(room, x, leg.carry, *terms)
+            yield stops[k + 1], x
+
+    @property
+    def _form(self) -> Form:
+        return FORMS[self.prediction]
+
+    def plan(self, sde: SDE, times: Tensor) -> Plan:
+        """The numbers of all steps along a grid.
+
+        Args:
+            sde: the diffusion.
+            times: float64, decreasing.
+        """
+        here, raised = noise_ratio(sde, times), self._raise(noise_ratio(sde, times))
+        first = torch.where(raised > here, time_of_ratio(sde, raised), times)[:-1]
+        start, stop, last = raised[:-1], here[1:], times[1:]
+        scale, end = sde.alpha(first), sde.alpha(times[1:])
+        churned = scale * self.churn_noise * _rest(start, here[:-1])
+        fresh = None
+        if self.ancestral:
+            down = self._below(sde, start, stop)
+            fresh = end * _rest(stop, down)
+            stop, last = down, time_of_ratio(sde, down)
+        ratios, clock = self._places(sde, start, stop, first, last)
+        within = sde.alpha(clock.flatten()).reshape(clock.shape)
+        legs = self._legs(sde, torch.cat([ratios, stop[:, None]], 1),
+                          torch.cat([within, end[:, None]], 1), fresh)  # fmt: skip
+        lifts = numbers(scale / sde.alpha(times[:-1]))
+        return Plan(clock, [*zip(lifts, numbers(churned), strict=True)], legs)
+
+    def _raise(self, ratio: Tensor) -> Tensor:
+        """Noise levels after churn; shape and dtype of `ratio`."""
+        gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
+        churned = (ratio >= self.churn_min) & (ratio <= self.churn_max)
+        return torch.where(churned, (1 + gamma) * ratio, ratio).clamp(max=ratio[0])
+
+    def _below(self, sde: SDE, start: Tensor, stop: Tensor) -> Tensor:
+        """Where the ODE goes before ancestral noise, no further than the model can be evaluated."""
+        up = self.ancestral * stop * torch.sqrt(1 - (stop / start) ** 2)
+        down = torch.sqrt(stop**2 - up**2)
+        farthest = max([stage.at for stage in self.tableau.stages], default=0.0)
+        if not farthest:
+            return down
+        place = COORDINATES[self.coordinate](sde, start)
+        least = noise_ratio(sde, start.new_tensor(sde.t_min))
+        limit = place(start) + (place(least) - place(start)) / farthest
+        return torch.fmax(down, RATIOS[self.coordinate](sde, limit))
+
+    def _places(
+        self, sde: SDE, start: Tensor, stop: Tensor, first: Tensor, last: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Noise ratios and times of the evaluations, `(steps, evaluations)`, between a first time
+        and a last one."""
+        place = COORDINATES[self.coordinate](sde, start)
+        width = place(stop) - place(start)
+        ratios, times = [start], [first]
+        for stage in self.tableau.stages:
+            ratios.append(RATIOS[self.coordinate](sde, place(start) + stage.at * width))
+            times.append(last if stage.at == 1 else time_of_ratio(sde, ratios[-1]))
+        return torch.stack(ratios, 1), torch.stack(times, 1)
+
+    def _legs(self, sde: SDE, s: Tensor, alpha: Tensor, fresh: Tensor | None) -> list[list[Leg]]:
+        """The ways from the start of each step to its stages and its end.
+
+        All states of a step are sums of its start, the model's answers and the draws; here they are
+        vectors of factors on these.
+
+        Args:
+            sde: the diffusion.
+            s: noise ratios of the evaluations and of the end, `(steps, evaluations + 1)`.
+            alpha: signal scales, the same shape.
+            fresh: factor on noise added at the end, `(steps,)`.
+        """
+        goals, level = self.tableau.goals, as_level(self.eta)
+        solve = partial(exponential_steps, self._form, _Held(level, s[:, :1]),
+                        COORDINATES[self.coordinate](sde, s[:, 0]))  # fmt: skip
+        on_x, on_model = self._reading(s, alpha)
+        unit = torch.eye(1 + 2 * len(goals), dtype=s.dtype)
+        states, said, noise = [unit[0].expand(len(s), -1)], list[Tensor](), 0 * unit[0]
+        legs, drawn, before, at = list[list[Leg]](), 0, 0, 0.0
+        for n, goal in enumerate(goals, 1):
+            said.append(on_x[:, n - 1, None] * states[-1] + on_model[:, n - 1, None] * unit[n])
+            ways = [(p,) if isinstance(p, int) else p for p in goal.through]
+            points = torch.stack([s[:, way[0]] for way in ways], 1)
+            counts = torch.full((len(s),), len(ways))
+            step = solve(s[:, 0], s[:, n], points, counts)
+            state = (step.carry / alpha[:, 0])[:, None] * unit[0]
+            for weight, way in zip(step.weights.unbind(1), ways, strict=True):
+                state = state + weight[:, None] * sum(said[i] for i in way) / len(way)
+            if level.stochastic and goal.at > at:
+                piece = solve(s[:, before], s[:, n], points[:, :1], counts.clamp(max=1))
+                drawn, before, at = drawn + 1, n, goal.at
+                noise = piece.carry[:, None] * noise + piece.std[:, None] * unit[-drawn]
+            states.append(alpha[:, n, None] * (state + noise))
+            if fresh is not None and n == len(goals):
+                drawn, states[n] = 1, states[n] + fresh[:, None] * unit[-1]
+            row = states[n][:, 0], states[n][:, 1 : n + 1], states[n].flip(1)[:, :drawn]
+            legs.append([_leg(*leg) for leg in zip(*map(numbers, row), strict=True)])
+        return [list(step) for step in zip(*legs, strict=True)]
+
+    def _reading(self, s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """How the prediction comes from the state and what the model says there.
+
+        With m the data, eps_hat = (x / alpha - m) / s, so q = (r / (alpha s)) x + (p - r / s) m.
+        """
+        p, r = self._form.on_data(s), self._form.on_noise(s)
+        if self._form.model == "noise":
+            return torch.zeros_like(s), r
+        return r / (alpha * s), p - r / s
+
+
+def _leg(carry: Number, on_model: list[Number], on_noise: list[Number]) -> Leg:
+    """The leg with these numbers, but for evaluations that play no part."""
+    return Leg(carry, [(i, weight) for i, weight in enumerate(on_model) if weight], on_noise)
+
+
+def _rest(high: Tensor, low: Tensor) -> Tensor:
+    """The noise that leads from a lower noise ratio to a higher one; its slope at none is 0."""
+    gap = high**2 - low**2
+    return torch.where(gap > 0, torch.where(gap > 0, gap, 1.0).sqrt(), 0.0)
+
+
+def _apart(
+    room: Tensor, x: Tensor, scale: Number, first: tuple[Tensor, Number],
+    *rest: tuple[Tensor, Number],
+) -> Tensor:  # fmt: skip
+    """`blend` that leaves x as it is and writes to `room`, unless gradients are enabled."""
+    if torch.is_grad_enabled():
+        return blend(x, scale, first, *rest)
+    if scale == 1:
+        torch.add(x, first[0], alpha=first[1], out=room)
+        return blend(room, 1, *rest)
+    torch.mul(x, scale, out=room)
+    return blend(room, 1, first, *rest)
+
+
+_RES = "Zhang et al. 2023 (RES), https://arxiv.org/abs/2308.02157"
+_SEEDS = "Gonzalez et al. 2023, https://arxiv.org/abs/2305.14267"
+_HEUN = "Kloeden & Platen 1992, section 15.1, https://doi.org/10.1007/978-3-662-12616-5"
+
+_sigma: dict[str, Any] = {"prediction": "noise", "coordinate": "sigma", "grid": "karras"}
+
+RUNGE_KUTTA_ROWS: Mapping[str, Callable[..., RungeKutta]] = {
+    "heun": row(RungeKutta, EDM, **_sigma, steps=18),
+    "midpoint": row(RungeKutta, FLOW, method="midpoint"),
+    "rk4": row(RungeKutta, FLOW, method="rk4"),
+    "dpm-2s": row(RungeKutta, DPM, **ON_NOISE, method="midpoint"),
+    "dpm-3s": row(RungeKutta, DPM, **ON_NOISE, method="heun-3"),
+    "dpmpp-2s": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint"),
+    "dpmpp-3s": row(RungeKutta, DPMPP, **ON_DATA, method="heun-3"),
+    "res-2s": row(RungeKutta, _RES, **ON_DATA, method="half-line"),
+    "dpm-2s-ancestral": row(RungeKutta, DPM, **ON_NOISE, method="midpoint", ancestral=1.0),
+    "dpmpp-2s-ancestral": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint", ancestral=1.0),
+    "dpmpp-sde": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint", eta=1.0),
+    "seeds-1": row(RungeKutta, _SEEDS, **ON_NOISE, method="euler", eta=1.0),
+    "seeds-2": row(RungeKutta, _SEEDS, **ON_NOISE, method="midpoint", eta=1.0),
+    "seeds-3": row(RungeKutta, _SEEDS, **ON_NOISE, method="heun-3", eta=1.0),
+    "stochastic-heun": row(RungeKutta, _HEUN, **ON_DATA, method="heun", eta=1.0),
+}
+"""Named methods, each a choice of `RungeKutta`'s fields that can still be changed.
+
+The names `-2s` and `-3s` are of methods with two and three stages. Euler's method in any natural
+clock is `ddim`, and with ancestral noise `ancestral`. All stages of a stochastic step share one
+Brownian motion with exact covariances, which makes `seeds-2`, `seeds-3`, `dpmpp-sde` and
+`stochastic-heun` methods of weak order 2; code that draws the noise of the stages of `dpmpp-sde`
+independently is of order 1.
+"""
+
+Heun = RUNGE_KUTTA_ROWS["heun"]
+"""EDM's sampler: Heun's method in sigma, on Karras's grid, with `churn` if asked."""

@@ -1,0 +1,100 @@
+"""Grids on disk: the noise ratios, what they were found for, and how good they are.
+
+The file is JSON, a few lines that a person can read, and data alone: nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sde_score._core.checks import require_count
+from sde_score._core.files import replace_file
+from sde_score._core.registry import refuse_unknown
+
+FORMAT = "sde_score.grid/1"
+"""What `format` says in a file of this kind."""
+
+_LARGEST = 1 << 20  # bytes; a grid of a thousand steps takes 30 thousand
+
+
+@dataclass(frozen=True)
+class GridFile:
+    """What a grid file holds.
+
+    Args:
+        ratios: noise ratios sigma / alpha of the times, strictly decreasing; zero noise is not
+            among them.
+        sampler: spec of the sampler that the grid was made for, its steps included.
+        nfe: network evaluations of that sampler on it, counted.
+        target: what was sampled, in words.
+        errors: root-mean-square errors at the end point and such, by name.
+
+    Raises:
+        ValueError: if the ratios do not fall, or something is of another kind.
+    """
+
+    ratios: tuple[float, ...]
+    sampler: str = ""
+    nfe: int = 0
+    target: str = ""
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.ratios or not all(_is_number(r) and r > 0 for r in self.ratios):
+            raise ValueError("ratios must be positive finite numbers, at least one")
+        if any(not late > early for late, early in pairwise(self.ratios)):
+            raise ValueError("ratios must be strictly decreasing, from noise to data")
+        if not isinstance(self.sampler, str) or not isinstance(self.target, str):
+            raise ValueError("sampler and target must be text")
+        require_count(minimum=0, nfe=self.nfe)
+        if not isinstance(self.errors, Mapping) or not all(map(_is_number, self.errors.values())):
+            raise ValueError("errors must be finite numbers by name")
+
+
+def write_grid_file(path: str | Path, content: GridFile) -> None:
+    """Write a grid; a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        ValueError: if the name does not end with .json.
+        OSError: if it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".json":
+        raise ValueError(f"path={str(path)!r} must end with .json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, **asdict(content)}, indent=2, allow_nan=False)
+    replace_file(path, f"{text}\n".encode())
+
+
+def read_grid_file(path: str | Path) -> GridFile:
+    """Read a grid.
+
+    Raises:
+        ValueError: if the file is damaged or holds no grid, naming it.
+        OSError: if it cannot be read.
+    """
+    path = Path(path)
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path} is no grid file: it has more than {_LARGEST} bytes")
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        refuse_unknown("a grid file", content, GridFile.__dataclass_fields__)
+        ratios: Any = content.pop("ratios", None)
+        if not isinstance(ratios, list):
+            raise ValueError("ratios must be a list of numbers")
+        return GridFile(ratios=tuple(ratios), **content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no grid file, or a damaged one: {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,1 @@
+"""Samplers with Langevin steps: predictor-corrector, annealed Langevin, Markov chains."""

@@ -1,0 +1,1 @@
+"""The noise that a sampler adds: Brownian paths, stochasticity, reverse variances."""

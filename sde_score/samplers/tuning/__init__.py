@@ -1,0 +1,1 @@
+"""Searching the time grid that suits a model."""

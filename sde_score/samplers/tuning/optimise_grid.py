@@ -1,0 +1,268 @@
+r"""Find the times at which a sampler should stop, for a model and a number of evaluations.
+
+The grid that minimizes
+
+.. math:: \frac1n \sum_i \log rms\big(\tilde x^{(i)} - x^{(i)}\big),
+
+with x~ the end of a sampling run and x that of a fine solution from the same start, is searched by
+gradient, through all steps of the sampler (`grid_search`). The mean of logarithms counts a factor
+of two in the error the same for every start, where a mean of squares would see the few starts at a
+boundary between modes and nothing else.
+
+Reference: Sabour et al. 2024 (Align Your Steps), https://arxiv.org/abs/2404.14507, and Chen et al.
+2024 (GITS), https://arxiv.org/abs/2405.11326, look for the same grids by a bound on the local
+error and by dynamic programming; the error at the end, which counts, is differentiated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sde_score._core.checks import require_choice, require_count, require_positive
+from sde_score._core.registry import format_spec, parse_spec
+from sde_score.models import Model
+from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
+from sde_score.samplers.base import Sampler
+from sde_score.samplers.grids.files import GridFile, write_grid_file
+from sde_score.samplers.grids.rules import NoiseRatios, UniformTime
+from sde_score.samplers.tuning.search import EndErrors, Parts, Search, ratios_of
+
+METHODS = ("auto", "gradient", "search")
+"""How grids are searched: by gradient, one increment at a time, or the first where it works."""
+
+
+@dataclass(frozen=True)
+class FoundGrid:
+    """A grid that was searched for, with the evidence.
+
+    Args:
+        grid: for `Sampler.grid`.
+        sampler: the sampler with that grid.
+        spec: the sampler in words, steps included and the grid not.
+        nfe: its evaluations, counted.
+        target: what was sampled, in words.
+        method: how it was searched, `"gradient"` or `"search"`.
+        began: the stock grid that the search began with.
+        errors: of both grids on both noises, by `(noise, grid)`: `"fitted"` or `"fresh"`, and
+            `"before"`, the grid that the sampler came with, or `"after"`.
+    """
+
+    grid: NoiseRatios
+    sampler: Sampler
+    spec: str
+    nfe: int
+    target: str
+    method: str
+    began: str
+    errors: Mapping[tuple[str, str], EndErrors]
+
+    def file(self) -> GridFile:
+        """What its file holds."""
+        found = {}
+        for (noise, which), errors in self.errors.items():
+            found[f"{noise}_rms_{which}"] = errors.rms
+            found[f"{noise}_median_{which}"] = errors.median
+        return GridFile(self.grid.ratios, self.spec, self.nfe, self.target, found)
+
+    def save(self, path: str | Path) -> None:
+        """Write it for `grid="file(path=...)"`, or `--grid` on the command line.
+
+        Raises:
+            ValueError: if the name does not end with .json.
+            OSError: if it cannot be written.
+        """
+        write_grid_file(path, self.file())
+
+
+def optimise_grid(
+    model: Model,
+    sampler: str | Sampler,
+    nfe: int,
+    event_shape: Sequence[int] | None = None,
+    *,
+    num: int = 512,
+    fresh: int = 512,
+    seed: int = 0,
+    iterations: int = 100,
+    learning_rate: float = 0.1,
+    method: str = "auto",
+    reference: Sampler | None = None,
+    condition: Tensor | None = None,
+    batch_size: int = 512,
+    target: str = "",
+    progress: bool = True,
+) -> FoundGrid:
+    """Find the grid of a deterministic sampler with the least error at the end.
+
+    The search begins with the best of the stock grids, each with several last noise levels, and
+    keeps the best it meets on starts that the gradient has not seen. A model with parameters is
+    frozen meanwhile, and its activations are computed again in the backward pass.
+
+    Args:
+        model: anything with the model protocol that can be differentiated.
+        sampler: a name such as `"adams(order=3, corrector=2)"`, or an object; its steps are
+            replaced.
+        nfe: evaluations it may use; it makes as many steps as they allow.
+        event_shape: of one sample; None takes `model.event_shape`.
+        num: starts to fit to. Half as many more decide which iterate is kept.
+        fresh: further starts, for the errors that are reported as fresh.
+        seed: names the starts; the same seed finds the same grid.
+        iterations: steps of Adam, or four times as many runs of the search without gradients.
+        learning_rate: of Adam, on the logarithms of the increments; falls to a twentieth.
+        method: `"gradient"`, `"search"` (one increment at a time) or `"auto"`: by gradient if the
+            sampler and the model can be differentiated in the times, which is tried.
+        reference: the fine solution; None is `ProbabilityFlowODE`, to 1e-7 and down to `sde.t_min`,
+            or for a model with parameters to 1e-5 and down to `sde.sampling_t_min`.
+        condition: passed to the model; one entry per start, `num + num // 2 + fresh` in all.
+        batch_size: starts that the model sees at once.
+        target: what is sampled, in words, for the file.
+        progress: show a bar once it takes over two seconds.
+
+    Returns:
+        the grid, and errors before and after.
+
+    Raises:
+        ValueError: for a sampler that is stochastic, adaptive, or keeps the last noise; a budget
+            below its cost; or arguments outside their range.
+    """
+    require_count(nfe=nfe, num=num, fresh=fresh, iterations=iterations, batch_size=batch_size)
+    require_positive(learning_rate=learning_rate)
+    require_choice("method", method, METHODS)
+    name, arguments, sampler = _in_words(sampler)
+    _require_suitable(format_spec(name, arguments), sampler)
+    shape = _event_shape(model, event_shape)
+    reference = reference or _fine_solution(model)
+    with _frozen(model):
+        sampler, spent = _within_budget(model, sampler, nfe, shape, condition)
+        parts = Parts(model, reference, shape, seed, condition, batch_size, progress)
+        fit, held, new = parts.take(num, max(1, num // 2), fresh)
+        search = Search(model, sampler, fit, held, progress)
+        began, theta = search.best_stock()
+        method = _choose(method, search, theta, seed)
+        if method == "gradient":
+            theta = search.by_gradient(theta, iterations, learning_rate)
+        else:
+            theta = search.by_coordinate(theta, 4 * iterations)
+        spec = format_spec(name, {**arguments, "steps": sampler.steps})
+        ratios = tuple(ratios_of(model.sde, theta).tolist())
+        grid = NoiseRatios(ratios=ratios, made_for=f"{spec}, {spent} NFE")
+        better = replace(sampler, grid=grid)
+        errors = {
+            (noise, which): EndErrors.of(search.errors(made.times(model.sde), starts))
+            for noise, starts in (("fitted", fit), ("fresh", new))
+            for which, made in (("before", sampler), ("after", better))
+        }
+    return FoundGrid(grid, better, spec, spent, target, method, began, errors)
+
+
+def _in_words(sampler: str | Sampler) -> tuple[str, dict[str, Any], Sampler]:
+    """Name and arguments of a sampler, but for its grid and steps, and itself."""
+    from sde_score.samplers import SAMPLERS
+
+    if isinstance(sampler, str):
+        name, arguments = parse_spec(sampler)
+        sampler = SAMPLERS.create(sampler)
+    else:
+        kind = type(sampler)
+        name = next((name for name, made in SAMPLERS.items() if made is kind), kind.__name__)
+        shown = {f.name: (getattr(sampler, f.name), f.default) for f in fields(sampler) if f.repr}
+        arguments = {key: value for key, (value, default) in shown.items() if value != default}
+    return name, {k: v for k, v in arguments.items() if k not in ("grid", "steps")}, sampler
+
+
+def _require_suitable(spec: str, sampler: Sampler) -> None:
+    """Refuse a sampler to which no grid can be fitted."""
+    if sampler.stochastic:
+        raise ValueError(
+            f"sampler={spec} draws noise on the way: a grid is fitted to end points, which only "
+            "deterministic samplers repeat; try adams, or eta=0"
+        )
+    if sampler.evaluations == "adaptive":
+        raise ValueError(f"sampler={spec} chooses its own steps: there is no grid to find")
+    if not sampler.denoise:
+        raise ValueError(
+            "denoise=False keeps the noise of the last time: which one is best is part of what is "
+            "found, so set denoise=True"
+        )
+
+
+def _choose(method: str, search: Search, theta: Tensor, seed: int) -> str:
+    """The method to search by, `"gradient"` or `"search"`."""
+    if method == "search" or search.differentiable(theta, seed):
+        return "search" if method == "search" else "gradient"
+    if method == "gradient":
+        raise ValueError(
+            "method='gradient': the gradient through a run of this sampler is not that of "
+            "differences, so that it or the model cannot be differentiated in the times; "
+            "try 'search'"
+        )
+    return "search"
+
+
+def _event_shape(model: Model, given: Sequence[int] | None) -> tuple[int, ...]:
+    shape = getattr(model, "event_shape", None) if given is None else given
+    if shape is None:
+        raise ValueError("event_shape=None: this model does not say its own, so it must be given")
+    return tuple(shape)
+
+
+def _parameters(model: Model) -> list[nn.Parameter]:
+    return list(model.parameters()) if isinstance(model, nn.Module) else []
+
+
+def _fine_solution(model: Model) -> Sampler:
+    """An exact model is asked for all it knows, a network for what it was trained to say well."""
+    if _parameters(model):
+        return ProbabilityFlowODE(rtol=1e-5, atol=1e-5, grid=UniformTime())
+    return ProbabilityFlowODE(rtol=1e-7, atol=1e-7, grid=UniformTime(end=model.sde.t_min))
+
+
+@contextmanager
+def _frozen(model: Model) -> Iterator[None]:
+    """The model in evaluation mode, its parameters without gradients; as before on leaving."""
+    parameters = [p for p in _parameters(model) if p.requires_grad]
+    modules = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for module in modules:
+            module.training = True
+
+
+def _within_budget(
+    model: Model, sampler: Sampler, nfe: int, shape: Sequence[int], condition: Tensor | None
+) -> tuple[Sampler, int]:
+    """The sampler with the most steps that `nfe` evaluations allow, and the evaluations it makes.
+
+    They are counted on one example.
+    """
+    one = None if condition is None else condition[:1]
+
+    def cost(steps: int) -> int:
+        before = model.nfe
+        trial = replace(sampler, steps=steps, grid="rectified")
+        trial(model, (1, *shape), seed=0, condition=one, progress=False)
+        return model.nfe - before
+
+    spent = cost(nfe)
+    if spent <= nfe:
+        return replace(sampler, steps=nfe), spent
+    fits, exceeds = 0, nfe
+    while exceeds - fits > 1:
+        middle = (fits + exceeds) // 2
+        fits, exceeds = (middle, exceeds) if cost(middle) <= nfe else (fits, middle)
+    if not fits:
+        raise ValueError(f"nfe={nfe} is below {cost(1)}, what one step of the sampler takes")
+    return replace(sampler, steps=fits), cost(fits)

@@ -1,0 +1,231 @@
+r"""The map between a data set's own terms and the range that models see.
+
+Raw data keep their own terms: grey levels 0 ... 255, metres, dollars. A model sees numbers around
+zero,
+
+.. math:: \text{model} = (\text{value} - \text{center}) / \text{width}.
+
+Discrete data with `L` levels are taken as bins of width one: the level `k` stands for every value
+in `[k, k + 1)`. Its middle `k + 1/2` is what a model trains on, and adding uniform noise spreads it
+over its bin (*dequantization*), which turns a density into an honest bound on the probability of
+the level. The `L` bins fill the model range `[-1, 1]`: center and width are both `L / 2`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_score._core.checks import require_count
+from sde_score._core.errors import DataError
+from sde_score._core.registry import refuse_unknown
+from sde_score._core.statistics import moments
+from sde_score.random import BatchSlice, Draws, uniform
+
+Numbers = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    r"""An affine, elementwise map: `model = (value - center) / width`.
+
+    The value is `raw` for continuous data, and `raw + 1/2` (the middle of the bin) for discrete
+    data.
+
+    Args:
+        center: value that becomes 0; one number, or one per feature for tables, event shape
+            `(features,)`.
+        width: value length that becomes 1; finite and above 0; of the same form as `center`.
+        levels: number of levels of discrete data, raw values 0 ... levels - 1; None for continuous
+            data.
+
+    Raises:
+        ValueError: for a width that is not positive and finite, or a center and width of different
+            form.
+    """
+
+    center: Numbers = 0.0
+    width: Numbers = 1.0
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        center, width = _numbers("center", self.center), _numbers("width", self.width)
+        object.__setattr__(self, "center", center)
+        object.__setattr__(self, "width", width)
+        if not all(w > 0 for w in _as_tuple(width)):
+            raise ValueError(f"width={width!r} must be above 0")
+        if isinstance(center, tuple) != isinstance(width, tuple) or (
+            len(_as_tuple(center)) != len(_as_tuple(width))
+        ):
+            raise ValueError(
+                f"center={center!r} and width={width!r} must both be one number, "
+                "or have one number per feature"
+            )
+        if self.levels is not None:
+            require_count(minimum=2, levels=self.levels)
+
+    @classmethod
+    def discrete(cls, levels: int) -> Scaling:
+        """Whole numbers 0 ... levels - 1 over [-1, 1]: `model = 2 (raw + 1/2) / levels - 1`."""
+        require_count(minimum=2, levels=levels)
+        return cls(center=levels / 2, width=levels / 2, levels=levels)
+
+    @classmethod
+    def standardize(cls, raw: Tensor, per_feature: bool = False) -> Scaling:
+        """Mean 0 and standard deviation 1 for continuous data of shape `(count, *event)`.
+
+        Args:
+            raw: the data; the standard deviation is that of the population, `1 / count`.
+            per_feature: False: one mean and one deviation over all examples and dimensions, which
+                keeps the shape of images and fields. True: each feature of a table `(count,
+                features)` has its own.
+
+        Raises:
+            DataError: if the data, or a feature, never change.
+        """
+        mean, variance = moments(raw)
+        if per_feature:
+            if raw.ndim != 2:
+                raise ValueError(
+                    f"raw has shape {tuple(raw.shape)}; per feature takes (count, features)"
+                )
+            if bool((variance <= 0).any()):
+                raise DataError(f"feature {int(variance.argmin())} is constant: drop it")
+            return cls(tuple(mean.tolist()), tuple(variance.sqrt().tolist()))
+        total = variance.mean() + mean.var(unbiased=False)
+        if not total > 0:
+            raise DataError(
+                f"every value is {mean.flatten()[0].item():g}: there is nothing to learn"
+            )
+        return cls(mean.mean().item(), total.sqrt().item())
+
+    def to_model(self, raw: Tensor) -> Tensor:
+        """Raw data `(batch, *event)` in model range, float32; a level is the middle of its bin."""
+        return self._scale(raw.to(torch.float64) + (0.0 if self.levels is None else 0.5))
+
+    def dequantize(self, raw: Tensor, generator: Draws = None) -> Tensor:
+        """Raw data in model range, float32, levels spread over the bins: `raw + u`, `u ~ U[0, 1)`.
+
+        Continuous data are not spread: the result is `to_model(raw)`.
+
+        Args:
+            raw: shape `(batch, *event)`.
+            generator: source of `u`; a `BatchSlice` draws for the whole global batch.
+        """
+        if self.levels is None:
+            return self.to_model(raw)
+        size = math.prod(raw.shape[1:])
+        if isinstance(generator, BatchSlice):
+            first, total = generator.start * size, generator.total * size
+            generator = BatchSlice(generator.generator, first, total)
+        noise = uniform(raw.numel(), generator, raw.device).reshape(raw.shape)
+        return self._scale(raw.to(torch.float64) + noise)
+
+    def from_model(self, x: Tensor) -> Tensor:
+        """Inverse of `to_model`, for data or samples `(batch, *event)` in model range.
+
+        Returns:
+            Continuous data: raw values in the dtype of `x`. Discrete data: the level whose bin
+            holds `x`, the first or last level beyond the range; uint8 up to 256 levels, int32
+            above.
+
+        Raises:
+            ValueError: if data are discrete and `x` holds NaN or infinity, which is no level.
+        """
+        center, width = self._tensors(x)
+        value = x.to(torch.float64) * width + center
+        if self.levels is None:
+            return value.to(x.dtype)
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                "x holds NaN or infinity, which is no level: the model or sampler diverged"
+            )
+        level = value.floor().clamp(0, self.levels - 1)
+        return level.to(raw_dtype(self.levels))
+
+    def log_abs_det(self, event_shape: tuple[int, ...]) -> float:
+        """Sum over the dimensions of an event of `log |d model / d raw| = -log width`."""
+        if isinstance(self.width, tuple):
+            self._require_event(event_shape)
+            return -math.fsum(math.log(w) for w in self.width)
+        return -math.prod(event_shape) * math.log(self.width)
+
+    def bits_per_dim(self, log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+        r"""Negative log2-likelihood per dimension, in raw terms.
+
+        .. math:: -\frac{\log p_{model}(x) + \log|\det d\,model / d\,raw|}{D \log 2}
+
+        For discrete data and a `log_prob` of dequantized data this bounds the code length of the
+        levels; for 256 levels it is `-log_prob / (D log 2) + 7`. For continuous data it is a
+        differential entropy and may be negative.
+
+        Args:
+            log_prob: log-density of the data in model range, in nats, shape `(batch,)`.
+            event_shape: shape of one example, `D` numbers in all.
+
+        Returns:
+            Bits per dimension, shape `(batch,)`.
+        """
+        size = math.prod(event_shape)
+        return -(log_prob + self.log_abs_det(event_shape)) / (size * math.log(2))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values that `from_dict` takes."""
+        center, width = (list(v) if isinstance(v, tuple) else v for v in (self.center, self.width))
+        return {"center": center, "width": width, "levels": self.levels}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Scaling:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: for unknown keys or values out of range.
+        """
+        refuse_unknown("Scaling", values, ("center", "width", "levels"))
+        return cls(**values)
+
+    def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.width, tuple):
+            self._require_event(tuple(like.shape[1:]))
+        as_tensor = torch.as_tensor
+        return (
+            as_tensor(self.center, dtype=torch.float64, device=like.device),
+            as_tensor(self.width, dtype=torch.float64, device=like.device),
+        )
+
+    def _scale(self, value: Tensor) -> Tensor:
+        center, width = self._tensors(value)
+        return ((value - center) / width).to(torch.float32)
+
+    def _require_event(self, event_shape: tuple[int, ...]) -> None:
+        features = len(_as_tuple(self.width))
+        if tuple(event_shape) != (features,):
+            raise ValueError(
+                f"event shape {tuple(event_shape)} does not fit a scaling of {features} features, "
+                f"which takes events of shape ({features},)"
+            )
+
+
+def raw_dtype(levels: int) -> torch.dtype:
+    """The smallest dtype in common use that holds levels 0 ... levels - 1."""
+    return torch.uint8 if levels <= 256 else torch.int32
+
+
+def _as_tuple(value: Numbers) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _numbers(name: str, value: Any) -> Numbers:
+    many = isinstance(value, (tuple, list))
+    numbers = tuple(value) if many else (value,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise TypeError(f"{name}={value!r} must be a number or a sequence of numbers")
+        if not math.isfinite(number):
+            raise ValueError(f"{name}={value!r} must be finite")
+    return tuple(float(n) for n in numbers) if many else float(numbers[0])

@@ -1,0 +1,219 @@
+"""Each view samples within its budget, the costs are counted, and nothing is measured twice."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from sde_score import likelihood, samplers
+from sde_score.data import Scaling
+from sde_score.evaluation import VIEWS, Bits, Comparison, DistanceEstimator, Interval, compare_views
+from sde_score.evaluation.views.compare import plan_rows
+from sde_score.evaluation.views.views import View
+from sde_score.models import GaussianMixture
+from sde_score.sdes import VE, VP
+
+FIXED = [name for name, view in VIEWS.items() if not view.adaptive]
+BUDGETS = (1, 2, 3, 5, 9, 10, 33)
+
+
+def mixture(sde=None, kind=GaussianMixture):
+    means, variances = [[-1.0, 0.5], [1.0, -0.5]], [[0.2, 0.05], [0.05, 0.2]]
+    return kind(means, torch.tensor(variances), sde or VP(), [0.4, 0.6])
+
+
+def draws(count, seed):
+    """Data of the mixture."""
+    generator = torch.Generator().manual_seed(seed)
+    return mixture().sample(count, generator=generator).float()
+
+
+@pytest.fixture(scope="module")
+def ruler():
+    return DistanceEstimator(draws(400, 1), draws(100, 2), 60, ["energy"], repeats=4)
+
+
+@pytest.mark.parametrize("sde", [VP(), VE(sigma_max=10.0)], ids=["vp", "ve"])
+@pytest.mark.parametrize("name", FIXED)
+def test_a_view_spends_its_budget_and_no_more(name, sde):
+    """The sampler costs at most the budget, and one more step would cost more."""
+    model, view = mixture(sde), VIEWS[name]
+    for budget in BUDGETS:
+        spec = view.sampler_within(budget)
+        if spec is None:
+            assert budget < view.each + view.extra
+            continue
+        before = model.nfe
+        samplers.create(spec)(model, (2, 2), seed=0, progress=False)
+        spent = model.nfe - before
+        assert budget - view.each < spent <= budget
+
+
+def test_a_tolerance_decides_the_cost_of_an_adaptive_view():
+    view = VIEWS["ode"]
+    assert view.adaptive
+    assert view.sampler_within(1) == view.sampler_within(1000)
+
+
+@pytest.mark.parametrize("name", [name for name, view in VIEWS.items() if view.likelihood])
+@pytest.mark.parametrize("dequantized", [False, True])
+def test_every_likelihood_can_be_made(name, dequantized):
+    spec = VIEWS[name].likelihood_at(20, VP(), dequantized)
+    made = likelihood.create(spec)
+    assert ("dequantization='uniform'" in spec) is dequantized
+    assert getattr(made, "layers", 20) == 20
+
+
+def test_one_layer_is_no_chain():
+    assert VIEWS["ancestral"].likelihood_at(1, VP(), False) is None
+    assert VIEWS["heun"].likelihood_at(1, VP(), False) is not None
+
+
+@pytest.mark.parametrize("sde", [VP(), VE(sigma_max=10.0)], ids=["vp", "ve"])
+@pytest.mark.parametrize("name", ["ancestral", "ddim"])
+def test_the_chain_that_samples_is_the_chain_that_bounds(name, sde):
+    """The layers of the ELBO are the times at which the sampler asks the model."""
+    sampler = samplers.create(VIEWS[name].sampler_within(7))
+    chain = likelihood.create(VIEWS[name].likelihood_at(7, sde, False))
+    grid = samplers.GRIDS.create(chain.grid)
+    assert grid.end == sde.sampling_t_min
+    assert sampler.times(sde).tolist() == grid.times(sde, chain.layers).tolist()
+
+
+def test_rows_are_measured_once_and_agree_with_the_parts(ruler):
+    """Each row is what one gets by sampling and measuring by hand."""
+    model = mixture()
+    found = compare_views(model, ruler, views=["ddim", "heun"], nfes=[4, 3], progress=False)
+    assert [(row.view, row.nfe) for row in found.rows] == [
+        ("ddim", 3),
+        ("ddim", 4),
+        ("heun", 3),
+    ]  # fmt: skip  (4 evaluations buy no more of Heun than 3)
+    spec = "ddim(steps=4, grid='log_snr')"
+    by_hand = samplers.sample(samplers.create(spec), model, (2,), 60, seed=0, progress=False)
+    assert found.row("ddim", spec).distances == ruler(by_hand.float())
+    assert found.floors == ruler.floors
+    assert (found.names, found.count, found.size, found.held_out) == (("energy",), 60, 30, 100)
+    assert all(row.seconds > 0 for row in found.rows)
+
+
+def test_batches_do_not_change_the_cost(ruler):
+    rows = [
+        compare_views(
+            mixture(), ruler, views=["pc"], nfes=[6], batch_size=size, progress=False
+        ).rows[0]
+        for size in (60, 25)
+    ]
+    assert [row.nfe for row in rows] == [6, 6]
+    assert rows[0].distances[0].value == pytest.approx(rows[1].distances[0].value, abs=1e-6)
+
+
+def test_known_rows_are_not_measured_again(ruler):
+    kept, model = [], mixture()
+    first = compare_views(
+        model, ruler, views=["ddim"], nfes=[3, 5], keep=kept.append, progress=False
+    )
+    assert [len(so_far.rows) for so_far in kept] == [1, 2]
+    known = Comparison.from_record(json.loads(json.dumps(kept[0].record())))
+    assert known == kept[0]
+    before, measured = model.nfe, len(kept)
+    again = compare_views(
+        model, ruler, views=["ddim"], nfes=[3, 5], known=known, keep=kept.append, progress=False
+    )
+    assert model.nfe - before == 5  # the row of 3 evaluations was known
+    assert len(kept) == measured + 1
+    assert [r.distances for r in again.rows] == [r.distances for r in first.rows]
+    before = model.nfe
+    compare_views(model, ruler, views=["ddim"], nfes=[3, 5], known=again, progress=False)
+    assert model.nfe == before
+
+
+def test_each_likelihood_is_weighed_once(ruler):
+    asked = []
+
+    def weigh(spec):
+        asked.append(spec)
+        return Bits(Interval(float(len(asked)), 0.1), 8, 0.0)
+
+    views = ["reverse-sde", "ancestral", "ddim", "heun"]
+    found = compare_views(mixture(), ruler, views=views, nfes=[3, 5], weigh=weigh, progress=False)
+    assert len(asked) == len(set(asked)) == 4  # bound, flow, and the chains of 3 and 5 layers
+    layers = {likelihood.create(spec).layers for spec in asked if spec.startswith("elbo")}
+    assert layers == {3, 5}
+    for row in found.rows:
+        assert found.bits_of(row) == found.bits[row.likelihood]
+    two = [found.bits_of(row) for row in found.rows if row.view in ("ancestral", "ddim")]
+    assert two[:2] == two[2:]
+    compare_views(mixture(), ruler, views=views, nfes=[5], weigh=weigh, known=found, progress=False)
+    assert len(asked) == 4
+
+
+def test_samples_are_delivered_before_they_are_measured(ruler):
+    found = compare_views(
+        mixture(), ruler, views=["ddim"], nfes=[5], deliver=torch.round, progress=False
+    )
+    spec = found.rows[0].sampler
+    drawn = samplers.sample(samplers.create(spec), mixture(), (2,), 60, progress=False)
+    assert found.rows[0].distances == ruler(drawn.float().round())
+
+
+def test_views_of_an_exact_score_reach_the_floor_and_bound_the_likelihood():
+    """With the exact score every view samples the data, and no bound beats the flow's density."""
+    model, raw = mixture(), draws(100, 3)
+    ruler = DistanceEstimator(draws(400, 1), draws(100, 2), 80, ["energy"], repeats=20)
+
+    def weigh(spec):
+        bits = likelihood.bits_per_dim(model, raw, Scaling(), spec)
+        return Bits(Interval(bits.mean, bits.standard_error), len(raw), 0.0)
+
+    found = compare_views(
+        model, ruler, views=[*FIXED[1:], "ode"], nfes=[150], weigh=weigh, progress=False
+    )
+    (floor,) = found.floors
+    for row in found.rows:
+        (found_at,) = row.distances
+        error = math.hypot(found_at.standard_error, floor.standard_error)
+        assert abs(found_at.value - floor.value) < 4 * error, row.sampler
+    exact = -float(model.log_prob(raw.double()).mean()) / (2 * math.log(2))
+    by = {row.view: found.bits_of(row).value for row in found.rows if row.likelihood}
+    for view in ("heun", "reverse-sde"):
+        assert abs(by[view].value - exact) < 3 * by[view].standard_error
+    assert 0 < by["ancestral"].value - exact < 0.5
+
+
+def test_samples_that_diverge_name_their_view(ruler):
+    class Broken(GaussianMixture):
+        def score(self, x, t, condition=None):
+            return super().score(x, t, condition) * math.nan
+
+    model = mixture(kind=Broken)
+    with pytest.raises(ValueError, match=r"60 of 60 samples are not finite.*'reverse-sde'"):
+        compare_views(model, ruler, views=["reverse-sde"], nfes=[3], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("views", "nfes", "says"),
+    [
+        (["hean"], [5], "accepted|among annealed-langevin"),
+        ([], [5], "views="),
+        (["ddim"], [], "nfes is empty"),
+        (["ddim"], [5, 0], "nfe=0"),
+    ],
+)
+def test_mistakes_are_named(views, nfes, says):
+    with pytest.raises(ValueError, match=says):
+        plan_rows(views, nfes)
+
+
+def test_a_budget_too_small_for_a_view_adds_no_row():
+    assert [cell.view for cell in plan_rows(["annealed-langevin", "pc", "ddim"], [1])] == ["ddim"]
+
+
+def test_a_view_is_one_line():
+    view = View("mine", "two steps each", "pc(steps={steps})", each=2, extra=3)
+    assert view.sampler_within(12) == "pc(steps=4)"
+    assert view.sampler_within(4) is None
+    assert view.likelihood_at(12, VP(), True) is None

@@ -1,0 +1,73 @@
+"""Group normalization: its definition, its groups, and its derivatives in both memory layouts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sde_score.nn.blocks.group_norm import GroupNorm, groups_for
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def images(layout, channels=64, dtype=torch.float64):
+    x = torch.randn(
+        2, channels, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    return (3 * x + 2).to(dtype=dtype, memory_format=layout)
+
+
+def test_groups_are_the_most_that_have_16_channels():
+    for channels in range(1, 300):
+        groups = groups_for(channels)
+        fits = [g for g in range(1, 33) if channels % g == 0 and channels // g >= 16]
+        assert groups == (max(fits) if fits else 1)
+    assert [groups_for(c) for c in (8, 32, 40, 64, 128, 2048)] == [1, 2, 2, 4, 8, 32]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_normalizes_each_group_of_each_example(layout):
+    x = images(layout)
+    y = GroupNorm(64)(x)
+    group = x[1, 16:32]
+    expected = (group - group.mean()) / (group.var(correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(y[1, 16:32], expected)
+    assert y.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_derivatives_match_differences(layout):
+    """First, second and forward-mode, by gradcheck; on one example of one small group."""
+    x = images(layout, channels=4)[:1].requires_grad_(True)
+    norm = GroupNorm(4)
+    torch.autograd.gradcheck(norm, x, check_forward_ad=True)
+    torch.autograd.gradgradcheck(norm, x, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [32, 64])
+def test_derivative_is_the_same_whether_or_not_it_will_be_differentiated(layout, channels):
+    """The fast kernel and the explicit product are two roads to one gradient."""
+    x = images(layout, channels).requires_grad_(True)
+    w = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    y = GroupNorm(channels)(x)
+    (fast,) = torch.autograd.grad(y, x, w, retain_graph=True)
+    (explicit,) = torch.autograd.grad(y, x, w, create_graph=True)
+    torch.testing.assert_close(fast, explicit, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_per_example_jacobians(layout):
+    """vmap over the rows of a Jacobian and over the examples of a batch."""
+    x = images(layout, channels=3)
+    norm = GroupNorm(3)
+
+    def single(image):
+        return norm(image[None])[0]
+
+    by_vmap = torch.func.vmap(torch.func.jacrev(single))(x)
+    forward = torch.func.vmap(torch.func.jacfwd(single))(x)
+    for i in range(2):
+        expected = torch.autograd.functional.jacobian(single, x[i])
+        torch.testing.assert_close(by_vmap[i], expected, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(forward[i], expected, rtol=1e-8, atol=1e-10)

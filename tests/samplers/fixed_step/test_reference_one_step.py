@@ -1,0 +1,114 @@
+"""Trajectories of other implementations of one-step methods through ours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sde_score.samplers.fixed_step.runge_kutta import RUNGE_KUTTA_ROWS, RungeKutta
+from sde_score.sdes import EDM, VP
+
+CHURN = {"churn": 4.0, "churn_min": 0.05, "churn_max": 15.0, "churn_noise": 1.003}
+K_DIFFUSION = {
+    "euler": {"method": "euler"},
+    "euler_open": {"method": "euler"},
+    "euler_churn": {"method": "euler", **CHURN},
+    "euler_ancestral_eta1": {"method": "euler", "ancestral": 1.0},
+    "euler_ancestral_eta0.5": {"method": "euler", "ancestral": 0.5},
+    "heun": {"spec": "heun"},
+    "heun_open": {"spec": "heun"},
+    "heun_churn": {"spec": "heun", **CHURN},
+    "dpm_2": {"spec": "dpm-2s"},
+    "dpm_2_open": {"spec": "dpm-2s"},
+    "dpm_2_churn": {"spec": "dpm-2s", **CHURN},
+    "dpm_2_ancestral_eta1": {"spec": "dpm-2s-ancestral"},
+    "dpm_2_ancestral_eta0.5": {"spec": "dpm-2s-ancestral", "ancestral": 0.5},
+    "dpmpp_2s_eta0": {"spec": "dpmpp-2s"},
+    "dpmpp_2s_ancestral_eta1": {"spec": "dpmpp-2s-ancestral"},
+    "dpmpp_2s_ancestral_eta0.5": {"spec": "dpmpp-2s-ancestral", "ancestral": 0.5},
+    "dpmpp_sde_eta0": {"spec": "dpmpp-sde", "eta": 0.0},
+    "dpmpp_sde_eta1": {"spec": "dpmpp-sde"},
+}
+"""Case by case, what it is here."""
+
+
+def of_pieces(draws, sigmas):
+    """Of a step's two independent draws, for its stage and its end, the pieces of one motion.
+
+    The stage is at the geometric mean of the ends. On the data form the noise at s has variance
+    s^2 - s^4 / s_0^2, and what the stage has of it comes to the end times (s_1 / s)^2.
+    """
+    pieces = []
+    for first, last, stage, end in zip(sigmas, sigmas[1:], draws[::2], draws[1::2], strict=False):
+        middle = (first * last).sqrt()
+        in_stage, in_end, in_rest = (
+            (b**2 - b**4 / a**2).sqrt() for a, b in ((first, middle), (first, last), (middle, last))
+        )
+        rest = (in_end * end - (last / middle) ** 2 * in_stage * stage) / in_rest
+        pieces += [stage, rest]
+    return torch.stack(pieces)
+
+
+@pytest.mark.parametrize("case", K_DIFFUSION)
+def test_k_diffusion(case, reference, stored_mixture, recorder, stored, table, close):
+    arrays, description = reference("samplers_k_diffusion")
+    given = description["params"]["cases"][case]
+    sigmas, denoise = arrays["sigmas_open"], not case.endswith("_open")
+    draws = arrays.get(f"{case}.noise", torch.zeros(0))
+    if "churn" in case:  # theirs draws at every step, ours only where it churns
+        draws = draws[:-1][((sigmas >= 0.05) & (sigmas <= 15.0))[: len(draws) - 1]]
+    if "eta0.5" in case:
+        draws = draws * given["s_noise"]
+    if case == "dpmpp_sde_eta1":
+        draws = of_pieces(draws, sigmas)
+    fields = {**K_DIFFUSION[case], "steps": len(sigmas) - (not denoise), "denoise": denoise}
+    row = RUNGE_KUTTA_ROWS[fields.pop("spec")] if "spec" in fields else RungeKutta
+    sampler = row(grid=table(sigmas), **fields)
+    model = recorder(stored_mixture(arrays, EDM(float(sigmas[-1]), float(sigmas[0]))))
+    left = stored(draws)
+    got = sampler(model, arrays["x_start"], noise=left, progress=False)
+    close(got, arrays[f"{case}.result"])
+    close(torch.stack(model.states), arrays[f"{case}.net_x"])
+    close(torch.tensor(model.seen_times, dtype=torch.float64), arrays[f"{case}.net_sigma"])
+    with pytest.raises(StopIteration):
+        left()
+
+
+METHODS = {
+    (1, "dpmsolver"): "euler",
+    (2, "dpmsolver"): "midpoint",
+    (2, "taylor"): "half-line",
+    (3, "dpmsolver"): "heun-3",
+    (3, "taylor"): "thirds-parabola",
+}
+DPM_SOLVER = [
+    f"{prediction}.{kind}.{order}.{solver}.logSNR.{evaluations}"
+    for prediction in ("dpmsolver", "dpmsolver++")
+    for kind, most in (("singlestep_fixed", 3), ("singlestep", 2))
+    for order, solver in METHODS
+    for evaluations in ((12, 7) if kind == "singlestep_fixed" else (12,))
+    if order <= most
+]
+
+
+@pytest.mark.parametrize("case", DPM_SOLVER)
+def test_dpm_solver(case, reference, stored_mixture, recorder, table, close):
+    """Steps even in log-SNR: their stages are then where ours are."""
+    arrays, description = reference("samplers_dpm_solver")
+    prediction, _, order, solver, _, evaluations = case.split(".")
+    given = description["params"]
+    sde, steps = VP(given["beta_0"], given["beta_1"]), int(evaluations) // int(order)
+    ends = sde.log_snr(torch.tensor([1.0, given["t_end"]], dtype=torch.float64)).tolist()
+    times = sde.time_of_log_snr(torch.linspace(*ends, steps + 1, dtype=torch.float64))
+    sampler = RungeKutta(
+        steps=steps,
+        grid=table(times),
+        denoise=False,
+        prediction="data" if prediction.endswith("++") else "noise",
+        coordinate="log_snr",
+        method=METHODS[int(order), solver],
+    )
+    model = recorder(stored_mixture(arrays, sde))
+    got = sampler(model, arrays["x_start"], progress=False)
+    close(got, arrays[f"{case}.result"])
+    close(torch.tensor(model.seen_times, dtype=torch.float64), arrays[f"{case}.net_t"])
