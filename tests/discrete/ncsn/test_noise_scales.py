@@ -230,7 +230,7 @@ def test_step_sizes_of_ncsn_are_converted():
     assert scales.sampler(step_ratio=0.3).step_ratio == 0.3
     chosen = NoiseScales.geometric(5.0, 0.1, 8).sampler(data_std=0.0)
     assert chosen.step_ratio is None
-    direct = samplers.mcmc.choose_step_ratio(np.geomspace(5, 0.1, 8), 0.0, 5)
+    direct = samplers.choose_step_ratio(np.geomspace(5, 0.1, 8), 0.0, 5)
     assert chosen.chosen_ratio(VE(0.1, 5.0)) == pytest.approx(direct, rel=1e-6)
     with pytest.raises(ValueError, match="step_ratio and step_lr are one size"):
         scales.sampler(step_ratio=0.1, step_lr=1e-5)
