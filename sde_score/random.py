@@ -129,33 +129,35 @@ def _sphere(draw: Tensor) -> Tensor:
     return scaled.reshape(draw.shape)
 
 
-PROBE_LAWS: Mapping[str, Callable[[Tensor], Tensor]] = {
+PROBE_DISTRIBUTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "rademacher": _rademacher,
     "gaussian": torch.clone,
     "sphere": _sphere,
 }
-"""Laws of zero mean and unit covariance over the events of a batch, each made from a standard
-normal draw; `sphere` has norm sqrt(D)."""
+"""Distributions of zero mean and unit covariance over the events of a batch, each a function of a
+standard normal draw; `sphere` has norm sqrt(D)."""
 
 
-def probes(count: int, like: Tensor, law: str = "rademacher", generator: Draws = None) -> Tensor:
+def probes(
+    count: int, like: Tensor, distribution: str = "rademacher", generator: Draws = None
+) -> Tensor:
     """Random probes v with E[v v^T] = I, for Hutchinson's estimator and slicing.
 
     Args:
         count: number of probes per example, at least 1.
         like: a batch `(batch, *event)` that gives shape, dtype and device.
-        law: a name in `PROBE_LAWS`.
+        distribution: a name in `PROBE_DISTRIBUTIONS`.
         generator: source of the draws.
 
     Returns:
         Shape `(count, batch, *event)`.
 
     Raises:
-        ValueError: for an unknown law or a count below 1.
+        ValueError: for an unknown distribution or a count below 1.
     """
     require_count(probes=count)
-    require_choice("probe_law", law, tuple(PROBE_LAWS))
-    drawn = [PROBE_LAWS[law](normal(like, generator)) for _ in range(count)]
+    require_choice("probe_distribution", distribution, tuple(PROBE_DISTRIBUTIONS))
+    drawn = [PROBE_DISTRIBUTIONS[distribution](normal(like, generator)) for _ in range(count)]
     return torch.stack(drawn) if count > 1 else drawn[0][None]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sde_score._core.checks import require_choice, require_count
 from sde_score.models import quadratic_forms, unit_vectors, vector_jacobian
-from sde_score.random import PROBE_LAWS, ExampleStreams, example_seeds
+from sde_score.random import PROBE_DISTRIBUTIONS, ExampleStreams, example_seeds
 
 Field = Callable[[Tensor], Tensor]
 """Maps `(batch, *event)` to the same shape, example by example."""
@@ -42,7 +42,7 @@ def draw_probes(
     Args:
         count: number of probes per example, at least 1.
         like: a batch `(batch, *event)` that gives shape, dtype and device.
-        law: a name in `PROBE_LAWS`.
+        law: a name in `PROBE_DISTRIBUTIONS`.
         seed: as in `sde_score.random.example_seeds`.
 
     Returns:
@@ -52,9 +52,9 @@ def draw_probes(
         ValueError: for an unknown law or a count below 1.
     """
     require_count(probes=count)
-    require_choice("probe_law", law, tuple(PROBE_LAWS))
+    require_choice("probe_distribution", law, tuple(PROBE_DISTRIBUTIONS))
     streams = ExampleStreams(example_seeds(seed, len(like)), like)
-    return torch.stack([PROBE_LAWS[law](streams()) for _ in range(count)])
+    return torch.stack([PROBE_DISTRIBUTIONS[law](streams()) for _ in range(count)])
 
 
 def value_and_divergence(

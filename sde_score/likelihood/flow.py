@@ -17,7 +17,7 @@ from sde_score.likelihood.dequantization import (
 )
 from sde_score.likelihood.probability_flow import DIVERGENCES, log_prob
 from sde_score.models import Model
-from sde_score.random import PROBE_LAWS
+from sde_score.random import PROBE_DISTRIBUTIONS
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS
 
 
@@ -33,7 +33,7 @@ class Flow:
         atol: absolute tolerance of a step, > 0.
         divergence: `hutchinson`, random and unbiased, or `exact`.
         probes: random probes per draw, at least 1.
-        probe_law: a name in `PROBE_LAWS`.
+        probe_distribution: a name in `PROBE_DISTRIBUTIONS`.
         method: a name in `SOLVERS`.
         mode: `reverse` or `forward`, how the divergence is differentiated.
         dequantization: spec from `DEQUANTIZATIONS`, or an object such as
@@ -51,7 +51,7 @@ class Flow:
     atol: float = 1e-4
     divergence: str = "hutchinson"
     probes: int = 1
-    probe_law: str = "rademacher"
+    probe_distribution: str = "rademacher"
     method: str = "dopri5"
     mode: str = "reverse"
     dequantization: str | Dequantization = "uniform"
@@ -61,7 +61,7 @@ class Flow:
     def __post_init__(self) -> None:
         require_positive(rtol=self.rtol, atol=self.atol)
         require_choice("divergence", self.divergence, DIVERGENCES)
-        require_choice("probe_law", self.probe_law, tuple(PROBE_LAWS))
+        require_choice("probe_distribution", self.probe_distribution, tuple(PROBE_DISTRIBUTIONS))
         require_choice("method", self.method, tuple(SOLVERS))
         require_choice("mode", self.mode, ("reverse", "forward"))
         require_count(probes=self.probes, dequantizations=self.dequantizations)
@@ -88,7 +88,7 @@ class Flow:
                 start=points.start,
                 divergence=self.divergence,
                 probes=self.probes,
-                probe_law=self.probe_law,
+                probe_distribution=self.probe_distribution,
                 seed=list(seeds) if self.importance_weighted else draw_seeds,
                 rtol=self.rtol,
                 atol=self.atol,

@@ -62,7 +62,7 @@ def log_prob(
     start: float | None = None,
     divergence: str = "exact",
     probes: int | Tensor = 1,
-    probe_law: str = "rademacher",
+    probe_distribution: str = "rademacher",
     seed: int | Sequence[int] | None = 0,
     rtol: float = 1e-7,
     atol: float = 1e-7,
@@ -99,7 +99,7 @@ def log_prob(
             per probe and unbiased.
         probes: for `hutchinson`: how many, or the probes themselves, shape `(n, batch, *event)`.
             One set serves the whole solve.
-        probe_law: `rademacher`, which has the smaller variance, or `gaussian`.
+        probe_distribution: `rademacher`, which has the smaller variance, or `gaussian`.
         seed: of the probes: a whole number for a family of examples, one number per example, or
             None; see `sde_score.random.example_seeds`. The probes of an example do not depend on
             its batch.
@@ -136,7 +136,7 @@ def log_prob(
             _require_forward_mode(model, point[:1], begin, condition)
         vectors = None
         if divergence == "hutchinson":
-            vectors = _probes(point, probes, probe_law, seed)
+            vectors = _probes(point, probes, probe_distribution, seed)
         latent, integral, solution = carry(
             model, point, begin, vectors, condition, rtol, atol, method, mode, progress
         )

@@ -5,5 +5,7 @@ from __future__ import annotations
 RENAMED_VALUES: dict[str, dict[str, str]] = {}
 """By field of `TrainConfig`: a value of an earlier version to the one of today."""
 
-RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {}
+RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {
+    "objective": {"probe_law": "probe_distribution"},
+}
 """By field of `TrainConfig` that holds a spec: an argument of an earlier version to today's."""

@@ -8,7 +8,7 @@ import torch
 from sde_score.likelihood import MODES, draw_probes, value_and_divergence
 from sde_score.models import ScoreModel
 from sde_score.nn import MLP, UNet
-from sde_score.random import PROBE_LAWS
+from sde_score.random import PROBE_DISTRIBUTIONS
 from sde_score.sdes import VP
 
 COPIES = 12_000
@@ -54,7 +54,7 @@ def test_each_probe_gives_its_quadratic_form(mode, count, matrix, generator):
     torch.testing.assert_close(forms, torch.einsum("nbi,ij,nbj->nb", probes, matrix, probes))
 
 
-@pytest.mark.parametrize("law", PROBE_LAWS)
+@pytest.mark.parametrize("law", PROBE_DISTRIBUTIONS)
 def test_hutchinson_has_the_mean_and_variance_of_its_law(law, matrix):
     """Mean tr A; variance 2 |sym A|^2 (gaussian), less 2 sum A_ii^2 (rademacher); on the sphere
     2 D / (D + 2) (|sym A|^2 - tr^2 / D)."""
@@ -77,7 +77,7 @@ def test_rademacher_probes_are_exact_for_a_diagonal_jacobian(generator):
     torch.testing.assert_close(forms, scale.sum().expand(3, 2))
 
 
-@pytest.mark.parametrize("law", PROBE_LAWS)
+@pytest.mark.parametrize("law", PROBE_DISTRIBUTIONS)
 def test_probes_are_independent_draws_of_unit_covariance(law):
     """All 2000 probes of an event of 500 numbers differ, across probes and across examples."""
     probes = draw_probes(20, torch.zeros(100, 500, dtype=torch.float64), law).flatten(0, 1)
@@ -86,7 +86,7 @@ def test_probes_are_independent_draws_of_unit_covariance(law):
     assert abs(float(probes.square().mean()) - 1) < 6e-3
 
 
-@pytest.mark.parametrize("law", PROBE_LAWS)
+@pytest.mark.parametrize("law", PROBE_DISTRIBUTIONS)
 def test_probes_depend_on_the_examples_seed_alone(law):
     x = torch.zeros(4, 2, 3, dtype=torch.float64)
     together = draw_probes(3, x, law, seed=[10, 11, 12, 13])
@@ -99,7 +99,9 @@ def test_refusals():
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
         draw_probes(0, x)
-    with pytest.raises(ValueError, match="probe_law='cauchy' is not known; accepted: rademacher"):
+    with pytest.raises(
+        ValueError, match="probe_distribution='cauchy' is not known; accepted: rademacher"
+    ):
         draw_probes(1, x, "cauchy")
     with pytest.raises(ValueError, match="mode='both' is not known; accepted: reverse, forward"):
         value_and_divergence(lambda x: x, x, mode="both")

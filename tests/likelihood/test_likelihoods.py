@@ -178,7 +178,7 @@ def test_the_flow_hands_all_options_on(smooth, monkeypatch):
 
     monkeypatch.setattr("sde_score.likelihood.flow.log_prob", recorded)
     options = {"rtol": 1e-2, "atol": 2e-2, "divergence": "hutchinson", "probes": 2}
-    options |= {"probe_law": "gaussian", "method": "scipy", "mode": "forward"}
+    options |= {"probe_distribution": "gaussian", "method": "scipy", "mode": "forward"}
     Flow(**options)(smooth, LEVELS, DISCRETE, seeds=SEEDS)
     assert {name: seen[name] for name in options} == options
 
@@ -249,7 +249,10 @@ def test_standard_errors_of_the_flow_are_those_of_its_draws():
     covariance = torch.tensor([[[0.3, 0.25], [0.25, 0.3]]])
     model, raw = GaussianMixture(torch.zeros(1, 2), covariance, SHARP), torch.zeros(300, 2)
     seeds = example_seeds(0, 300)
-    for by in (Flow(probes=4, probe_law="gaussian"), Flow(dequantizations=4, probe_law="gaussian")):
+    for by in (
+        Flow(probes=4, probe_distribution="gaussian"),
+        Flow(dequantizations=4, probe_distribution="gaussian"),
+    ):
         found = by(model, raw, Scaling(), seeds=seeds)
         ratio = float(found.standard_error.square().mean() / found.values.var())
         assert 0.75 < ratio < 1.3
@@ -289,7 +292,7 @@ REFUSED = [
     ("flow(atol=-1)", "atol=-1 must be"),
     ("flow(divergence='trace')", "accepted: exact, hutchinson"),
     ("flow(probes=0)", "probes=0 must be a whole number"),
-    ("flow(probe_law='cauchy')", "probe_law='cauchy' is not known"),
+    ("flow(probe_distribution='cauchy')", "probe_distribution='cauchy' is not known"),
     ("flow(method='euler')", "method='euler' is not known"),
     ("flow(mode='sideways')", "accepted: reverse, forward"),
     ("flow(dequantizations=0)", "dequantizations=0 must be a whole number"),

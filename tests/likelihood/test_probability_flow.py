@@ -143,7 +143,7 @@ def test_hutchinson_is_unbiased_and_its_standard_error_calibrated(law, gaussian_
     flow, count = gaussian_flow(VP()), 12
     x = torch.full((400, 3), 0.3, dtype=torch.float64)
     loose = {"divergence": "hutchinson", "rtol": 1e-5, "atol": 1e-5}
-    found = log_prob(flow.model, x, probes=count, probe_law=law, **loose)
+    found = log_prob(flow.model, x, probes=count, probe_distribution=law, **loose)
     off = found.log_prob - flow.log_prob(x)
     assert abs(off.mean()) < 4 * off.std() / 20
     error = found.standard_error
@@ -327,6 +327,6 @@ def test_forward_mode_gives_what_reverse_mode_gives(divergence, mixture, generat
 def test_given_probes_equal_drawn_ones(gaussian_flow):
     model, x = gaussian_flow(VP()).model, torch.ones(2, 3, dtype=torch.float64)
     loose = {"divergence": "hutchinson", "rtol": 1e-3, "atol": 1e-3}
-    drawn = log_prob(model, x, probes=3, probe_law="gaussian", seed=4, **loose)
+    drawn = log_prob(model, x, probes=3, probe_distribution="gaussian", seed=4, **loose)
     given = log_prob(model, x, probes=draw_probes(3, x, "gaussian", 4), **loose)
     assert torch.equal(drawn.log_prob, given.log_prob)

@@ -13,7 +13,10 @@ from sde_score.sdes import VP
 REFUSED = [
     ({"divergence": "trace"}, "divergence='trace' is not known; accepted: exact, hutchinson"),
     ({"method": "euler"}, "method='euler' is not known; accepted: dopri5, torchdiffeq, scipy"),
-    ({"divergence": "hutchinson", "probe_law": "x"}, "probe_law='x' is not known"),
+    (
+        {"divergence": "hutchinson", "probe_distribution": "x"},
+        "probe_distribution='x' is not known",
+    ),
     ({"divergence": "hutchinson", "probes": 0}, "probes=0 must be a whole number"),
     ({"probes": 4}, "probes are for divergence='hutchinson'"),
     ({"divergence": "hutchinson", "probes": torch.ones(2, 3)}, r"probes has shape \(2, 3\)"),

@@ -21,7 +21,7 @@ from sde_score.models.derivatives.jacobian import (
     unit_vectors,
     value_and_point,
 )
-from sde_score.random import PROBE_LAWS, Draws
+from sde_score.random import PROBE_DISTRIBUTIONS, Draws
 from sde_score.random import probes as draw_probes
 
 DIVERGENCE_METHODS = ("exact", "hutchinson", "hutch++")
@@ -32,7 +32,7 @@ def divergence(
     x: Tensor,
     method: str = "exact",
     probes: int = 1,
-    probe_law: str = "rademacher",
+    probe_distribution: str = "rademacher",
     generator: Draws = None,
 ) -> Tensor:
     """The divergence of a field at x, from one call of the field.
@@ -51,7 +51,7 @@ def divergence(
               probes reaches the rank of J, much better than Hutchinson where the singular values
               of J fall fast, and worse where they are all alike. From D probes on it is `exact`.
         probes: number of backward passes for the random methods, at least 1, `hutch++` 3.
-        probe_law: a name in `PROBE_LAWS`.
+        probe_distribution: a name in `PROBE_DISTRIBUTIONS`.
         generator: source of the draws.
 
     Returns:
@@ -65,9 +65,9 @@ def divergence(
     Reference: Hutchinson 1989, https://doi.org/10.1080/03610918908812806; Meyer et al. 2021
     (Hutch++), https://arxiv.org/abs/2010.09649, algorithm 1.
     """
-    _check_method(method, probes, probe_law)
+    _check_method(method, probes, probe_distribution)
     value, point = value_and_point(field, x)
-    return divergence_of(value, point, method, probes, probe_law, generator)
+    return divergence_of(value, point, method, probes, probe_distribution, generator)
 
 
 def divergence_of(
@@ -75,7 +75,7 @@ def divergence_of(
     point: Tensor,
     method: str = "exact",
     probes: int = 1,
-    probe_law: str = "rademacher",
+    probe_distribution: str = "rademacher",
     generator: Draws = None,
 ) -> Tensor:
     """`divergence` of a field that has been evaluated, for those who need its value as well.
@@ -86,7 +86,7 @@ def divergence_of(
             from. Where gradients are disabled the graph of `value` is released.
         method: as in `divergence`.
         probes: as in `divergence`.
-        probe_law: as in `divergence`.
+        probe_distribution: as in `divergence`.
         generator: as in `divergence`.
 
     Returns:
@@ -95,17 +95,17 @@ def divergence_of(
     Raises:
         ValueError: as in `divergence`.
     """
-    _check_method(method, probes, probe_law)
+    _check_method(method, probes, probe_distribution)
     keep = torch.is_grad_enabled()
     size = math.prod(point.shape[1:])
     if method == "exact" or (method == "hutch++" and probes >= size):
         return quadratic_forms(value, point, unit_vectors(point), keep).sum(0)
     if method == "hutchinson":
-        vectors = draw_probes(probes, point, probe_law, generator)
+        vectors = draw_probes(probes, point, probe_distribution, generator)
         return quadratic_forms(value, point, vectors, keep).mean(0)
     third = probes // 3
-    sketch = draw_probes(third, point, probe_law, generator)
-    rest = draw_probes(probes - 2 * third, point, probe_law, generator)
+    sketch = draw_probes(third, point, probe_distribution, generator)
+    rest = draw_probes(probes - 2 * third, point, probe_distribution, generator)
     return hutch_plus_plus(value, point, sketch, rest, keep)
 
 
@@ -146,7 +146,7 @@ def asymmetry(
     field: Field,
     x: Tensor,
     probes: int | None = None,
-    probe_law: str = "rademacher",
+    probe_distribution: str = "rademacher",
     generator: Draws = None,
 ) -> Tensor:
     r"""How far a field is from being a gradient, example by example.
@@ -163,7 +163,7 @@ def asymmetry(
         probes: None for the exact norms, D backward passes and D^2 numbers per example; or the
             number of random vectors, two backward and one double-backward pass for each. The ratio
             of two unbiased estimates, in [0, 2] too, has a bias of the order of 1 / probes.
-        probe_law: a name in `PROBE_LAWS`.
+        probe_distribution: a name in `PROBE_DISTRIBUTIONS`.
         generator: source of the draws.
 
     Returns:
@@ -182,7 +182,7 @@ def asymmetry(
         else:
             difference, total = torch.zeros(2, x.shape[0], dtype=x.dtype, device=x.device)
             value, point = value_and_point(field, x)
-            for v in draw_probes(probes, x, probe_law, generator):
+            for v in draw_probes(probes, x, probe_distribution, generator):
                 pushed = push(value, point, v, create_graph=False)
                 pulled = pull(value, point, v, create_graph=False, retain=True)
                 difference += sum_event((pushed - pulled) ** 2)
@@ -196,7 +196,7 @@ def _columns(vectors: Tensor) -> Tensor:
     return columns.to(torch.promote_types(columns.dtype, torch.float32))  # what QR takes
 
 
-def _check_method(method: str, probes: int, probe_law: str) -> None:
+def _check_method(method: str, probes: int, probe_distribution: str) -> None:
     require_choice("method", method, DIVERGENCE_METHODS)
-    require_choice("probe_law", probe_law, tuple(PROBE_LAWS))
+    require_choice("probe_distribution", probe_distribution, tuple(PROBE_DISTRIBUTIONS))
     require_count(3 if method == "hutch++" else 1, probes=probes)

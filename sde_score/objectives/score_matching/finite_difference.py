@@ -33,8 +33,8 @@ class FiniteDifferenceScoreMatching(ProbedObjective):
 
     Args:
         probes: number n of directions per example, at least 1.
-        probe_law: a name from `sde_score.random.PROBE_LAWS`; with `rademacher` and `sphere` every
-            displacement has length h sqrt(D).
+        probe_distribution: a name from `sde_score.random.PROBE_DISTRIBUTIONS`; with
+            `rademacher` and `sphere` every displacement has length h sqrt(D).
         step: h in units of `sigma_data`, or of sigma(t) with a time sampler, > 0; None takes the
             above.
         sigma_data: length over which the density of the data changes, such as their standard
@@ -55,7 +55,7 @@ class FiniteDifferenceScoreMatching(ProbedObjective):
     converges_to = "the score of the data, but for O(step^2)"
     reference = "Pang et al. 2020, https://arxiv.org/abs/2007.03317"
 
-    probe_law: str = "sphere"
+    probe_distribution: str = "sphere"
     step: float | None = None
     sigma_data: float = 1.0
 

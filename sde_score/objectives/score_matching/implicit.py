@@ -74,7 +74,7 @@ class HutchinsonScoreMatching(ProbedObjective):
 
     Args:
         probes: number n of probes per example, at least 1.
-        probe_law: a name from `sde_score.random.PROBE_LAWS`.
+        probe_distribution: a name from `sde_score.random.PROBE_DISTRIBUTIONS`.
         time_sampler: None for the data as they are; a name from `TIME_SAMPLERS`, or an object.
         weighting: with a time sampler, the weight of each time.
 

@@ -25,7 +25,8 @@ class SlicedScoreMatching(ProbedObjective):
 
     Args:
         probes: number n of directions per example, at least 1.
-        probe_law: a name from `sde_score.random.PROBE_LAWS`; `sphere` has length sqrt(D).
+        probe_distribution: a name from `sde_score.random.PROBE_DISTRIBUTIONS`; `sphere` has length
+            sqrt(D).
         time_sampler: None for the data as they are; a name from `TIME_SAMPLERS`, or an object.
         weighting: with a time sampler, the weight of each time.
 

@@ -12,7 +12,7 @@ from torch.autograd import functional
 from sde_score.models import DIVERGENCE_METHODS, asymmetry, divergence, divergence_of
 from sde_score.models.derivatives import divergence as traces
 from sde_score.models.derivatives.jacobian import quadratic_forms
-from sde_score.random import PROBE_LAWS, probes
+from sde_score.random import PROBE_DISTRIBUTIONS, probes
 
 COPIES = 20_000
 
@@ -141,7 +141,7 @@ def test_variances_of_one_probe_by_exact_moments(generator):
         "rademacher": (corners, torch.full((8,), 1 / 8)),
         "sphere": (design, torch.full((12,), 1 / 12)),
     }
-    assert set(laws) == set(PROBE_LAWS)
+    assert set(laws) == set(PROBE_DISTRIBUTIONS)
     for law, (vectors, weight) in laws.items():
         point = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
         forms = quadratic_forms(linear(matrix)(point), point, vectors[:, None])[:, 0]
@@ -150,7 +150,7 @@ def test_variances_of_one_probe_by_exact_moments(generator):
         torch.testing.assert_close((weight.double() * (forms - mean) ** 2).sum(), want[law])
 
 
-@pytest.mark.parametrize("law", PROBE_LAWS)
+@pytest.mark.parametrize("law", PROBE_DISTRIBUTIONS)
 def test_hutchinson_averages_probes_of_that_law(law, generator):
     """Four probes: the mean is the trace and the variance a quarter of the formula's, within 4.5
     standard errors."""
@@ -179,7 +179,7 @@ def low_rank(size, rank, generator):
 def test_hutch_plus_plus_is_exact_once_a_third_of_its_probes_spans_the_range(rank, generator):
     """Any seed, any law, and a rank below it serves as well; one probe less is not enough."""
     matrix, x = low_rank(12, rank, generator), torch.zeros(5, 12, dtype=torch.float64)
-    for law in PROBE_LAWS:
+    for law in PROBE_DISTRIBUTIONS:
         for count in (3 * rank, 3 * rank + 1):
             got = divergence(linear(matrix), x, "hutch++", count, law, generator)
             torch.testing.assert_close(got, matrix.trace().expand(5), rtol=1e-9, atol=1e-9)
@@ -347,7 +347,9 @@ def test_asymmetry_of_images_and_columns(generator):
 def test_wrong_arguments_are_refused_by_name(x):
     with pytest.raises(ValueError, match="method='skilling' is not known; accepted: exact, hutch"):
         divergence(torch.sin, x, "skilling")
-    with pytest.raises(ValueError, match="probe_law='cauchy' is not known; accepted: rademacher"):
+    with pytest.raises(
+        ValueError, match="probe_distribution='cauchy' is not known; accepted: rademacher"
+    ):
         divergence(torch.sin, x, "exact", 1, "cauchy")
     with pytest.raises(ValueError, match="probes=2 must be a whole number of at least 3"):
         divergence(torch.sin, x, "hutch++", 2)

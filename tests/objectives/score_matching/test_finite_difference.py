@@ -154,7 +154,7 @@ def test_directions_are_averaged_and_drawn_from_the_generator(fields):
     x = torch.randn(5, 3, generator=seeded(4), dtype=F64)
     for marginal in (fields.linear(MATRIX, SHIFT), fields.quadratic(MATRIX @ MATRIX.mT, SHIFT)):
         for law, count in itertools.product(("sphere", "rademacher"), (1, 4)):
-            objective = FiniteDifferenceScoreMatching(probes=count, probe_law=law)
+            objective = FiniteDifferenceScoreMatching(probes=count, probe_distribution=law)
             vectors = probes(count, x, law, seeded(6))
             single = [objective.at(marginal, x, v[None]) for v in vectors]
             got = objective.losses(marginal, x, seeded(6))
@@ -168,5 +168,5 @@ def test_wrong_arguments_are_refused():
         FiniteDifferenceScoreMatching(sigma_data=-1.0)
     with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
         FiniteDifferenceScoreMatching(probes=0)
-    with pytest.raises(ValueError, match="probe_law='normal' is not known"):
-        FiniteDifferenceScoreMatching(probe_law="normal")
+    with pytest.raises(ValueError, match="probe_distribution='normal' is not known"):
+        FiniteDifferenceScoreMatching(probe_distribution="normal")

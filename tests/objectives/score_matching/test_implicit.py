@@ -133,7 +133,7 @@ def test_the_variance_of_one_probe_is_that_of_its_law(fields, signs, hermite):
     }
     marginal = fields.linear(MATRIX, SHIFT)
     for law, (nodes, weights) in rules.items():
-        objective = HutchinsonScoreMatching(probe_law=law)
+        objective = HutchinsonScoreMatching(probe_distribution=law)
         values = torch.cat([objective.at(marginal, x, v.reshape(1, 1, 3)) for v in nodes])
         mean = (weights * values).sum()
         variance = (weights * (values - mean) ** 2).sum()
@@ -153,7 +153,7 @@ def test_n_probes_are_averaged(fields):
 @pytest.mark.parametrize("law", ["rademacher", "gaussian", "sphere"])
 def test_probes_are_drawn_from_the_generator_with_their_number_and_law(fields, law):
     x = torch.randn(5, 3, generator=seeded(4), dtype=F64)
-    objective = HutchinsonScoreMatching(probes=3, probe_law=law)
+    objective = HutchinsonScoreMatching(probes=3, probe_distribution=law)
     marginal = fields.linear(MATRIX, SHIFT)
     want = objective.at(marginal, x, probes(3, x, law, seeded(8)))
     assert torch.equal(objective.losses(marginal, x, seeded(8)), want)
@@ -221,7 +221,9 @@ def test_without_a_time_sampler_the_model_is_asked_at_t_min_about_the_data(gauss
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
         HutchinsonScoreMatching(probes=0)
-    with pytest.raises(ValueError, match="probe_law='normal' is not known; accepted: rademacher"):
-        HutchinsonScoreMatching(probe_law="normal")
+    with pytest.raises(
+        ValueError, match="probe_distribution='normal' is not known; accepted: rademacher"
+    ):
+        HutchinsonScoreMatching(probe_distribution="normal")
     with pytest.raises(ValueError, match="unknown time sampler 'unifrm'"):
         HutchinsonScoreMatching(time_sampler="unifrm")

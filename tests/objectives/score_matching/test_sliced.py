@@ -53,7 +53,10 @@ def test_it_scales_right_for_every_law_of_the_directions(fields, signs, hermite)
         drawn = probes(400, x.expand(50, 2), law, seeded(2)).reshape(-1, 2)
         moments = drawn.mT @ drawn / len(drawn)
         torch.testing.assert_close(moments, torch.eye(2, dtype=F64), rtol=0, atol=0.05)
-        each = [SlicedScoreMatching(probe_law=law).at(marginal, x, v[None, None]) for v in vectors]
+        each = [
+            SlicedScoreMatching(probe_distribution=law).at(marginal, x, v[None, None])
+            for v in vectors
+        ]
         torch.testing.assert_close((weight * torch.cat(each)).sum(0, True), exact)
 
 
@@ -93,8 +96,8 @@ def test_its_variance_exceeds_the_reduced_one_as_computed(fields, gaussian, herm
     for example in data.x[:4]:
         x = example[None]
         score = marginal.score(x)[0]
-        plain = variance(SlicedScoreMatching(probe_law="gaussian"), x)
-        reduced = variance(HutchinsonScoreMatching(probe_law="gaussian"), x)
+        plain = variance(SlicedScoreMatching(probe_distribution="gaussian"), x)
+        reduced = variance(HutchinsonScoreMatching(probe_distribution="gaussian"), x)
         square = score @ score
         covariance = -(score @ data.precision @ score)
         want = reduced + 0.5 * square**2 + 2 * covariance
@@ -103,7 +106,7 @@ def test_its_variance_exceeds_the_reduced_one_as_computed(fields, gaussian, herm
 
 def test_probes_are_drawn_from_the_generator_with_their_number_and_law(fields):
     x = torch.randn(5, 2, generator=seeded(4), dtype=F64)
-    objective = SlicedScoreMatching(probes=3, probe_law="sphere")
+    objective = SlicedScoreMatching(probes=3, probe_distribution="sphere")
     marginal = fields.linear(MATRIX, SHIFT)
     want = objective.at(marginal, x, probes(3, x, "sphere", seeded(8)))
     assert torch.equal(objective.losses(marginal, x, seeded(8)), want)
@@ -112,5 +115,5 @@ def test_probes_are_drawn_from_the_generator_with_their_number_and_law(fields):
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
         SlicedScoreMatching(probes=0)
-    with pytest.raises(ValueError, match="probe_law='normal' is not known"):
-        SlicedScoreMatching(probe_law="normal")
+    with pytest.raises(ValueError, match="probe_distribution='normal' is not known"):
+        SlicedScoreMatching(probe_distribution="normal")
