@@ -9,7 +9,11 @@ import pytest
 
 from sde_score.sdes import EDM, VE, VP, Cosine, Rectified, SubVP
 
-REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
+# What ships with the repository, then a larger collection beside a checkout.
+REFERENCES = [
+    Path(__file__).parent / "reference",
+    Path(__file__).resolve().parents[2] / "shared" / "reference",
+]
 
 SDES = [
     VP(beta_min=0.4, beta_max=9.0),
@@ -24,14 +28,14 @@ SDES = [
 @pytest.fixture(scope="session")
 def reference():
     """`name -> (arrays, description)` of a reference file; skips where it is absent."""
+    from safetensors.torch import load_file
 
     def load(name):
-        if not (REFERENCE / f"{name}.safetensors").exists():
-            pytest.skip(f"{name} is not in {REFERENCE}")
-        from safetensors.torch import load_file
-
-        text = (REFERENCE / f"{name}.json").read_text()
-        return load_file(REFERENCE / f"{name}.safetensors"), json.loads(text)
+        for folder in REFERENCES:
+            if (folder / f"{name}.safetensors").exists():
+                text = (folder / f"{name}.json").read_text(encoding="utf-8")
+                return load_file(folder / f"{name}.safetensors"), json.loads(text)
+        pytest.skip(f"{name} is not in {' or '.join(map(str, REFERENCES))}")
 
     return load
 

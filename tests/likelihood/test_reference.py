@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +11,6 @@ import torch
 from sde_score.likelihood import log_prob
 from sde_score.models import GaussianMixture
 from sde_score.sdes import VE, VP, SubVP
-
-RECORDED = Path(__file__).parents[3] / "shared" / "reference" / "ode_likelihood.safetensors"
-
-pytestmark = pytest.mark.skipif(not RECORDED.exists(), reason=f"needs {RECORDED}")
 
 
 @dataclass(frozen=True)
@@ -29,10 +24,8 @@ SDES = {"vp": VP(0.1, 20.0), "subvp": SubVP(0.1, 20.0), "ve": LateVE(0.01, 50.0)
 
 
 @pytest.fixture
-def recorded():
-    from safetensors.torch import load_file
-
-    return load_file(RECORDED)
+def recorded(reference):
+    return reference("ode_likelihood")[0]
 
 
 def bits(found):

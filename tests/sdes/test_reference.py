@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sde_score.sdes import VE, VP, SubVP
-
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
-pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason="../shared/reference is absent")
 
 NAMES = {"sde_vp": VP, "sde_subvp": SubVP, "sde_ve": VE}
 
 
 @pytest.fixture(params=[(name, case) for name in NAMES for case in (0, 1)], ids=str)
-def recorded(request):
+def recorded(request, reference):
     """(sde, n, what was recorded, the score it used)."""
     name, case = request.param
-    params = json.loads((REFERENCE / f"{name}.json").read_text())["params"]
-    arrays = load_file(REFERENCE / f"{name}.safetensors")
+    arrays, description = reference(name)
+    params = description["params"]
     values = dict(params["cases"][case])
     n = values.pop("N")
     prefix = f"case{case}."

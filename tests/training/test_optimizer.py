@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +10,6 @@ from torch import nn
 
 from sde_score.sdes import VP
 from sde_score.training import EMA, Update, warmup_factor
-
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 
 
 class _Tiny(nn.Module):
@@ -46,14 +42,10 @@ def _loss(net, arrays, where, tag, params):
 
 
 @pytest.mark.parametrize("tag", ["vp_cont", "ve_disc"])
-def test_update_reproduces_five_recorded_steps_of_the_published_code(tag):
+def test_update_reproduces_five_recorded_steps_of_the_published_code(tag, reference):
     """Learning rates, losses, weights and averages of Song et al.'s code, float64 to 1e-9."""
-    if not REFERENCE.is_dir():
-        pytest.skip("reference fixtures are not beside the repository")
-    from safetensors.torch import load_file
-
-    params = json.loads((REFERENCE / "train_steps.json").read_text())["params"]
-    arrays = load_file(REFERENCE / "train_steps.safetensors")
+    arrays, description = reference("train_steps")
+    params = description["params"]
     case = next(c for c in params["cases"] if c["tag"] == tag)
     net = _Tiny(arrays, tag)
     update = Update(

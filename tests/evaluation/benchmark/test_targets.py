@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,7 +14,6 @@ from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds
 from sde_score.sdes import EDM, VP, Rectified
 
-STORED = Path(__file__).resolve().parents[3].parent / "shared/reference/benchmark_targets.npz"
 MEAN, VARIANCES = [0.7, -0.4, 0.2], [1e-3, 0.5, 4.0]
 
 
@@ -35,10 +32,8 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def stored():
-    if not STORED.exists():
-        pytest.skip(f"{STORED.name} is not in {STORED.parent}")
-    return {name: torch.as_tensor(array) for name, array in np.load(STORED).items()}
+def stored(reference):
+    return reference("benchmark_targets")[0]
 
 
 def test_ring_has_eight_modes_and_unit_variance():
