@@ -192,9 +192,9 @@ def diffusers_vp(
     scheduler = getattr(diffusers, f"{kind}Scheduler")(prediction_type="sample", **options)
     scheduler.set_timesteps(nfe)
     # DEIS takes the logarithm of the last level, so it cannot go to zero noise.
-    lands = not kind.startswith("DEIS")
-    levels = _levels(grid, oracle.largest, nfe if lands else nfe + 1)
-    scheduler.sigmas = torch.cat([levels, levels.new_zeros(1)]) if lands else levels
+    ends_at_data = not kind.startswith("DEIS")
+    levels = _levels(grid, oracle.largest, nfe if ends_at_data else nfe + 1)
+    scheduler.sigmas = torch.cat([levels, levels.new_zeros(1)]) if ends_at_data else levels
     generator = torch.Generator().manual_seed(oracle.seed)
     extra = {"generator": generator} if "algorithm_type" in options else {}
     x = y / math.sqrt(1 + oracle.largest**2)

@@ -1,6 +1,6 @@
 """What every sampler does around its own step: start, seeds, progress, trajectory, the last step.
 
-A sampler is an immutable description. Its method is one generator, `march`, that yields the state
+A sampler is an immutable description. Its method is one generator, `iterate`, that yields the state
 after each step; the rest is here.
 """
 
@@ -55,14 +55,14 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a march needs to know besides its state.
+    """All that an iteration needs besides its state.
 
     Args:
         model: read through the model protocol alone.
         times: decreasing, float64, on the CPU.
         noise: source of standard normal draws.
         condition: passed to the model.
-        tick: moves the progress bar; for marches whose steps are not those they yield.
+        tick: moves the progress bar; for iterations whose steps are not those they yield.
     """
 
     model: Model
@@ -107,7 +107,7 @@ class Problem:
         return self.noise.between(*clock.tolist())
 
 
-March = Iterator[tuple[float, Tensor]]
+Iteration = Iterator[tuple[float, Tensor]]
 """Yields the time reached and the state, step by step."""
 
 
@@ -132,8 +132,8 @@ class Sampler(ABC):
     denoise: bool = True
 
     @property
-    def lands(self) -> bool:
-        """Whether `march` takes the last step, to zero noise, itself."""
+    def ends_at_data(self) -> bool:
+        """Whether `iterate` takes the last step, to zero noise, itself."""
         return False
 
     @property
@@ -166,15 +166,15 @@ class Sampler(ABC):
         return True
 
     @abstractmethod
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         """Carry x from the first time to the last, yielding (time, state) after each step.
 
-        Whoever consumes the march may change a state that it yields, in place, before it goes on.
-        With `lands` and `denoise`, the last step is to zero noise, at time 0.
+        The consumer may change a yielded state in place before it asks for the next.
+        With `ends_at_data` and `denoise`, the last step is to zero noise, at time 0.
 
         Args:
             problem: the model, the times and the source of noise.
-            x: state at `problem.times[0]`; owned by the march, which may change it in place.
+            x: state at `problem.times[0]`; owned by the iteration, which may change it in place.
         """
 
     @overload
@@ -259,18 +259,18 @@ class Sampler(ABC):
 
     def _walk(
         self, model: Model, x: Tensor, noise: Noise, condition: Tensor | None, progress: bool
-    ) -> March:
+    ) -> Iteration:
         from tqdm.auto import tqdm
 
         times, total = self.times(model.sde), self.total
         name = type(self).__name__
         with tqdm(total=total, desc=name, unit="step", delay=2, disable=not progress) as bar:
             problem = Problem(model, times, noise, condition, bar.update)
-            for time, state in self.march(problem, x):
+            for time, state in self.iterate(problem, x):
                 x = state
                 bar.update(total is not None)
                 yield time, x
-            if self.denoise and not self.lands:
+            if self.denoise and not self.ends_at_data:
                 yield 0.0, problem.denoise(x, times[-1].to(x.device))
 
     def start_time(self, sde: SDE) -> float:
@@ -285,8 +285,8 @@ class Sampler(ABC):
 
     @property
     def total(self) -> int | None:
-        """Number of states that the march yields; None if it moves the bar itself."""
-        return self.steps if self.lands else self.steps - self.denoise
+        """Number of states that `iterate` yields; None if it moves the bar itself."""
+        return self.steps if self.ends_at_data else self.steps - self.denoise
 
     def times(self, sde: SDE) -> Tensor:
         """The times at which the model is evaluated, decreasing, float64."""

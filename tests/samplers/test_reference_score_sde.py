@@ -200,11 +200,11 @@ def test_whole_trajectories(name, reference, recorder, stored, table, close):
     draws = stored(arrays[f"{name}.noise"])
     prior = arrays[f"{name}.prior_noise"]
     x = prior * sde.inner.sigma_max if case["sde"] == "ve" else prior.clone()
-    # The march ends before the last predictor step, whose mean is theirs for a denoised result.
+    # The iteration ends before the last predictor step, whose mean is theirs for a denoised result.
     run = Problem(model, times, draws, None, lambda: None)
     if case["probability_flow"]:
         assert all(row[2] == 0 for row in predictor.rows(sde, times))
-    for _, state in sampler.march(run, x):
+    for _, state in sampler.iterate(run, x):
         x = state
     s = ((sde.index(times[-1:]) - 1).clamp(min=0) + 0.5) / (n - 1)
     a, b, c = (k.item() for k in predictor.coefficients(sde, times[-1:], s))

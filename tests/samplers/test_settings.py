@@ -132,7 +132,7 @@ def test_the_bar_counts_steps_and_waits_two_seconds(bars):
         sampler(law, (2, 2), seed=0)
         assert bars[-1].given["delay"] == 2
         assert bars[-1].given["disable"] is False
-        denoising = not sampler.lands  # is not one of its steps
+        denoising = not sampler.ends_at_data  # is not one of its steps
         assert bars[-1].count == bars[-1].given["total"] == 5 - denoising
     draw("ddim", (2, 2))
     assert bars[-1].given["disable"] is True

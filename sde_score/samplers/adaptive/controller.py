@@ -31,7 +31,7 @@ from typing_extensions import override
 from sde_score._core.checks import require_positive
 from sde_score.samplers.adaptive.dormand_prince import gave_up
 from sde_score.samplers.adaptive.ode_solvers import rows_of
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 
 FIRST_STEP = 0.05
 _SMALLEST_STEP = 1e-7
@@ -211,7 +211,7 @@ class AdaptiveSampler(Sampler):
         return size
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         sde, times = problem.sde, problem.times
         levels = (0.5 * sde.log_snr(times)).tolist()
         scale = torch.hypot(sde.alpha(times), sde.sigma(times)).tolist()

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_choice, require_positive
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS, rows_of
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ProbabilityFlowODE(Sampler):
         return None
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         sde = problem.sde
 
         def slope(log_snr: Tensor, state: Tensor, rows: Tensor) -> Tensor:

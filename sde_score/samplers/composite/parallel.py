@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_nonnegative
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.one_step import Predictor
 from sde_score.samplers.grids.rules import Grid
 from sde_score.samplers.langevin.predictor_corrector import PREDICTORS
@@ -41,7 +41,7 @@ class Parallel(Sampler):
     examples, whose times differ. Each example has its own window and does not feel its neighbors;
     those that have arrived leave the batch. The host waits for the device once a sweep, to know
     whether all have; with `sweeps` it never does. All states are kept until the end. A state
-    changed by whoever consumes the march changes none after it.
+    changed by whoever consumes the iteration changes none after it.
 
     Args:
         inner: a name from `PREDICTORS` of a method with one evaluation per step, such as
@@ -104,7 +104,7 @@ class Parallel(Sampler):
         return self._steps.stochastic
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         times, reached = problem.times.tolist(), 0
         path = x.new_empty(len(times), len(x), x[0].numel())
         for final in self._fill(_Table.of(self._steps, problem, x), path, x):

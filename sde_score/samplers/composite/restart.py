@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_increasing
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.linear import blend
 from sde_score.samplers.grids.rules import Grid, Karras
 from sde_score.sdes import SDE
@@ -75,7 +75,7 @@ class Restart(Sampler):
     inner: str | Sampler = "heun"
     repeats: Sequence[Repeat | tuple[float, float, int, int]] = (Repeat(0.1, 0.5, 2, 4),)
 
-    lands = True
+    ends_at_data = True
     reference = "Xu et al. 2023, https://arxiv.org/abs/2306.14878"
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Restart(Sampler):
         return self.steps + sum(1 + s.repeats * (1 + s.steps) for s in self._stretches)
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         inner, stretches = self._inner, self._stretches
         plain = replace(problem, noise=lambda: problem.noise())
         ways, rises = self._ways(problem, stretches), _rises(problem.sde, stretches)
@@ -140,7 +140,7 @@ class Restart(Sampler):
                 x = yield from _walk(inner, plain, x, down)
         last = replace(inner, denoise=self.denoise)
         x = yield from _walk(last, problem, x, ways[-1])
-        if self.denoise and not inner.lands:
+        if self.denoise and not inner.ends_at_data:
             yield 0.0, problem.denoise(x, ways[-1][-1].to(x.device))
 
     def _ways(self, problem: Problem, stretches: Sequence[Repeat]) -> list[Tensor]:
@@ -202,7 +202,7 @@ def _rises(sde: SDE, stretches: Sequence[Repeat]) -> list[tuple[Tensor, float, f
 
 def _walk(inner: Sampler, problem: Problem, x: Tensor, times: Tensor) -> _Way:
     """Let the inner sampler go along some times; its last state is the result."""
-    for time, state in inner.march(replace(problem, times=times), x):
+    for time, state in inner.iterate(replace(problem, times=times), x):
         x = state
         yield time, x
     return x

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from sde_score._core.checks import require_choice, require_count
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.exponential import (
     FORMS,
     RULES,
@@ -141,7 +141,7 @@ class Multistep(Sampler):
     taper: bool = False
     reference: str = field(default=_EXPONENTIAL, repr=False)
 
-    lands = True
+    ends_at_data = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,7 +174,7 @@ class Multistep(Sampler):
         return as_level(self.eta).stochastic
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         past = deque[Tensor](maxlen=1 + max(self.order, self.corrector, self.final_order))
         times, moves = [*problem.times.tolist(), 0.0], self.moves(problem.sde, problem.times)
         reading = Reading.along(FORMS[self.prediction], problem.sde, problem.times)
@@ -198,14 +198,14 @@ class Multistep(Sampler):
             times: float64, decreasing.
         """
         s, alpha = noise_ratio(sde, times), sde.alpha(times)
-        lands = self.denoise and self.final_order > 1
-        if lands:
+        ends_at_data = self.denoise and self.final_order > 1
+        if ends_at_data:
             s, alpha = torch.cat([s, s.new_zeros(1)]), torch.cat([alpha, alpha.new_ones(1)])
         k = torch.arange(len(s) - 1)
         left = len(times) - (not self.denoise) - k if self.taper else torch.full_like(k, MOST)
         available = torch.minimum(k + 1, left)
         counts = available.clamp(max=self.order)
-        if lands:
+        if ends_at_data:
             counts[-1] = min(self.final_order, len(times))
         solve = partial(self._solve, COORDINATES[self.coordinate](sde, s), s, alpha)
         steps = solve(k, k, counts)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.linear import Number, blend, numbers
 from sde_score.samplers.noise.reverse_variance import Variance, as_variance
 from sde_score.sdes import SDE
@@ -45,7 +45,7 @@ class Predictor(Sampler):
         return list(zip(*map(numbers, columns), strict=True))
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         stops, rows = problem.times.tolist(), self.rows(problem.sde, problem.times)
         for k, (t, (a, b, c)) in enumerate(zip(problem.moments(x.device), rows, strict=False)):
             x = blend(x, a, (problem.score(x, t), b)) if b else blend(x, a)

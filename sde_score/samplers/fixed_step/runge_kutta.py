@@ -30,7 +30,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_choice, require_positive
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.butcher import TABLEAUX, Tableau
 from sde_score.samplers.fixed_step.exponential import FORMS, Form, exponential_steps, require_level
 from sde_score.samplers.fixed_step.linear import Number, blend, numbers
@@ -183,7 +183,7 @@ class RungeKutta(Sampler):
         return TABLEAUX[self.method]
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         plan = self.plan(problem.sde, problem.times)
         ask = problem.expected_noise if self._form.model == "noise" else problem.denoise
         stops, instants = problem.times.tolist(), plan.times.tolist()

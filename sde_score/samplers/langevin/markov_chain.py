@@ -13,7 +13,7 @@ from sde_score.mcmc.adaptation import require_tunable
 from sde_score.mcmc.chains import Walk
 from sde_score.mcmc.kernel import KERNELS, Kernel
 from sde_score.models import Marginal
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.sdes import SDE
 
 
@@ -86,7 +86,7 @@ class MCMC(Sampler):
         return torch.full((count,), time, dtype=torch.float64)
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         density = Marginal(problem.model, problem.moments(x.device)[0], problem.condition)
         kernel = KERNELS.resolve(self.kernel)
         walk = Walk(density, x, kernel, problem.noise, self.warmup, adapt_mass=self.adapt_mass)

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
 from sde_score._core.registry import Registry
-from sde_score.samplers.base import March, Problem, Sampler
+from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.multistep import ROWS
 from sde_score.samplers.fixed_step.one_step import (
     DDIM,
@@ -82,17 +82,17 @@ class PredictorCorrector(Sampler):
 
     @property
     @override
-    def lands(self) -> bool:
-        return self._parts[0].lands
+    def ends_at_data(self) -> bool:
+        return self._parts[0].ends_at_data
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         predictor, corrector = self._parts
         predictor = replace(predictor, steps=self.steps, grid=self.grid, denoise=self.denoise)
         moments = problem.moments(x.device)
         factors = corrector.factors(problem.sde, problem.times)
         start = corrector.correct(problem, x, moments[0], factors[0])
-        for k, (time, state) in enumerate(predictor.march(problem, start), 1):
+        for k, (time, state) in enumerate(predictor.iterate(problem, start), 1):
             if k < len(moments):  # else the data are reached
                 corrector.correct(problem, state, moments[k], factors[k])
             yield time, state
@@ -143,8 +143,8 @@ class AnnealedLangevin(Sampler):
         )
 
     @override
-    def march(self, problem: Problem, x: Tensor) -> March:
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         snr = (0.5 * self.chosen_ratio(problem.sde)) ** 0.5
         langevin = Langevin(snr=snr, steps=self.steps_each, rule="marginal")
         chain = PredictorCorrector(predictor=Stay(), corrector=langevin)
-        yield from chain.march(problem, x)
+        yield from chain.iterate(problem, x)

@@ -184,9 +184,9 @@ class Search:
         """End of a sampling run from x along times, differentiable in them."""
         problem = Problem(_Checkpointed(self.model), times, _no_noise, condition, _nothing)
         x = x.clone()
-        for _, state in self.sampler.march(problem, x):
+        for _, state in self.sampler.iterate(problem, x):
             x = state
-        if self.sampler.lands:
+        if self.sampler.ends_at_data:
             return x
         return problem.denoise(x, times[-1].to(x.device))
 

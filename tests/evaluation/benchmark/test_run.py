@@ -199,10 +199,10 @@ class Stubborn(DDIM):
     least: int = 7
     most: int = 99
 
-    def march(self, problem, x):
+    def iterate(self, problem, x):
         if not self.least <= self.steps <= self.most:
             raise ValueError(f"needs {self.least} steps")
-        return super().march(problem, x)
+        return super().iterate(problem, x)
 
 
 @dataclass(frozen=True)

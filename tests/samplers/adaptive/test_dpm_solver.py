@@ -190,7 +190,7 @@ def test_a_state_that_is_changed_on_the_way_goes_on_from_there():
     problem = Problem(model, times, lambda: None, None, lambda: None)
     sampler = DPMAdaptive(rtol=1e-7, atol=1e-7)
     want, seen = start, []
-    for k, (time, state) in enumerate(sampler.march(problem, start.clone()), 1):
+    for k, (time, state) in enumerate(sampler.iterate(problem, start.clone()), 1):
         want = flow(sde, want, times[k - 1], times[k])
         torch.testing.assert_close(state, want, rtol=0, atol=2e-5)
         state.add_(0.5 * k)

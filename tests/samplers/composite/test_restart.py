@@ -194,7 +194,7 @@ def test_a_consumer_may_change_each_state_before_the_march_goes_on():
         times = sampler.times(model.sde)
         problem = Problem(model, times, lambda: zero, None, lambda: None)
         found = []
-        for k, (_, x) in enumerate(sampler.march(problem, zero.clone())):
+        for k, (_, x) in enumerate(sampler.iterate(problem, zero.clone())):
             if k == change:
                 x.add_(1.0)
             found.append(x.clone())

@@ -81,7 +81,7 @@ def test_ends_can_be_differentiated_in_the_times(spec):
             return torch.randn(2, 2, generator=generator, dtype=torch.float64)
 
         x, problem = start.clone(), Problem(model, times, noise, None, lambda: None)
-        for _, state in sampler.march(problem, x):
+        for _, state in sampler.iterate(problem, x):
             x = state
         return x.square().sum()
 

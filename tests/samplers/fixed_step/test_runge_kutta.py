@@ -369,7 +369,7 @@ def test_a_state_changed_on_the_way_is_where_the_march_goes_on(name, recorder):
     problem = Problem(model, times, lambda: torch.ones(3, 2).double(), None, lambda: None)
     kept = [STARTS]
     with torch.no_grad():
-        for step, (_, state) in enumerate(sampler.march(problem, STARTS.clone()), 1):
+        for step, (_, state) in enumerate(sampler.iterate(problem, STARTS.clone()), 1):
             state += 0.3 * step
             kept.append(state.clone())
     first = model.states[:: int(sampler.evaluations)]
@@ -395,7 +395,7 @@ def test_steps_are_differentiable_in_the_times(name):
         draws = torch.Generator().manual_seed(0)
         noise = lambda: torch.randn(3, 2, generator=draws, dtype=torch.float64)  # noqa: E731
         problem = Problem(model, times, noise, None, lambda: None)
-        *_, (_, state) = sampler.march(problem, STARTS.clone())
+        *_, (_, state) = sampler.iterate(problem, STARTS.clone())
         return state
 
     with torch.no_grad():

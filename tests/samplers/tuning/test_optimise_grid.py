@@ -27,7 +27,7 @@ class Euler(Sampler):
 
     stochastic = False
 
-    def march(self, problem, x):
+    def iterate(self, problem, x):
         s, alpha = noise_ratio(problem.sde, problem.times), problem.sde.alpha(problem.times)
         for k, t in enumerate(problem.times[:-1]):
             mean = problem.denoise(x, t)
@@ -40,7 +40,7 @@ class Euler(Sampler):
 class Deaf(Euler):
     """The same, deaf to gradients in the times: they reach the model alone."""
 
-    def march(self, problem, x):
+    def iterate(self, problem, x):
         s, alpha = noise_ratio(problem.sde, problem.times), problem.sde.alpha(problem.times)
         s, alpha = s.tolist(), alpha.tolist()
         for k, t in enumerate(problem.times[:-1]):
