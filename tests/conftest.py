@@ -55,3 +55,26 @@ def close():
         torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def stored():
+    """A source of noise that hands out stored draws in turn."""
+
+    def source(draws):
+        left = iter(draws)
+        return lambda: next(left)
+
+    return source
+
+
+@pytest.fixture
+def register_for_test(monkeypatch):
+    """`(registry, name, constructor)` registers a thing that is gone after the test."""
+
+    def register(registry, name, constructor):
+        for table in ("_entries", "_listed"):
+            monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+        return registry.register(name, constructor)
+
+    return register

@@ -150,12 +150,10 @@ def plugin(monkeypatch, tmp_path):
     return install
 
 
-def test_an_installed_package_adds_its_things_when_they_are_asked_for(plugin, monkeypatch):
+def test_an_installed_package_adds_its_things_when_they_are_asked_for(plugin, register_for_test):
     from sde_score import sdes
 
-    entries, listed = dict(sdes.SDES._entries), dict(sdes.SDES._listed)
-    monkeypatch.setattr(sdes.SDES, "_entries", entries)
-    monkeypatch.setattr(sdes.SDES, "_listed", listed)
+    register_for_test(sdes.SDES, "unplugged", sdes.VP)
     plugin("from sde_score import sdes\nsdes.SDES.register('plugged', sdes.VP)")
     assert "a_plugin" not in sys.modules
     assert sdes.create("plugged(beta_max=9.0)") == sdes.VP(beta_max=9.0)

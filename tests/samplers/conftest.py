@@ -68,17 +68,6 @@ def recorder():
 
 
 @pytest.fixture(scope="session")
-def stored():
-    """A source of noise that hands out stored draws in turn."""
-
-    def source(draws):
-        left = iter(draws)
-        return lambda: next(left)
-
-    return source
-
-
-@pytest.fixture(scope="session")
 def stored_mixture():
     """The mixture of a reference file on an SDE, with events of a given shape."""
 

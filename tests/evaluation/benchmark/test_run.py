@@ -214,9 +214,9 @@ class Lazy(DDIM):
 
 
 @pytest.fixture
-def registered(monkeypatch):
-    monkeypatch.setitem(samplers.SAMPLERS._entries, "stubborn", Stubborn)
-    monkeypatch.setitem(samplers.SAMPLERS._entries, "lazy", Lazy)
+def registered(register_for_test):
+    register_for_test(samplers.SAMPLERS, "stubborn", Stubborn)
+    register_for_test(samplers.SAMPLERS, "lazy", Lazy)
     steps_within.cache_clear()
     yield
     steps_within.cache_clear()

@@ -13,12 +13,12 @@ from sde_score.evaluation import (
     compare,
     create,
     energy_distance,
+    frechet,
+    kernel_distance,
     maximum_mean_discrepancy,
     noise_floor,
     sliced_wasserstein2,
 )
-from sde_score.evaluation.metrics import frechet
-from sde_score.evaluation.metrics import kernel as kernel_distance
 
 
 def normals(*shape, seed=0):

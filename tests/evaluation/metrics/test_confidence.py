@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from sde_score.evaluation import DistanceEstimator, Interval
-from sde_score.evaluation.metrics import frechet
+from sde_score.evaluation import DistanceEstimator, Interval, frechet
 
 DIMENSIONS, HELD_OUT = 3, 60
 

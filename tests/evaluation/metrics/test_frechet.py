@@ -15,9 +15,9 @@ from sde_score.evaluation import (
     create,
     create_extractor,
     extract,
+    frechet,
     frechet_distance,
 )
-from sde_score.evaluation.metrics import frechet
 
 
 def normals(*shape, seed=0):

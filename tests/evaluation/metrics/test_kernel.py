@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sde_score.evaluation.metrics import kernel as kernel_distance
+from sde_score.evaluation import kernel_distance
 
 
 def normals(*shape, seed=0):

@@ -82,7 +82,7 @@ def test_seed_names_the_directions_and_blocks_do_not_matter(monkeypatch):
     value = sliced_wasserstein2(x, y, projections=10)
     assert sliced_wasserstein2(x, y, projections=10, seed=1) != value
     for module in ("_sets", "sliced_wasserstein"):
-        monkeypatch.setattr(f"sde_score.evaluation.{module}.BLOCK_NUMBERS", 27)
+        monkeypatch.setattr(f"sde_score.evaluation.metrics.{module}.BLOCK_NUMBERS", 27)
     assert sliced_wasserstein2(x, y, projections=10) == pytest.approx(value, rel=1e-12)
 
 
