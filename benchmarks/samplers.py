@@ -1,7 +1,7 @@
 """Samplers against the truth, ours and those of other libraries, from the same starts.
 
 Like `sde-score benchmark`, with peers where they are installed: pip install "sde-score[bench]".
-Results go on where they were stopped; see `sde_score/report/benchmark.py` for the files.
+Results go on where they were stopped; see `sde_score/report/benchmarks.py` for the files.
 
 Run: python benchmarks/samplers.py [--target digits-mixture | --model RUN] [--samplers ...]
      [--grids ...] [--nfe 5 8 10 15 20 30 50 100 250 1000] [--num N] [--seeds 0 1 2] [--no-peers]
@@ -17,8 +17,8 @@ import peers
 import torch
 
 from sde_score.cli.output import show_table
-from sde_score.evaluation.benchmark.run import TARGETS, available, plan
-from sde_score.report.benchmark.benchmark import (
+from sde_score.evaluation.benchmarks.run import TARGETS, available, plan
+from sde_score.report.benchmarks.benchmark import (
     NAME,
     benchmark_table,
     keep_benchmark,

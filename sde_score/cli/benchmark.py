@@ -9,8 +9,8 @@ from typing import Literal
 
 from sde_score.cli.options import Device, pick_device
 from sde_score.cli.output import say, show_record, show_table
-from sde_score.evaluation.benchmark.run import NFES, TARGETS, BenchmarkTarget, available, plan
-from sde_score.report.benchmark.benchmark import (
+from sde_score.evaluation.benchmarks.run import NFES, TARGETS, BenchmarkTarget, available, plan
+from sde_score.report.benchmarks.benchmark import (
     NAME,
     benchmark_table,
     keep_benchmark,

@@ -10,7 +10,7 @@ import pytest
 
 from sde_score.cli import main
 from sde_score.cli.benchmark import split_specs
-from sde_score.evaluation.benchmark import run as sampler_benchmark
+from sde_score.evaluation.benchmarks import run as sampler_benchmark
 from sde_score.training import load_run
 
 WORDS = ["--num", "12", "--no-progress"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sde_score import samplers
-from sde_score.evaluation.benchmark import targets as benchmark_targets
-from sde_score.evaluation.benchmark.targets import TARGETS, exact_flow, exact_target
+from sde_score.evaluation.benchmarks import targets as benchmark_targets
+from sde_score.evaluation.benchmarks.targets import TARGETS, exact_flow, exact_target
 from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds
 from sde_score.sdes import EDM, VP, Rectified

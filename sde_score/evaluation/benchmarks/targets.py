@@ -2,7 +2,7 @@ r"""What samplers are measured on: laws whose score, samples and flow are known.
 
 `TARGETS` names the exact ones; each is made by a function of the diffusion alone, so that
 `TARGETS.create("ring(sde='vp')")` is the ring under VP. Any model with data to compare with makes
-one too, such as a trained network (`sde_score.report.benchmark.benchmark.target_of_run`).
+one too, such as a trained network (`sde_score.report.benchmarks.benchmark.target_of_run`).
 
 The *flow* of a target takes a start to the end of the probability-flow ODE: what a deterministic
 sampler should have found. For an exact law it depends on the noise ratio s = sigma / alpha alone,

@@ -12,7 +12,7 @@ from torch import Tensor
 from sde_score import samplers
 from sde_score._core.checks import require_count
 from sde_score._core.registry import format_spec, parse_spec
-from sde_score.evaluation.benchmark.targets import BenchmarkTarget
+from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
 from sde_score.models import GaussianMixture
 from sde_score.samplers import MCMC, SAMPLERS, Sampler
 from sde_score.sdes import SDE

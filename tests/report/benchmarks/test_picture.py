@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from sde_score.evaluation.benchmark.results import Benchmark, BenchmarkRow
+from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
 from sde_score.evaluation.metrics.confidence import Interval
-from sde_score.report.benchmark.benchmark import benchmark_table
-from sde_score.report.benchmark.picture import benchmark_figure, panels, pareto_front
+from sde_score.report.benchmarks.benchmark import benchmark_table
+from sde_score.report.benchmarks.picture import benchmark_figure, panels, pareto_front
 
 
 def row(sampler, nfe, rms, **changes):

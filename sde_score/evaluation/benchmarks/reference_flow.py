@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.files import replace_file
-from sde_score.evaluation.benchmark.targets import BenchmarkTarget
+from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
 from sde_score.random import example_seeds
 
 PART = 256

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
-from sde_score.evaluation.benchmark.journal import Journal
-from sde_score.evaluation.benchmark.plan import FAILURES, NFES, Draw, Entry, available, plan
-from sde_score.evaluation.benchmark.reference_flow import FlowEnds
-from sde_score.evaluation.benchmark.results import Benchmark, BenchmarkRow
-from sde_score.evaluation.benchmark.targets import TARGETS, BenchmarkTarget
+from sde_score.evaluation.benchmarks.journal import Journal
+from sde_score.evaluation.benchmarks.plan import FAILURES, NFES, Draw, Entry, available, plan
+from sde_score.evaluation.benchmarks.reference_flow import FlowEnds
+from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
+from sde_score.evaluation.benchmarks.targets import TARGETS, BenchmarkTarget
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.random import example_seeds
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sde_score._core.files import replace_file
 from sde_score.data import DataSet
-from sde_score.evaluation.benchmark.journal import Journal
-from sde_score.evaluation.benchmark.run import (
+from sde_score.evaluation.benchmarks.journal import Journal
+from sde_score.evaluation.benchmarks.run import (
     Bench,
     Benchmark,
     BenchmarkRow,
@@ -25,10 +25,10 @@ from sde_score.evaluation.benchmark.run import (
     FlowEnds,
     run_benchmark,
 )
-from sde_score.evaluation.benchmark.targets import BenchmarkTarget, digest, exact_flow
+from sde_score.evaluation.benchmarks.targets import BenchmarkTarget, digest, exact_flow
 from sde_score.evaluation.metrics.confidence import Interval
 from sde_score.random import generator_from
-from sde_score.report.benchmark.picture import benchmark_figure
+from sde_score.report.benchmarks.picture import benchmark_figure
 from sde_score.report.evaluate_run import draw_labels
 from sde_score.report.page import Table
 from sde_score.report.pictures import png

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from sde_score import samplers
-from sde_score.evaluation.benchmark import run as sampler_benchmark
-from sde_score.evaluation.benchmark.journal import Journal
-from sde_score.evaluation.benchmark.plan import steps_within
-from sde_score.evaluation.benchmark.results import Benchmark, BenchmarkRow
-from sde_score.evaluation.benchmark.run import (
+from sde_score.evaluation.benchmarks import run as sampler_benchmark
+from sde_score.evaluation.benchmarks.journal import Journal
+from sde_score.evaluation.benchmarks.plan import steps_within
+from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
+from sde_score.evaluation.benchmarks.run import (
     Bench,
     Entry,
     FlowEnds,
@@ -24,7 +24,7 @@ from sde_score.evaluation.benchmark.run import (
     plan,
     run_benchmark,
 )
-from sde_score.evaluation.benchmark.targets import exact_target
+from sde_score.evaluation.benchmarks.targets import exact_target
 from sde_score.evaluation.metrics.confidence import Interval
 from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds, generator_from
@@ -346,7 +346,7 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path):
 
 
 def test_flow_is_found_once_per_start(target, tmp_path, monkeypatch):
-    monkeypatch.setattr("sde_score.evaluation.benchmark.reference_flow.PART", 8)
+    monkeypatch.setattr("sde_score.evaluation.benchmarks.reference_flow.PART", 8)
     asked = []
 
     def flow(x, condition):
