@@ -31,7 +31,7 @@ def train(objective):
     """Fit a score; returns the model and, every 10 steps, both losses summed over the plane."""
     torch.manual_seed(0)
     backbone = nn.create("mlp(width=64, depth=1)", event_shape=(2,))
-    model = ScoreModel(backbone, VE(0.01, 10), "field", sigma_data=2.0)
+    model = ScoreModel(backbone, VE(0.01, 10), "scaled_score", sigma_data=2.0)
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)

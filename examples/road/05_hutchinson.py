@@ -33,7 +33,7 @@ def copies(d, count):
 
 def milliseconds(objective, d, tries):
     """One loss and its gradient for a small network and 16 examples: the best of some tries."""
-    model = ScoreModel(nn.create("mlp(width=64, depth=1)", event_shape=(d,)), VE(), "field")
+    model = ScoreModel(nn.create("mlp(width=64, depth=1)", event_shape=(d,)), VE(), "scaled_score")
     x0 = torch.randn(16, d)
     times = repeat(lambda: objective(model, x0).sum().backward(), number=1, repeat=tries)
     return 1e3 * min(times)

@@ -26,7 +26,7 @@ data = target.sample(1000, generator).float()
 
 torch.manual_seed(0)
 backbone = nn.create("mlp(width=64, depth=1)", event_shape=(2,))
-model = ScoreModel(backbone, VE(0.01, 10), "field", sigma_data=2.0)
+model = ScoreModel(backbone, VE(0.01, 10), "scaled_score", sigma_data=2.0)
 objective = objectives.create("implicit")
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 for _ in range(options.steps):

@@ -50,7 +50,7 @@ def mode_shares(x):
 
 
 many = train(objectives.create("denoising", time_sampler="uniform_log_snr"), "noise")
-one = train(objectives.create("hutchinson"), "field")
+one = train(objectives.create("hutchinson"), "scaled_score")
 annealed = samplers.create("annealed-langevin", steps=40, steps_each=6)
 run = annealed(many, (1500, 2), seed=0, trajectory=True, progress=False)
 start = sde.prior_std * torch.randn(1500, 2, generator=torch.Generator().manual_seed(1))

@@ -1,7 +1,7 @@
-"""What has a score: a trained network, or a law known exactly."""
+"""Models: a score, from a trained network or of a distribution that is known exactly."""
 
 from sde_score.models import exact as targets
-from sde_score.models.base import BaseEnergy, BaseModel, EnergyBased, Model
+from sde_score.models.base import BaseEnergy, BaseModel
 from sde_score.models.density import Density, Marginal
 from sde_score.models.derivatives.derivative_check import check_differentiable
 from sde_score.models.derivatives.divergence import (
@@ -37,13 +37,14 @@ from sde_score.models.exact import (
 from sde_score.models.exact.empirical import EmpiricalDistribution
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
 from sde_score.models.functions import EnergyFunction, ScoreFunction
-from sde_score.models.parametrization import PREDICTIONS
+from sde_score.models.parametrization import PARAMETRIZATIONS, Parametrization
+from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.score_model import ScoreModel
 
 __all__ = [
     "DIVERGENCE_METHODS",
     "HEADS",
-    "PREDICTIONS",
+    "PARAMETRIZATIONS",
     "TARGETS",
     "BaseEnergy",
     "BaseModel",
@@ -61,6 +62,7 @@ __all__ = [
     "Marginal",
     "Mixture",
     "Model",
+    "Parametrization",
     "Product",
     "Quartic",
     "Ring",

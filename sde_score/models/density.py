@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from sde_score.models.base import EnergyBased, Model
+from sde_score.models.protocol import EnergyBased, Model
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""A network and an SDE: an energy, whose score is a gradient by construction."""
+"""Energy models: a network and an SDE, with a score that is a gradient by construction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_choice, sum_event
-from sde_score.models.base import ROWS, BaseEnergy, Moment, conversion
+from sde_score.models import parametrization
+from sde_score.models.base import BaseEnergy
+from sde_score.models.parametrization import Parametrization, Scales, conversion
 from sde_score.models.score_model import BackboneModel
 from sde_score.sdes import SDE
 
@@ -18,7 +20,7 @@ HEADS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "residual": lambda u, f: 0.5 * sum_event((u - f) ** 2),
     "inner": lambda u, f: sum_event(u * f),
 }
-"""How the output f of a backbone at input u becomes one number per example."""
+"""Functions of a backbone's input u and output f, to one number per example."""
 
 
 class EnergyModel(BackboneModel, BaseEnergy):
@@ -44,14 +46,13 @@ class EnergyModel(BackboneModel, BaseEnergy):
     as e does not fall faster.
 
     Args:
-        backbone: called as `backbone(x, noise_level, condition)`; returns a tensor like x. Its
-            activations must have second derivatives that are not zero: SiLU, not ReLU (see
-            `check_differentiable`).
+        backbone: called as that of a `ScoreModel`; returns a tensor like x. Its activations must
+            have second derivatives that are not zero: SiLU, not ReLU (see `check_differentiable`).
         sde: the forward diffusion; without noise the model is used at `sde.t_min`.
         head: one of the above.
-        prediction: how the energy is scaled, see `Preconditioning`; `field` for training without
-            noise.
-        sigma_data: standard deviation of the data, > 0.
+        prediction: a name in `PARAMETRIZATIONS`, or a `Parametrization`: how the energy is scaled;
+            `scaled_score` for training without noise.
+        sigma_data: standard deviation of the data, > 0; None takes that of the parametrization.
 
     Raises:
         ValueError: for an unknown head or prediction, or a `sigma_data` that is not positive.
@@ -67,18 +68,17 @@ class EnergyModel(BackboneModel, BaseEnergy):
         backbone: Callable[..., Tensor],
         sde: SDE,
         head: str = "residual",
-        prediction: str = "field",
-        sigma_data: float = 1.0,
+        prediction: str | Parametrization = "scaled_score",
+        sigma_data: float | None = None,
     ) -> None:
         super().__init__(backbone, sde, prediction, sigma_data)
         require_choice("head", head, tuple(HEADS))
         self.head = head
 
     @override
-    def _energy(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
-        parts = self.preconditioning
-        scale = parts.input_scale(at)
-        on_x, on_output = conversion(at, parts.row(at), ROWS["score"](at))
+    def _energy(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+        scale = self.parametrization.input_scale(at)
+        on_x, on_output = conversion(at, self.parametrization.output(at), parametrization.score(at))
         scaled = x / expand_like(scale, x)
         energy = HEADS[self.head](scaled, self._call_backbone(scaled, at, condition))
         quadratic = 0.5 * sum_event(x**2)

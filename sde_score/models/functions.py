@@ -1,4 +1,4 @@
-"""Any function as a model: how networks and formulas from elsewhere enter."""
+"""Any function of (x, t) as a model: networks and formulas from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sde_score.models.base import ROWS, BaseEnergy, BaseModel, Moment, Row
+from sde_score.models import parametrization
+from sde_score.models.base import BaseEnergy, BaseModel
+from sde_score.models.parametrization import Coefficients, Scales
+from sde_score.models.score_model import accepts
 from sde_score.sdes import SDE, VP
 
 
@@ -15,11 +18,17 @@ class _FunctionModel(nn.Module):
     def __init__(self, function: Callable[..., Tensor], sde: SDE | None) -> None:
         super().__init__()
         self.function = function
+        self.takes_condition = accepts(function, 3)
         self._sde = VP() if sde is None else sde
 
     def _call(
-        self, x: Tensor, at: Moment, condition: Tensor | None, shape: tuple[int, ...]
+        self, x: Tensor, at: Scales, condition: Tensor | None, shape: tuple[int, ...]
     ) -> Tensor:
+        if condition is not None and not self.takes_condition:
+            raise TypeError(
+                f"condition was given, but the function of this {type(self).__name__} takes x and "
+                "t alone: give it a third argument"
+            )
         t = at.t.to(x)
         output = self.function(x, t) if condition is None else self.function(x, t, condition)
         if tuple(output.shape) != shape:
@@ -46,11 +55,11 @@ class ScoreFunction(_FunctionModel, BaseModel):
         super().__init__(function, sde)
 
     @override
-    def _row(self, at: Moment) -> Row:
-        return ROWS["score"](at)
+    def _coefficients(self, at: Scales) -> Coefficients:
+        return parametrization.score(at)
 
     @override
-    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         return self._call(x, at, condition, tuple(x.shape))
 
 
@@ -70,5 +79,5 @@ class EnergyFunction(_FunctionModel, BaseEnergy):
         super().__init__(function, sde)
 
     @override
-    def _energy(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
+    def _energy(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         return self._call(x, at, condition, (x.shape[0],))

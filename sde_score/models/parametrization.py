@@ -1,70 +1,190 @@
-"""How a backbone's input and output are scaled, and what its output means."""
+r"""Parametrizations: how a network is fed, and what its output means.
+
+Any one of data, noise, velocity and score at (x, t) fixes the other three, because with x there are
+two equations for the expected data and the expected noise:
+
+.. math:: x = \alpha \hat x_0 + \sigma \hat\epsilon, \qquad
+          F = a\, \hat x_0 + b\, \hat\epsilon
+
+where the output F is given by its two coefficients (a, b) alone. Every conversion is one 2x2 solve,
+`conversion`; what a network is told and what it returns is a row of one table,
+`PARAMETRIZATIONS`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_choice, require_positive
-from sde_score.models.base import ROWS, Moment, Row
+from sde_score._core.checks import require_positive
+from sde_score._core.registry import Registry, format_spec
+from sde_score.sdes import SDE
 
-PREDICTIONS = (*ROWS, "edm", "field")
+Coefficients = tuple[Tensor, Tensor]
+"""Coefficients on (expected data, expected noise), each in the shape of t."""
 
 
-@dataclass(frozen=True)
-class Preconditioning:
-    r"""Scales that keep a backbone's input and output near unit variance.
-
-    The backbone sees x / S and a quarter of the log of sigma / alpha,
-
-    .. math:: S^2 = \sigma(t)^2 + \alpha(t)^2 \sigma_{data}^2,
-
-    and what comes out is one of
-
-    ========== =====================================================================
-    `noise`    the noise in x_t
-    `data`     the data behind x_t
-    `velocity` alpha' data + sigma' noise
-    `score`    sigma times the score, the scaling of NCSN++
-    `edm`      (sigma data / sigma_data - alpha sigma_data noise) / S, of unit variance at every t
-    `field`    S times the score: of unit variance where the data have a smooth density, so it is
-               the one to train without noise; the others grow without bound as sigma falls
-    ========== =====================================================================
+class Scales:
+    """The scales of an SDE at given times, each computed once and only if it is needed.
 
     Args:
-        prediction: one of these names.
+        sde: the diffusion.
+        t: float64 times, a scalar or `(batch,)`.
+        sigma_data: standard deviation of the data.
+    """
+
+    def __init__(self, sde: SDE, t: Tensor, sigma_data: float = 1.0) -> None:
+        self.sde = sde
+        self.t = t
+        self.sigma_data = sigma_data
+
+    @cached_property
+    def alpha(self) -> Tensor:
+        """Signal scale."""
+        return self.sde.alpha(self.t)
+
+    @cached_property
+    def sigma(self) -> Tensor:
+        """Noise scale."""
+        return self.sde.sigma(self.t)
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """Standard deviation of x_t."""
+        return (self.sigma**2 + (self.sigma_data * self.alpha) ** 2).sqrt()
+
+    @cached_property
+    def zero(self) -> Tensor:
+        """0 in the shape of t."""
+        return torch.zeros_like(self.t)
+
+    @cached_property
+    def one(self) -> Tensor:
+        """1 in the shape of t."""
+        return torch.ones_like(self.t)
+
+
+def noise(at: Scales) -> Coefficients:
+    """The noise in x_t."""
+    return at.zero, at.one
+
+
+def data(at: Scales) -> Coefficients:
+    """The data behind x_t."""
+    return at.one, at.zero
+
+
+def velocity(at: Scales) -> Coefficients:
+    """alpha' data + sigma' noise."""
+    return at.sde.alpha_derivative(at.t), at.sde.sigma_derivative(at.t)
+
+
+def score(at: Scales) -> Coefficients:
+    """Gradient of log p_t."""
+    return at.zero, -1 / at.sigma
+
+
+def conversion(at: Scales, known: Coefficients, wanted: Coefficients) -> tuple[Tensor, Tensor]:
+    """Factors (on x, on the known quantity) whose sum of products is the wanted quantity.
+
+    Args:
+        at: gives x its coefficients (alpha, sigma).
+        known: coefficients of the known quantity.
+        wanted: coefficients of the wanted one.
+    """
+    determinant = at.alpha * known[1] - at.sigma * known[0]
+    on_x = (wanted[0] * known[1] - wanted[1] * known[0]) / determinant
+    on_known = (at.alpha * wanted[1] - at.sigma * wanted[0]) / determinant
+    return on_x, on_known
+
+
+@dataclass(frozen=True, repr=False)
+class Parametrization:
+    r"""One row of `PARAMETRIZATIONS`: with (a, b) the coefficients of its output, a network obeys
+
+    .. math:: network(x / S,\ label,\ condition) = a\, \hat x_0 + b\, \hat\epsilon .
+
+    A row for a network trained elsewhere is one expression, for example
+    `Parametrization("ddpm", lambda at: at.one, lambda at: 999 * at.t, noise)`.
+
+    Args:
+        name: of the row.
+        input_scale: S at given scales, in the shape of t.
+        time_label: label of the time at given scales, in the shape of t.
+        output: (a, b) at given scales.
         sigma_data: standard deviation of the data, > 0.
 
     Raises:
-        ValueError: for an unknown prediction or a `sigma_data` that is not positive.
-
-    Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1 and appendix B.6.
+        ValueError: for a `sigma_data` that is not positive.
     """
 
-    prediction: str
-    sigma_data: float
+    name: str
+    input_scale: Callable[[Scales], Tensor]
+    time_label: Callable[[Scales], Tensor]
+    output: Callable[[Scales], Coefficients]
+    sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
-        require_choice("prediction", self.prediction, PREDICTIONS)
         require_positive(sigma_data=self.sigma_data)
 
-    def input_scale(self, at: Moment) -> Tensor:
-        """S in the shape of t."""
-        return (at.sigma**2 + (self.sigma_data * at.alpha) ** 2).sqrt()
+    def __repr__(self) -> str:
+        return format_spec(self.name, {"sigma_data": self.sigma_data})
 
-    def noise_level(self, at: Moment) -> Tensor:
-        """log(sigma / alpha) / 4 in the shape of t."""
-        return 0.25 * torch.log(at.sigma / at.alpha)
 
-    def row(self, at: Moment) -> Row:
-        """The output as coordinates."""
-        if self.prediction == "score":
-            return at.zero, -at.one
-        if self.prediction == "field":
-            return at.zero, -self.input_scale(at) / at.sigma
-        if self.prediction != "edm":
-            return ROWS[self.prediction](at)
-        scale = self.input_scale(at) * self.sigma_data
-        return at.sigma / scale, -at.alpha * self.sigma_data**2 / scale
+def spread(at: Scales) -> Tensor:
+    """Standard deviation of x_t: the network's input has unit variance."""
+    return at.spread
+
+
+def noise_level(at: Scales) -> Tensor:
+    """log(sigma / alpha) / 4, within -4 .. 4 for any diffusion in use."""
+    return 0.25 * torch.log(at.sigma / at.alpha)
+
+
+def sigma_score(at: Scales) -> Coefficients:
+    """sigma times the score."""
+    return at.zero, -at.one
+
+
+def edm_mixture(at: Scales) -> Coefficients:
+    """(sigma data / sigma_data - alpha sigma_data noise) / spread."""
+    scale = at.spread * at.sigma_data
+    return at.sigma / scale, -at.alpha * at.sigma_data**2 / scale
+
+
+def spread_score(at: Scales) -> Coefficients:
+    """The spread times the score."""
+    return at.zero, -at.spread / at.sigma
+
+
+PARAMETRIZATIONS: Registry[Parametrization] = Registry(
+    "prediction",
+    {
+        "noise": partial(Parametrization, "noise", spread, noise_level, noise),
+        "data": partial(Parametrization, "data", spread, noise_level, data),
+        "velocity": partial(Parametrization, "velocity", spread, noise_level, velocity),
+        "score": partial(Parametrization, "score", spread, noise_level, sigma_score),
+        "edm": partial(Parametrization, "edm", spread, noise_level, edm_mixture),
+        "scaled_score": partial(Parametrization, "scaled_score", spread, noise_level, spread_score),
+    },
+    base=Parametrization,
+)
+r"""The parametrizations by name. With S^2 = sigma^2 + alpha^2 sigma_data^2, all of these take x / S
+and log(sigma / alpha) / 4, and return
+
+============== =================================================================================
+`noise`        the noise in x_t
+`data`         the data behind x_t
+`velocity`     alpha' data + sigma' noise
+`score`        sigma times the score, the scaling of NCSN++
+`edm`          (sigma data / sigma_data - alpha sigma_data noise) / S, of unit variance at every t
+`scaled_score` S times the score: of unit variance where the data have a smooth density, so it is
+               the one to train without noise; the others grow without bound as sigma falls
+============== =================================================================================
+
+Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1 and appendix B.6.
+"""

@@ -1,45 +1,71 @@
-"""A network and an SDE: a score."""
+"""Score models: a network and an SDE."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like
-from sde_score.models.base import BaseModel, Moment, Row
-from sde_score.models.parametrization import Preconditioning
+from sde_score.models.base import BaseModel
+from sde_score.models.parametrization import (
+    PARAMETRIZATIONS,
+    Coefficients,
+    Parametrization,
+    Scales,
+)
 from sde_score.sdes import SDE
 
 
 class BackboneModel(nn.Module):
-    """What models made of a network and an SDE share: how the network is called.
+    """A network, an SDE and a parametrization: how the network is called.
 
     Args:
-        backbone: called as `backbone(x, noise_level, condition)` with noise_level of shape
-            `(batch,)`; returns a tensor like x.
+        backbone: called as `backbone(x, time_label, condition)`, or without the condition if it
+            takes two arguments; time_label has the shape `(batch,)`. Returns a tensor like x.
         sde: the forward diffusion.
-        prediction: what the backbone's output means.
-        sigma_data: standard deviation of the data.
+        prediction: the parametrization, by name or as an object.
+        sigma_data: standard deviation of the data; None takes that of the parametrization.
     """
 
     def __init__(
-        self, backbone: Callable[..., Tensor], sde: SDE, prediction: str, sigma_data: float
+        self,
+        backbone: Callable[..., Tensor],
+        sde: SDE,
+        prediction: str | Parametrization,
+        sigma_data: float | None,
     ) -> None:
         super().__init__()
-        self.preconditioning = Preconditioning(prediction, sigma_data)
+        row = PARAMETRIZATIONS.resolve(prediction)
+        self.parametrization = row if sigma_data is None else replace(row, sigma_data=sigma_data)
+        self.sigma_data = self.parametrization.sigma_data
+        self.takes_condition = accepts(backbone, 3)
+        if not self.takes_condition and not accepts(backbone, 2):
+            raise TypeError(
+                f"backbone {type(backbone).__name__} is called as backbone(x, time_label, "
+                "condition), or as backbone(x, time_label) if it takes two arguments; its "
+                "signature fits neither"
+            )
         self.backbone = backbone
         self._sde = sde
 
-    def _call_backbone(self, scaled: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
-        """The backbone's output at x / S, in its own dtype."""
+    def _call_backbone(self, scaled: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+        """The backbone's output at x / S, in the dtype of x; it computes in its own."""
         parameter = next(self.parameters(), None)
         dtype = scaled.dtype if parameter is None else parameter.dtype
-        noise_level = self.preconditioning.noise_level(at).to(dtype)
-        output: Tensor = self.backbone(
-            scaled.to(dtype), noise_level.expand(scaled.shape[0]), condition
-        )
+        label = self.parametrization.time_label(at).to(dtype).expand(scaled.shape[0])
+        if self.takes_condition:
+            output: Tensor = self.backbone(scaled.to(dtype), label, condition)
+        elif condition is None:
+            output = self.backbone(scaled.to(dtype), label)
+        else:
+            raise TypeError(
+                f"condition was given, but the backbone {type(self.backbone).__name__} takes "
+                "x and the time label alone: give it a third argument"
+            )
         if output.shape != scaled.shape:
             raise ValueError(
                 f"the backbone returned shape {tuple(output.shape)} for x of shape "
@@ -49,26 +75,41 @@ class BackboneModel(nn.Module):
 
     @override
     def extra_repr(self) -> str:
-        return f"sde={self._sde}, {self.preconditioning}"
+        return f"sde={self._sde}, prediction={self.parametrization}"
+
+
+def accepts(function: Callable[..., object], count: int) -> bool:
+    """Whether a function or module can be called with that many positional arguments; True where
+    its signature is not known."""
+    called = function.forward if isinstance(function, nn.Module) else function
+    try:
+        inspect.signature(called).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True
 
 
 class ScoreModel(BackboneModel, BaseModel):
-    r"""A backbone whose output is read as noise, data, velocity, score, field or EDM's mixture.
+    r"""A network whose output is read as noise, data, velocity, score or EDM's mixture.
 
-    All of `score`, `denoise`, `noise`, `velocity` follow from it with one call. The scaling of
-    input and output, and what each prediction means, is in `Preconditioning`; on EDM's SDE,
-    `edm` is its preconditioning: c_skip, c_out, c_in and c_noise of the paper.
+    All of `score`, `denoise`, `noise`, `velocity` follow from it with one call. How the network is
+    fed, and what its output means, is a row of `PARAMETRIZATIONS`; on EDM's SDE, `edm` is its
+    preconditioning: c_skip, c_out, c_in and c_noise of the paper.
 
     Args:
-        backbone: called as `backbone(x, noise_level, condition)` with noise_level of shape
-            `(batch,)`; returns a tensor like x.
+        backbone: called as `backbone(x, time_label, condition)`, or without the condition if it
+            takes two arguments; the label, log(sigma / alpha) / 4 unless the parametrization has
+            another, has the shape `(batch,)`. Returns a tensor like x.
         sde: the forward diffusion.
-        prediction: what the backbone's output means, see `Preconditioning`.
+        prediction: a name in `PARAMETRIZATIONS`, or a `Parametrization`.
         sigma_data: standard deviation of the data; with 1 a variance-preserving SDE leaves the
-            input as it is.
+            input as it is. None takes that of the parametrization, 1 for ours.
 
     Raises:
         ValueError: for an unknown prediction or a `sigma_data` that is not positive.
+        TypeError: for a backbone that takes neither two nor three arguments.
 
     Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1 and appendix B.6.
     """
@@ -77,16 +118,16 @@ class ScoreModel(BackboneModel, BaseModel):
         self,
         backbone: Callable[..., Tensor],
         sde: SDE,
-        prediction: str = "noise",
-        sigma_data: float = 1.0,
+        prediction: str | Parametrization = "noise",
+        sigma_data: float | None = None,
     ) -> None:
         super().__init__(backbone, sde, prediction, sigma_data)
 
     @override
-    def _row(self, at: Moment) -> Row:
-        return self.preconditioning.row(at)
+    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+        scaled = x / expand_like(self.parametrization.input_scale(at), x)
+        return self._call_backbone(scaled, at, condition)
 
     @override
-    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
-        scaled = x / expand_like(self.preconditioning.input_scale(at), x)
-        return self._call_backbone(scaled, at, condition)
+    def _coefficients(self, at: Scales) -> Coefficients:
+        return self.parametrization.output(at)

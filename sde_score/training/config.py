@@ -59,9 +59,11 @@ class TrainConfig:
     head: Literal["scalar", "square", "residual", "inner"] = "residual"
     """How the network's output becomes an energy."""
 
-    prediction: Literal["auto", "noise", "data", "velocity", "score", "edm", "field"] = "auto"
-    """What the network's output means; auto takes noise where all noise levels are trained, field
-    where data without noise are."""
+    prediction: Literal["auto", "noise", "data", "velocity", "score", "edm", "scaled_score"] = (
+        "auto"
+    )
+    """What the network's output means; auto takes noise where all noise levels are trained,
+    scaled_score where data without noise are."""
 
     objective: str = "denoising"
     """What is minimized, such as denoising(weighting='likelihood') or hutchinson; see sde-score
@@ -213,7 +215,7 @@ def resolve(config: TrainConfig, dataset: DataSet) -> TrainConfig:
         raise ValueError(
             f"objective={config.objective!r} needs an energy: choose model=energy, or auto"
         )
-    predictions = {True: "noise", False: "field"}
+    predictions = {True: "noise", False: "scaled_score"}
     return dataclasses.replace(
         config,
         model=_settled(config.model, "energy" if objective.needs == "energy" else "score"),

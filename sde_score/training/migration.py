@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RENAMED_VALUES: dict[str, dict[str, str]] = {}
+RENAMED_VALUES: dict[str, dict[str, str]] = {"prediction": {"field": "scaled_score"}}
 """By field of `TrainConfig`: a value of an earlier version to the one of today."""
 
 RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {

@@ -19,8 +19,7 @@ from sde_score.likelihood import (
     variational_bound,
 )
 from sde_score.likelihood.continuous_bound import noise_error
-from sde_score.models import GaussianMixture, ScoreFunction
-from sde_score.models.base import ROWS, BaseModel
+from sde_score.models import BaseModel, GaussianMixture, ScoreFunction, parametrization
 from sde_score.random import example_seeds
 from sde_score.sdes import VP
 
@@ -284,8 +283,8 @@ def test_all_predictions_give_the_same_bound(sde, prediction):
         def _predict(self, x, at, condition):
             return method(x, at.t)
 
-        def _row(self, at):
-            return ROWS[prediction](at)
+        def _coefficients(self, at):
+            return getattr(parametrization, prediction)(at)
 
     want = variational_bound(exact, X0, draws=2, times=6)
     got = variational_bound(Told(), X0, draws=2, times=6)

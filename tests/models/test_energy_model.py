@@ -14,7 +14,7 @@ from sde_score import samplers
 from sde_score.likelihood import log_prob
 from sde_score.models import (
     HEADS,
-    PREDICTIONS,
+    PARAMETRIZATIONS,
     EnergyBased,
     EnergyFunction,
     EnergyModel,
@@ -71,7 +71,7 @@ def head_value(head, u, f):
     return torch.tensor(rows, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
 @pytest.mark.parametrize("head", HEADS)
 def test_score_is_minus_the_gradient(head, prediction, sde, times, x):
     """All heads, predictions and SDEs, at both ends of time, against central differences."""
@@ -85,7 +85,7 @@ def test_score_is_minus_the_gradient(head, prediction, sde, times, x):
     assert bool((error < 1e-7 * scale + 1e-8).all())
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
 @pytest.mark.parametrize("head", HEADS)
 def test_energy_is_the_formula_with_the_coefficients_of_a_score_model(
     head, prediction, sde, times, x
@@ -206,7 +206,7 @@ def test_inference_mode_is_as_good_as_no_grad(kind, x):
     assert bool(sample.isfinite().all())
 
 
-@pytest.mark.parametrize("prediction", ["field", "data", "edm"])
+@pytest.mark.parametrize("prediction", ["scaled_score", "data", "edm"])
 @pytest.mark.parametrize("head", HEADS)
 def test_second_derivatives_and_those_of_parameters_are_right(head, prediction, x):
     """By finite differences in both x and the parameters: what objectives train through."""
@@ -261,9 +261,9 @@ class Gaussian(nn.Module):
 
 @pytest.mark.parametrize("sde_like", [VP(), VE(0.05, 20.0)], ids=["VP", "VE"])
 def test_likelihood_of_a_gaussian_energy_is_that_of_the_gaussian(sde_like):
-    """With the prediction `field`, E = S |b| |u - f|^2 / 2 with S |b| = 1: the flow of an energy
-    with the right gradient has the right density, and the energy is -log of it but for Z."""
-    model = EnergyModel(Gaussian(sde_like, 0.3), sde_like, "residual", "field")
+    """With the prediction `scaled_score`, E = S |b| |u - f|^2 / 2 with S |b| = 1: the flow of an
+    energy with the right gradient has the right density, and the energy is -log of it but for Z."""
+    model = EnergyModel(Gaussian(sde_like, 0.3), sde_like, "residual", "scaled_score")
     x = torch.tensor([[0.1, -0.4], [0.9, 0.2], [-0.2, 0.05]], dtype=torch.float64)
     alpha, sigma = (float(c(sde_like.t_min)) for c in (sde_like.alpha, sde_like.sigma))
     variance = 0.3 * alpha**2 + sigma**2
@@ -300,7 +300,7 @@ def test_dtype_of_the_answer_is_that_of_x(net, state, x):
 def test_wrong_settings_are_refused_by_name(x):
     with pytest.raises(ValueError, match="head='linear' is not known; accepted: scalar, square"):
         EnergyModel(Wavy(), VP(), "linear")
-    with pytest.raises(ValueError, match="prediction='eps' is not known; accepted: noise, data"):
+    with pytest.raises(ValueError, match="unknown prediction 'eps'; accepted: noise, data"):
         EnergyModel(Wavy(), VP(), prediction="eps")
     for bad in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="sigma_data="):
@@ -321,6 +321,6 @@ def test_it_is_a_module_that_says_what_it_is(x):
     assert isinstance(model, EnergyBased)
     assert list(model.state_dict()) == ["backbone.weight"]
     assert "head='inner'" in repr(model)
-    assert "prediction='edm'" in repr(model)
+    assert "prediction=edm(sigma_data=1.0)" in repr(model)
     assert EnergyModel(Wavy(), VP()).head == "residual"
-    assert EnergyModel(Wavy(), VP()).preconditioning.prediction == "field"
+    assert EnergyModel(Wavy(), VP()).parametrization.name == "scaled_score"

@@ -140,3 +140,9 @@ def test_other_shapes_are_refused():
         for method in (energy.energy, energy.score, energy.energy_and_score):
             with pytest.raises(ValueError, match=r"EnergyFunction needs \(4,\)"):
                 method(x, 0.5)
+
+
+def test_a_condition_for_a_function_of_two_arguments_is_refused_by_name():
+    model = ScoreFunction(lambda x, t: -x)
+    with pytest.raises(TypeError, match="takes x and t alone: give it a third argument"):
+        model.score(torch.zeros(2, 1), 0.5, torch.zeros(2))

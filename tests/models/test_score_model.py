@@ -1,4 +1,4 @@
-"""A network and an SDE: what its output means, what it is shown, what it costs."""
+"""Score models: the meaning of the output, the arguments of the network, the cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from sde_score.models import PREDICTIONS, Model, ScoreModel
+from sde_score.models import PARAMETRIZATIONS, Model, Parametrization, ScoreModel
+from sde_score.models.parametrization import noise
 from sde_score.sdes import EDM, VP
 
 METHODS = ("score", "denoise", "noise", "velocity")
@@ -72,12 +73,12 @@ def output_of(prediction, known, sde, t, sigma_data):
         "velocity": known["velocity"],
         "score": sigma * known["score"],
         "edm": mixture / size,
-        "field": size * known["score"],
+        "scaled_score": size * known["score"],
     }[prediction]
 
 
 @pytest.mark.parametrize("sigma_data", [1.0, 0.4])
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
 def test_a_backbone_that_knows_the_truth_gives_the_truth(
     sde, times, pair, prediction, sigma_data, derivative
 ):
@@ -90,7 +91,7 @@ def test_a_backbone_that_knows_the_truth_gives_the_truth(
         torch.testing.assert_close(got, known[name], rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
 def test_four_ways_of_saying_it_agree(sde, times, prediction, derivative):
     """Whatever the network says: x = alpha x0 + sigma noise, noise = -sigma score, v = ..."""
     generator = torch.Generator().manual_seed(6)
@@ -104,7 +105,7 @@ def test_four_ways_of_saying_it_agree(sde, times, prediction, derivative):
     torch.testing.assert_close(model.velocity(x, times), known["velocity"], rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
 def test_the_backbone_sees_unit_variance_and_a_quarter_of_log_sigma_over_alpha(
     sde, times, prediction
 ):
@@ -170,7 +171,7 @@ def test_one_call_is_one_evaluation(sde, times):
     assert model.sde is sde
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
 def test_scalar_and_batch_times_agree(sde, times, prediction):
     generator = torch.Generator().manual_seed(9)
     x = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
@@ -223,7 +224,7 @@ def test_coefficients_are_computed_in_float64_whatever_the_times():
     torch.testing.assert_close(model.score(x, t), torch.full((1, 2), want), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
 def test_a_float32_time_is_its_float64_self(sde, times, prediction):
     """A float64 state is not dragged down to the accuracy of the times' dtype."""
     x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(SHAPE)
@@ -262,7 +263,7 @@ def test_a_backbone_that_returns_another_shape_is_refused(sde, times):
 
 
 def test_wrong_settings_are_refused_by_name():
-    with pytest.raises(ValueError, match="prediction='eps' is not known; accepted: noise, data"):
+    with pytest.raises(ValueError, match="unknown prediction 'eps'; accepted: noise, data"):
         ScoreModel(Affine(), VP(), "eps")
     for bad in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="sigma_data="):
@@ -282,6 +283,68 @@ def test_models_are_modules_that_can_be_copied_and_stored(sde, times):
     assert list(model.state_dict()) == ["backbone.weight"]
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.score(x, times), want)
-    assert "prediction='edm'" in repr(model)
+    assert "prediction=edm(sigma_data=0.5)" in repr(model)
     model.score(x, times).sum().backward()
     assert model.backbone.weight.grad.isfinite()
+
+
+def test_a_row_of_ones_own_feeds_a_network_of_other_conventions(sde, times, pair, derivative):
+    """A network that reads x unscaled and 999 t, and returns minus the noise."""
+    known = truth(sde, times, *pair, derivative)
+    seen = []
+
+    def network(x, label, condition):
+        seen.append((x, label))
+        return -known["noise"]
+
+    row = Parametrization(
+        "foreign", lambda at: at.one, lambda at: 999 * at.t, lambda at: (at.zero, -at.one)
+    )
+    model = ScoreModel(network, sde, row)
+    for method in METHODS:
+        torch.testing.assert_close(getattr(model, method)(known["x"], times), known[method])
+    assert all(torch.equal(x, known["x"]) and torch.equal(t, 999 * times) for x, t in seen)
+
+
+def test_a_registered_row_is_found_by_name_and_takes_the_spread_of_the_data():
+    def foreign(sigma_data: float = 2.0) -> Parametrization:
+        return Parametrization("foreign", lambda at: at.spread, lambda at: at.t, noise, sigma_data)
+
+    PARAMETRIZATIONS.register("foreign", foreign)
+    try:
+        network = Recorder(torch.zeros(4, 1))
+        assert ScoreModel(network, VP(), "foreign").parametrization.sigma_data == 2.0
+        model = ScoreModel(network, VP(), "foreign", sigma_data=3.0)
+        model.noise(torch.ones(4, 1), 0.5)
+        spread = (
+            VP().sigma(torch.tensor(0.5)) ** 2 + 9 * VP().alpha(torch.tensor(0.5)) ** 2
+        ).sqrt()
+        torch.testing.assert_close(network.seen[0][0], (1 / spread).expand(4, 1))
+        assert repr(model.parametrization) == "foreign(sigma_data=3.0)"
+    finally:
+        PARAMETRIZATIONS._entries.pop("foreign")
+        PARAMETRIZATIONS._listed.pop("foreign")
+
+
+def test_a_network_of_two_arguments_is_called_without_a_condition():
+    class Two(nn.Module):
+        def forward(self, x, label):
+            return x * label[:, None]
+
+    x = torch.ones(3, 2)
+    for network in (Two(), lambda x, label: x * label[:, None]):
+        model = ScoreModel(network, VP())
+        want = 0.25 * torch.log(VP().sigma(torch.tensor(0.5)) / VP().alpha(torch.tensor(0.5)))
+        torch.testing.assert_close(model.noise(x, 0.5), x * want)
+        with pytest.raises(TypeError, match=r"takes x and the time label alone: give it a third"):
+            model.noise(x, 0.5, torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("network", [nn.Identity(), lambda x: x, lambda a, b, c, d: a])
+def test_a_network_that_cannot_be_called_is_refused_at_the_door(network):
+    with pytest.raises(TypeError, match=r"is called as backbone\(x, time_label, condition\)"):
+        ScoreModel(network, VP())
+
+
+def test_a_network_without_a_signature_is_called_with_three_arguments():
+    assert ScoreModel(torch.addcmul, VP()).takes_condition

@@ -44,7 +44,7 @@ def test_first_block_trains_samples_and_scores(tmp_path):
 def test_readme_names_every_registered_thing():
     from sde_score import mcmc, models, objectives, samplers, sdes
 
-    names = [*samplers.SAMPLERS, *sdes.SDES, *models.PREDICTIONS, *samplers.GRIDS]
+    names = [*samplers.SAMPLERS, *sdes.SDES, *models.PARAMETRIZATIONS, *samplers.GRIDS]
     names += [*objectives.OBJECTIVES, *objectives.WEIGHTINGS, *objectives.TIME_SAMPLERS]
     names += [*mcmc.KERNELS, *models.TARGETS, *models.HEADS]
     assert [n for n in names if f"`{n}`" not in README and f"`{n}(" not in README] == []

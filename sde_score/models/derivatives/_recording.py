@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from sde_score.models.base import Model
+from sde_score.models.protocol import Model
 
 KINKS = {
     "ReluBackward0": "ReLU",

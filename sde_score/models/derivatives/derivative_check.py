@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sde_score._core.checks import require_batch, require_choice
-from sde_score.models.base import EnergyBased, Model
 from sde_score.models.derivatives._recording import (
     CREASES,
     KINKS,
@@ -20,6 +19,7 @@ from sde_score.models.derivatives._recording import (
     untouched,
 )
 from sde_score.models.derivatives.jacobian import pull
+from sde_score.models.protocol import EnergyBased, Model
 from sde_score.random import generator_from, normal
 
 NEEDS = ("score", "energy")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Generator, Tensor, nn
 from typing_extensions import override
 
-from sde_score.models.base import BaseEnergy, Moment
+from sde_score.models.base import BaseEnergy
+from sde_score.models.parametrization import Scales
 from sde_score.random import normal
 from sde_score.sdes import SDE
 
@@ -44,7 +45,7 @@ class Diffused(nn.Module, BaseEnergy):
         """Exact log density in nats, shape `(batch,)`: of the data, or of x_t if t is given."""
         if t is None:
             return self.target.log_prob(x)
-        return -self._energy(x, self._moment(x, t), None)
+        return -self._energy(x, self._scales(x, t), None)
 
     def sample(
         self, count: int, t: float | None = None, generator: Generator | None = None
@@ -54,7 +55,7 @@ class Diffused(nn.Module, BaseEnergy):
         return x0 if t is None else self.sde.perturb(x0, t, normal(x0, generator))
 
     @override
-    def _energy(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
+    def _energy(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         if condition is not None:
             raise ValueError(f"a diffused {type(self.target).__name__} takes no condition")
         return -self.target.diffused_log_prob(self.target.checked(x), at).to(x.dtype)

@@ -9,7 +9,9 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import require_batch, require_count
-from sde_score.models.base import ROWS, KnownDensity, Moment, Row
+from sde_score.models import parametrization
+from sde_score.models.base import KnownDensity
+from sde_score.models.parametrization import Coefficients, Scales
 from sde_score.sdes import SDE
 
 _CHUNK_NUMBERS = 1 << 23  # float64 numbers held at once beside the data: 64 MiB
@@ -50,18 +52,18 @@ class EmpiricalDistribution(nn.Module, KnownDensity):
         self.register_buffer("data", data.detach())
 
     @override
-    def _row(self, at: Moment) -> Row:
-        return ROWS["data"](at)
+    def _coefficients(self, at: Scales) -> Coefficients:
+        return parametrization.data(at)
 
     @override
-    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         if condition is not None:
             raise ValueError("EmpiricalDistribution takes no condition")
         return self._posterior(x, at)[0].reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Exact log density of x_t in nats, shape `(batch,)`; at t = 0 there is none."""
-        at = self._moment(x, t)
+        at = self._scales(x, t)
         log_sum = self._posterior(x, at)[1]
         log_volume = 0.5 * self.data[0].numel() * torch.log(2 * math.pi * at.sigma**2)
         return (log_sum - log_volume - math.log(len(self.data))).to(x.dtype)
@@ -72,7 +74,7 @@ class EmpiricalDistribution(nn.Module, KnownDensity):
         index = torch.randint(len(self.data), (count,), generator=generator)
         return self.data[index.to(self.data.device)]
 
-    def _posterior(self, x: Tensor, at: Moment) -> tuple[Tensor, Tensor]:
+    def _posterior(self, x: Tensor, at: Scales) -> tuple[Tensor, Tensor]:
         """Posterior mean, shape (batch, D), and log sum_i exp(-|x - alpha y_i|^2 / 2 sigma^2).
 
         Distances are taken in float64, as differences of large squares decide at small sigma. The

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
-from sde_score.models.base import Moment
 from sde_score.models.exact.quadrature import column
 from sde_score.models.exact.target import Target
+from sde_score.models.parametrization import Scales
 from sde_score.random import uniform
 
 
@@ -66,7 +66,7 @@ class Exponential(Target):
         return -torch.log1p(-u) / self.rate
 
     @override
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         sigma, rho = column(at.sigma, x), self.rate / column(at.alpha, x)
         z = rho * sigma - x / sigma
         # erfcx overflows where z < -37 and log_ndtr loses digits where z is large: each where it

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
-from sde_score.models.base import Moment
 from sde_score.models.exact.quadrature import DEPTH, bracket, column, log_integral
 from sde_score.models.exact.target import Target
+from sde_score.models.parametrization import Scales
 from sde_score.random import normal
 
 
@@ -68,7 +68,7 @@ class Funnel(Target):
         return torch.cat([v, (0.5 * v).exp() * x[:, 1:]], 1)
 
     @override
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         alpha, sigma = column(at.alpha, x), column(at.sigma, x)
         first, square = x[:, :1], x[:, 1:].square().sum(1, keepdim=True)
 

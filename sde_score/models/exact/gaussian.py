@@ -13,9 +13,9 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
-from sde_score.models.base import Moment
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
 from sde_score.models.exact.target import Target
+from sde_score.models.parametrization import Scales
 from sde_score.sdes import SDE, VP
 
 Numbers = Any
@@ -117,7 +117,7 @@ class Mixture(Target):
         )
 
     @override
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         return self._law(at.sde, x.device).log_prob(x, at.t)
 
     @cached_property
@@ -184,7 +184,7 @@ class Gaussian(Target):
         return self._mixture.diffused(sde)
 
     @override
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         return self._mixture.diffused_log_prob(x, at)
 
     @cached_property

@@ -11,7 +11,9 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import as_time, require_batch, require_count
-from sde_score.models.base import ROWS, KnownDensity, Moment, Row
+from sde_score.models import parametrization
+from sde_score.models.base import KnownDensity
+from sde_score.models.parametrization import Coefficients, Scales
 from sde_score.sdes import SDE
 
 
@@ -65,11 +67,11 @@ class GaussianMixture(nn.Module, KnownDensity):
         self.register_buffer("axes", axes)
 
     @override
-    def _row(self, at: Moment) -> Row:
-        return ROWS["score"](at)
+    def _coefficients(self, at: Scales) -> Coefficients:
+        return parametrization.score(at)
 
     @override
-    def _predict(self, x: Tensor, at: Moment, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         if condition is not None:
             raise ValueError("GaussianMixture takes no condition")
         log_joint, whitened = self._components(x, at)
@@ -80,7 +82,7 @@ class GaussianMixture(nn.Module, KnownDensity):
 
     def log_prob(self, x: Tensor, t: Tensor | float | None = None) -> Tensor:
         """Exact log density in nats, shape `(batch,)`: of the data, or of x_t if t is given."""
-        at = None if t is None else self._moment(x, t)
+        at = None if t is None else self._scales(x, t)
         return self._components(x, at)[0].logsumexp(1).to(x.dtype)
 
     def sample(
@@ -117,7 +119,7 @@ class GaussianMixture(nn.Module, KnownDensity):
         off = self.means - self.weights @ self.means
         return within + torch.einsum("k,kc,kd->cd", self.weights, off, off)
 
-    def _components(self, x: Tensor, at: Moment | None) -> tuple[Tensor, Tensor]:
+    def _components(self, x: Tensor, at: Scales | None) -> tuple[Tensor, Tensor]:
         """log(w_k N_k(x)), shape (batch, k), and precision_k (x - mean_k) in principal axes."""
         require_batch("x", x)
         if tuple(x.shape[1:]) != self.event_shape:

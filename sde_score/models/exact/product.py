@@ -8,10 +8,10 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from sde_score.models.base import Moment
 from sde_score.models.exact.double_well import DoubleWell
 from sde_score.models.exact.quartic import Quartic
 from sde_score.models.exact.target import Target
+from sde_score.models.parametrization import Scales
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,6 @@ class Product(Target):
         return torch.cat([part.sample(count, generator) for part in self.parts], 1)
 
     @override
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         logs = [part.diffused_log_prob(own, at) for part, own in self._split(x)]
         return torch.stack(logs).sum(0)

@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
-from sde_score.models.base import Moment
 from sde_score.models.exact.quadrature import DEPTH, IntervalLaw, convolve
 from sde_score.models.exact.target import Target
+from sde_score.models.parametrization import Scales
 from sde_score.random import uniform
 
 
@@ -73,6 +73,6 @@ class Quartic(Target):
         return self._entry.quantile(u)
 
     @override
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         entries = convolve(lambda y: -self._well(y), self._ends, x, at.alpha, at.sigma)
         return entries.sum(1) - self.log_z

@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
-from sde_score.models.base import Moment
 from sde_score.models.exact.quadrature import DEPTH, IntervalLaw, bracket, column, log_integral
 from sde_score.models.exact.target import Target
+from sde_score.models.parametrization import Scales
 from sde_score.random import uniform
 
 _ORIGIN = 1e-6  # in units of sigma: rounds off |x| at 0, where its gradient does not exist
@@ -82,7 +82,7 @@ class Ring(Target):
         return max(0.0, self.radius - reach), self.radius + reach
 
     @override
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         alpha, sigma = column(at.alpha, x), column(at.sigma, x)
         distance = (x.square().sum(1, keepdim=True) + (_ORIGIN * sigma) ** 2).sqrt()
 

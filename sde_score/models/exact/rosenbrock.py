@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_finite, require_positive
-from sde_score.models.base import Moment
 from sde_score.models.exact.quadrature import DEPTH, bracket, column, log_integral
 from sde_score.models.exact.target import Target
+from sde_score.models.parametrization import Scales
 from sde_score.random import normal
 
 
@@ -60,7 +60,7 @@ class Rosenbrock(Target):
         return torch.stack([first, first**2 + noise[:, 1] / math.sqrt(self.b)], 1)
 
     @override
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         alpha, sigma = column(at.alpha, x), column(at.sigma, x)
         first, second = x[:, :1], x[:, 1:]
         variance = alpha**2 / (2 * self.b) + sigma**2  # of the second entry, given y

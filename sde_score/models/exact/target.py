@@ -8,8 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 from sde_score._core.checks import require_batch
-from sde_score.models.base import EnergyBased, Moment
 from sde_score.models.exact.diffused import Diffused
+from sde_score.models.parametrization import Scales
+from sde_score.models.protocol import EnergyBased
 from sde_score.sdes import SDE
 
 
@@ -44,7 +45,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def diffused_log_prob(self, x: Tensor, at: Moment) -> Tensor:
+    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
         """Log density of x_t in nats, shape `(batch,)`, of float64 x: what `diffused` is made of.
 
         Args:

@@ -16,7 +16,7 @@ from sde_score.models import (
     Ring,
     Rosenbrock,
 )
-from sde_score.models.base import Moment
+from sde_score.models.parametrization import Scales
 from sde_score.sdes import VE, VP
 
 SDES = [VP(0.4, 9.0), VE(0.05, 9.0)]
@@ -33,7 +33,7 @@ def seeded(number):
 
 def at(alpha, sigma):
     """Scales that no clock has to reach."""
-    moment = Moment(VP(), torch.tensor(0.5, dtype=torch.float64))
+    moment = Scales(VP(), torch.tensor(0.5, dtype=torch.float64))
     moment.__dict__["alpha"] = torch.tensor(alpha, dtype=torch.float64)
     moment.__dict__["sigma"] = torch.tensor(sigma, dtype=torch.float64)
     return moment
