@@ -97,7 +97,7 @@ class Likelihood(RunCommand):
 
     def _by_noise_levels(self, spec: str, run: Run, dataset: DataSet, rows: Tensor) -> BitsPerDim:
         """Each process takes its own examples; their values are those of a single one."""
-        device, mine = next(run.model.parameters()).device, rows[own_rows(len(rows))]
+        device, mine = run.device, rows[own_rows(len(rows))]
         if len(mine) == 0:
             raise ValueError(f"{len(rows)} examples are fewer than the processes: start fewer")
         labels = dataset.batch(mine).condition if run.num_classes else None
@@ -118,7 +118,7 @@ class Likelihood(RunCommand):
         from sde_score.report.layers import layers_figure
         from sde_score.report.pictures import png
 
-        device = next(run.model.parameters()).device
+        device = run.device
         rows = rows[: self.batch_size]
         labels = dataset.batch(rows).condition if run.num_classes else None
         found, _ = bound.terms(
@@ -140,7 +140,7 @@ class Likelihood(RunCommand):
                 f"{run.path} holds a score, or a law for each class, of data without noise: there "
                 "is no likelihood of it; train all noise levels, or --model energy without classes"
             )
-        device = next(run.model.parameters()).device
+        device = run.device
         partition = log_partition(
             run.model,
             GaussianReference.fit(dataset.batch(torch.arange(len(dataset))).x0.to(device), 1.5),

@@ -52,7 +52,7 @@ class OptimiseGrid(RunCommand):
             raise ValueError(f"out={self.out} must end with .json")
         run = self.open()
         classes = run.num_classes
-        device = next(run.model.parameters()).device
+        device = run.device
         starts = torch.arange(2 * self.num + self.num // 2, device=device)
         began = time.perf_counter()
         found = optimise_grid(

@@ -57,7 +57,7 @@ class Sample(RunCommand):
         chosen = suited_sampler(run, self.grid) if self.sampler == "auto" else self.sampler
         spec = sampler_spec(chosen, self.steps, self.grid)
         hint_at_noise(run, [spec])
-        condition = self._condition(run.num_classes, next(run.model.parameters()).device)
+        condition = self._condition(run.num_classes, run.device)
         start = time.perf_counter()
         x = samplers.sample(
             samplers.create(spec),

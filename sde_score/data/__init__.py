@@ -7,7 +7,7 @@ examples a training step sees.
 """
 
 from sde_score._core.errors import DataError
-from sde_score.data.dataset import Batch, DataInfo, DataSet, from_tensor
+from sde_score.data.dataset import Batch, DataInfo, DataSet, from_tensor, is_image
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.loading import FORMATS, NAMED, available, load
 from sde_score.data.order import EpochOrder
@@ -25,5 +25,6 @@ __all__ = [
     "available",
     "from_tensor",
     "from_torch",
+    "is_image",
     "load",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,6 +20,12 @@ from sde_score.scaling import Scaling, raw_dtype
 # stands in.
 _DISTANCE_EXAMPLES = 5000
 _DISTANCE_NUMBERS = 1 << 26
+_SMALLEST_SIDE = 4  # of an image, in pixels
+
+
+def is_image(event_shape: Sequence[int]) -> bool:
+    """Whether an event is an image: `(channels, height, width)`, at least 4 x 4 pixels."""
+    return len(event_shape) == 3 and min(event_shape[1:]) >= _SMALLEST_SIDE
 
 
 class Batch(NamedTuple):
@@ -72,20 +79,23 @@ class DataInfo:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DataSet:
-    """Examples with a scaling and perhaps labels: see `load`, `from_tensor` and `from_torch`.
+    """Raw examples with a scaling and perhaps labels, made by `load`, `from_tensor`, `from_torch`.
+
+    `dataset[i]` is one raw example, `dataset[:16]` and `dataset[indices]` are several, `len`
+    counts them, and a loop meets them in order.
 
     Args:
         name: what the data set is called in reports.
-        source: raw examples, shape `(count, *event)`, on the CPU; may be memory-mapped.
+        _source: raw examples, shape `(count, *event)`, on the CPU; may be memory-mapped.
         scaling: the map between raw terms and model range.
         labels: int64, shape `(count,)`, values 0 ... num_classes - 1; None without labels.
         num_classes: number of classes, 0 without labels.
         class_names: name of each class where the source knows them, else empty.
-        rows: which rows of `source` the data set consists of, int64; None for all of them.
+        rows: which rows of `_source` the data set consists of, int64; None for all of them.
     """
 
     name: str
-    source: Tensor
+    _source: Tensor
     scaling: Scaling
     labels: Tensor | None = None
     num_classes: int = 0
@@ -95,10 +105,10 @@ class DataSet:
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        return tuple(self.source.shape[1:])
+        return tuple(self._source.shape[1:])
 
     def __len__(self) -> int:
-        return len(self.source if self.rows is None else self.rows)
+        return len(self._source if self.rows is None else self.rows)
 
     def __repr__(self) -> str:
         return (
@@ -106,19 +116,40 @@ class DataSet:
             f"levels={self.scaling.levels}, num_classes={self.num_classes})"
         )
 
-    def raw(self, indices: Tensor) -> Tensor:
+    def __getitem__(self, key: int | slice | Tensor) -> Tensor:
+        """Raw examples: one for an integer, `(n, *event)` for a slice or an int64 tensor `(n,)`.
+
+        Raises:
+            IndexError: for an integer out of range, as of a list.
+        """
+        if isinstance(key, slice):
+            rows = range(len(self))[key]
+            return self.raw(torch.arange(len(rows)) * rows.step + rows.start)
+        if isinstance(key, Tensor):
+            return self.raw(key)
+        return self.raw(torch.tensor([range(len(self))[key]]))[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
+
+    def raw(self, indices: Tensor | None = None) -> Tensor:
         """Examples in the data set's own terms, shape `(len(indices), *event)`.
 
         Args:
-            indices: int64, shape `(n,)`, values 0 ... len(self) - 1.
+            indices: int64, shape `(n,)`, values 0 ... len(self) - 1; None for all.
         """
-        return self.source[self._rows(indices)]
+        return self._all() if indices is None else self._source[self._rows(indices)]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether an example is an image, see `is_image`."""
+        return is_image(self.event_shape)
 
     def batch(self, indices: Tensor) -> Batch:
         """Examples in model range with their labels, in the order of `indices` (as for `raw`)."""
         rows = self._rows(indices)
         condition = None if self.labels is None else self.labels[rows]
-        return Batch(self.scaling.to_model(self.source[rows]), condition)
+        return Batch(self.scaling.to_model(self._source[rows]), condition)
 
     def tensor(self, limit: int | None = None) -> Tensor:
         """All examples, or the first `limit`, in model range: float32, shape `(count, *event)`."""
@@ -158,6 +189,17 @@ class DataSet:
         train, held = (replace(self, rows=part) for part in parts)
         return train, held
 
+    def subset(self, count: int, seed: int = 0) -> DataSet:
+        """A random choice of `count` examples in their order, or all where there are no more.
+
+        Args:
+            count: at least 1.
+            seed: random seed.
+        """
+        require_count(count=count)
+        order = torch.randperm(len(self), generator=generator_from(seed))
+        return replace(self, rows=self._rows(order[:count].sort().values))
+
     def info(self) -> DataInfo:
         """Measure the data set: reads all of it, seconds for tens of thousands of images."""
         source, to_model = self._all(), self.scaling.to_model
@@ -181,7 +223,7 @@ class DataSet:
         )
 
     def _all(self) -> Tensor:
-        return self.source if self.rows is None else self.source[self.rows]
+        return self._source if self.rows is None else self._source[self.rows]
 
     def _rows(self, indices: Tensor) -> Tensor:
         if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:

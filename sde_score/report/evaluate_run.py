@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sde_score import samplers
@@ -75,7 +74,7 @@ def evaluate(
     """
     chosen = [(spec, samplers.create(spec)) for spec in specs]
     data = run.dataset("train").tensor()
-    condition = draw_labels(run, count, seed)
+    condition = run.draw_labels(count, seed)
     rows = []
     for spec, sampler in chosen:
         evaluations, start = run.model.nfe, time.perf_counter()
@@ -94,18 +93,6 @@ def evaluate(
         scores = compare(drawn.float(), data, distances, seed=seed)
         rows.append(Row(spec, nfe, seconds, scores, drawn.float()))
     return rows
-
-
-def draw_labels(run: Run, count: int, seed: int) -> Tensor | None:
-    """Labels in the proportions of the data, for a conditional model."""
-    if not run.num_classes:
-        return None
-    dataset = run.dataset("train")
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(len(dataset), (count,), generator=generator)
-    labels = dataset.batch(rows).condition
-    device = next(run.model.parameters()).device
-    return None if labels is None else labels.to(device)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -20,7 +20,7 @@ from sde_score.report.pictures import (
     training_curve,
 )
 from sde_score.report.views.comparison import comparison_section
-from sde_score.training import Metrics, Run
+from sde_score.training import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def put_views_on_page(run: Run) -> Path:
 
 
 def _training(run: Run) -> Section:
-    records = Metrics(run.path / "metrics.jsonl").read()
+    records = run.metrics
     last = records[-1]
     text = (
         f"{run.config.objective}: loss {last['loss']:.4f} after {last['step']} steps, "

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from sde_score import samplers
 from sde_score.report.pictures import save_examples
 from sde_score.training import Run
@@ -22,11 +20,7 @@ def write_samples(run: Run, path: Path) -> None:
         run: the run so far.
         path: of the PNG file.
     """
-    labels = None
-    if run.num_classes:
-        device = next(run.model.parameters()).device
-        labels = torch.arange(_COUNT, device=device) % run.num_classes
     shape = (_COUNT, *run.event_shape)
     sampler = samplers.create(run.sampler)
-    x = sampler(run.model, shape, seed=0, condition=labels, progress=False)
+    x = sampler(run.model, shape, seed=0, condition=run.labels_in_turn(_COUNT), progress=False)
     save_examples(x.cpu(), path)

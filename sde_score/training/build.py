@@ -84,20 +84,18 @@ def build_objective(config: TrainConfig, examples: DataSet) -> Objective:
     return objective
 
 
-def split_data(
-    config: TrainConfig, dataset: DataSet | None = None
-) -> tuple[DataSet, DataSet | None]:
+def split_data(config: TrainConfig, whole: DataSet | None = None) -> tuple[DataSet, DataSet | None]:
     """The data set of a configuration as (training part, held-out part).
 
     Args:
         config: names the data set and the fraction held out; the parts depend on nothing else.
-        dataset: the whole data set if it is at hand, instead of loading it.
+        whole: the data set if it is at hand, instead of loading it.
 
     Raises:
         DataError: if the data cannot be loaded.
         ValueError: if `held_out` leaves one part empty.
     """
-    whole = data.load(config.data) if dataset is None else dataset
+    whole = data.load(config.data) if whole is None else whole
     if config.held_out == 0:
         return whole, None
     return whole.split(float(config.held_out), seed=_SPLIT_SEED)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from sde_score import objectives
 from sde_score._core.checks import require_choice
+from sde_score._core.modules import weights_digest
 from sde_score.data import DataSet, Scaling
 from sde_score.data import load as load_data
 from sde_score.training.build import TrainedModel, build_model, split_data
 from sde_score.training.checkpoint import Checkpoints, refusing
 from sde_score.training.config import TrainConfig, load_config
 from sde_score.training.errors import CheckpointError
+from sde_score.training.metrics import Metrics
 from sde_score.training.state import DataFacts
 
 WEIGHTS = {"ema": "ema", "raw": "model"}
@@ -36,6 +42,21 @@ class Run:
     model: TrainedModel
     step: int
     data: DataFacts
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return weights_digest(self.model)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of `metrics.jsonl`, see `Metrics`."""
+        return Metrics(self.path / "metrics.jsonl").read()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -84,6 +105,33 @@ class Run:
         if held_out is None:
             raise ValueError("this run was trained with held_out=0: all examples were trained on")
         return held_out
+
+    def labels_in_turn(self, count: int) -> Tensor | None:
+        """Classes 0, 1, ... in turn, on the device; None for a model without condition.
+
+        Args:
+            count: number of labels.
+        """
+        if not self.num_classes:
+            return None
+        return torch.arange(count, device=self.device) % self.num_classes
+
+    def draw_labels(self, count: int, seed: int = 0) -> Tensor | None:
+        """Labels in the proportions of the training data, on the device; None without condition.
+
+        Args:
+            count: number of labels.
+            seed: random seed.
+
+        Raises:
+            DataError: if the data cannot be loaded.
+        """
+        if not self.num_classes:
+            return None
+        train = self.dataset("train")
+        generator = torch.Generator().manual_seed(seed)
+        labels = train.batch(torch.randint(len(train), (count,), generator=generator)).condition
+        return None if labels is None else labels.to(self.device)
 
 
 def load_run(path: str | Path, weights: str = "ema", step: int | None = None) -> Run:

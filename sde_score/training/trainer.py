@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sde_score._core.modules import evaluating
 from sde_score.data import DataSet
 from sde_score.models import check_differentiable
 from sde_score.objectives import Objective
@@ -67,7 +68,7 @@ class Trainer:
         out: run directory, made if it is not there.
         resume: True continues a run found in `out`; False refuses to.
         progress: show a progress bar on the main process.
-        dataset: the whole data set, instead of loading `config.data`.
+        data: the whole data set, instead of loading `config.data`.
         on_samples: writes a grid of samples every `config.sample_every` steps.
 
     Raises:
@@ -83,7 +84,7 @@ class Trainer:
         *,
         resume: bool = True,
         progress: bool = True,
-        dataset: DataSet | None = None,
+        data: DataSet | None = None,
         on_samples: OnSamples | None = None,
     ) -> None:
         if config.sample_every and on_samples is None:
@@ -93,7 +94,7 @@ class Trainer:
         self.metrics = Metrics(self.out / "metrics.jsonl")
         self.accelerator = accelerator_for(config.device)
         self.device: torch.device = self.accelerator.device
-        examples, _ = split_data(config, dataset)
+        examples, _ = split_data(config, data)
         self.config = agreed_config(config, examples, self.out, resume)
         self.facts = DataFacts.of(examples)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -243,11 +244,10 @@ class Trainer:
         if self.accelerator.is_main_process and self.on_samples is not None:
             folder = self.out / "samples"
             folder.mkdir(exist_ok=True)
-            self.model.eval()
-            with self.update.ema.swapped(self.update.parameters.values()):
+            averaged = self.update.ema.swapped(self.update.parameters.values())
+            with averaged, evaluating(self.model):
                 so_far = Run(self.out, self.config, self.model, self.step, self.facts)
                 self.on_samples(so_far, folder / f"step-{self.step}.png")
-            self.model.train()
         self.accelerator.wait_for_everyone()
 
     def _stop(self, signum: int) -> None:
@@ -300,7 +300,7 @@ def train(
     *,
     resume: bool = True,
     progress: bool = True,
-    dataset: DataSet | None = None,
+    data: DataSet | None = None,
     on_samples: OnSamples | None = None,
 ) -> Run:
     """Train a model into a run directory, or continue what is there.
@@ -314,7 +314,7 @@ def train(
         resume: True continues a run of the same configuration found in `out` (fields in
             `sde_score.training.FREE` may change, `steps` may grow); False refuses to.
         progress: show a progress bar.
-        dataset: the whole data set, instead of loading `config.data`.
+        data: the whole data set, instead of loading `config.data`.
         on_samples: called every `config.sample_every` steps with the run so far (averaged weights)
             and the path of the picture to write.
 
@@ -330,6 +330,6 @@ def train(
             call goes on from there.
     """
     trainer = Trainer(
-        config, out, resume=resume, progress=progress, dataset=dataset, on_samples=on_samples
+        config, out, resume=resume, progress=progress, data=data, on_samples=on_samples
     )
     return trainer.run()

@@ -8,7 +8,7 @@ import torch
 
 import sde_score.data.dataset as dataset_module
 from sde_score._core.statistics import chunks, largest_distance, moments
-from sde_score.data import Batch, DataError, Scaling, from_tensor, from_torch, load
+from sde_score.data import Batch, DataError, Scaling, from_tensor, from_torch, is_image, load
 from sde_score.random import generator_from
 
 
@@ -234,3 +234,39 @@ def test_large_data_are_handled_in_pieces_without_a_trace(monkeypatch):
             from_tensor(damaged)
     with pytest.raises(DataError, match="not whole numbers"):
         from_tensor(x + torch.eye(11, 2) / 2, scaling=Scaling.discrete(30))
+
+
+def test_a_data_set_is_read_like_a_list_of_its_raw_examples(small):
+    part, _ = small.split(2, seed=4)
+    everything = part.raw()
+    assert torch.equal(everything, part.raw(torch.arange(4)))
+    assert torch.equal(part[1:3], everything[1:3])
+    assert torch.equal(part[::-1], everything.flip(0))
+    assert torch.equal(part[-1], everything[3])
+    assert torch.equal(part[torch.tensor([3, 0])], everything[[3, 0]])
+    assert torch.equal(torch.stack(list(part)), everything)
+    assert part[:0].shape == (0, 2, 3)
+    with pytest.raises(IndexError):
+        part[4]
+
+
+def test_a_subset_is_a_random_choice_in_order_named_by_its_seed(small):
+    chosen = small.subset(3, seed=1)
+    values = chosen.raw()[:, 0, 0].tolist()
+    assert values == sorted(values)
+    assert torch.equal(chosen.batch(torch.arange(3)).condition, (chosen.raw()[:, 0, 0] // 6 % 3))
+    assert torch.equal(small.subset(9).raw(), small.raw())
+    assert {tuple(small.subset(3, seed=s).raw()[:, 0, 0].tolist()) for s in range(9)} > {
+        tuple(values)
+    }
+    with pytest.raises(ValueError, match="count="):
+        small.subset(0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "image"),
+    [((1, 4, 4), True), ((7, 4, 9), True), ((3, 3, 9), False), ((8, 8), False), ((2,), False)],
+)
+def test_an_image_has_channels_and_at_least_four_by_four_pixels(shape, image):
+    assert is_image(shape) is image
+    assert from_tensor(torch.randn(2, *shape)).is_image is image

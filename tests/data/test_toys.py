@@ -91,6 +91,6 @@ def test_targets_are_data_sets_in_their_own_terms():
     for name in TARGETS:
         found = load(f"target(name={name!r}, n=20, seed=3)")
         want = TARGETS.create(name).sample(20, generator_from(3)).float()
-        assert torch.equal(found.source, want)
+        assert torch.equal(found.raw(), want)
         assert found.scaling == Scaling()
         assert found.name == name

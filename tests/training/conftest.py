@@ -32,11 +32,12 @@ def config():
 def run_to(config):
     """`run_to(out, steps=..., **changes)` trains without a progress bar."""
 
-    def run(out: Path, on_samples=None, dataset=None, resume=True, **changes):
+    def run(out: Path, on_samples=None, data=None, resume=True, **changes):
+        if isinstance(data, str):
+            changes, data = {**changes, "data": data}, None
         changed = replace(config, **changes)
-        return train(
-            changed, out, progress=False, on_samples=on_samples, dataset=dataset, resume=resume
-        )
+        given = {"data": data, "on_samples": on_samples, "resume": resume}
+        return train(changed, out, progress=False, **given)
 
     return run
 

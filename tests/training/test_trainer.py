@@ -266,7 +266,7 @@ def test_training_learns_the_score_of_a_gaussian(tmp_path):
         device="cpu",
     )
     dataset = data.from_tensor(x, scaling=data.Scaling(), name="normal")
-    run = train(config, tmp_path, progress=False, dataset=dataset)
+    run = train(config, tmp_path, progress=False, data=dataset)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 12
     sde = run.model.sde
@@ -302,10 +302,10 @@ def test_data_that_changed_under_the_same_name_are_refused(run_to, tmp_path):
         x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)) * scale
         return data.from_tensor(x, torch.arange(50) % 8, name="blobs")
 
-    run_to(tmp_path, dataset=blobs(1.0), steps=4)
-    assert run_to(tmp_path, dataset=blobs(1.0), steps=5).step == 5
+    run_to(tmp_path, data=blobs(1.0), steps=4)
+    assert run_to(tmp_path, data=blobs(1.0), steps=5).step == 5
     with pytest.raises(ValueError, match="has changed since"):
-        run_to(tmp_path, dataset=blobs(2.0), steps=6)
+        run_to(tmp_path, data=blobs(2.0), steps=6)
 
 
 def test_checkpoints_without_their_configuration_are_not_written_over(run_to, tmp_path):

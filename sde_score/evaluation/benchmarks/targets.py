@@ -15,7 +15,6 @@ the last stretch is sqrt(v / (v + s^2)) and that of the mean v / (v + s^2), so t
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from sde_score._core.modules import weights_digest
 from sde_score._core.registry import Registry
 from sde_score.models import GaussianMixture, Model
 from sde_score.random import ExampleStreams, generator_from
@@ -172,11 +172,7 @@ def exact_target(
 
 def digest(model: nn.Module) -> str:
     """A short name for the numbers in a model; the same for equal numbers."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
+    return weights_digest(model)[:16]
 
 
 def ring(sde: SDE | str = "edm") -> BenchmarkTarget:

@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from sde_score.data import is_image
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.random import mix
 
@@ -17,11 +18,6 @@ FEATURES = 64
 _HIDDEN = 128  # of the network for vectors
 _CHANNELS = (32, 64)  # first, and largest
 _SMALLEST_SIDE = 4
-
-
-def is_image(event_shape: Sequence[int]) -> bool:
-    """Whether examples `(channels, height, width)` are large enough to be looked at as images."""
-    return len(event_shape) == 3 and min(event_shape[1:]) >= _SMALLEST_SIDE
 
 
 class FeatureNetwork(nn.Module):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sde_score._core.checks import expand_like
+from sde_score._core.modules import evaluating
 from sde_score.mcmc.kernel import Kernel
 from sde_score.models import Density, Marginal, Model
 from sde_score.random import Noise
@@ -81,20 +80,6 @@ def chain_end(
         for _ in range(k):
             state = kernel.step(scaled, state, noise, tuning).state
     return state.x * width
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Put the parts of a model that are in training mode into evaluation mode for a while."""
-    parts = list(model.modules()) if isinstance(model, nn.Module) else []
-    training = [part for part in parts if part.training]
-    try:
-        for part in training:
-            part.training = False
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def contrast(positive: Tensor, negative: Tensor, penalty: float) -> Tensor:

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sde_score._core.files import replace_file
-from sde_score.data import DataSet
 from sde_score.evaluation.benchmarks.journal import Journal
 from sde_score.evaluation.benchmarks.run import (
     Bench,
@@ -25,11 +23,9 @@ from sde_score.evaluation.benchmarks.run import (
     FlowEnds,
     run_benchmark,
 )
-from sde_score.evaluation.benchmarks.targets import BenchmarkTarget, digest, exact_flow
+from sde_score.evaluation.benchmarks.targets import BenchmarkTarget, exact_flow
 from sde_score.evaluation.metrics.confidence import Interval
-from sde_score.random import generator_from
 from sde_score.report.benchmarks.picture import benchmark_figure
-from sde_score.report.evaluate_run import draw_labels
 from sde_score.report.page import Table
 from sde_score.report.pictures import png
 from sde_score.report.views.comparison import figure_text
@@ -104,33 +100,24 @@ def target_of_run(run: Run) -> BenchmarkTarget:
         )
     held_out, train = run.dataset("held_out"), run.dataset("train")
     precise = copy.deepcopy(run.model).double()
-    device, end = next(run.model.parameters()).device, run.model.sde.sampling_t_min
+    end = run.model.sde.sampling_t_min
 
     def flow(x: Tensor, condition: Tensor | None) -> Tensor:
         return exact_flow(precise, x.double(), condition, end=end, tolerance=_RUN_TOLERANCE)
-
-    def condition(count: int) -> Tensor | None:
-        labels = draw_labels(run, count, 0)
-        return None if labels is None else labels.to(device)
 
     model = run.model
     return BenchmarkTarget(
         name=run.path.name,
         model=model,
         event_shape=run.event_shape,
-        truth=lambda count: _some(held_out, count, 0),
-        data=lambda count, seed: _some(train, max(count, min(len(train), _MOST)), seed),
+        truth=lambda count: held_out.subset(count).tensor(),
+        data=lambda count, seed: train.subset(max(count, min(len(train), _MOST)), seed).tensor(),
         flow=flow,
         flow_note=f"of the network: adaptive to {_RUN_TOLERANCE:g} in float64, down to t = {end:g}",
-        identity=f"run {digest(model)} under {model.sde!r} on {run.config.data}",
-        condition=condition,
+        identity=f"run {run.digest[:16]} under {model.sde!r} on {run.config.data}",
+        condition=run.draw_labels,
         deliver=lambda x: run.scaling.to_model(run.scaling.from_model(x.float())),
     )
-
-
-def _some(dataset: DataSet, count: int, seed: int) -> Tensor:
-    order = torch.randperm(len(dataset), generator=generator_from(seed))
-    return dataset.batch(order[:count].sort().values).x0
 
 
 def benchmark_csv(benchmark: Benchmark) -> str:

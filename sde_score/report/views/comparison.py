@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sde_score._core.checks import require_count
 from sde_score._core.files import replace_file
@@ -35,8 +33,6 @@ from sde_score.evaluation import (
 )
 from sde_score.evaluation.views.compare import plan_rows
 from sde_score.likelihood import bits_per_dim
-from sde_score.random import generator_from
-from sde_score.report.evaluate_run import draw_labels
 from sde_score.report.page import Section, Table
 from sde_score.report.pictures import is_image, png
 from sde_score.report.views.picture import comparison_figure
@@ -116,7 +112,7 @@ def compare_run(
         weigh=_weigher(run, held_out, settings, batch_size, progress),
         deliver=lambda x: run.scaling.to_model(run.scaling.from_model(x)),
         dequantized=run.config.dequantize and run.scaling.levels is not None,
-        condition=draw_labels(run, settings.count, settings.seed),
+        condition=run.draw_labels(settings.count, settings.seed),
         seed=settings.seed,
         batch_size=batch_size,
         known=_known(path, identity),
@@ -133,14 +129,10 @@ def _ruler(run: Run, held_out: DataSet, settings: Settings, progress: bool) -> D
         "sliced-wasserstein2(projections=128)",
         create("frechet", extractor=_extractor(run, settings.extractor, progress)),
     ]
-    train, held = (_some(part, settings.seed) for part in (run.dataset("train"), held_out))
+    train, held = (
+        part.subset(_MOST, settings.seed).tensor() for part in (run.dataset("train"), held_out)
+    )
     return DistanceEstimator(train, held, settings.count, distances, seed=settings.seed)
-
-
-def _some(dataset: DataSet, seed: int) -> Tensor:
-    """All examples in model range, or a random choice of very many."""
-    order = torch.randperm(len(dataset), generator=generator_from(seed))
-    return dataset.batch(order[:_MOST].sort().values).x0
 
 
 def _extractor(run: Run, spec: str, progress: bool) -> Extractor:
@@ -166,7 +158,7 @@ def _weigher(
     """Bits per dimension of the first held-out examples by any likelihood."""
     if not settings.bits_examples:
         return None
-    device = next(run.model.parameters()).device
+    device = run.device
     rows = torch.arange(min(settings.bits_examples, len(held_out)))
     raw, labels = held_out.raw(rows).to(device), held_out.batch(rows).condition
     condition = labels.to(device) if run.num_classes and labels is not None else None
@@ -191,13 +183,9 @@ def _weigher(
 
 def _identity(run: Run, settings: Settings, ruler: DistanceEstimator) -> dict[str, Any]:
     """What must be equal for a stored row to be worth keeping."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(run.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return {
         "step": run.step,
-        "weights": digest.hexdigest(),
+        "weights": run.digest,
         "data": run.config.data,
         "distances": list(ruler.names),
         "count": settings.count,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sde_score import samplers
 from sde_score.evaluation import VIEWS, Comparison, Interval, ViewRow
-from sde_score.report.evaluate_run import draw_labels
 from sde_score.report.pictures import FAINT, INK, draw_examples, is_image, new_figure
 from sde_score.training import Run
 
@@ -292,6 +291,6 @@ def _samples(run: Run, spec: str, count: int, seed: int) -> Tensor:
         run.event_shape,
         count,
         seed=seed,
-        condition=draw_labels(run, count, seed),
+        condition=run.draw_labels(count, seed),
         progress=False,
     ).float()

@@ -25,6 +25,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sde_score._core.checks import require_choice, require_count, require_positive
+from sde_score._core.modules import evaluating
 from sde_score._core.registry import format_spec, parse_spec
 from sde_score.models import Model
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
@@ -227,18 +228,14 @@ def _fine_solution(model: Model) -> Sampler:
 def _frozen(model: Model) -> Iterator[None]:
     """The model in evaluation mode, its parameters without gradients; as before on leaving."""
     parameters = [p for p in _parameters(model) if p.requires_grad]
-    modules = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
-        for module in modules:
-            module.training = False
-        yield
+        with evaluating(model):
+            yield
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for module in modules:
-            module.training = True
 
 
 def _within_budget(
