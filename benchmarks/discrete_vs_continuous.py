@@ -148,7 +148,7 @@ class Judge:
 def places(sde: SDE, layers: int) -> dict[str, Tensor]:
     """Times on the rungs of a ladder, half-way between them, and below the lowest if it stands
     above `t_min`: at most `LEVELS` of each."""
-    rungs = sde.discretize(layers).times
+    rungs = sde.discrete_times(layers)
     found = {"rungs": rungs, "between": (rungs[:-1] + rungs[1:]) / 2}
     if rungs[0] > sde.t_min:
         ends = math.log(sde.t_min), float(rungs[0].log())

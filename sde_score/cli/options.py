@@ -13,7 +13,7 @@ import tyro
 from sde_score import samplers
 from sde_score._core.registry import format_spec, parse_spec
 from sde_score.cli.output import say
-from sde_score.samplers.grids.files import read_grid_file
+from sde_score.samplers.grids import read_grid_file
 from sde_score.training import Run, load_run
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -227,7 +226,7 @@ def _decoding_time(sde: SDE, scaling: Scaling) -> float:
     levels = _levels(scaling)
     low, high = levels.bounds
     half_bin = 0.5 * (high - low) / (levels.count - 1)
-    return float(sde.time_of_log_snr(-2 * math.log(half_bin / 3)))
+    return float(sde.time_of_noise_ratio(half_bin / 3))
 
 
 def _levels(scaling: Scaling) -> Levels:

@@ -186,7 +186,7 @@ class TruncatedNormalDequantization:
                 f"starts at {least:.3g}: try truncation={half_bin / least:.3g} or less, or "
                 "dequantization='uniform'"
             )
-        return float(sde.time_of_log_snr(-2 * math.log(ratio)))
+        return float(sde.time_of_noise_ratio(ratio))
 
     @property
     def _tail(self) -> float:

@@ -30,8 +30,10 @@ from sde_score.models import Model
 from sde_score.samplers.adaptive.dormand_prince import Derivative, Norm, Solution, root_mean_square
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS, rows_of
 from sde_score.sdes import SDE
+from sde_score.sdes.clocks import asinh
 
 _BEND = 0.1  # the noise-to-signal ratio, in data of about unit scale, where the clock turns
+_CLOCK = asinh(_BEND)
 
 
 def carry(
@@ -50,7 +52,7 @@ def carry(
     divergence, shape `(n, batch)`, and what the solver says of its work."""
     sde, size, count = model.sde, x[0].numel(), 1 if probes is None else len(probes)
     ends = torch.tensor([begin, sde.t_max], dtype=torch.float64, device=x.device)
-    stops, (first, last) = _clock(sde, ends), _scale(sde, ends)
+    stops, (first, last) = _CLOCK.at(sde, ends), _scale(sde, ends)
     state = torch.cat([x.reshape(len(x), size) / first, x.new_zeros(len(x), count)], 1)
     derivative = _derivative(model, x.shape[1:], probes, condition, mode)
     with _bar(stops, progress) as watched:
@@ -69,7 +71,7 @@ def _derivative(
     sde, size = model.sde, math.prod(event)
 
     def derivative(clock: Tensor, state: Tensor, rows: Tensor) -> Tensor:
-        t = _time(sde, clock)
+        t = _CLOCK.time(sde, clock)
         scale, own = _scale(sde, t)[:, None], rows_of(condition, rows)
         velocity, forms = value_and_divergence(
             lambda x: model.velocity(x, t, own),
@@ -95,16 +97,6 @@ def _growth(sde: SDE, t: Tensor) -> Tensor:
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     slope = alpha * sde.alpha_derivative(t) + sigma * sde.sigma_derivative(t)
     return slope / (alpha**2 + sigma**2)
-
-
-def _clock(sde: SDE, t: Tensor) -> Tensor:
-    """u at a time."""
-    return torch.asinh(torch.exp(-0.5 * sde.log_snr(t)) / _BEND)
-
-
-def _time(sde: SDE, clock: Tensor) -> Tensor:
-    """The time at u."""
-    return sde.time_of_log_snr(-2 * torch.log(_BEND * torch.sinh(clock)))
 
 
 def _clock_rate(sde: SDE, t: Tensor) -> Tensor:

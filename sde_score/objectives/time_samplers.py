@@ -7,7 +7,6 @@ sampler); each time alone keeps its law.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -18,8 +17,6 @@ from sde_score._core.checks import require_count, require_positive
 from sde_score._core.registry import Registry
 from sde_score.random import Draws, stratified, uniform
 from sde_score.sdes import SDE
-
-_SLACK = 1e-9  # of log-SNR: levels that are the ends of an SDE may round past them
 
 
 @dataclass(frozen=True)
@@ -148,8 +145,8 @@ class Discrete(TimeSampler):
     """One of n noise levels, each as likely as any other: the times of the discrete views.
 
     Args:
-        levels: n, for the states of the chain `sde.discretize(n)`: NCSN's ladder on VE, DDPM's
-            layers i / n on VP; or the noise levels sigma / alpha themselves, in any order, for any
+        levels: n, for the times `sde.discrete_times(n)`: NCSN's ladder on VE, DDPM's layers i / n
+            on VP; or the noise levels sigma / alpha themselves, in any order, for any
             SDE that has them.
 
     Raises:
@@ -176,30 +173,14 @@ class Discrete(TimeSampler):
             ValueError: if the SDE does not have them.
         """
         if isinstance(self.levels, int):
-            return sde.discretize(self.levels).times
-        return times_of_levels(sde, torch.tensor(sorted(self.levels), dtype=torch.float64))
+            return sde.discrete_times(self.levels)
+        ratios = torch.tensor(sorted(self.levels), dtype=torch.float64)
+        return sde.time_of_noise_ratio(ratios, strict=True)
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
         """The time of number floor(u n)."""
         times = self.times(sde).to(u.device)
         return times[(u * len(times)).long().clamp(max=len(times) - 1)]
-
-
-def times_of_levels(sde: SDE, levels: Tensor) -> Tensor:
-    """The times at which sigma / alpha takes given values, in the shape of `levels`, float64.
-
-    Raises:
-        ValueError: if a level lies outside those of the SDE, where its models know nothing.
-    """
-    log_snr = -2 * levels.log()
-    low, high = sde.log_snr_range
-    if log_snr.min() < low - _SLACK or log_snr.max() > high + _SLACK:
-        raise ValueError(
-            f"noise levels from {levels.min():.6g} to {levels.max():.6g} leave those of {sde}, "
-            f"whose sigma / alpha runs from {math.exp(-0.5 * high):.6g} to "
-            f"{math.exp(-0.5 * low):.6g}: choose levels in between"
-        )
-    return sde.time_of_log_snr(log_snr)
 
 
 TIME_SAMPLERS: Registry[TimeSampler] = Registry(

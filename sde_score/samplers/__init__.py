@@ -18,11 +18,11 @@ from sde_score.samplers.fixed_step.one_step import (
     ReverseDiffusion,
 )
 from sde_score.samplers.fixed_step.runge_kutta import RUNGE_KUTTA_ROWS, Heun, RungeKutta
-from sde_score.samplers.grids.files import GridFile, read_grid_file, write_grid_file
-from sde_score.samplers.grids.rules import (
+from sde_score.samplers.grids import (
     GRIDS,
     Angle,
     Grid,
+    GridFile,
     Karras,
     LogitNormal,
     NoiseGrid,
@@ -32,6 +32,8 @@ from sde_score.samplers.grids.rules import (
     Times,
     UniformLogSNR,
     UniformTime,
+    read_grid_file,
+    write_grid_file,
 )
 from sde_score.samplers.guide import GUIDE, Advice
 from sde_score.samplers.langevin.corrector import Langevin

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sde_score._core.checks import require_batch, require_count
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, Noise, example_seeds
-from sde_score.samplers.grids.rules import GRIDS, Grid
+from sde_score.samplers.grids import GRIDS, Grid
 from sde_score.sdes import SDE
 
 

@@ -1,24 +1,22 @@
-"""Forward diffusions: how data become noise.
+"""Forward diffusions, from data to noise.
 
-All of them are `N(alpha(t) x0, sigma(t)^2 I)` given the data; they differ in the two scales and in
-the clock.
+All of them are `N(alpha(t) x0, sigma(t)^2 I)` given the data; they differ in the two scales.
 """
 
-from sde_score._core.registry import Registry
-from sde_score.sdes.base import SDE, Field, Prior, of_time
-from sde_score.sdes.chain import Chain
+from sde_score.sdes.base import SDE, SDES, Field, Prior, of_time
 from sde_score.sdes.rectified import Rectified
 from sde_score.sdes.tabulated import Tabulated
 from sde_score.sdes.ve import EDM, VE
 from sde_score.sdes.vp import VP, Cosine, SubVP
 
-SDES: Registry[SDE] = Registry(
-    "SDE",
+SDES.fill(
     {"vp": VP, "subvp": SubVP, "cosine": Cosine, "ve": VE, "edm": EDM, "rectified": Rectified},
+    aliases={"vpsde": "vp", "subvpsde": "subvp", "vesde": "ve", "rectified-flow": "rectified"},
 )
 
 available = SDES.names
 create = SDES.create
+register = SDES.register
 
 __all__ = [
     "EDM",
@@ -26,7 +24,6 @@ __all__ = [
     "SDES",
     "VE",
     "VP",
-    "Chain",
     "Cosine",
     "Field",
     "Prior",
@@ -36,4 +33,5 @@ __all__ = [
     "available",
     "create",
     "of_time",
+    "register",
 ]

@@ -8,8 +8,9 @@ and is fixed by alpha and sigma alone:
 
 .. math:: f = \alpha' / \alpha, \qquad g^2 = 2 \sigma \sigma' - 2 f \sigma^2 .
 
-So a new SDE is a class with `alpha`, `sigma`, their derivatives and the inverse of the log
-signal-to-noise ratio, each marked `@of_time`. Time runs from data to noise: noise grows with t.
+A new SDE is a class with `alpha` and `sigma`, each marked `@of_time`. By default their derivatives
+are taken by autograd and the inverse of the log signal-to-noise ratio by bisection; closed forms
+are faster and may be given instead. Time runs from data to noise: noise grows with t.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from torch import Generator, Tensor
 
 from sde_score._core.checks import as_time, expand_like, require_batch, require_count, sum_event
-from sde_score.sdes.chain import Chain
+from sde_score._core.registry import Registry
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """A vector field `(x, t) -> x-like`, such as a score or a drift."""
@@ -33,6 +34,8 @@ Field = Callable[[Tensor, Tensor], Tensor]
 S = TypeVar("S", bound="SDE")
 
 _SLACK = 1e-6  # relative; float32 times may round past the ends of the range
+_LOG_SNR_SLACK = 1e-9  # noise ratios computed at the ends of the range may round past them
+_BISECTIONS = 64
 
 
 def of_time(formula: Callable[[S, Tensor], Tensor]) -> Callable[[S, Tensor | float], Tensor]:
@@ -52,7 +55,7 @@ def of_time(formula: Callable[[S, Tensor], Tensor]) -> Callable[[S, Tensor | flo
 
 @dataclass(frozen=True)
 class Prior:
-    """The law N(0, std^2 I) from which sampling starts.
+    """The normal distribution N(0, std^2 I) from which sampling starts.
 
     Args:
         shape: `(batch, *event)`.
@@ -89,15 +92,21 @@ class SDE(ABC):
     """A linear Gaussian diffusion: immutable, printable, comparable (subclasses are frozen
     dataclasses).
 
-    Every `t` is a Python number, a scalar tensor or a tensor of shape `(batch,)`, in `[t_min,
-    t_max]`.
+    `alpha` and `sigma` are enough. Every `t` is a Python number, a scalar tensor or a tensor of
+    shape `(batch,)`, in `[t_min, t_max]`. A subclass whose range or prior differs from the defaults
+    assigns `t_min`, `t_max`, `sampling_t_min`, `native_grid` or `prior_std`, as class attributes or
+    as properties.
     """
 
-    t_min: float
-    """Smallest time at which the score is trained and likelihoods are computed."""
+    @property
+    def t_min(self) -> float:
+        """Smallest time at which the score is trained and likelihoods are computed."""
+        return 1e-5
 
-    t_max: float
-    """Time at which sampling starts."""
+    @property
+    def t_max(self) -> float:
+        """Time at which sampling starts."""
+        return 1.0
 
     @abstractmethod
     def alpha(self, t: Tensor | float) -> Tensor:
@@ -107,17 +116,31 @@ class SDE(ABC):
     def sigma(self, t: Tensor | float) -> Tensor:
         """Noise scale sigma(t) of the perturbation kernel, in the shape of t."""
 
-    @abstractmethod
-    def alpha_derivative(self, t: Tensor | float) -> Tensor:
-        """d alpha / dt, in the shape of t."""
+    @of_time
+    def alpha_derivative(self, t: Tensor) -> Tensor:
+        """d alpha / dt, in the shape of t; by forward-mode autograd."""
+        return _derivative(self.alpha, t)
 
-    @abstractmethod
-    def sigma_derivative(self, t: Tensor | float) -> Tensor:
-        """d sigma / dt, in the shape of t."""
+    @of_time
+    def sigma_derivative(self, t: Tensor) -> Tensor:
+        """d sigma / dt, in the shape of t; by forward-mode autograd."""
+        return _derivative(self.sigma, t)
 
-    @abstractmethod
     def _time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The inverse of `log_snr` in float64; `time_of_log_snr` keeps it inside the range."""
+        """The inverse of `log_snr` in float64, by bisection; differentiable in `log_snr`.
+
+        `time_of_log_snr` bounds the result and calls this for values up to 1 beyond the range.
+        """
+        wanted = log_snr.detach().flatten()
+        low, high = torch.full_like(wanted, self.t_min), torch.full_like(wanted, self.t_max)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            early = self.log_snr(middle) > wanted
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        t = 0.5 * (low + high)
+        if log_snr.requires_grad:  # by the implicit function theorem: dt = d log_snr / slope
+            t = t + (log_snr.flatten() - wanted) / _derivative(self.log_snr, t)
+        return t.reshape(log_snr.shape)
 
     @property
     def sampling_t_min(self) -> float:
@@ -131,7 +154,7 @@ class SDE(ABC):
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of the law that stands for x at `t_max`."""
+        """Standard deviation of the prior, the distribution that stands for x at `t_max`."""
         return float(self.sigma(self.t_max))
 
     @property
@@ -178,6 +201,39 @@ class SDE(ABC):
         near = value.double().clamp(low - 1, high + 1)  # the inverse overflows far outside
         t = self._time_of_log_snr(near).clamp(self.t_min, self.t_max)
         return t.to(value.dtype)
+
+    @of_time
+    def noise_ratio(self, t: Tensor) -> Tensor:
+        """s(t) = sigma / alpha, strictly increasing in t, in the shape of t."""
+        return torch.exp(-0.5 * self.log_snr(t))
+
+    def time_of_noise_ratio(self, ratio: Tensor | float, *, strict: bool = False) -> Tensor:
+        """The time at which sigma / alpha takes a given value.
+
+        Args:
+            ratio: any shape, > 0; values beyond the ends of the range give the ends.
+            strict: refuse values beyond the ends, where models know nothing.
+
+        Raises:
+            ValueError: if `strict` and a value lies outside the range.
+        """
+        log = torch.log(ratio) if isinstance(ratio, Tensor) else as_time(math.log(ratio))
+        if strict:
+            self._require_reached(-2 * log)
+        return self.time_of_log_snr(-2 * log)
+
+    def _require_reached(self, log_snr: Tensor) -> None:
+        low, high = self.log_snr_range
+        least, most = (float(value) for value in torch.aminmax(log_snr))
+        if not (least >= low - _LOG_SNR_SLACK and most <= high + _LOG_SNR_SLACK):
+            given, reached = (
+                " to ".join(f"{math.exp(-0.5 * value):.6g}" for value in ends)
+                for ends in ((most, least), (high, low))
+            )
+            raise ValueError(
+                f"noise levels from {given} leave those of {self}, whose sigma / alpha runs from "
+                f"{reached}: choose levels in between"
+            )
 
     @of_time
     def drift_rate(self, t: Tensor) -> Tensor:
@@ -233,7 +289,7 @@ class SDE(ABC):
         return scale.to(t.dtype), std.to(t.dtype)
 
     def prior(self, shape: Sequence[int]) -> Prior:
-        """The law that stands for x at `t_max`: N(0, prior_std^2 I) of shape `(batch, *event)`."""
+        """The prior N(0, prior_std^2 I) of shape `(batch, *event)`, in place of x at `t_max`."""
         return Prior(tuple(shape), self.prior_std)
 
     def reverse(self, score: Field) -> Field:
@@ -254,15 +310,18 @@ class SDE(ABC):
     def _backward_drift(self, x: Tensor, t: Tensor | float, score: Tensor, share: float) -> Tensor:
         return self.drift(x, t) - expand_like(share * self.diffusion(t) ** 2, x) * score
 
-    def discretize(self, n: int) -> Chain:
-        """The diffusion as a Markov chain of n noisy states, at evenly spaced times up to `t_max`.
-
-        Transitions are the exact kernels, so the marginals of the chain are those of the SDE.
-        """
+    def discrete_times(self, n: int) -> Tensor:
+        """The times of n noisy states, evenly spaced up to `t_max`, increasing, float64 `(n,)`."""
         require_count(n=n)
-        edges = torch.linspace(self.t_min, self.t_max, n + 1, dtype=torch.float64)
-        scales, stds = self.transition(edges[:-1], edges[1:])
-        first = self.sigma(edges[0]), self.alpha(edges[0])
-        stds[0] = (stds[0] ** 2 + (scales[0] * first[0]) ** 2).sqrt()
-        scales[0] = scales[0] * first[1]
-        return Chain(edges[1:], scales, stds)
+        return torch.linspace(self.t_min, self.t_max, n + 1, dtype=torch.float64)[1:]
+
+
+def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """d function / dt at each entry of t, whatever the mode of autograd around it."""
+    with torch.inference_mode(False):
+        slope: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    return slope
+
+
+SDES: Registry[SDE] = Registry("SDE", base=SDE)
+"""The diffusions by name; filled in `sde_score.sdes`."""

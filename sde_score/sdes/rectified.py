@@ -32,11 +32,7 @@ class Rectified(SDE):
 
     t_min = 1e-4
     t_max = 0.999
-
-    @property
-    @override
-    def sampling_t_min(self) -> float:
-        return 1e-3
+    sampling_t_min = 1e-3
 
     @override
     @of_time

@@ -21,9 +21,8 @@ class Tabulated(SDE):
               \text{ between}, \qquad \alpha^2 = \frac{1}{1 + e^{-\lambda}}, \qquad
               \sigma^2 = \frac{1}{1 + e^{\lambda}}, \quad t \in [1/n, 1]
 
-    So a network trained on the betas of a chain, which knows nothing of the times between, is read
-    as an SDE or an ODE: the marginals at i/n are those of the chain. The derivatives jump there and
-    take the value on the right.
+    A network trained on the betas of a chain is read as an SDE or an ODE with it: the marginals at
+    i/n are those of the chain. The derivatives jump there and take the value on the right.
 
     Args:
         log_snrs: lambda_1 ... lambda_n, strictly decreasing, at least 2.
@@ -34,7 +33,7 @@ class Tabulated(SDE):
 
     log_snrs: tuple[float, ...]
 
-    t_max = 1.0
+    prior_std = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_snrs", tuple(float(value) for value in self.log_snrs))
@@ -76,15 +75,9 @@ class Tabulated(SDE):
 
     @property
     @override
-    def t_min(self) -> float:  # type: ignore[override]
+    def t_min(self) -> float:
         """1 / n, the time of the first entry."""
         return 1 / len(self.log_snrs)
-
-    @property
-    @override
-    def prior_std(self) -> float:
-        """1, the stationary law: unit-variance data have it at every t."""
-        return 1.0
 
     def _segment(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The table's values at the ends of the segment that holds t, and t's place in it."""
@@ -137,6 +130,6 @@ class Tabulated(SDE):
 
 @lru_cache(maxsize=32)
 def _table(log_snrs: tuple[float, ...], device: torch.device) -> Tensor:
-    """The table as a tensor; kept, so that a sampler's loop copies nothing to its device."""
+    """The table as a tensor, cached, so that a sampler's loop copies nothing to its device."""
     with torch.inference_mode(False):  # or autograd could not use it later
         return torch.tensor(log_snrs, dtype=torch.float64, device=device)

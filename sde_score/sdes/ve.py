@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_increasing
 from sde_score.sdes.base import SDE, of_time
-from sde_score.sdes.chain import Chain
 
 _HINT = (
     "it is the noise at t_max; try the largest distance between data points "
@@ -26,7 +25,7 @@ class VE(SDE):
     .. math:: \alpha(t) = 1, \qquad
               \sigma(t) = \sigma_{min} (\sigma_{max} / \sigma_{min})^t, \quad t \in [0, 1]
 
-    Its discretisation at n times is the noise ladder of NCSN.
+    Its discretization at n times is the noise ladder of NCSN.
 
     Args:
         sigma_min: noise at t = 0, in units of the data; 0 < sigma_min < sigma_max.
@@ -43,7 +42,6 @@ class VE(SDE):
     sigma_max: float = 50.0
 
     t_min = 0.0
-    t_max = 1.0
 
     def __post_init__(self) -> None:
         require_increasing(_HINT, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
@@ -77,17 +75,14 @@ class VE(SDE):
         return (-0.5 * log_snr - math.log(self.sigma_min)) / self._log_ratio
 
     @override
-    def discretize(self, n: int) -> Chain:
+    def discrete_times(self, n: int) -> Tensor:
         """The NCSN ladder: n geometric noise levels, from sigma_min to sigma_max.
 
         Raises:
             ValueError: if n < 2; a ladder has two ends.
         """
         require_count(minimum=2, n=n)
-        times = torch.linspace(0, 1, n, dtype=torch.float64)
-        variances = self.sigma(times) ** 2
-        stds = torch.diff(variances, prepend=variances.new_zeros(1)).sqrt()
-        return Chain(times, torch.ones_like(times), stds)
+        return torch.linspace(0, 1, n, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -109,25 +104,22 @@ class EDM(SDE):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
 
+    native_grid = "karras"
+
     def __post_init__(self) -> None:
         require_increasing(_HINT, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
     @property
     @override
-    def t_min(self) -> float:  # type: ignore[override]
+    def t_min(self) -> float:
         """The smallest noise."""
         return self.sigma_min
 
     @property
     @override
-    def t_max(self) -> float:  # type: ignore[override]
+    def t_max(self) -> float:
         """The largest noise."""
         return self.sigma_max
-
-    @property
-    @override
-    def native_grid(self) -> str:
-        return "karras"
 
     @override
     @of_time

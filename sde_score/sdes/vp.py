@@ -12,35 +12,18 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_increasing, require_positive
 from sde_score.sdes.base import SDE, of_time
-from sde_score.sdes.chain import Chain
-
-
-class _VariancePreserving(SDE):
-    """What the SDEs here share: where they start and stop, and the law they tend to."""
-
-    t_min = 1e-5
-
-    @property
-    @override
-    def sampling_t_min(self) -> float:
-        return 1e-3
-
-    @property
-    @override
-    def prior_std(self) -> float:
-        """1, the stationary law: unit-variance data have it at every t."""
-        return 1.0
 
 
 @dataclass(frozen=True)
-class _LinearBeta(_VariancePreserving):
-    """What VP and sub-VP share: a noise rate beta(t) linear in t, and alpha = exp(-B/2), B its
-    integral."""
+class _LinearBeta(SDE):
+    """Base of VP and sub-VP: a noise rate beta(t) linear in t, and alpha = exp(-B/2) with B its
+    integral. The prior is the stationary distribution, which unit-variance data have at every t."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
 
-    t_max = 1.0
+    sampling_t_min = 1e-3
+    prior_std = 1.0
 
     def __post_init__(self) -> None:
         require_increasing(
@@ -79,7 +62,7 @@ class VP(_LinearBeta):
               \alpha(t) = e^{-\frac12 \int_0^t \beta}, \qquad
               \sigma(t)^2 = 1 - \alpha(t)^2, \quad t \in [10^{-5}, 1]
 
-    Its discretisation at n times is the chain of DDPM.
+    Its discretization at n times is the chain of DDPM.
 
     Args:
         beta_min: noise rate at t = 0; 0 < beta_min < beta_max.
@@ -106,26 +89,10 @@ class VP(_LinearBeta):
         return self._time_of_beta_integral(softplus(-log_snr, threshold=40))
 
     @override
-    def discretize(self, n: int) -> Chain:
-        r"""The DDPM chain: x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z, beta_i linear from
-        beta_min/n to beta_max/n.
-
-        State i stands for time i/n; the chain tends to the SDE as n grows.
-
-        Raises:
-            ValueError: if n <= beta_max, for which the last step would destroy the state.
-
-        Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239; n = 1000 gives its schedule.
-        """
+    def discrete_times(self, n: int) -> Tensor:
+        """The times i / n of the n states of DDPM's chain."""
         require_count(n=n)
-        if n <= self.beta_max:
-            raise ValueError(
-                f"n={n} must exceed beta_max={self.beta_max}: "
-                "the chain's last step has variance beta_max / n, which must be below 1"
-            )
-        betas = torch.linspace(self.beta_min / n, self.beta_max / n, n, dtype=torch.float64)
-        times = torch.arange(1, n + 1, dtype=torch.float64) / n
-        return Chain(times, (1 - betas).sqrt(), betas.sqrt())
+        return torch.arange(1, n + 1, dtype=torch.float64) / n
 
 
 @dataclass(frozen=True)
@@ -162,7 +129,7 @@ class SubVP(_LinearBeta):
 
 
 @dataclass(frozen=True)
-class Cosine(_VariancePreserving):
+class Cosine(SDE):
     r"""Variance-preserving diffusion whose signal falls as a cosine.
 
     .. math:: \alpha(t) = \cos \theta(t) / \cos \theta(0), \qquad
@@ -184,6 +151,8 @@ class Cosine(_VariancePreserving):
     offset: float = 0.008
 
     t_max = 0.995
+    sampling_t_min = 1e-3
+    prior_std = 1.0
 
     def __post_init__(self) -> None:
         require_positive(offset=self.offset)

@@ -17,7 +17,7 @@ from sde_score.discrete import HierarchicalVAE, NoiseScales
 from sde_score.objectives import DenoisingScoreMatching
 from sde_score.samplers import DDIM, Ancestral
 from sde_score.samplers.fixed_step.multistep import ROWS
-from sde_score.samplers.grids.rules import Times
+from sde_score.samplers.grids import Times
 from sde_score.sdes import EDM, VE, VP, SubVP
 
 ROUNDING = {"rtol": 1e-10, "atol": 1e-10}

@@ -23,7 +23,7 @@ from sde_score.samplers import (
     PredictorCorrector,
     ReverseDiffusion,
 )
-from sde_score.samplers.grids.rules import Times
+from sde_score.samplers.grids import Times
 from sde_score.sdes import VE, VP
 
 M, V = 0.8, 0.3

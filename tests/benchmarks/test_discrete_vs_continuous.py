@@ -162,7 +162,7 @@ def test_the_trainings_differ_in_the_noise_levels_alone(shared, options, tmp_pat
         assert torch.equal(noise, same_noise)
         forward = trainers["discrete"].model.sde
         u = (time - forward.t_min) / (forward.t_max - forward.t_min)
-        assert torch.equal(rung, forward.discretize(n).times[(u * n).long()])
+        assert torch.equal(rung, forward.discrete_times(n)[(u * n).long()])
 
 
 def test_the_samplers_of_the_discrete_views_visit_the_rungs_alone(script):
@@ -174,7 +174,7 @@ def test_the_samplers_of_the_discrete_views_visit_the_rungs_alone(script):
     for how, name, sde, n in cases:
         model = Recorded(torch.zeros(1, 2), 1.0, sde)
         how[name](model, (3, 2), seed=0, progress=False)
-        assert sorted(model.asked) == pytest.approx(sde.discretize(n).times.tolist(), abs=1e-9)
+        assert sorted(model.asked) == pytest.approx(sde.discrete_times(n).tolist(), abs=1e-9)
         heun = Recorded(torch.zeros(1, 2), 1.0, sde)
         how["heun, 20"](heun, (3, 2), seed=0, progress=False)
         assert not heun.asked <= model.asked

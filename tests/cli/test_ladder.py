@@ -26,7 +26,7 @@ def test_the_design_is_printed_with_its_reasons(capsys):
     drawn = objectives.create(flags["objective"]).draw(sde, data.load("digits").tensor(500), None)[
         0
     ]
-    assert set(sde.sigma(drawn).tolist()) <= set(sde.sigma(sde.discretize(22).times).tolist())
+    assert set(sde.sigma(drawn).tolist()) <= set(sde.sigma(sde.discrete_times(22)).tolist())
 
 
 def test_the_design_for_programs(record):

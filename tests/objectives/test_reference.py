@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sde_score.discrete import HierarchicalVAE, NoiseScales
+from sde_score.discrete.ddpm.betas import linear_betas
 from sde_score.objectives import DenoisingScoreMatching, create
 from sde_score.objectives.time_samplers import LogNormal
 from sde_score.sdes import EDM, VE, VP, SubVP
@@ -99,11 +101,11 @@ def test_discrete_losses_of_score_sde_are_the_variance_weighting(name, network, 
     nets, weights = networks(arrays, given["label_scale"])
     low, high, n = given["ve" if name == "smld" else "vp"]
     if name == "smld":
-        sigmas = VE(low, high).discretize(n).sigmas.flip(0)
+        sigmas = NoiseScales.geometric(high, low, n).sigmas
         sde = Levels(torch.ones_like(sigmas), sigmas)
         to_noise = lambda out, t: -sde.sigma(t).reshape(-1, 1, 1, 1) * out  # noqa: E731
     else:
-        chain = VP(low, high).discretize(n)
+        chain = HierarchicalVAE.from_betas(linear_betas(n, low / n, high / n))
         sde, to_noise = Levels(chain.alphas, chain.sigmas), lambda out, t: out
     model = Tiny(sde, nets[network], lambda t: t, to_noise)
     t = arrays[f"{name}.labels"].double()

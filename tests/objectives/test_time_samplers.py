@@ -146,7 +146,7 @@ def ascending(sde, levels):
 
 def test_discrete_times_are_those_of_the_chain(sde):
     sampler = TIME_SAMPLERS.create("discrete(levels=40)")
-    assert torch.equal(sampler.times(sde), sde.discretize(40).times)
+    assert torch.equal(sampler.times(sde), sde.discrete_times(40))
     layers = TIME_SAMPLERS.create("discrete").times(VP())
     assert torch.equal(layers, torch.arange(1, 1001).double() / 1000)
     rungs = VE(0.01, 50.0).sigma(sampler.times(VE(0.01, 50.0)))
@@ -177,7 +177,7 @@ def test_discrete_times_are_visited_alike(sde):
     sampler = TIME_SAMPLERS.create("discrete(levels=25)")
     t, weight = sampler(sde, 5000, torch.Generator().manual_seed(3))
     times, counts = t.unique(return_counts=True)
-    assert torch.equal(times, sde.discretize(25).times)
+    assert torch.equal(times, sde.discrete_times(25))
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
     assert bool((weight == 1).all())
     assert weight.shape == (5000,)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sde_score.discrete import HierarchicalVAE, NoiseScales
+from sde_score.discrete.ddpm.betas import linear_betas
 from sde_score.sdes import VE, VP, SubVP
 
 NAMES = {"sde_vp": VP, "sde_subvp": SubVP, "sde_ve": VE}
@@ -57,23 +59,24 @@ def test_prior(recorded):
 
 
 def test_discrete_steps(recorded):
+    """The chains of the discrete views, which read the SDE at `discrete_times`."""
     sde, n, known, _ = recorded
     x, t = known["x"], known["t"]
+    index = (t * (n - 1)).long()
     if isinstance(sde, SubVP):
         scale, std = 1 + sde.drift_rate(t) / n, sde.diffusion(t) / n**0.5
+    elif isinstance(sde, VP):
+        betas = linear_betas(n, sde.beta_min / n, sde.beta_max / n)
+        vae = HierarchicalVAE.from_betas(betas)
+        scale, std = (table[index] for table in vae.steps)
+        close(vae.alphas, known["sqrt_alphas_cumprod"])
+        close(vae.sigmas, known["sqrt_1m_alphas_cumprod"])
+        close(betas, known["discrete_betas"])
     else:
-        chain, index = sde.discretize(n), (t * (n - 1)).long()
-        scale, std = chain.scales[index], chain.stds[index]
+        sigmas = NoiseScales.geometric(sde.sigma_max, sde.sigma_min, n).sigmas.flip(0)
+        close(sigmas, known["discrete_sigmas"])
+        close(sigmas, sde.sigma(sde.discrete_times(n)))
+        variances = torch.diff(sigmas**2, prepend=sigmas.new_zeros(1))
+        scale, std = torch.ones_like(t), variances.sqrt()[index]
     close((scale - 1).reshape(-1, 1, 1, 1) * x, known["discretize_f"])
     close(std, known["discretize_G"])
-
-
-def test_chain_tables(recorded):
-    sde, n, known, _ = recorded
-    chain = sde.discretize(n)
-    if isinstance(sde, VP):
-        close(chain.alphas, known["sqrt_alphas_cumprod"])
-        close(chain.sigmas, known["sqrt_1m_alphas_cumprod"])
-        close(chain.stds**2, known["discrete_betas"])
-    elif isinstance(sde, VE):
-        close(chain.sigmas, known["discrete_sigmas"])

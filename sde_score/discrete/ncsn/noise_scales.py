@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_increasing, require_positive
 from sde_score.objectives import DenoisingScoreMatching, Weighting
-from sde_score.objectives.time_samplers import Discrete, times_of_levels
+from sde_score.objectives.time_samplers import Discrete
 from sde_score.samplers import GRIDS, AnnealedLangevin, Grid
 from sde_score.sdes import SDE, VE
 
@@ -84,9 +84,6 @@ class NoiseScales:
     @classmethod
     def from_sde(cls, sde: SDE, n: int, grid: str | Grid = "log_snr") -> NoiseScales:
         """The levels sigma / alpha of a diffusion at n times.
-
-        On VE, whose default ladder is geometric like that of every SDE, they are the marginals of
-        `sde.discretize(n)` in reverse.
 
         Args:
             sde: any diffusion.
@@ -154,7 +151,7 @@ class NoiseScales:
         Raises:
             ValueError: if a level lies outside those of the SDE, where its models know nothing.
         """
-        return times_of_levels(sde, self.sigmas)
+        return sde.time_of_noise_ratio(self.sigmas, strict=True)
 
     def objective(
         self,

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from sde_score._core.checks import expand_like, require_choice, require_count
 from sde_score._core.registry import Registry
-from sde_score.objectives.time_samplers import times_of_levels
 from sde_score.sdes import SDE
 
 
@@ -154,11 +153,11 @@ class ScoreSDEVE(Convention):
 
     def label(self, sde: SDE, t: Tensor | float) -> Tensor:
         """sigma / alpha."""
-        return torch.exp(-0.5 * sde.log_snr(t))
+        return sde.noise_ratio(t)
 
     def time(self, sde: SDE, label: Tensor | float) -> Tensor:
         """The time of a noise level."""
-        return times_of_levels(sde, torch.as_tensor(label, dtype=torch.float64))
+        return sde.time_of_noise_ratio(torch.as_tensor(label, dtype=torch.float64), strict=True)
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,8 @@ class EDMLabel(Convention):
 
     def time(self, sde: SDE, label: Tensor | float) -> Tensor:
         """The time of a label."""
-        return times_of_levels(sde, torch.exp(4 * torch.as_tensor(label, dtype=torch.float64)))
+        ratio = torch.exp(4 * torch.as_tensor(label, dtype=torch.float64))
+        return sde.time_of_noise_ratio(ratio, strict=True)
 
 
 LABELS: Registry[Convention] = Registry(

@@ -145,7 +145,7 @@ def exact_target(
         starts: how many starts suit it.
     """
     sde = create_sde(sde) if isinstance(sde, str) else sde
-    model, ratio = law(sde), float(torch.exp(-0.5 * sde.log_snr(sde.t_max)))
+    model, ratio = law(sde), float(sde.noise_ratio(sde.t_max))
     fine, scale = law(EDM(_FLOW_END, ratio)), float(sde.alpha(sde.t_max))
 
     def data(count: int, seed: int) -> Tensor:

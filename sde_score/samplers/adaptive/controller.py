@@ -32,6 +32,7 @@ from sde_score._core.checks import require_positive
 from sde_score.samplers.adaptive.dormand_prince import gave_up
 from sde_score.samplers.adaptive.ode_solvers import rows_of
 from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.sdes.clocks import LOG_SNR
 
 FIRST_STEP = 0.05
 _SMALLEST_STEP = 1e-7
@@ -154,7 +155,7 @@ class Pair(ABC):
     def predict(self, state: Tensor, level: Tensor, rows: Tensor) -> Tensor:
         """The model's prediction, float64, in the shape of the states."""
         sde = self.problem.sde
-        t = sde.time_of_log_snr(2 * level)
+        t = LOG_SNR.time(sde, level)
         x = (state * torch.hypot(sde.alpha(t), sde.sigma(t))[:, None]).to(self.dtype)
         ask = getattr(self.problem.model, self.kind)
         self.problem.tick()
@@ -213,7 +214,7 @@ class AdaptiveSampler(Sampler):
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         sde, times = problem.sde, problem.times
-        levels = (0.5 * sde.log_snr(times)).tolist()
+        levels = LOG_SNR.at(sde, times).tolist()
         scale = torch.hypot(sde.alpha(times), sde.sigma(times)).tolist()
         pair = self.pair(problem, x)
         front = _start(pair, x.double().flatten(1) / scale[0], levels[0])

@@ -12,7 +12,7 @@ from typing_extensions import override
 from sde_score._core.checks import require_count, require_nonnegative
 from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.one_step import Predictor
-from sde_score.samplers.grids.rules import Grid
+from sde_score.samplers.grids import Grid
 from sde_score.samplers.langevin.predictor_corrector import PREDICTORS
 
 

@@ -14,8 +14,9 @@ from typing_extensions import override
 from sde_score._core.checks import require_count, require_increasing
 from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.linear import blend
-from sde_score.samplers.grids.rules import Grid, Karras
+from sde_score.samplers.grids import Grid
 from sde_score.sdes import SDE
+from sde_score.sdes.clocks import root
 
 _SLACK = 1e-9  # relative, for times that are equal to rounding
 
@@ -146,7 +147,7 @@ class Restart(Sampler):
     def _ways(self, problem: Problem, stretches: Sequence[Repeat]) -> list[Tensor]:
         """The grid in parts: down to each `low` in turn, and from the last one to its end."""
         sde, times = problem.sde, problem.times
-        first, end = (float(torch.exp(-0.5 * sde.log_snr(t))) for t in (times[0], times[-1]))
+        first, end = (float(sde.noise_ratio(t)) for t in (times[0], times[-1]))
         for low, high, _, _ in stretches:
             if not end * (1 - _SLACK) <= low < high <= first * (1 + _SLACK):
                 raise ValueError(
@@ -177,7 +178,7 @@ def _as_repeat(stretch: Repeat | tuple[float, float, int, int]) -> Repeat:
 
 def _time(sde: SDE, ratio: float) -> Tensor:
     """The time of a noise ratio, shape `(1,)`."""
-    return sde.time_of_log_snr(-2 * torch.tensor([ratio], dtype=torch.float64).log())
+    return sde.time_of_noise_ratio(torch.tensor([ratio], dtype=torch.float64))
 
 
 def _stop(times: Tensor, time: Tensor) -> Tensor:
@@ -188,12 +189,11 @@ def _stop(times: Tensor, time: Tensor) -> Tensor:
 
 def _rises(sde: SDE, stretches: Sequence[Repeat]) -> list[tuple[Tensor, float, float]]:
     """Of each stretch the times on the way down, and scale and std of the way up."""
-    karras, rises = Karras(), []
+    karras, rises = root(7.0), []
     for low, high, _, steps in stretches:
-        ends = karras.coordinate(torch.tensor([high, low], dtype=torch.float64).log())
+        ends = karras.of_log_ratio(torch.tensor([high, low], dtype=torch.float64).log())
         share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        ratios = karras.log_ratio(ends[0] + share * (ends[1] - ends[0]))
-        times = sde.time_of_log_snr(-2 * ratios)
+        times = karras.time(sde, ends[0] + share * (ends[1] - ends[0]))
         times[0], times[-1] = _time(sde, high), _time(sde, low)
         scale, std = sde.transition(times[-1], times[0])
         rises.append((times, float(scale), float(std)))

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from sde_score.samplers.noise.stochasticity import Level, as_level
-from sde_score.sdes.clocks import Coordinate
+from sde_score.sdes.clocks import Clock
 
 Scale = Callable[[Tensor], Tensor]
 
@@ -132,7 +132,7 @@ class Steps:
 def exponential_steps(
     form: Form,
     level: Level,
-    coordinate: Coordinate,
+    clock: Clock,
     start: Tensor,
     stop: Tensor,
     points: Tensor,
@@ -144,7 +144,7 @@ def exponential_steps(
     Args:
         form: what is extrapolated.
         level: of the noise. None is added on a step to zero noise.
-        coordinate: in which q is a polynomial.
+        clock: in which q is a polynomial.
         start: shape `(steps,)`, > 0.
         stop: shape `(steps,)`, below start; 0 only for the last, and not on the data form.
         points: noise ratios of the points that the polynomial goes through, shape
@@ -167,8 +167,8 @@ def exponential_steps(
     carry = torch.exp(log_factor(begin) - arrived)
     factor = log_factor(s) - arrived
     density = (1 + rate) * form.source(s) * torch.exp(factor)
-    origin, width = coordinate(begin), coordinate(end) - coordinate(begin)
-    within, of_points = ((coordinate(v) - origin) / width for v in (s, points))
+    origin, width = clock.forward(begin), clock.forward(end) - clock.forward(begin)
+    within, of_points = ((clock.forward(v) - origin) / width for v in (s, points))
     degrees = torch.arange(points.shape[1], dtype=s.dtype)
     powers = within[..., None] ** degrees
     moments = ((density * measure)[..., None] * powers).sum(1)

@@ -1,7 +1,7 @@
 r"""Multistep methods of one evaluation per step: one driver, and a table of methods.
 
 Each step extrapolates a combination of the model's predictions (`exponential.FORMS`) by the
-polynomial through its last values, in a chosen coordinate (`coordinates.COORDINATES`), and solves
+polynomial through its last values, in a chosen coordinate (`sdes.clocks.CLOCKS`), and solves
 the rest exactly. DDIM, DEIS, DPM-Solver, UniPC, SA-Solver and Adams-Bashforth on the flow's
 velocity are choices of these, on any SDE: `ROWS` lists them.
 """
@@ -31,10 +31,10 @@ from sde_score.samplers.fixed_step.exponential import (
 )
 from sde_score.samplers.fixed_step.linear import Number, blend, numbers
 from sde_score.samplers.fixed_step.published import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
-from sde_score.samplers.grids.rules import Grid
+from sde_score.samplers.grids import Grid
 from sde_score.samplers.noise.stochasticity import Level, as_level
 from sde_score.sdes import SDE
-from sde_score.sdes.clocks import COORDINATES, FINITE, Coordinate, noise_ratio
+from sde_score.sdes.clocks import CLOCKS, FINITE, Clock
 
 _EXPONENTIAL = "Zhang & Chen 2022, https://arxiv.org/abs/2204.13902"
 
@@ -82,7 +82,7 @@ class Reading:
 
         With m the data, eps_hat = x / sigma - m / s, so q = (r / sigma) x + (p - r / s) m.
         """
-        s, sigma = noise_ratio(sde, times), sde.sigma(times)
+        s, sigma = sde.noise_ratio(times), sde.sigma(times)
         p, r = form.on_data(s), form.on_noise(s)
         if form.model == "noise" or not r.any():
             return cls(form.model, [], [])
@@ -146,7 +146,7 @@ class Multistep(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("prediction", self.prediction, tuple(FORMS))
-        require_choice("coordinate", self.coordinate, tuple(COORDINATES))
+        require_choice("coordinate", self.coordinate, tuple(CLOCKS))
         require_choice("rule", self.rule, tuple(RULES))
         require_count(order=self.order, final_order=self.final_order)
         require_count(minimum=0, corrector=self.corrector)
@@ -197,7 +197,7 @@ class Multistep(Sampler):
             sde: the diffusion.
             times: float64, decreasing.
         """
-        s, alpha = noise_ratio(sde, times), sde.alpha(times)
+        s, alpha = sde.noise_ratio(times), sde.alpha(times)
         ends_at_data = self.denoise and self.final_order > 1
         if ends_at_data:
             s, alpha = torch.cat([s, s.new_zeros(1)]), torch.cat([alpha, alpha.new_ones(1)])
@@ -207,7 +207,7 @@ class Multistep(Sampler):
         counts = available.clamp(max=self.order)
         if ends_at_data:
             counts[-1] = min(self.final_order, len(times))
-        solve = partial(self._solve, COORDINATES[self.coordinate](sde, s), s, alpha)
+        solve = partial(self._solve, CLOCKS[self.coordinate](sde, s), s, alpha)
         steps = solve(k, k, counts)
         corrections = steps.weights.new_zeros(len(k), 0)
         if self.corrector and len(k) > 1:
@@ -220,14 +220,14 @@ class Multistep(Sampler):
         return [Move(*row) for row in zip(*map(numbers, rows), strict=True)]
 
     def _solve(
-        self, place: Coordinate, s: Tensor, alpha: Tensor, k: Tensor, newest: Tensor, counts: Tensor
+        self, clock: Clock, s: Tensor, alpha: Tensor, k: Tensor, newest: Tensor, counts: Tensor
     ) -> Steps:
         """Steps on x from points k to the next, by polynomials through `counts` points of which the
         newest is given."""
         most = int(counts.max()) if len(counts) else 1
         points = s[(newest[:, None] - torch.arange(most)).clamp(min=0)]
         form, level = FORMS[self.prediction], as_level(self.eta)
-        found = exponential_steps(form, level, place, s[k], s[k + 1], points, counts, self.rule)
+        found = exponential_steps(form, level, clock, s[k], s[k + 1], points, counts, self.rule)
         after = alpha[k + 1]
         return Steps(
             found.carry * after / alpha[k], found.weights * after[:, None], found.std * after

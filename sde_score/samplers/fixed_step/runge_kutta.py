@@ -35,19 +35,13 @@ from sde_score.samplers.fixed_step.butcher import TABLEAUX, Tableau
 from sde_score.samplers.fixed_step.exponential import FORMS, Form, exponential_steps, require_level
 from sde_score.samplers.fixed_step.linear import Number, blend, numbers
 from sde_score.samplers.fixed_step.published import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
-from sde_score.samplers.grids.rules import Grid
+from sde_score.samplers.grids import Grid
 from sde_score.samplers.noise.stochasticity import Level, as_level
 from sde_score.sdes import SDE
-from sde_score.sdes.clocks import COORDINATES, noise_ratio, time_of_ratio
+from sde_score.sdes.clocks import CLOCKS
 
-RATIOS: Mapping[str, Callable[[SDE, Tensor], Tensor]] = {
-    "log_snr": lambda sde, place: torch.exp(-place),
-    "sigma": lambda sde, place: place,
-    "rectified": lambda sde, place: place / (1 - place),
-    "angle": lambda sde, place: torch.tan(place),
-    "time": noise_ratio,
-}
-"""Back from a coordinate of `COORDINATES` to the noise ratio s."""
+PLACEMENTS = ("log_snr", "sigma", "rectified", "angle", "time")
+"""The clocks in which stages can be placed within a step."""
 
 NATURAL = {"noise": "sigma", "velocity": "rectified", "angular": "angle"}
 """The coordinate of each form in which its steps are those of a classical Runge-Kutta method."""
@@ -136,7 +130,7 @@ class RungeKutta(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("prediction", self.prediction, tuple(FORMS))
-        require_choice("coordinate", self.coordinate, tuple(RATIOS))
+        require_choice("coordinate", self.coordinate, PLACEMENTS)
         require_choice("method", self.method, tuple(TABLEAUX))
         require_positive(churn_noise=self.churn_noise)
         if not 0 <= self.ancestral <= 1:
@@ -219,8 +213,8 @@ class RungeKutta(Sampler):
             sde: the diffusion.
             times: float64, decreasing.
         """
-        here, raised = noise_ratio(sde, times), self._raise(noise_ratio(sde, times))
-        first = torch.where(raised > here, time_of_ratio(sde, raised), times)[:-1]
+        here, raised = sde.noise_ratio(times), self._raise(sde.noise_ratio(times))
+        first = torch.where(raised > here, sde.time_of_noise_ratio(raised), times)[:-1]
         start, stop, last = raised[:-1], here[1:], times[1:]
         scale, end = sde.alpha(first), sde.alpha(times[1:])
         churned = scale * self.churn_noise * _rest(start, here[:-1])
@@ -228,7 +222,7 @@ class RungeKutta(Sampler):
         if self.ancestral:
             down = self._below(sde, start, stop)
             fresh = end * _rest(stop, down)
-            stop, last = down, time_of_ratio(sde, down)
+            stop, last = down, sde.time_of_noise_ratio(down)
         ratios, clock = self._places(sde, start, stop, first, last)
         within = sde.alpha(clock.flatten()).reshape(clock.shape)
         legs = self._legs(sde, torch.cat([ratios, stop[:, None]], 1),
@@ -249,22 +243,22 @@ class RungeKutta(Sampler):
         farthest = max([stage.at for stage in self.tableau.stages], default=0.0)
         if not farthest:
             return down
-        place = COORDINATES[self.coordinate](sde, start)
-        least = noise_ratio(sde, start.new_tensor(sde.t_min))
-        limit = place(start) + (place(least) - place(start)) / farthest
-        return torch.fmax(down, RATIOS[self.coordinate](sde, limit))
+        clock = CLOCKS[self.coordinate](sde, start)
+        first, least = clock.forward(start), sde.noise_ratio(start.new_tensor(sde.t_min))
+        limit = first + (clock.forward(least) - first) / farthest
+        return torch.fmax(down, clock.inverse(limit))
 
     def _places(
         self, sde: SDE, start: Tensor, stop: Tensor, first: Tensor, last: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Noise ratios and times of the evaluations, `(steps, evaluations)`, between a first time
         and a last one."""
-        place = COORDINATES[self.coordinate](sde, start)
-        width = place(stop) - place(start)
+        clock = CLOCKS[self.coordinate](sde, start)
+        begin, width = clock.forward(start), clock.forward(stop) - clock.forward(start)
         ratios, times = [start], [first]
         for stage in self.tableau.stages:
-            ratios.append(RATIOS[self.coordinate](sde, place(start) + stage.at * width))
-            times.append(last if stage.at == 1 else time_of_ratio(sde, ratios[-1]))
+            ratios.append(clock.inverse(begin + stage.at * width))
+            times.append(last if stage.at == 1 else sde.time_of_noise_ratio(ratios[-1]))
         return torch.stack(ratios, 1), torch.stack(times, 1)
 
     def _legs(self, sde: SDE, s: Tensor, alpha: Tensor, fresh: Tensor | None) -> list[list[Leg]]:
@@ -281,7 +275,7 @@ class RungeKutta(Sampler):
         """
         goals, level = self.tableau.goals, as_level(self.eta)
         solve = partial(exponential_steps, self._form, _Held(level, s[:, :1]),
-                        COORDINATES[self.coordinate](sde, s[:, 0]))  # fmt: skip
+                        CLOCKS[self.coordinate](sde, s[:, 0]))  # fmt: skip
         on_x, on_model = self._reading(s, alpha)
         unit = torch.eye(1 + 2 * len(goals), dtype=s.dtype)
         states, said, noise = [unit[0].expand(len(s), -1)], list[Tensor](), 0 * unit[0]

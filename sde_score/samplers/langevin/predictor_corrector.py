@@ -19,7 +19,7 @@ from sde_score.samplers.fixed_step.one_step import (
     Stay,
 )
 from sde_score.samplers.fixed_step.runge_kutta import RUNGE_KUTTA_ROWS
-from sde_score.samplers.grids.rules import Grid
+from sde_score.samplers.grids import Grid
 from sde_score.samplers.langevin.corrector import Langevin
 from sde_score.samplers.langevin.step_sizes import choose_step_ratio, require_spreads
 from sde_score.sdes import SDE

@@ -30,8 +30,7 @@ from sde_score._core.registry import format_spec, parse_spec
 from sde_score.models import Model
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
 from sde_score.samplers.base import Sampler
-from sde_score.samplers.grids.files import GridFile, write_grid_file
-from sde_score.samplers.grids.rules import NoiseRatios, UniformTime
+from sde_score.samplers.grids import GridFile, NoiseRatios, UniformTime, write_grid_file
 from sde_score.samplers.tuning.search import EndErrors, Parts, Search, ratios_of
 
 METHODS = ("auto", "gradient", "search")

@@ -24,8 +24,9 @@ from torch.utils.checkpoint import checkpoint
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds, generator_from
 from sde_score.samplers.base import Problem, Sampler, _blank
-from sde_score.samplers.grids.rules import GRIDS
+from sde_score.samplers.grids import GRIDS
 from sde_score.sdes import SDE
+from sde_score.sdes.clocks import RECTIFIED
 
 _STOCK = ("rectified", "angle", "karras", "log_snr", "uniform")
 _EVERY = 5  # iterations between looks at the starts held out
@@ -135,7 +136,7 @@ class _Checkpointed:
 
 def _rectified_ends(sde: SDE) -> tuple[float, float]:
     """Rectified time of the most noise and of the least."""
-    most, least = (torch.sigmoid(-0.5 * sde.log_snr(t)) for t in (sde.t_max, sde.sampling_t_min))
+    most, least = (RECTIFIED.at(sde, t) for t in (sde.t_max, sde.sampling_t_min))
     return most.item(), least.item()
 
 
@@ -148,7 +149,7 @@ def _log_ratios(sde: SDE, theta: Tensor) -> Tensor:
 
 def ratios_of(sde: SDE, theta: Tensor) -> Tensor:
     """sigma / alpha of all times, shape `(n,)`."""
-    first = torch.exp(-0.5 * sde.log_snr(torch.tensor(sde.t_max, dtype=torch.float64)))
+    first = sde.noise_ratio(sde.t_max)
     return torch.cat([first.reshape(1), _log_ratios(sde, theta.detach()).exp()])
 
 
@@ -161,7 +162,7 @@ def times_of(sde: SDE, theta: Tensor) -> Tensor:
 def theta_of(sde: SDE, times: Tensor) -> Tensor:
     """The inverse: increments of rectified time; none below a thousandth of an even one."""
     most, least = _rectified_ends(sde)
-    u = torch.cat([torch.sigmoid(-0.5 * sde.log_snr(times)), times.new_tensor([least])])
+    u = torch.cat([RECTIFIED.at(sde, times), times.new_tensor([least])])
     return (-u.diff()).clamp(min=1e-3 * (most - least) / len(times)).log()
 
 
@@ -211,7 +212,7 @@ class Search:
         candidates = {str(self.sampler.grid): theta_of(self.sde, own)}
         for share in (1.0, 0.3, 0.1, 0.01):
             u = share / (steps + 1)
-            end = self.sde.time_of_log_snr(-2 * torch.logit(torch.tensor(u).double())).item()
+            end = RECTIFIED.time(self.sde, torch.tensor(u).double()).item()
             if not self.sde.sampling_t_min < end < self.sde.t_max:
                 continue
             for name in _STOCK:

@@ -55,10 +55,13 @@ def test_tables(record):
 
 
 def test_the_chain_of_vp_is_this_one(record):
-    """`VP().discretize(1000)` has the same betas, so the same products."""
+    """A thousandth of VP's noise rate, in a thousand steps at the times i / 1000."""
     arrays, _, _ = record
-    torch.testing.assert_close(layers(record)[0].alphas, VP().discretize(1000).alphas)
-    torch.testing.assert_close(arrays["betas"], VP().discretize(1000).stds ** 2)
+    times = VP().discrete_times(1000)
+    torch.testing.assert_close(times[[0, 1, 999]], times.new_tensor([0.001, 0.002, 1.0]))
+    rates = torch.linspace(VP().beta_min, VP().beta_max, 1000, dtype=torch.float64)
+    torch.testing.assert_close(arrays["betas"], rates / 1000)
+    torch.testing.assert_close(layers(record)[0].alphas, VP().alpha(times), atol=6e-3, rtol=0)
 
 
 def test_conditionals(record):

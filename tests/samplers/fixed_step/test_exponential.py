@@ -9,8 +9,8 @@ import torch
 
 from sde_score.samplers.fixed_step.exponential import FORMS, RULES, exponential_steps
 from sde_score.samplers.noise.stochasticity import Constant, Extended, Interval, as_level
-from sde_score.sdes import EDM, VP
-from sde_score.sdes.clocks import COORDINATES, noise_ratio, time_of_ratio
+from sde_score.sdes import EDM
+from sde_score.sdes.clocks import CLOCKS
 
 ODE = Constant(0.0)
 
@@ -20,11 +20,11 @@ def column(*values):
 
 
 def one_step(prediction, coordinate, start, stop, points, level=ODE, rule="exact", counts=None):
-    place = COORDINATES[coordinate](EDM(), column(start, stop))
+    clock = CLOCKS[coordinate](EDM(), column(start, stop))
     points = column(*points)[None]
     counts = torch.tensor([points.shape[1] if counts is None else counts])
     start, stop = column(start), column(stop)
-    return exponential_steps(FORMS[prediction], level, place, start, stop, points, counts, rule)
+    return exponential_steps(FORMS[prediction], level, clock, start, stop, points, counts, rule)
 
 
 def close(got, want, rtol=1e-12):
@@ -97,7 +97,7 @@ def test_the_noise_of_a_step_in_closed_form(prediction, tau):
 def test_polynomials_of_the_degree_are_integrated_exactly(prediction, coordinate, level):
     """With q a cubic in the coordinate, four points give the solution of the linear equation
     dy/ds = k (q - p y) / (r - p s), here by many steps of a classical method."""
-    place = COORDINATES[coordinate](EDM(), column(1.5, 0.4))
+    place = CLOCKS[coordinate](EDM(), column(1.5, 0.4)).forward
     form, k = FORMS[prediction], 1 + level.eta**2
 
     def q(s):
@@ -156,32 +156,6 @@ def test_rules_change_the_moment_they_name():
         want = column([whole + first / r, -first / r])
         torch.testing.assert_close(found.weights, want, rtol=1e-11, atol=0)
     assert set(RULES) == {"exact", "midpoint", "arrival", "halved", "midpoint-halved"}
-
-
-def test_coordinates_are_what_they_are_called():
-    s = column(0.5, 3.0)
-    for name, want in {
-        "log_snr": [math.log(2), -math.log(3)],  # log(alpha / sigma)
-        "sigma": [0.5, 3.0],
-        "rectified": [1 / 3, 3 / 4],  # sigma / (alpha + sigma)
-        "angle": [math.atan2(1, 2), math.atan2(3, 1)],
-    }.items():
-        torch.testing.assert_close(COORDINATES[name](EDM(), s)(s), column(*want))
-
-
-def test_index_is_the_number_of_the_step_linear_in_between():
-    s = column(8.0, 4.0, 1.0, 0.0)
-    place = COORDINATES["index"](EDM(), s)
-    torch.testing.assert_close(place(s), column(0, 1, 2, 3))
-    torch.testing.assert_close(place(column(6.0, 2.5, 0.25)), column(0.5, 1.5, 2.75))
-
-
-def test_time_is_the_clock_of_the_sde():
-    sde, t = VP(), column(0.9, 0.5, 0.1)
-    s = noise_ratio(sde, t)
-    torch.testing.assert_close(s, sde.sigma(t) / sde.alpha(t))
-    torch.testing.assert_close(time_of_ratio(sde, s), t)
-    torch.testing.assert_close(COORDINATES["time"](sde, s)(s), t)
 
 
 @pytest.mark.parametrize("start", [0.4, 30.0])

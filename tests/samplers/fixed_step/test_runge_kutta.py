@@ -15,10 +15,15 @@ from sde_score.models import GaussianMixture
 from sde_score.samplers.base import Problem
 from sde_score.samplers.fixed_step.butcher import TABLEAUX
 from sde_score.samplers.fixed_step.exponential import FORMS
-from sde_score.samplers.fixed_step.runge_kutta import NATURAL, RATIOS, RUNGE_KUTTA_ROWS, RungeKutta
+from sde_score.samplers.fixed_step.runge_kutta import (
+    NATURAL,
+    PLACEMENTS,
+    RUNGE_KUTTA_ROWS,
+    RungeKutta,
+)
 from sde_score.samplers.noise.brownian import BrownianPath
 from sde_score.sdes import EDM, VE, VP, Cosine, Rectified
-from sde_score.sdes.clocks import COORDINATES
+from sde_score.sdes.clocks import CLOCKS
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.6, 0.35], [0.35, 0.9]], dtype=torch.float64)
@@ -87,7 +92,7 @@ def test_every_method_has_its_order_on_every_form_in_every_coordinate(
     method, prediction, flow, table
 ):
     model, truth = flow
-    for coordinate in RATIOS:
+    for coordinate in PLACEMENTS:
         errors = []
         # In sigma the fourth order fades to the third late.
         for n in (48, 96) if (method, coordinate) == ("rk4", "sigma") else (32, 64):
@@ -104,7 +109,7 @@ def test_every_method_has_its_order_on_every_form_in_every_coordinate(
 def test_fourth_order_is_claimed_in_the_natural_clock_alone():
     claimed = {
         (prediction, coordinate)
-        for prediction, coordinate in product(FORMS, RATIOS)
+        for prediction, coordinate in product(FORMS, PLACEMENTS)
         if RungeKutta(prediction=prediction, coordinate=coordinate, method="rk4").convergence_order
         == 4
     }
@@ -461,8 +466,9 @@ def test_ancestral_steps_ask_the_model_within_its_times_alone(name, ancestral, s
     up = ancestral * stop * (1 - (stop / start) ** 2).sqrt()
     torch.testing.assert_close(down[:2], (stop**2 - up**2).sqrt()[:2])
     assert bool((down < stop * (1 + 1e-9)).all())
-    place = COORDINATES[row.coordinate](sde, s)
-    farthest = RATIOS[row.coordinate](sde, place(start) + at * (place(down) - place(start)))
+    clock = CLOCKS[row.coordinate](sde, s)
+    first = clock.forward(start)
+    farthest = clock.inverse(first + at * (clock.forward(down) - first))
     assert bool((farthest > s[-1] * (1 - 1e-9)).all())
     asked = row.plan(sde, times).times[:, -1]
     torch.testing.assert_close(torch.exp(-0.5 * sde.log_snr(asked)), farthest, rtol=1e-6, atol=0)

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from sde_score.samplers import GRIDS, Karras, UniformLogSNR, UniformTime, create
-from sde_score.samplers.grids.rules import (
+from sde_score.samplers.grids import (
     Angle,
     LogitNormal,
     NoiseGrid,
@@ -140,8 +140,8 @@ def test_grids_of_noise_mean_the_same_levels_on_every_sde(sde, name):
     own = GRIDS.create(name)
     share = torch.linspace(0, 1, 9, dtype=torch.float64)
     want = own.times(ours, 9)
-    first, last = (own.coordinate(-0.5 * sde.log_snr(t)) for t in ends)
-    got = torch.exp(own.log_ratio(first + share * (last - first)))
+    first, last = (own.clock.at(sde, t) for t in ends)
+    got = torch.exp(own.clock.log_ratio(first + share * (last - first)))
     close(got, want, rtol=1e-6)
 
 

@@ -11,11 +11,10 @@ from torch import nn
 
 from sde_score.models import GaussianMixture, ScoreModel
 from sde_score.samplers import GRIDS, ProbabilityFlowODE, Sampler, create
-from sde_score.samplers.grids.files import read_grid_file
+from sde_score.samplers.grids import read_grid_file
 from sde_score.samplers.tuning.optimise_grid import optimise_grid
 from sde_score.samplers.tuning.search import EndErrors, Parts, Search, ratios_of, theta_of, times_of
 from sde_score.sdes import EDM, VE, VP
-from sde_score.sdes.clocks import noise_ratio
 
 MIXTURE = GaussianMixture([[-1.0, 0.5], [1.0, 0.0]], 0.04, EDM(0.002, 40.0), weights=[0.4, 0.6])
 GAUSSIAN_STD = 0.5
@@ -28,7 +27,7 @@ class Euler(Sampler):
     stochastic = False
 
     def iterate(self, problem, x):
-        s, alpha = noise_ratio(problem.sde, problem.times), problem.sde.alpha(problem.times)
+        s, alpha = problem.sde.noise_ratio(problem.times), problem.sde.alpha(problem.times)
         for k, t in enumerate(problem.times[:-1]):
             mean = problem.denoise(x, t)
             y = x / alpha[k] + (s[k + 1] - s[k]) * (x / alpha[k] - mean) / s[k]
@@ -41,7 +40,7 @@ class Deaf(Euler):
     """The same, deaf to gradients in the times: they reach the model alone."""
 
     def iterate(self, problem, x):
-        s, alpha = noise_ratio(problem.sde, problem.times), problem.sde.alpha(problem.times)
+        s, alpha = problem.sde.noise_ratio(problem.times), problem.sde.alpha(problem.times)
         s, alpha = s.tolist(), alpha.tolist()
         for k, t in enumerate(problem.times[:-1]):
             mean = problem.denoise(x, t)
@@ -151,7 +150,7 @@ def test_increments_and_times_are_two_views_of_one_grid(sde):
     assert bool((times.diff() < 0).all())
     torch.testing.assert_close(theta_of(sde, times).softmax(0), theta.softmax(0))
     ratios = ratios_of(sde, theta)
-    torch.testing.assert_close(ratios, noise_ratio(sde, times), rtol=1e-6, atol=0)
+    torch.testing.assert_close(ratios, sde.noise_ratio(times), rtol=1e-6, atol=0)
     u = ratios / (1 + ratios)
     least = torch.sigmoid(-0.5 * sde.log_snr(torch.tensor(sde.sampling_t_min).double()))
     falls = -torch.cat([u, least.reshape(1)]).diff()
