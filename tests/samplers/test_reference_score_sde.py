@@ -15,7 +15,7 @@ import torch
 from sde_score.models import GaussianMixture
 from sde_score.samplers import Ancestral, EulerMaruyama, Langevin, PredictorCorrector
 from sde_score.samplers.base import Problem
-from sde_score.samplers.fixed_step.linear import blend
+from sde_score.samplers.fixed_step.linear import weighted_sum_
 from sde_score.samplers.fixed_step.one_step import ReverseDiffusion
 from sde_score.sdes import SDE, VE, VP, SubVP
 
@@ -121,8 +121,8 @@ def test_predictors(name, update, reference, close):
     for i, (a, b, c) in enumerate(rows):
         x, z, grad = arrays[f"{name}.x"][i], arrays["noise.0"][i], score[i]
         if not (update == "anc" and sde.index(t)[i] == 0 and name == "ve"):
-            close(blend(x.clone(), a, (grad, b), (z, c)), arrays[f"{name}.{update}.x"][i])
-        close(blend(x.clone(), a, (grad, b)), arrays[f"{name}.{update}.x_mean"][i])
+            close(weighted_sum_(x.clone(), a, (grad, b), (z, c)), arrays[f"{name}.{update}.x"][i])
+        close(weighted_sum_(x.clone(), a, (grad, b)), arrays[f"{name}.{update}.x_mean"][i])
 
 
 @pytest.mark.parametrize("name", ["vp", "ve"])
@@ -210,9 +210,9 @@ def test_whole_trajectories(name, reference, recorder, stored, table, close):
     a, b, c = (k.item() for k in predictor.coefficients(sde, times[-1:], s))
     score = model.score(x, times[-1])
     scaled = (lambda y: (y + 1) / 2) if case["inverse_scaler"] == "centered" else (lambda y: y)
-    denoised = scaled(blend(x.clone(), a, (score, b)))
+    denoised = scaled(weighted_sum_(x.clone(), a, (score, b)))
     close(denoised, arrays[f"{name}.sample_denoised"])
     if name != "ve_anc_ald_discrete":  # at level 0 their ancestral step has no noise
-        close(scaled(blend(x, a, (score, b), (draws(), c))), arrays[f"{name}.sample_noisy"])
+        close(scaled(weighted_sum_(x, a, (score, b), (draws(), c))), arrays[f"{name}.sample_noisy"])
     close(torch.stack(model.states), arrays[f"{name}.net_x"], atol=1e-9)
     assert len(model.states) == int(arrays[f"{name}.net_calls"])

@@ -32,7 +32,7 @@ from sde_score.models import Model
 from sde_score.samplers import (
     GRIDS,
     Grid,
-    Variance,
+    ReverseVariance,
     as_variance,
     interpolated_std,
 )
@@ -64,7 +64,7 @@ class HierarchicalVAE(Encoder):
     https://arxiv.org/abs/2107.00630, for any SDE.
     """
 
-    variance: str | Variance = "posterior"
+    variance: str | ReverseVariance = "posterior"
     decoder_std: float | None = None
 
     # What is done with the conditionals below, one thing a file.
@@ -87,7 +87,7 @@ class HierarchicalVAE(Encoder):
         layers: int,
         *,
         grid: str | Grid = "log_snr",
-        variance: str | Variance = "posterior",
+        variance: str | ReverseVariance = "posterior",
         decoder_std: float | None = None,
     ) -> HierarchicalVAE:
         """`layers` layers placed by a grid of the samplers, from the noise at `sde.t_max`.
@@ -112,7 +112,7 @@ class HierarchicalVAE(Encoder):
         cls,
         betas: Sequence[float] | Tensor,
         *,
-        variance: str | Variance = "posterior",
+        variance: str | ReverseVariance = "posterior",
         decoder_std: float | None = None,
     ) -> HierarchicalVAE:
         """DDPM's chain with given step variances, such as `linear_betas(1000)`; its SDE is

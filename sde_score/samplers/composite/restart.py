@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_increasing
 from sde_score.samplers.base import Iteration, Problem, Sampler
-from sde_score.samplers.fixed_step.linear import blend
+from sde_score.samplers.fixed_step.linear import weighted_sum_
 from sde_score.samplers.grids import Grid
 from sde_score.sdes import SDE
 from sde_score.sdes.clocks import root
@@ -136,7 +136,7 @@ class Restart(Sampler):
         for way, stretch, (down, scale, std) in zip(ways, stretches, rises, strict=False):
             x = yield from _walk(inner, problem, x, way)
             for _ in range(stretch.repeats):
-                x = blend(x, scale, (problem.noise(), std))
+                x = weighted_sum_(x, scale, (problem.noise(), std))
                 yield float(down[0]), x
                 x = yield from _walk(inner, plain, x, down)
         last = replace(inner, denoise=self.denoise)

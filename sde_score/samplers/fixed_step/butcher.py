@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-Through = tuple[int | tuple[int, ...], ...]
+Nodes = tuple[int | tuple[int, ...], ...]
 """Which evaluations of the step a polynomial goes through, the first being 0; a tuple within stands
 for the average of evaluations at the same point."""
 
@@ -20,7 +20,7 @@ class Stage(NamedTuple):
     """
 
     at: float
-    through: Through
+    nodes: Nodes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tableau:
     """
 
     order: int
-    final: Through
+    final: Nodes
     stages: tuple[Stage, ...] = ()
 
     @property

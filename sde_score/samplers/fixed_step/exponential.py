@@ -38,14 +38,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sde_score.samplers.noise.stochasticity import Level, as_level
+from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
 from sde_score.sdes.clocks import Clock
 
 Scale = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Form:
+class Prediction:
     """A combination q = p x0_hat + r eps_hat that a sampler extrapolates.
 
     Args:
@@ -68,27 +68,27 @@ def _root(s: Tensor) -> Tensor:
     return torch.rsqrt(1 + s**2)
 
 
-FORMS: Mapping[str, Form] = {
-    "noise": Form(
+PREDICTIONS: Mapping[str, Prediction] = {
+    "noise": Prediction(
         on_data=torch.zeros_like,
         on_noise=torch.ones_like,
         source=torch.ones_like,
         log_factor=torch.zeros_like,
         model="noise",
     ),
-    "data": Form(
+    "data": Prediction(
         on_data=torch.ones_like,
         on_noise=torch.zeros_like,
         source=lambda s: -1 / s,
         log_factor=lambda s: -torch.log(s),
     ),
-    "velocity": Form(
+    "velocity": Prediction(
         on_data=lambda s: -torch.ones_like(s),
         on_noise=torch.ones_like,
         source=lambda s: 1 / (1 + s),
         log_factor=lambda s: -torch.log1p(s),
     ),
-    "angular": Form(
+    "angular": Prediction(
         on_data=lambda s: -s * _root(s),
         on_noise=_root,
         source=_root,
@@ -98,14 +98,14 @@ FORMS: Mapping[str, Form] = {
 """The forms by name."""
 
 
-def require_level(prediction: str, eta: float | str | Level) -> Level:
+def require_eta_schedule(prediction: str, eta: float | str | EtaSchedule) -> EtaSchedule:
     """The noise level, if the form can be solved with it.
 
     Raises:
         ValueError: for an unknown level, or one that varies within a step on a form that needs it
             constant.
     """
-    level = as_level(eta)
+    level = eta_schedule(eta)
     if not level.constant and prediction not in ("data", "noise"):
         raise ValueError(
             f"eta={eta!r} varies within a step, which prediction={prediction!r} does not allow; "
@@ -130,8 +130,8 @@ class Steps:
 
 
 def exponential_steps(
-    form: Form,
-    level: Level,
+    form: Prediction,
+    level: EtaSchedule,
     clock: Clock,
     start: Tensor,
     stop: Tensor,
@@ -150,7 +150,7 @@ def exponential_steps(
         points: noise ratios of the points that the polynomial goes through, shape
             `(steps, points)`.
         counts: how many of them it goes through in each step, the first ones; shape `(steps,)`.
-        rule: how the moments of the polynomial are taken, from `RULES`.
+        rule: how the moments of the polynomial are taken, from `MOMENT_RULES`.
     """
     s, measure, length = _lattice(start, stop)
     begin, end = start[:, None], stop[:, None]
@@ -159,7 +159,7 @@ def exponential_steps(
         return torch.where(end > 0, level.rate(s, begin), 0.0)
 
     def log_factor(s: Tensor) -> Tensor:
-        if form is FORMS["data"]:
+        if form is PREDICTIONS["data"]:
             return -level.log_phi(s, begin)
         return (1 + rate_at(s)) * form.log_factor(s)
 
@@ -174,7 +174,7 @@ def exponential_steps(
     moments = ((density * measure)[..., None] * powers).sum(1)
     last = (1 + rate_at(end)) * form.source(end) * end * length
     used = degrees < counts[:, None]
-    moments = torch.where(used, RULES[rule](moments, last, counts[:, None]), 0.0)
+    moments = torch.where(used, MOMENT_RULES[rule](moments, last, counts[:, None]), 0.0)
     system = (of_points[..., None] ** degrees).mT
     both = used[:, None] & used[..., None]
     padded = torch.where(both, system, torch.eye(len(degrees), dtype=s.dtype))
@@ -239,7 +239,7 @@ def _midpoint_halved(moments: Tensor, last: Tensor, counts: Tensor) -> Tensor:
     return _halved(_midpoint(moments, last, counts), last, counts)
 
 
-RULES: Mapping[str, Rule] = {
+MOMENT_RULES: Mapping[str, Rule] = {
     "exact": _exact,
     "midpoint": _midpoint,
     "arrival": _arrival,

@@ -16,7 +16,7 @@ Number = Any
 """A float, or a scalar tensor that carries a gradient."""
 
 
-def numbers(values: Tensor) -> list[Any]:
+def as_floats(values: Tensor) -> list[Any]:
     """The entries of a tensor, as nested lists of floats; scalar tensors where it needs gradients.
 
     Args:
@@ -25,10 +25,10 @@ def numbers(values: Tensor) -> list[Any]:
     if not values.requires_grad:
         listed: list[Any] = values.tolist()
         return listed
-    return [numbers(row) if row.ndim else row for row in values.unbind()]
+    return [as_floats(row) if row.ndim else row for row in values.unbind()]
 
 
-def blend(x: Tensor, scale: Number, *terms: tuple[Tensor, Number]) -> Tensor:
+def weighted_sum_(x: Tensor, scale: Number, *terms: tuple[Tensor, Number]) -> Tensor:
     """scale x + sum of weight times tensor; in place in x unless gradients are enabled.
 
     Args:

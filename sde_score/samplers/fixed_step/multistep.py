@@ -1,6 +1,6 @@
 r"""Multistep methods of one evaluation per step: one driver, and a table of methods.
 
-Each step extrapolates a combination of the model's predictions (`exponential.FORMS`) by the
+Each step extrapolates a combination of the model's predictions (`exponential.PREDICTIONS`) by the
 polynomial through its last values, in a chosen coordinate (`sdes.clocks.CLOCKS`), and solves
 the rest exactly. DDIM, DEIS, DPM-Solver, UniPC, SA-Solver and Adams-Bashforth on the flow's
 velocity are choices of these, on any SDE: `ROWS` lists them.
@@ -22,17 +22,17 @@ from typing_extensions import override
 from sde_score._core.checks import require_choice, require_count
 from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.exponential import (
-    FORMS,
-    RULES,
-    Form,
+    MOMENT_RULES,
+    PREDICTIONS,
+    Prediction,
     Steps,
     exponential_steps,
-    require_level,
+    require_eta_schedule,
 )
-from sde_score.samplers.fixed_step.linear import Number, blend, numbers
+from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
 from sde_score.samplers.fixed_step.published import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
 from sde_score.samplers.grids import Grid
-from sde_score.samplers.noise.stochasticity import Level, as_level
+from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
 from sde_score.sdes import SDE
 from sde_score.sdes.clocks import CLOCKS, FINITE, Clock
 
@@ -42,7 +42,7 @@ MOST = 6
 """Most points of a polynomial; beyond them extrapolation only amplifies."""
 
 
-class Move(NamedTuple):
+class StepCoefficients(NamedTuple):
     """The numbers of one step, on the state x."""
 
     carry: Number
@@ -55,7 +55,7 @@ class Move(NamedTuple):
     """Added before the step, on the same values: what the newest says about the last step."""
 
 
-def advance(x: Tensor, move: Move, past: tuple[Tensor, ...]) -> Tensor:
+def advance(x: Tensor, move: StepCoefficients, past: tuple[Tensor, ...]) -> Tensor:
     """A step but for its noise; `torch.compile` makes one graph of it.
 
     Args:
@@ -64,12 +64,12 @@ def advance(x: Tensor, move: Move, past: tuple[Tensor, ...]) -> Tensor:
         past: values of the prediction, the newest first.
     """
     if move.corrections:
-        x = blend(x, 1.0, *zip(past, move.corrections, strict=False))
-    return blend(x, move.carry, *zip(past, move.weights, strict=False))
+        x = weighted_sum_(x, 1.0, *zip(past, move.corrections, strict=False))
+    return weighted_sum_(x, move.carry, *zip(past, move.weights, strict=False))
 
 
 @dataclass(frozen=True)
-class Reading:
+class PredictionReader:
     """How the prediction comes from the model: on_x x + on_model m."""
 
     model: str
@@ -77,7 +77,7 @@ class Reading:
     on_model: list[Number]
 
     @classmethod
-    def along(cls, form: Form, sde: SDE, times: Tensor) -> Reading:
+    def along(cls, form: Prediction, sde: SDE, times: Tensor) -> PredictionReader:
         """The factors at times of a grid.
 
         With m the data, eps_hat = x / sigma - m / s, so q = (r / sigma) x + (p - r / s) m.
@@ -86,7 +86,7 @@ class Reading:
         p, r = form.on_data(s), form.on_noise(s)
         if form.model == "noise" or not r.any():
             return cls(form.model, [], [])
-        return cls(form.model, numbers(r / sigma), numbers(p - r / s))
+        return cls(form.model, as_floats(r / sigma), as_floats(p - r / s))
 
     def take(self, problem: Problem, x: Tensor, t: Tensor, k: int) -> Tensor:
         """The prediction at the k-th time t, from one evaluation."""
@@ -96,7 +96,7 @@ class Reading:
         if not self.on_x:
             return data
         if torch.is_grad_enabled():
-            return blend(data, self.on_model[k], (x, self.on_x[k]))
+            return weighted_sum_(data, self.on_model[k], (x, self.on_x[k]))
         return torch.mul(data, self.on_model[k]).add_(x, alpha=self.on_x[k])
 
 
@@ -115,10 +115,10 @@ class Multistep(Sampler):
         order: points of the polynomial, 1 to 6.
         corrector: if not 0, each state is corrected once the model has been evaluated at it, by the
             polynomial through that value and this many before it. It costs no evaluation.
-        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `LEVELS` such as
-            `"interval(eta=0.8)"`, or a `Level`.
+        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such as
+            `"interval(eta=0.8)"`, or a `EtaSchedule`.
         rule: how the integrals are taken: `"exact"`, or as a published method does (see
-            `exponential.RULES`).
+            `exponential.MOMENT_RULES`).
         final_order: points of the polynomial on the last step, to zero noise; 1 is the denoised
             mean. More needs a prediction other than the data and a coordinate that is finite at
             zero noise.
@@ -135,7 +135,7 @@ class Multistep(Sampler):
     coordinate: str = "rectified"
     order: int = 3
     corrector: int = 0
-    eta: float | str | Level = 0.0
+    eta: float | str | EtaSchedule = 0.0
     rule: str = "exact"
     final_order: int = 1
     taper: bool = False
@@ -145,15 +145,15 @@ class Multistep(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("prediction", self.prediction, tuple(FORMS))
+        require_choice("prediction", self.prediction, tuple(PREDICTIONS))
         require_choice("coordinate", self.coordinate, tuple(CLOCKS))
-        require_choice("rule", self.rule, tuple(RULES))
+        require_choice("rule", self.rule, tuple(MOMENT_RULES))
         require_count(order=self.order, final_order=self.final_order)
         require_count(minimum=0, corrector=self.corrector)
         for name in ("order", "corrector", "final_order"):
             if getattr(self, name) > MOST:
                 raise ValueError(f"{name}={getattr(self, name)} must be at most {MOST}")
-        require_level(self.prediction, self.eta)
+        require_eta_schedule(self.prediction, self.eta)
         if self.final_order > 1 and (self.prediction == "data" or self.coordinate not in FINITE):
             raise ValueError(
                 f"final_order={self.final_order} needs a prediction other than 'data' and one of "
@@ -171,13 +171,13 @@ class Multistep(Sampler):
     @property
     @override
     def stochastic(self) -> bool:
-        return as_level(self.eta).stochastic
+        return eta_schedule(self.eta).stochastic
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         past = deque[Tensor](maxlen=1 + max(self.order, self.corrector, self.final_order))
         times, moves = [*problem.times.tolist(), 0.0], self.moves(problem.sde, problem.times)
-        reading = Reading.along(FORMS[self.prediction], problem.sde, problem.times)
+        reading = PredictionReader.along(PREDICTIONS[self.prediction], problem.sde, problem.times)
         for k, t in enumerate(problem.moments(x.device)):
             if k == len(moves):
                 if self.denoise:
@@ -187,10 +187,10 @@ class Multistep(Sampler):
             past.appendleft(value)
             x = advance(x, move, tuple(past))
             if move.std:
-                x = blend(x, 1.0, (problem.between(times[k], times[k + 1]), move.std))
+                x = weighted_sum_(x, 1.0, (problem.between(times[k], times[k + 1]), move.std))
             yield times[k + 1], x
 
-    def moves(self, sde: SDE, times: Tensor) -> list[Move]:
+    def moves(self, sde: SDE, times: Tensor) -> list[StepCoefficients]:
         """The steps along a grid, but for a last one that is the denoised mean.
 
         Args:
@@ -217,7 +217,7 @@ class Multistep(Sampler):
             change = _wide(again.weights, 0, width) - _wide(steps.weights[old], 1, width)
             corrections = torch.cat([change.new_zeros(1, width), change])[: len(k)]
         rows = (steps.carry, steps.weights, steps.std, corrections)
-        return [Move(*row) for row in zip(*map(numbers, rows), strict=True)]
+        return [StepCoefficients(*row) for row in zip(*map(as_floats, rows), strict=True)]
 
     def _solve(
         self, clock: Clock, s: Tensor, alpha: Tensor, k: Tensor, newest: Tensor, counts: Tensor
@@ -226,7 +226,7 @@ class Multistep(Sampler):
         newest is given."""
         most = int(counts.max()) if len(counts) else 1
         points = s[(newest[:, None] - torch.arange(most)).clamp(min=0)]
-        form, level = FORMS[self.prediction], as_level(self.eta)
+        form, level = PREDICTIONS[self.prediction], eta_schedule(self.eta)
         found = exponential_steps(form, level, clock, s[k], s[k + 1], points, counts, self.rule)
         after = alpha[k + 1]
         return Steps(

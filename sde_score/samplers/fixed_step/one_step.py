@@ -20,8 +20,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score.samplers.base import Iteration, Problem, Sampler
-from sde_score.samplers.fixed_step.linear import Number, blend, numbers
-from sde_score.samplers.noise.reverse_variance import Variance, as_variance
+from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
+from sde_score.samplers.noise.reverse_variance import ReverseVariance, as_variance
 from sde_score.sdes import SDE
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
@@ -42,15 +42,15 @@ class Predictor(Sampler):
     def rows(self, sde: SDE, times: Tensor) -> list[Row]:
         """The coefficients along a grid, step by step."""
         columns = self.coefficients(sde, times[:-1], times[1:])
-        return list(zip(*map(numbers, columns), strict=True))
+        return list(zip(*map(as_floats, columns), strict=True))
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         stops, rows = problem.times.tolist(), self.rows(problem.sde, problem.times)
         for k, (t, (a, b, c)) in enumerate(zip(problem.moments(x.device), rows, strict=False)):
-            x = blend(x, a, (problem.score(x, t), b)) if b else blend(x, a)
+            x = weighted_sum_(x, a, (problem.score(x, t), b)) if b else weighted_sum_(x, a)
             if c:
-                x = blend(x, 1.0, (problem.between(*stops[k : k + 2]), c))
+                x = weighted_sum_(x, 1.0, (problem.between(*stops[k : k + 2]), c))
             yield stops[k + 1], x
 
 
@@ -124,7 +124,7 @@ class Ancestral(Predictor):
             c = std (right when the data are N(0, I)), or any other name or object of `VARIANCES`.
     """
 
-    variance: str | Variance = "posterior"
+    variance: str | ReverseVariance = "posterior"
 
     reference = "Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 3.2"
 

@@ -1,7 +1,7 @@
 r"""One-step methods of several evaluations: one driver, and a table of methods.
 
 Like a multistep method (`multistep`), each step replaces a combination of the model's predictions
-(`exponential.FORMS`) by a polynomial in a chosen coordinate and solves the rest exactly. Here the
+(`exponential.PREDICTIONS`) by a polynomial in a chosen coordinate and solves the rest exactly. Here the
 polynomial goes through evaluations within the step, the *stages* of a table in `tableaux`, and
 nothing is remembered from earlier steps. In a form's natural clock these are the classical
 Runge-Kutta methods; in log-SNR they are DPM-Solver's. `RUNGE_KUTTA_ROWS` lists them.
@@ -32,11 +32,16 @@ from typing_extensions import override
 from sde_score._core.checks import require_choice, require_positive
 from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.butcher import TABLEAUX, Tableau
-from sde_score.samplers.fixed_step.exponential import FORMS, Form, exponential_steps, require_level
-from sde_score.samplers.fixed_step.linear import Number, blend, numbers
+from sde_score.samplers.fixed_step.exponential import (
+    PREDICTIONS,
+    Prediction,
+    exponential_steps,
+    require_eta_schedule,
+)
+from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
 from sde_score.samplers.fixed_step.published import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
 from sde_score.samplers.grids import Grid
-from sde_score.samplers.noise.stochasticity import Level, as_level
+from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
 from sde_score.sdes import SDE
 from sde_score.sdes.clocks import CLOCKS
 
@@ -47,7 +52,7 @@ NATURAL = {"noise": "sigma", "velocity": "rectified", "angular": "angle"}
 """The coordinate of each form in which its steps are those of a classical Runge-Kutta method."""
 
 
-class Leg(NamedTuple):
+class StageCoefficients(NamedTuple):
     """The numbers of a way from the start of a step to a stage or to its end."""
 
     carry: Number
@@ -59,10 +64,10 @@ class Leg(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Held(Level):
+class _Held(EtaSchedule):
     """A level within a step, wherever in it an integral starts."""
 
-    level: Level
+    level: EtaSchedule
     first: Tensor
 
     def rate(self, s: Tensor, start: Tensor) -> Tensor:
@@ -83,7 +88,7 @@ class Plan(NamedTuple):
 
     times: Tensor
     lifts: list[tuple[Number, Number]]
-    legs: list[list[Leg]]
+    legs: list[list[StageCoefficients]]
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,8 @@ class RungeKutta(Sampler):
         coordinate: in which it is a polynomial and the stages are placed: `"log_snr"`, `"sigma"`,
             `"rectified"`, `"angle"` or `"time"`.
         method: a name of `TABLEAUX`.
-        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `LEVELS` such as
-            `"interval(eta=0.8)"`, or a `Level`.
+        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such as
+            `"interval(eta=0.8)"`, or a `EtaSchedule`.
         ancestral: share of the noise of ancestral sampling, in [0, 1], that is added after each
             step, which goes down so much further; 0 is the ODE.
         churn: overall amount of noise put back before the steps, >= 0: it raises s to (1 + gamma) s
@@ -119,7 +124,7 @@ class RungeKutta(Sampler):
     prediction: str = "velocity"
     coordinate: str = "rectified"
     method: str = "heun"
-    eta: float | str | Level = 0.0
+    eta: float | str | EtaSchedule = 0.0
     ancestral: float = 0.0
     churn: float = 0.0
     churn_min: float = 0.0
@@ -129,7 +134,7 @@ class RungeKutta(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("prediction", self.prediction, tuple(FORMS))
+        require_choice("prediction", self.prediction, tuple(PREDICTIONS))
         require_choice("coordinate", self.coordinate, PLACEMENTS)
         require_choice("method", self.method, tuple(TABLEAUX))
         require_positive(churn_noise=self.churn_noise)
@@ -141,7 +146,7 @@ class RungeKutta(Sampler):
             raise ValueError(
                 f"churn_min={self.churn_min} and churn_max={self.churn_max} must be increasing"
             )
-        level = require_level(self.prediction, self.eta)
+        level = require_eta_schedule(self.prediction, self.eta)
         if level.stochastic + (self.ancestral > 0) + (self.churn > 0) > 1:
             raise ValueError(
                 f"eta={self.eta!r}, ancestral={self.ancestral} and churn={self.churn} are three "
@@ -156,7 +161,7 @@ class RungeKutta(Sampler):
     @property
     @override
     def convergence_order(self) -> int:
-        if as_level(self.eta).stochastic:
+        if eta_schedule(self.eta).stochastic:
             return min(self.tableau.order, 2)
         natural = NATURAL.get(self.prediction) == self.coordinate
         return self.tableau.order if natural else min(self.tableau.order, 3)
@@ -169,7 +174,7 @@ class RungeKutta(Sampler):
     @property
     @override
     def stochastic(self) -> bool:
-        return as_level(self.eta).stochastic or self.ancestral > 0 or self.churn > 0
+        return eta_schedule(self.eta).stochastic or self.ancestral > 0 or self.churn > 0
 
     @property
     def tableau(self) -> Tableau:
@@ -185,7 +190,7 @@ class RungeKutta(Sampler):
         room, said = torch.empty_like(x), [x] * len(self.tableau.goals)
         for k, ((lift, churned), legs) in enumerate(zip(plan.lifts, plan.legs, strict=True)):
             if churned:
-                x = blend(x, lift, (problem.noise(), churned))
+                x = weighted_sum_(x, lift, (problem.noise(), churned))
             ends, last = [*instants[k][1:], stops[k + 1]], stops[k]
             state, draws = x, list[Tensor]()
             for n, leg in enumerate(legs):
@@ -197,14 +202,14 @@ class RungeKutta(Sampler):
                 if draws:
                     terms += zip(draws, leg.on_noise, strict=False)
                 if leg is legs[-1]:
-                    x = blend(x, leg.carry, *terms)
+                    x = weighted_sum_(x, leg.carry, *terms)
                 else:
                     state = _apart(room, x, leg.carry, *terms)
             yield stops[k + 1], x
 
     @property
-    def _form(self) -> Form:
-        return FORMS[self.prediction]
+    def _form(self) -> Prediction:
+        return PREDICTIONS[self.prediction]
 
     def plan(self, sde: SDE, times: Tensor) -> Plan:
         """The numbers of all steps along a grid.
@@ -227,8 +232,8 @@ class RungeKutta(Sampler):
         within = sde.alpha(clock.flatten()).reshape(clock.shape)
         legs = self._legs(sde, torch.cat([ratios, stop[:, None]], 1),
                           torch.cat([within, end[:, None]], 1), fresh)  # fmt: skip
-        lifts = numbers(scale / sde.alpha(times[:-1]))
-        return Plan(clock, [*zip(lifts, numbers(churned), strict=True)], legs)
+        lifts = as_floats(scale / sde.alpha(times[:-1]))
+        return Plan(clock, [*zip(lifts, as_floats(churned), strict=True)], legs)
 
     def _raise(self, ratio: Tensor) -> Tensor:
         """Noise levels after churn; shape and dtype of `ratio`."""
@@ -261,7 +266,9 @@ class RungeKutta(Sampler):
             times.append(last if stage.at == 1 else sde.time_of_noise_ratio(ratios[-1]))
         return torch.stack(ratios, 1), torch.stack(times, 1)
 
-    def _legs(self, sde: SDE, s: Tensor, alpha: Tensor, fresh: Tensor | None) -> list[list[Leg]]:
+    def _legs(
+        self, sde: SDE, s: Tensor, alpha: Tensor, fresh: Tensor | None
+    ) -> list[list[StageCoefficients]]:
         """The ways from the start of each step to its stages and its end.
 
         All states of a step are sums of its start, the model's answers and the draws; here they are
@@ -273,16 +280,16 @@ class RungeKutta(Sampler):
             alpha: signal scales, the same shape.
             fresh: factor on noise added at the end, `(steps,)`.
         """
-        goals, level = self.tableau.goals, as_level(self.eta)
+        goals, level = self.tableau.goals, eta_schedule(self.eta)
         solve = partial(exponential_steps, self._form, _Held(level, s[:, :1]),
                         CLOCKS[self.coordinate](sde, s[:, 0]))  # fmt: skip
         on_x, on_model = self._reading(s, alpha)
         unit = torch.eye(1 + 2 * len(goals), dtype=s.dtype)
         states, said, noise = [unit[0].expand(len(s), -1)], list[Tensor](), 0 * unit[0]
-        legs, drawn, before, at = list[list[Leg]](), 0, 0, 0.0
+        legs, drawn, before, at = list[list[StageCoefficients]](), 0, 0, 0.0
         for n, goal in enumerate(goals, 1):
             said.append(on_x[:, n - 1, None] * states[-1] + on_model[:, n - 1, None] * unit[n])
-            ways = [(p,) if isinstance(p, int) else p for p in goal.through]
+            ways = [(p,) if isinstance(p, int) else p for p in goal.nodes]
             points = torch.stack([s[:, way[0]] for way in ways], 1)
             counts = torch.full((len(s),), len(ways))
             step = solve(s[:, 0], s[:, n], points, counts)
@@ -297,7 +304,7 @@ class RungeKutta(Sampler):
             if fresh is not None and n == len(goals):
                 drawn, states[n] = 1, states[n] + fresh[:, None] * unit[-1]
             row = states[n][:, 0], states[n][:, 1 : n + 1], states[n].flip(1)[:, :drawn]
-            legs.append([_leg(*leg) for leg in zip(*map(numbers, row), strict=True)])
+            legs.append([_leg(*leg) for leg in zip(*map(as_floats, row), strict=True)])
         return [list(step) for step in zip(*legs, strict=True)]
 
     def _reading(self, s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,9 +318,11 @@ class RungeKutta(Sampler):
         return r / (alpha * s), p - r / s
 
 
-def _leg(carry: Number, on_model: list[Number], on_noise: list[Number]) -> Leg:
+def _leg(carry: Number, on_model: list[Number], on_noise: list[Number]) -> StageCoefficients:
     """The leg with these numbers, but for evaluations that play no part."""
-    return Leg(carry, [(i, weight) for i, weight in enumerate(on_model) if weight], on_noise)
+    return StageCoefficients(
+        carry, [(i, weight) for i, weight in enumerate(on_model) if weight], on_noise
+    )
 
 
 def _rest(high: Tensor, low: Tensor) -> Tensor:
@@ -326,14 +335,14 @@ def _apart(
     room: Tensor, x: Tensor, scale: Number, first: tuple[Tensor, Number],
     *rest: tuple[Tensor, Number],
 ) -> Tensor:  # fmt: skip
-    """`blend` that leaves x as it is and writes to `room`, unless gradients are enabled."""
+    """`weighted_sum_` that leaves x as it is and writes to `room`, unless gradients are enabled."""
     if torch.is_grad_enabled():
-        return blend(x, scale, first, *rest)
+        return weighted_sum_(x, scale, first, *rest)
     if scale == 1:
         torch.add(x, first[0], alpha=first[1], out=room)
-        return blend(room, 1, *rest)
+        return weighted_sum_(room, 1, *rest)
     torch.mul(x, scale, out=room)
-    return blend(room, 1, first, *rest)
+    return weighted_sum_(room, 1, first, *rest)
 
 
 _RES = "Zhang et al. 2023 (RES), https://arxiv.org/abs/2308.02157"

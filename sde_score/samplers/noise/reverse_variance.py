@@ -43,7 +43,7 @@ def posterior_coefficients(sde: SDE, s: Tensor, t: Tensor) -> tuple[Tensor, Tens
     return sde.alpha(s) * fresh, scale * narrow**2, std * narrow
 
 
-class Variance(ABC):
+class ReverseVariance(ABC):
     """A rule for the variance of a step back from t to s."""
 
     @abstractmethod
@@ -52,7 +52,7 @@ class Variance(ABC):
 
 
 @dataclass(frozen=True)
-class PosteriorVariance(Variance):
+class PosteriorVariance(ReverseVariance):
     """That of q(x_s | x_t, x_0): right when the data are one point. The smallest."""
 
     def std(self, sde: SDE, s: Tensor, t: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class PosteriorVariance(Variance):
 
 
 @dataclass(frozen=True)
-class TransitionVariance(Variance):
+class TransitionVariance(ReverseVariance):
     """That of the forward step: right when the data are N(0, I) and the SDE preserves it."""
 
     def std(self, sde: SDE, s: Tensor, t: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class TransitionVariance(Variance):
 
 
 @dataclass(frozen=True)
-class InterpolatedVariance(Variance):
+class InterpolatedVariance(ReverseVariance):
     r"""Between the two, in logarithm: ln variance = v ln transition + (1 - v) ln posterior.
 
     Args:
@@ -101,7 +101,7 @@ def interpolated_std(sde: SDE, s: Tensor, t: Tensor, v: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OptimalVariance(Variance):
+class OptimalVariance(ReverseVariance):
     r"""The best one: the posterior's, and what is left to know of the data.
 
     .. math:: \frac{std^2 \sigma_s^2}{\sigma_t^2} + \left(\frac{\alpha_s\, std^2}{\sigma_t^2}
@@ -132,7 +132,7 @@ class OptimalVariance(Variance):
         return (std**2 + on_x0**2 * _read(sde, self.spread, self.at, t)).sqrt()
 
 
-VARIANCES: Registry[Variance] = Registry(
+VARIANCES: Registry[ReverseVariance] = Registry(
     "variance",
     {
         "posterior": PosteriorVariance,
@@ -143,13 +143,13 @@ VARIANCES: Registry[Variance] = Registry(
 )
 
 
-def as_variance(variance: str | Variance) -> Variance:
+def as_variance(variance: str | ReverseVariance) -> ReverseVariance:
     """The rule that a name such as `"posterior"` or `"interpolated(v=0.3)"` stands for.
 
     Raises:
         ValueError: for an unknown name.
     """
-    if isinstance(variance, Variance):
+    if isinstance(variance, ReverseVariance):
         return variance
     require_choice("variance", parse_spec(variance)[0], tuple(VARIANCES))
     return VARIANCES.create(variance)

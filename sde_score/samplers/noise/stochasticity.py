@@ -20,7 +20,7 @@ from torch import Tensor
 from sde_score._core.registry import Registry
 
 
-class Level(ABC):
+class EtaSchedule(ABC):
     r"""A noise level tau as a function of the noise ratio s = sigma / alpha.
 
     On the data form the linear part of a step is phi(s_1) / phi(s_0), with
@@ -46,7 +46,7 @@ class Level(ABC):
 
 
 @dataclass(frozen=True)
-class Constant(Level):
+class Constant(EtaSchedule):
     """The same tau at all noises.
 
     Args:
@@ -72,7 +72,7 @@ class Constant(Level):
 
 
 @dataclass(frozen=True)
-class Interval(Level):
+class Interval(EtaSchedule):
     """tau for steps that start at a noise ratio between two bounds, none for the others.
 
     Args:
@@ -103,7 +103,7 @@ class Interval(Level):
 
 
 @dataclass(frozen=True)
-class Extended(Level):
+class Extended(EtaSchedule):
     r"""ER-SDE's: much noise while there is much, little at the end.
 
     .. math:: \phi(s) = s\, (e^{s^{0.3}} + 10), \qquad
@@ -125,17 +125,17 @@ class Extended(Level):
         return torch.log(s) + torch.logaddexp(power, torch.full_like(s, math.log(10)))
 
 
-LEVELS: Registry[Level] = Registry(
+ETA_SCHEDULES: Registry[EtaSchedule] = Registry(
     "noise level", {"constant": Constant, "interval": Interval, "extended": Extended}
 )
 
 
-def as_level(eta: float | str | Level) -> Level:
+def eta_schedule(eta: float | str | EtaSchedule) -> EtaSchedule:
     """The level that a number, a name such as `"interval(eta=0.8)"` or an object stands for.
 
     Raises:
         ValueError: for a negative number or an unknown name.
     """
-    if isinstance(eta, Level):
+    if isinstance(eta, EtaSchedule):
         return eta
-    return LEVELS.create(eta) if isinstance(eta, str) else Constant(eta)
+    return ETA_SCHEDULES.create(eta) if isinstance(eta, str) else Constant(eta)

@@ -16,7 +16,7 @@ from sde_score.samplers import (
     Ancestral,
     InterpolatedVariance,
     OptimalVariance,
-    Variance,
+    ReverseVariance,
     as_variance,
     create,
 )
@@ -207,7 +207,7 @@ def test_variances_have_names_and_samplers_take_them():
     assert sampler.coefficients(VP(), t, s)[2] == wide.coefficients(VP(), t, s)[2]
     rule = OptimalVariance((0.5, 0.6), (0.1, 0.2))
     assert as_variance(rule) is rule
-    assert isinstance(as_variance("optimal(spread=(0.5, 0.6), at=(0.1, 0.2))"), Variance)
+    assert isinstance(as_variance("optimal(spread=(0.5, 0.6), at=(0.1, 0.2))"), ReverseVariance)
     assert as_variance("optimal(spread=(0.5, 0.6), at=(0.1, 0.2))") == rule
 
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from sde_score.samplers.fixed_step.exponential import FORMS, RULES, exponential_steps
-from sde_score.samplers.noise.stochasticity import Constant, Extended, Interval, as_level
+from sde_score.samplers.fixed_step.exponential import MOMENT_RULES, PREDICTIONS, exponential_steps
+from sde_score.samplers.noise.stochasticity import Constant, Extended, Interval, eta_schedule
 from sde_score.sdes import EDM
 from sde_score.sdes.clocks import CLOCKS
 
@@ -24,7 +24,9 @@ def one_step(prediction, coordinate, start, stop, points, level=ODE, rule="exact
     points = column(*points)[None]
     counts = torch.tensor([points.shape[1] if counts is None else counts])
     start, stop = column(start), column(stop)
-    return exponential_steps(FORMS[prediction], level, clock, start, stop, points, counts, rule)
+    return exponential_steps(
+        PREDICTIONS[prediction], level, clock, start, stop, points, counts, rule
+    )
 
 
 def close(got, want, rtol=1e-12):
@@ -71,7 +73,7 @@ def test_second_order_data_weights_are_the_phi_functions(h, tau):
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0])
-@pytest.mark.parametrize("prediction", FORMS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_noise_of_a_step_in_closed_form(prediction, tau):
     """int 2 tau^2 s (I / I_1)^2 ds, by hand: I^(1 + tau^2) of the table in the module."""
     start, stop, k = 2.0, 0.6, 1 + tau**2
@@ -92,13 +94,13 @@ def test_the_noise_of_a_step_in_closed_form(prediction, tau):
 
 
 @pytest.mark.parametrize("coordinate", ["log_snr", "sigma", "rectified", "angle"])
-@pytest.mark.parametrize("prediction", FORMS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("level", [ODE, Constant(0.8)], ids=str)
 def test_polynomials_of_the_degree_are_integrated_exactly(prediction, coordinate, level):
     """With q a cubic in the coordinate, four points give the solution of the linear equation
     dy/ds = k (q - p y) / (r - p s), here by many steps of a classical method."""
     place = CLOCKS[coordinate](EDM(), column(1.5, 0.4)).forward
-    form, k = FORMS[prediction], 1 + level.eta**2
+    form, k = PREDICTIONS[prediction], 1 + level.eta**2
 
     def q(s):
         c = place(torch.as_tensor(s, dtype=torch.float64))
@@ -129,7 +131,7 @@ def test_steps_to_zero_noise(prediction, coordinate):
     """With the data at m and noise e constant, y = m + s e: the step gives m, whatever the form
     and though its level is noisy."""
     m, e, start = 0.7, -1.1, 0.3
-    form, points = FORMS[prediction], column(0.3, 0.35, 0.4)
+    form, points = PREDICTIONS[prediction], column(0.3, 0.35, 0.4)
     found = one_step(prediction, coordinate, start, 0.0, points.tolist(), Constant(1.0))
     q = form.on_data(points) * m + form.on_noise(points) * e
     got = found.carry * (m + start * e) + (found.weights * q).sum()
@@ -155,7 +157,7 @@ def test_rules_change_the_moment_they_name():
         found = one_step("data", "log_snr", start, stop, [start, earlier], rule=rule)
         want = column([whole + first / r, -first / r])
         torch.testing.assert_close(found.weights, want, rtol=1e-11, atol=0)
-    assert set(RULES) == {"exact", "midpoint", "arrival", "halved", "midpoint-halved"}
+    assert set(MOMENT_RULES) == {"exact", "midpoint", "arrival", "halved", "midpoint-halved"}
 
 
 @pytest.mark.parametrize("start", [0.4, 30.0])
@@ -188,10 +190,10 @@ def test_interval_is_decided_where_a_step_starts():
 
 
 def test_levels_come_by_number_name_or_object():
-    assert as_level(0.5) == Constant(0.5)
-    assert as_level("interval(eta=0.7)") == Interval(eta=0.7)
-    assert as_level(level := Extended()) is level
+    assert eta_schedule(0.5) == Constant(0.5)
+    assert eta_schedule("interval(eta=0.7)") == Interval(eta=0.7)
+    assert eta_schedule(level := Extended()) is level
     assert not Constant(0.0).stochastic
     for wrong in (-0.1, float("nan"), "interval(low=2.0)", "interval(eta=-1.0)", "no-level"):
         with pytest.raises(ValueError, match=r"eta|low|noise level"):
-            as_level(wrong)
+            eta_schedule(wrong)

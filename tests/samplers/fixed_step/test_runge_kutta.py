@@ -14,7 +14,7 @@ from sde_score import samplers
 from sde_score.models import GaussianMixture
 from sde_score.samplers.base import Problem
 from sde_score.samplers.fixed_step.butcher import TABLEAUX
-from sde_score.samplers.fixed_step.exponential import FORMS
+from sde_score.samplers.fixed_step.exponential import PREDICTIONS
 from sde_score.samplers.fixed_step.runge_kutta import (
     NATURAL,
     PLACEMENTS,
@@ -86,7 +86,7 @@ def flow(table):
     return model, exact(model, STARTS, progress=False)
 
 
-@pytest.mark.parametrize("prediction", FORMS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("method", TABLEAUX)
 def test_every_method_has_its_order_on_every_form_in_every_coordinate(
     method, prediction, flow, table
@@ -109,7 +109,7 @@ def test_every_method_has_its_order_on_every_form_in_every_coordinate(
 def test_fourth_order_is_claimed_in_the_natural_clock_alone():
     claimed = {
         (prediction, coordinate)
-        for prediction, coordinate in product(FORMS, PLACEMENTS)
+        for prediction, coordinate in product(PREDICTIONS, PLACEMENTS)
         if RungeKutta(prediction=prediction, coordinate=coordinate, method="rk4").convergence_order
         == 4
     }
