@@ -115,8 +115,8 @@ class Multistep(Sampler):
         order: points of the polynomial, 1 to 6.
         corrector: if not 0, each state is corrected once the model has been evaluated at it, by the
             polynomial through that value and this many before it. It costs no evaluation.
-        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such as
-            `"interval(eta=0.8)"`, or a `EtaSchedule`.
+        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such
+            as `"interval(eta=0.8)"`, or an `EtaSchedule`.
         rule: how the integrals are taken: `"exact"`, or as a published method does (see
             `exponential.MOMENT_RULES`).
         final_order: points of the polynomial on the last step, to zero noise; 1 is the denoised
