@@ -1,9 +1,9 @@
 r"""One-step methods of several evaluations: one driver, and a table of methods.
 
 Like a multistep method (`multistep`), each step replaces a combination of the model's predictions
-(`exponential.PREDICTIONS`) by a polynomial in a chosen coordinate and solves the rest exactly. Here the
-polynomial goes through evaluations within the step, the *stages* of a table in `tableaux`, and
-nothing is remembered from earlier steps. In a form's natural clock these are the classical
+(`exponential.PREDICTIONS`) by a polynomial in a chosen clock and solves the rest exactly. Here the
+polynomial goes through evaluations within the step, the *stages* of a tableau in `butcher`, and
+nothing is remembered from earlier steps. In a prediction's natural clock these are the classical
 Runge-Kutta methods; in log-SNR they are DPM-Solver's. `RUNGE_KUTTA_ROWS` lists them.
 
 Noise comes in three ways, all with the marginals of the diffusion:
@@ -103,8 +103,8 @@ class RungeKutta(Sampler):
         coordinate: in which it is a polynomial and the stages are placed: `"log_snr"`, `"sigma"`,
             `"rectified"`, `"angle"` or `"time"`.
         method: a name of `TABLEAUX`.
-        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such as
-            `"interval(eta=0.8)"`, or a `EtaSchedule`.
+        eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such
+            as `"interval(eta=0.8)"`, or an `EtaSchedule`.
         ancestral: share of the noise of ancestral sampling, in [0, 1], that is added after each
             step, which goes down so much further; 0 is the ODE.
         churn: overall amount of noise put back before the steps, >= 0: it raises s to (1 + gamma) s
@@ -230,7 +230,7 @@ class RungeKutta(Sampler):
             stop, last = down, sde.time_of_noise_ratio(down)
         ratios, clock = self._places(sde, start, stop, first, last)
         within = sde.alpha(clock.flatten()).reshape(clock.shape)
-        legs = self._legs(sde, torch.cat([ratios, stop[:, None]], 1),
+        legs = self._stages(sde, torch.cat([ratios, stop[:, None]], 1),
                           torch.cat([within, end[:, None]], 1), fresh)  # fmt: skip
         lifts = as_floats(scale / sde.alpha(times[:-1]))
         return Plan(clock, [*zip(lifts, as_floats(churned), strict=True)], legs)
@@ -266,7 +266,7 @@ class RungeKutta(Sampler):
             times.append(last if stage.at == 1 else sde.time_of_noise_ratio(ratios[-1]))
         return torch.stack(ratios, 1), torch.stack(times, 1)
 
-    def _legs(
+    def _stages(
         self, sde: SDE, s: Tensor, alpha: Tensor, fresh: Tensor | None
     ) -> list[list[StageCoefficients]]:
         """The ways from the start of each step to its stages and its end.
