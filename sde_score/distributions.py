@@ -1,6 +1,6 @@
-r"""Normal laws over the events of a batch, one per example: what the conditionals of a chain are.
+r"""Normal distributions over the events of a batch, one per example, and their discretization.
 
-Densities are summed over the entries of an event, so that every number here is in nats per example.
+Densities are summed over the entries of an event: every log density is in nats per example.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sde_score._core.checks import expand_like, require_batch, require_count, su
 from sde_score.random import Draws, normal
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_OFF_CENTER = 0.05  # in widths of a bin; float32 rounds the centers of 65536 levels by 0.002
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +68,14 @@ class Normal:
     def _require_like(self, name: str, x: Tensor) -> None:
         if x.shape != self.mean.shape:
             raise ValueError(
-                f"{name} has shape {tuple(x.shape)}, the law is over {tuple(self.mean.shape)}"
+                f"{name} has shape {tuple(x.shape)}, the distribution is over "
+                f"{tuple(self.mean.shape)}"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class DiscretizedNormal:
-    r"""A normal law over evenly spaced levels: each level has the mass of its bin.
+    r"""A normal distribution discretized to evenly spaced levels: each has the mass of its bin.
 
     .. math:: P(k) = \Phi\!\left(\frac{e_{k+1} - m}{s}\right) - \Phi\!\left(\frac{e_k - m}{s}\right)
 
@@ -81,7 +83,7 @@ class DiscretizedNormal:
     open above, so that the levels have mass one together.
 
     Args:
-        normal: the law that is cut into bins.
+        normal: the distribution before discretization.
         low: center of level 0.
         high: center of level `levels - 1`, > low.
         levels: number of levels, at least 2.
@@ -122,6 +124,64 @@ class DiscretizedNormal:
         """A level for every entry, int64, shaped like the mean."""
         place = (self.normal.sample(generator) - self.low) / self.width
         return place.round().clamp(0, self.levels - 1).to(torch.int64)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Evenly spaced centers in model space of data that are integers 0 ... count - 1.
+
+    Args:
+        count: number of levels, at least 2.
+        low: center of level 0; None for 1/count - 1, with which the bins fill [-1, 1].
+        high: center of the last level; None for 1 - 1/count. DDPM's 8-bit images have centers from
+            -1 to 1: `Quantization(256, low=-1.0, high=1.0)`.
+
+    Raises:
+        ValueError: for fewer than 2 levels or bounds that do not increase.
+    """
+
+    count: int
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        require_count(2, count=self.count)
+        if not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"high={self.bounds[1]!r} must exceed low={self.bounds[0]!r}")
+
+    @classmethod
+    def resolve(cls, levels: int | Quantization) -> Quantization:
+        """`levels` itself, or for their number the levels whose bins fill [-1, 1]."""
+        return levels if isinstance(levels, Quantization) else cls(levels)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Centers of the first and of the last level."""
+        low = 1 / self.count - 1 if self.low is None else self.low
+        high = 1 - 1 / self.count if self.high is None else self.high
+        return low, high
+
+    def levels(self, x0: Tensor) -> Tensor:
+        """The level of every entry, int64 in the shape of x0.
+
+        Raises:
+            ValueError: if an entry is not the center of a level.
+        """
+        low, high = self.bounds
+        place = (x0.double() - low) / (high - low) * (self.count - 1)
+        level = place.round()
+        off = (place - level).abs().max()
+        if not (off < _OFF_CENTER and level.min() >= 0 and level.max() < self.count):
+            raise ValueError(
+                f"x0 must hold centers of {self.count} levels between {low:.6g} and {high:.6g}; it "
+                f"runs from {float(x0.min()):.6g} to {float(x0.max()):.6g} and is off by up to "
+                f"{float(off):.3g} of a bin: give data that are not dequantized, or other levels"
+            )
+        return level.to(torch.int64)
+
+    def discretize(self, normal: Normal) -> DiscretizedNormal:
+        """The distribution over the levels that gives each the normal mass of its bin."""
+        return DiscretizedNormal(normal, *self.bounds, self.count)
 
 
 def _log_mass(below: Tensor, above: Tensor) -> Tensor:

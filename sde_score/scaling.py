@@ -1,6 +1,6 @@
-r"""The map between a data set's own terms and the range that models see.
+r"""The affine map between raw data and the range that models see.
 
-Raw data keep their own terms: grey levels 0 ... 255, metres, dollars. A model sees numbers around
+Raw data keep their own units: gray levels 0 ... 255, meters, dollars. A model sees numbers around
 zero,
 
 .. math:: \text{model} = (\text{value} - \text{center}) / \text{width}.
@@ -25,6 +25,7 @@ from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError
 from sde_score._core.registry import refuse_unknown
 from sde_score._core.statistics import moments
+from sde_score.distributions import Quantization
 from sde_score.random import BatchSlice, Draws, uniform
 
 Numbers = float | tuple[float, ...]
@@ -71,7 +72,7 @@ class Scaling:
 
     @classmethod
     def discrete(cls, levels: int) -> Scaling:
-        """Whole numbers 0 ... levels - 1 over [-1, 1]: `model = 2 (raw + 1/2) / levels - 1`."""
+        """Integers 0 ... levels - 1 over [-1, 1]: `model = 2 (raw + 1/2) / levels - 1`."""
         require_count(minimum=2, levels=levels)
         return cls(center=levels / 2, width=levels / 2, levels=levels)
 
@@ -148,6 +149,18 @@ class Scaling:
         level = value.floor().clamp(0, self.levels - 1)
         return level.to(raw_dtype(self.levels))
 
+    @property
+    def quantization(self) -> Quantization:
+        """The levels of discrete data as the model sees them.
+
+        Raises:
+            ValueError: if data are continuous, or the levels are not spaced alike in all features.
+        """
+        if self.levels is None or isinstance(self.width, tuple):
+            raise ValueError(f"levels of one width are needed, not {self}: dequantize instead")
+        low, high = self.to_model(torch.tensor([[0], [self.levels - 1]])).flatten().tolist()
+        return Quantization(self.levels, low, high)
+
     def log_abs_det(self, event_shape: tuple[int, ...]) -> float:
         """Sum over the dimensions of an event of `log |d model / d raw| = -log width`."""
         if isinstance(self.width, tuple):
@@ -156,7 +169,7 @@ class Scaling:
         return -math.prod(event_shape) * math.log(self.width)
 
     def bits_per_dim(self, log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor:
-        r"""Negative log2-likelihood per dimension, in raw terms.
+        r"""Negative log2-likelihood per dimension of raw data, from a density in model range.
 
         .. math:: -\frac{\log p_{model}(x) + \log|\det d\,model / d\,raw|}{D \log 2}
 

@@ -44,13 +44,13 @@ for _ in range(options.steps):
 
 vae = HierarchicalVAE.from_sde(sde, LAYERS, grid=GRID)
 x0 = target.sample(options.samples, generator)
-up, down = [x0], [vae.prior(x0.shape, torch.float64).sample(generator)]
+up, down = [x0], [vae.decoder.prior(x0.shape, torch.float64).sample(generator)]
 with torch.no_grad():
     for layer in range(1, LAYERS + 1):
-        up.append(vae.step(up[-1], layer).sample(generator))
+        up.append(vae.encoder.step(up[-1], layer).sample(generator))
     for layer in range(LAYERS, 1, -1):
-        down.append(vae.decoder_step(model, down[-1], layer).sample(generator))
-    down.append(vae.decoder(model, down[-1]).sample(generator))
+        down.append(vae.decoder.step(model, down[-1], layer).sample(generator))
+    down.append(vae.decoder.data(model, down[-1]).sample(generator))
 
 figure, grid = picture.sheet(
     "Finitely many noise levels are a hierarchical VAE", 8, (1,) * 5, (1, 1, 1.2)

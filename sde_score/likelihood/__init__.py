@@ -13,7 +13,6 @@ from sde_score.likelihood.dequantization import (
     DEQUANTIZATIONS,
     Dequantization,
     Dequantized,
-    Scaling,
     VariationalDequantization,
 )
 from sde_score.likelihood.distributed import gather_rows, own_rows
@@ -59,7 +58,6 @@ __all__ = [
     "LogLikelihood",
     "LogPartition",
     "Reference",
-    "Scaling",
     "VariationalDequantization",
     "available",
     "bennett",

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sde_score.likelihood.dequantization import Scaling
 from sde_score.models import Model
 from sde_score.random import mix
+from sde_score.scaling import Scaling
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,11 +18,12 @@ from torch import Tensor
 from sde_score._core.checks import require_count
 from sde_score.likelihood._validation import require_condition
 from sde_score.likelihood.base import Likelihood, standard_error
-from sde_score.likelihood.dequantization import Scaling, UniformDequantization
+from sde_score.likelihood.dequantization import UniformDequantization
 from sde_score.likelihood.likelihoods import LIKELIHOODS
 from sde_score.likelihood.partition import LogPartition, energy_log_prob
 from sde_score.models import Model
 from sde_score.random import example_seeds, mix
+from sde_score.scaling import Scaling
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_choice, require_count, require_positive
-from sde_score.discrete import ELBO, HierarchicalVAE, Levels
+from sde_score.discrete import ELBO, HierarchicalVAE
 from sde_score.likelihood.base import Estimate, independent_draws, standard_error
 from sde_score.likelihood.continuous_bound import TIME_SAMPLINGS, variational_bound
 from sde_score.likelihood.decoders import DataTerm, GaussianDecoder, KernelEntropy, LevelDecoder
 from sde_score.likelihood.dequantization import (
     Dequantization,
     Dequantized,
-    Scaling,
     as_dequantization,
 )
 from sde_score.models import Model
 from sde_score.samplers import GRIDS, as_variance
+from sde_score.scaling import Scaling
 from sde_score.sdes import SDE
 
 
@@ -113,7 +113,7 @@ class ContinuousBound:
             return KernelEntropy()
         if not to_levels:
             return GaussianDecoder(self.decoder_std)
-        return LevelDecoder(_levels(scaling), self.decoder_std)
+        return LevelDecoder(scaling.quantization, self.decoder_std)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class LayeredBound:
         found = self._chain(model.sde, scaling if to_levels else None).elbo(
             model,
             points.x.double(),
-            levels=_levels(scaling) if to_levels else None,
+            levels=scaling.quantization if to_levels else None,
             draws=self.draws,
             seed=seeds,
             condition=condition,
@@ -223,19 +223,7 @@ def _decoding_time(sde: SDE, scaling: Scaling) -> float:
     """`t_min`, or for levels the time at which sigma / alpha is a third of half a bin, if later."""
     if scaling.levels is None:
         return sde.t_min
-    levels = _levels(scaling)
+    levels = scaling.quantization
     low, high = levels.bounds
     half_bin = 0.5 * (high - low) / (levels.count - 1)
     return float(sde.time_of_noise_ratio(half_bin / 3))
-
-
-def _levels(scaling: Scaling) -> Levels:
-    """The levels of discrete data as the model sees them.
-
-    Raises:
-        ValueError: if they are not evenly spaced alike in all features.
-    """
-    if scaling.levels is None or isinstance(scaling.width, tuple):
-        raise ValueError(f"levels of one width are needed, not {scaling}: dequantize instead")
-    low, high = scaling.to_model(torch.tensor([[0], [scaling.levels - 1]])).flatten().tolist()
-    return Levels(scaling.levels, low, high)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_positive
-from sde_score.discrete.ddpm.quantization import Levels, as_levels
-from sde_score.distributions import Normal
+from sde_score.distributions import Normal, Quantization
 from sde_score.models import Model
 
 
@@ -59,7 +58,8 @@ class LevelDecoder:
     r"""-log P(level | x): the same normal law cut into bins; the bound is one on a probability.
 
     Args:
-        levels: their number, if they fill [-1, 1] as those of `Scaling.discrete`, or a `Levels`.
+        levels: their number, if they fill [-1, 1] as those of
+            `Scaling.discrete`, or a `Quantization`.
         std: as for `GaussianDecoder`.
 
     Raises:
@@ -69,11 +69,11 @@ class LevelDecoder:
     Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, eq. 13.
     """
 
-    levels: int | Levels
+    levels: int | Quantization
     std: float | None = None
 
     def __post_init__(self) -> None:
-        as_levels(self.levels)
+        Quantization.resolve(self.levels)
         if self.std is not None:
             require_positive(std=self.std)
 
@@ -81,9 +81,9 @@ class LevelDecoder:
         self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Tensor | None
     ) -> Tensor:
         """The term in nats for centers of levels x0, shape `(batch,)`; one evaluation."""
-        levels = as_levels(self.levels)
-        level = levels.of(x0)
-        return -levels.cut(_decoded(model, x, t, condition, self.std)).log_prob(level)
+        levels = Quantization.resolve(self.levels)
+        level = levels.levels(x0)
+        return -levels.discretize(_decoded(model, x, t, condition, self.std)).log_prob(level)
 
 
 @dataclass(frozen=True)

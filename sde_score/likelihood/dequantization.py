@@ -27,43 +27,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from sde_score._core.checks import require_positive
 from sde_score._core.registry import Registry
 from sde_score.distributions import Normal
 from sde_score.random import ExampleStreams, generator_from, mix
+from sde_score.scaling import Scaling
 from sde_score.sdes import SDE
-
-
-class Scaling(Protocol):
-    """What is needed of the map from a data set's own terms to model space."""
-
-    @property
-    def levels(self) -> int | None:
-        """Number of levels of discrete data, None for continuous data."""
-        ...
-
-    @property
-    def width(self) -> float | tuple[float, ...]:
-        """Length in raw terms that becomes 1 in model space; the bin of a level has length 1."""
-        ...
-
-    def to_model(self, raw: Tensor) -> Tensor:
-        """Raw data in model space, each level at the center of its bin."""
-        ...
-
-    def dequantize(self, raw: Tensor, generator: Generator | None = None) -> Tensor:
-        """Raw data in model space, discrete levels spread over their bins."""
-        ...
-
-    def log_abs_det(self, event_shape: tuple[int, ...]) -> float:
-        """log |d model / d raw| of one example."""
-        ...
-
-    def bits_per_dim(self, log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor:
-        """Bits per dimension in raw terms, from a log density in model space in nats."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from sde_score._core.checks import require_choice, require_count, require_positi
 from sde_score.likelihood.base import Estimate, independent_draws, standard_error
 from sde_score.likelihood.dequantization import (
     Dequantization,
-    Scaling,
     as_dequantization,
     log_mean_exp,
 )
@@ -19,6 +18,7 @@ from sde_score.likelihood.probability_flow import DIVERGENCES, log_prob
 from sde_score.models import Model
 from sde_score.random import PROBE_DISTRIBUTIONS
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS
+from sde_score.scaling import Scaling
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from sde_score.discrete import ELBO
-from sde_score.likelihood import Scaling
 from sde_score.report.pictures import ACCENT, FAINT, INK, new_figure
+from sde_score.scaling import Scaling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

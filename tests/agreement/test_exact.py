@@ -58,8 +58,8 @@ def test_the_chain_of_ddpm_is_the_vp_diffusion_at_its_times():
     vae = HierarchicalVAE(sde, t)
     integral = 0.1 * t + 0.5 * 19.9 * t**2
     betas = -torch.expm1(-torch.diff(integral, prepend=integral.new_zeros(1)))
-    torch.testing.assert_close(vae.betas, betas, rtol=1e-10, atol=0)
-    products = (1 - vae.betas).cumprod(0)
+    torch.testing.assert_close(vae.encoder.betas, betas, rtol=1e-10, atol=0)
+    products = (1 - vae.encoder.betas).cumprod(0)
     torch.testing.assert_close(products, sde.alpha(t) ** 2, **ROUNDING)
     torch.testing.assert_close(1 - products, sde.sigma(t) ** 2, **ROUNDING)
 
@@ -76,7 +76,7 @@ def test_the_published_chains_are_diffusions_too(kind):
     products = (1 - betas).cumprod(0)
     torch.testing.assert_close(vae.sde.alpha(vae.times) ** 2, products, **ROUNDING)
     torch.testing.assert_close(vae.sde.sigma(vae.times) ** 2, 1 - products, **ROUNDING)
-    torch.testing.assert_close(vae.betas, betas, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(vae.encoder.betas, betas, rtol=1e-9, atol=1e-12)
 
 
 def test_the_posterior_of_the_chain_is_bayes_rule_on_the_kernels(sde):
@@ -91,7 +91,7 @@ def test_the_posterior_of_the_chain_is_bayes_rule_on_the_kernels(sde):
         prior_mean, prior_std = sde.alpha(s).item() * x0, sde.sigma(s).item()
         precision = 1 / prior_std**2 + scale**2 / std**2
         mean = (prior_mean / prior_std**2 + scale * xt / std**2) / precision
-        found = vae.posterior(xt, x0, i)
+        found = vae.encoder.posterior(xt, x0, i)
         torch.testing.assert_close(found.mean, mean, **ROUNDING)
         want = torch.full_like(x0, precision**-0.5)
         torch.testing.assert_close(found.std.expand_as(x0), want, **ROUNDING)
@@ -105,7 +105,7 @@ def test_the_losses_of_ddpm_ncsn_and_sde_are_one(network):
     now = i.double() / n
     vae = HierarchicalVAE(sde, torch.arange(1, n + 1, dtype=torch.float64) / n)
     # DDPM: indices and products of betas, nothing of t but the network's own label.
-    products = (1 - vae.betas).cumprod(0)[i - 1][:, None]
+    products = (1 - vae.encoder.betas).cumprod(0)[i - 1][:, None]
     xt = products.sqrt() * x0 + (1 - products).sqrt() * z
     ddpm = (z - network.noise(xt, now)).square().mean(1)
     # NCSN, in its own coordinates y = x / alpha: s_y = alpha s_x, noise of sigma / alpha.
@@ -186,9 +186,9 @@ def test_ancestral_sampling_draws_from_the_conditionals_of_the_hierarchical_vae(
     found = run(vae.ancestral(), network, start)
     generator = torch.Generator().manual_seed(3)
     for i in range(20, 1, -1):
-        law = vae.decoder_step(network, x, i)
+        law = vae.decoder.step(network, x, i)
         x = law.mean + law.std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(found, vae.decoder(network, x).mean, **ROUNDING)
+    torch.testing.assert_close(found, vae.decoder.data(network, x).mean, **ROUNDING)
 
 
 SAME = {

@@ -165,10 +165,10 @@ def exact_layers(vae, model, x0):
     z, w = nodes()
     total = 0.0
     for i in range(2, len(vae) + 1):
-        law_i = vae.encoder(torch.full((1, 1), x0, dtype=torch.float64), i)
+        law_i = vae.encoder.marginal(torch.full((1, 1), x0, dtype=torch.float64), i)
         xi = (law_i.mean + law_i.std * z[:, None]).double()
         start = torch.full_like(xi, x0)
-        total += float(w @ vae.posterior(xi, start, i).kl(vae.decoder_step(model, xi, i)))
+        total += float(w @ vae.encoder.posterior(xi, start, i).kl(vae.decoder.step(model, xi, i)))
     return total
 
 

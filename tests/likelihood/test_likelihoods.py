@@ -10,7 +10,8 @@ import torch
 
 from sde_score import likelihood, samplers
 from sde_score.data import Scaling
-from sde_score.discrete import HierarchicalVAE, Levels
+from sde_score.discrete import HierarchicalVAE
+from sde_score.distributions import Quantization
 from sde_score.likelihood import (
     ContinuousBound,
     Flow,
@@ -102,7 +103,7 @@ def test_the_continuous_bound_is_that_of_the_library(smooth):
     decoded = ContinuousBound(draws=3, times=5, decoder_std=0.1, start=0.02)
     found = decoded(smooth, LEVELS, DISCRETE, seeds=SEEDS)
     x0 = DISCRETE.to_model(LEVELS)
-    residual = LevelDecoder(Levels(4), std=0.1)
+    residual = LevelDecoder(Quantization(4), std=0.1)
     draws = [
         -variational_bound(
             smooth,

@@ -1,6 +1,7 @@
-r"""The best variances of a decoder, in closed form from what its model leaves unknown.
+r"""Optimal variances of a decoder's steps (Analytic-DPM), in closed form from the model's error.
 
-The best normal step back has the variance of the posterior and what is left to know of the data,
+The best normal step back has the posterior variance plus a multiple of the mean covariance of the
+data given the state,
 
 .. math:: spread_i = E\, \mathrm{tr\,Cov}(x_0 \mid x_i) / D
           = \frac{\sigma_i^2}{\alpha_i^2} \left(1 - E \lVert \hat\epsilon \rVert^2 / D\right),
@@ -15,23 +16,20 @@ et al. 2022, https://arxiv.org/abs/2206.07309, for imperfect means.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import expand_like, mean_event, require_choice
+from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.layer_batches import LayerEvaluator, LayerNoise, Rows
 from sde_score.models import Model
-from sde_score.samplers import InterpolatedVariance, OptimalVariance
-
-if TYPE_CHECKING:
-    from sde_score.discrete.ddpm.hierarchical_vae import HierarchicalVAE
+from sde_score.samplers import OptimalVariance
 
 
 @torch.no_grad()
 def optimal_variances(
-    vae: HierarchicalVAE,
+    vae: Autoencoder,
     model: Model,
     data: Tensor,
     *,
@@ -43,19 +41,19 @@ def optimal_variances(
     noise: LayerNoise | None = None,
     progress: bool = False,
 ) -> OptimalVariance:
-    """The variance of each step back that is best on average over data.
+    """The variance of each step back that is optimal on average over data.
 
-    It is one number a layer, for samplers over any of the layers and for
+    One number a layer, for samplers over any of the layers and for
     `dataclasses.replace(vae, variance=...)`. The best `decoder_std` is the square root of the first
     `spread`.
 
     Args:
         vae: the layers.
-        model: whose denoised means are used.
+        model: gives the denoised means.
         data: shape `(examples, *event)`; a thousand images are enough.
         by: `"error"` for the mean squared error of the denoised mean, which maximizes the ELBO;
             `"score"` for the norm of the predicted noise, which needs the data for the states only
-            and is exact for the exact model; clipped to [0, sigma^2 / alpha^2], as it must be.
+            and is exact for the exact model; clipped to [0, sigma^2 / alpha^2].
         draws: as for `elbo`, as are `seed`, `condition`, `batch_size`, `noise` and `progress`.
         seed: of the noise.
         condition: passed to the model, one entry per example.
@@ -67,10 +65,11 @@ def optimal_variances(
         ValueError: for an unknown `by`, and as for `elbo`.
     """
     require_choice("by", by, ("error", "score"))
+    encoder = vae.encoder
     sweep = LayerEvaluator(vae, model, data, draws, seed, condition, batch_size, noise, progress)
 
     def predicted_noise(rows: Rows) -> Tensor:
-        alpha, sigma = vae.at(vae.alphas, rows.layer), vae.at(vae.sigmas, rows.layer)
+        alpha, sigma = (encoder.at(t, rows.layer) for t in (encoder.alphas, encoder.sigmas))
         off = rows.x - expand_like(alpha, rows.x) * rows.estimate
         return mean_event((off / expand_like(sigma, off)) ** 2)
 
@@ -78,27 +77,7 @@ def optimal_variances(
         return mean_event((rows.x0 - rows.estimate) ** 2)
 
     value = squared_error if by == "error" else predicted_noise
-    spread = sweep.map(range(1, len(vae) + 1), value).mean((0, 2)).cpu()
+    spread = sweep.map(range(1, len(encoder) + 1), value).mean((0, 2)).cpu()
     if by == "score":
-        spread = (vae.sigmas / vae.alphas) ** 2 * (1 - spread).clamp(0, 1)
-    return OptimalVariance(tuple(spread.tolist()), tuple(vae.times.tolist()))
-
-
-def optimal_interpolation(vae: HierarchicalVAE, optimal: OptimalVariance) -> InterpolatedVariance:
-    r"""The v of each layer that is best among the variances between posterior and transition.
-
-    .. math:: v = \frac{\ln best - \ln posterior}{\ln transition - \ln posterior},
-
-    at most 1; what a network that learns v (iDDPM) would have to say on average.
-
-    Args:
-        vae: the layers, at least 2.
-        optimal: made by `optimal_variances`.
-
-    Reference: Nichol & Dhariwal 2021, https://arxiv.org/abs/2102.09672, eq. 15.
-    """
-    s, t = vae.times[:-1], vae.times[1:]
-    best = optimal.std(vae.sde, s, t)
-    narrow, wide = vae.posteriors[2][1:], vae.steps[1][1:]
-    v = torch.log(best / narrow) / torch.log(wide / narrow)
-    return InterpolatedVariance(tuple(v.clamp(0, 1).tolist()), tuple(t.tolist()))
+        spread = (encoder.sigmas / encoder.alphas) ** 2 * (1 - spread).clamp(0, 1)
+    return OptimalVariance(tuple(spread.tolist()), tuple(encoder.times.tolist()))

@@ -1,21 +1,14 @@
-"""What the evidence lower bound is made of, and its table."""
+"""The terms of an evidence lower bound, and their table."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-class Scaling(Protocol):
-    """What is needed of the map from a data set's own terms to model space."""
-
-    def bits_per_dim(self, log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor:
-        """Bits per dimension in raw terms, from a log density in model space in nats."""
-        ...
+from sde_score.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -72,8 +65,7 @@ class ELBO:
         """The bound in bits per dimension, shape `(batch,)`.
 
         Args:
-            scaling: of continuous data, which says what a unit of the model is in the data's own
-                terms. A bound on the probability of levels needs none.
+            scaling: of continuous data. A bound on the probability of levels needs none.
 
         Raises:
             ValueError: if continuous data have none.
@@ -82,7 +74,7 @@ class ELBO:
             return self.nats / (math.prod(self.event_shape) * math.log(2))
         if scaling is None:
             raise ValueError(
-                "a density has bits per dimension in the terms of the raw data alone: give the "
+                "bits per dimension of a density depend on the units of the raw data: give the "
                 "scaling of the data set, or bound the probability of levels (levels=...)"
             )
         return scaling.bits_per_dim(-self.nats, self.event_shape)

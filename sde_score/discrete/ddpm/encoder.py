@@ -1,4 +1,4 @@
-"""The half of a hierarchical VAE that has nothing to learn: the diffusion at n times."""
+"""Encoder of a hierarchical VAE: the diffusion at n times, which has nothing to learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sde_score.samplers import posterior_coefficients
 from sde_score.sdes import SDE
 
 Layer = int | Tensor
-"""A layer for the whole batch, or one for each example: whole numbers of shape `(batch,)`."""
+"""A layer for the whole batch, or one for each example: integers of shape `(batch,)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Encoder:
         """Variances of the steps of DDPM's chain, shape `(n,)`.
 
         Raises:
-            ValueError: if the SDE does not preserve variance: then `steps` holds what a step is.
+            ValueError: if the SDE does not preserve variance: `steps` then describes a step.
         """
         if not torch.allclose(self.alphas**2 + self.sigmas**2, torch.ones_like(self.alphas)):
             raise ValueError(
@@ -103,7 +103,7 @@ class Encoder:
         index = torch.as_tensor(layer).cpu()
         if index.is_floating_point() or index.ndim > 1:
             raise ValueError(
-                f"layer must be a whole number, or one for each example, shape (batch,), got "
+                f"layer must be an integer, or one for each example, shape (batch,), got "
                 f"{index.dtype} of shape {tuple(index.shape)}"
             )
         outside = index[(index < first) | (index > len(self))]
@@ -116,18 +116,17 @@ class Encoder:
         scale, std = (self.at(table, layer) for table in self.steps)
         return Normal(expand_like(scale, x) * x, std)
 
-    def encoder(self, x0: Tensor, layer: Layer) -> Normal:
+    def marginal(self, x0: Tensor, layer: Layer) -> Normal:
         """q(x_i | x_0)."""
-        return Normal(
-            expand_like(self.at(self.alphas, layer), x0) * x0, self.at(self.sigmas, layer)
-        )
+        mean = expand_like(self.at(self.alphas, layer), x0) * x0
+        return Normal(mean, self.at(self.sigmas, layer))
 
     def posterior(self, x: Tensor, x0: Tensor, layer: Layer) -> Normal:
         """q(x_{i-1} | x_i = x, x_0), i >= 2."""
         on_x0, on_x, std = (self.at(table, layer, 2) for table in self.posteriors)
         return Normal(expand_like(on_x0, x) * x0 + expand_like(on_x, x) * x, std)
 
-    def encode(self, x0: Tensor, *, seed: int | Sequence[int] | None = None) -> Tensor:
+    def sample(self, x0: Tensor, *, seed: int | Sequence[int] | None = None) -> Tensor:
         """One draw of all layers given the data, step by step: shape `(n, batch, *event)`.
 
         Args:
@@ -137,7 +136,7 @@ class Encoder:
         """
         draw, x, latents = ExampleStreams(example_seeds(seed, len(x0)), x0), x0, []
         for layer in range(1, len(self) + 1):
-            law = self.step(x, layer)
-            x = law.mean + law.std * draw()
+            given = self.step(x, layer)
+            x = given.mean + given.std * draw()
             latents.append(x)
         return torch.stack(latents)

@@ -1,58 +1,43 @@
-r"""A diffusion seen at n times is a hierarchical variational autoencoder.
+r"""A diffusion at n times as a hierarchical variational autoencoder.
 
-Layer i = 1 ... n holds x_i at time t_i; layer 0 is the data. The encoder is the diffusion and has
-nothing to learn; the decoder steps back with the model's denoised mean in the place of the data:
-
-.. math:: q(x_{1:n} \mid x_0) = \prod_i q(x_i \mid x_{i-1}), \qquad
-          p(x_{0:n}) = p(x_n) \prod_i p(x_{i-1} \mid x_i), \qquad
-          p(x_{i-1} \mid x_i) = q(x_{i-1} \mid x_i, x_0 = \hat x_0(x_i))
-
-On VP this is DDPM, with betas the variances of the encoder's steps.
+Layer i = 1 ... n holds x_i at time t_i; layer 0 is the data. The encoder q is the diffusion; the
+decoder p steps back with the model's denoised mean in the place of the data. On VP this is DDPM,
+with betas the variances of the encoder's steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import overload
 
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import expand_like, require_count, require_positive
-from sde_score._core.registry import parse_spec
+from sde_score._core.checks import require_count
+from sde_score.discrete.ddpm.decoder import Decoder
 from sde_score.discrete.ddpm.elbo import evidence_lower_bound
-from sde_score.discrete.ddpm.encoder import Encoder, Layer
+from sde_score.discrete.ddpm.encoder import Encoder
 from sde_score.discrete.ddpm.importance import importance_weighted_bound
-from sde_score.discrete.ddpm.quantization import Levels, as_levels
 from sde_score.discrete.ddpm.sampling import ancestral, ddim, decode
-from sde_score.distributions import DiscretizedNormal, Normal
-from sde_score.models import Model
-from sde_score.samplers import (
-    GRIDS,
-    Grid,
-    ReverseVariance,
-    as_variance,
-    interpolated_std,
-)
+from sde_score.samplers import GRIDS, Grid, ReverseVariance
 from sde_score.sdes import SDE, Tabulated
 
 
 @dataclass(frozen=True, eq=False)
-class HierarchicalVAE(Encoder):
-    r"""A linear Gaussian diffusion at n times, as a chain of latent layers.
+class HierarchicalVAE:
+    """A linear Gaussian diffusion at n times, as a chain of latent layers.
 
     Its kernels are those of the SDE, so that its marginals are too, whatever the number of layers.
-    All conditionals are normal laws one can sample and score.
+    The conditionals, each a normal distribution to sample and score, are `encoder` and `decoder`.
 
     Args:
         sde: the forward diffusion, on VP the chain of DDPM.
-        times: t_1 < ... < t_n, shape `(n,)`. What starts from p(x_n) = N(0, prior_std^2 I) needs
-            t_n = `sde.t_max`.
+        times: t_1 < ... < t_n, shape `(n,)`. Sampling and bounds start from p(x_n) = N(0,
+            prior_std^2 I) and need t_n = `sde.t_max`.
         variance: of p(x_{i-1} | x_i): `"posterior"` (the small one of DDPM), `"transition"` (the
-            large one), `"interpolated(v=0.3)"`, or an object such as those made by
-            `optimal_variances` and `optimal_interpolation`. To change it, `dataclasses.replace`.
+            large one), `"interpolated(v=0.3)"`, or an object such as one made by
+            `optimal_variances`. To change it, `dataclasses.replace`.
         decoder_std: standard deviation of p(x_0 | x_1); None for sigma_1 / alpha_1, that of x_1 /
             alpha_1 around the data.
 
@@ -64,10 +49,12 @@ class HierarchicalVAE(Encoder):
     https://arxiv.org/abs/2107.00630, for any SDE.
     """
 
+    sde: SDE
+    times: Tensor
     variance: str | ReverseVariance = "posterior"
     decoder_std: float | None = None
 
-    # What is done with the conditionals below, one thing a file.
+    # Operations on encoder and decoder, one a file.
     elbo = evidence_lower_bound
     importance_weighted = importance_weighted_bound
     decode = decode
@@ -75,10 +62,26 @@ class HierarchicalVAE(Encoder):
     ddim = ddim
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        as_variance(self.variance)
-        if self.decoder_std is not None:
-            require_positive(decoder_std=self.decoder_std)
+        object.__setattr__(self, "times", self.encoder.times)
+        _ = self.decoder
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The conditionals q, of the diffusion."""
+        return Encoder(self.sde, self.times)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The conditionals p, of a model."""
+        return Decoder(self.encoder, self.variance, self.decoder_std)
+
+    @property
+    def log_snrs(self) -> Tensor:
+        """Log signal-to-noise ratio of each layer, decreasing, shape `(n,)`."""
+        return self.encoder.log_snrs
 
     @classmethod
     def from_sde(
@@ -95,17 +98,15 @@ class HierarchicalVAE(Encoder):
         Args:
             sde: the forward diffusion.
             layers: their number n.
-            grid: a name, whose layers reach down to `sde.t_min` (from which likelihoods are
-                computed) unless it says its own end: `"uniform(end=0.001)"` with 1000 layers on VP
-                has the times of DDPM; or an object.
+            grid: a name or an object, whose layers reach down to `sde.t_min` (from which
+                likelihoods are computed) unless it has an end of its own: `"uniform(end=0.001)"`
+                with 1000 layers on VP has the times of DDPM.
             variance: as for the class, as is `decoder_std`.
             decoder_std: None for sigma_1 / alpha_1.
         """
         require_count(layers=layers)
-        if isinstance(grid, str):
-            ends = {} if "end" in parse_spec(grid)[1] else {"end": sde.t_min}
-            grid = GRIDS.create(grid, **ends)
-        return cls(sde, grid.times(sde, layers).flip(0), variance, decoder_std)
+        placed = ending_at(GRIDS.resolve(grid), sde.t_min)
+        return cls(sde, placed.times(sde, layers).flip(0), variance, decoder_std)
 
     @classmethod
     def from_betas(
@@ -126,111 +127,8 @@ class HierarchicalVAE(Encoder):
         times = torch.arange(1, n + 1, dtype=torch.float64) / n
         return cls(sde, times, variance, decoder_std)
 
-    @cached_property
-    def decoder_stds(self) -> Tensor:
-        """Standard deviation of p(x_{i-1} | x_i), shape `(n,)`; that of p(x_0 | x_1) is first."""
-        first = self.decoder_std or float(self.sigmas[0] / self.alphas[0])
-        steps = as_variance(self.variance).std(self.sde, self.times[:-1], self.times[1:])
-        return torch.cat([torch.tensor([first], dtype=torch.float64), steps])
 
-    def prior(
-        self,
-        shape: Sequence[int],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> Normal:
-        """p(x_n) = N(0, prior_std^2 I) over `(batch, *event)`.
-
-        Raises:
-            ValueError: if the last layer is not at `sde.t_max`, to which `prior_std` belongs.
-        """
-        if not float(self.times[-1]) >= self.sde.t_max * (1 - 1e-6):
-            raise ValueError(
-                f"the last layer is at t={float(self.times[-1]):.6g}, but the prior is that of "
-                f"t_max={self.sde.t_max:g}: put the last layer there"
-            )
-        std = torch.tensor(self.sde.prior_std, dtype=torch.float64)
-        return Normal(torch.zeros(tuple(shape), dtype=dtype, device=device), std)
-
-    def denoise(
-        self, model: Model, x: Tensor, layer: Layer, condition: Tensor | None = None
-    ) -> Tensor:
-        """The model's denoised mean of x_i = x, like x.
-
-        Raises:
-            ValueError: if the model lives on another SDE.
-        """
-        if model.sde != self.sde:
-            raise ValueError(
-                f"the model lives on {model.sde}, the layers on {self.sde}: give the model the "
-                "SDE of the layers, or make the layers from `model.sde`"
-            )
-        return model.denoise(x, self.at(self.times, layer), condition)
-
-    def step_back(
-        self, x: Tensor, estimate: Tensor, layer: Layer, std: Tensor | None = None
-    ) -> Normal:
-        """p(x_{i-1} | x_i = x) for an estimate of the data, like x; for i = 1 that of the data.
-
-        Args:
-            x: state at the layer.
-            estimate: what stands for x_0 in the mean of the posterior.
-            layer: i.
-            std: replaces that of `variance`; a scalar, `(batch,)`, or one per entry.
-        """
-        on_x0, on_x = (expand_like(self.at(t, layer), x) for t in self.posteriors[:2])
-        mean = on_x0 * estimate + on_x * x
-        return Normal(mean, self.at(self.decoder_stds, layer) if std is None else std)
-
-    def decoder_step(
-        self,
-        model: Model,
-        x: Tensor,
-        layer: Layer,
-        condition: Tensor | None = None,
-        *,
-        std: Tensor | None = None,
-    ) -> Normal:
-        """p(x_{i-1} | x_i = x), i >= 2; `std` (such as `interpolated_std`) replaces that of
-        `variance`."""
-        self.at(self.times, layer, 2)
-        return self.step_back(x, self.denoise(model, x, layer, condition), layer, std)
-
-    def interpolated_std(self, v: Tensor, layer: int) -> Tensor:
-        """Standard deviation for a learned variance: ln variance = v ln transition + (1 - v) ln
-        posterior, float64 in the shape of v, in [0, 1] (what a network says of each entry)."""
-        t = self.at(self.times, layer, 2)
-        return interpolated_std(self.sde, self.at(self.times, layer - 1), t, v.double())
-
-    @overload
-    def decoder(
-        self,
-        model: Model,
-        x: Tensor,
-        condition: Tensor | None = ...,
-        *,
-        levels: None = ...,
-        std: Tensor | None = ...,
-    ) -> Normal: ...
-    @overload
-    def decoder(
-        self,
-        model: Model,
-        x: Tensor,
-        condition: Tensor | None = ...,
-        *,
-        levels: int | Levels,
-        std: Tensor | None = ...,
-    ) -> DiscretizedNormal: ...
-    def decoder(
-        self,
-        model: Model,
-        x: Tensor,
-        condition: Tensor | None = None,
-        *,
-        levels: int | Levels | None = None,
-        std: Tensor | None = None,
-    ) -> Normal | DiscretizedNormal:
-        """p(x_0 | x_1 = x): normal, or cut into levels if the data are whole numbers."""
-        law = self.step_back(x, self.denoise(model, x, 1, condition), 1, std)
-        return law if levels is None else as_levels(levels).cut(law)
+def ending_at(grid: Grid, end: float) -> Grid:
+    """The grid with its last time at `end`, where it has neither an end nor times of its own."""
+    free = any(field.name == "end" and field.init for field in fields(grid))
+    return replace(grid, end=end) if free and grid.end is None else grid

@@ -10,49 +10,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
-from sde_score.discrete.ddpm.elbo import levels_of, reconstruction
+from sde_score._core.gradients import gradients
+from sde_score.discrete.ddpm.decoder import Autoencoder
+from sde_score.discrete.ddpm.elbo import log_likelihood, quantization_of
 from sde_score.discrete.ddpm.layer_batches import require_examples
-from sde_score.discrete.ddpm.quantization import Levels
+from sde_score.distributions import Quantization
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds, mix
 
-if TYPE_CHECKING:
-    from sde_score.discrete.ddpm.hierarchical_vae import HierarchicalVAE
 
-
-@torch.no_grad()
 def importance_weighted_bound(
-    vae: HierarchicalVAE,
+    vae: Autoencoder,
     model: Model,
     x0: Tensor,
     *,
     particles: int,
-    levels: int | Levels | None = None,
+    levels: int | Quantization | None = None,
     seed: int | Sequence[int] | None = 0,
     condition: Tensor | None = None,
     batch_size: int = 256,
+    grad: bool = False,
 ) -> Tensor:
-    """A stochastic lower bound on log p(x_0), shape `(batch,)`, float64; a method of
-    `HierarchicalVAE`.
+    """A stochastic lower bound on log p(x_0), shape `(batch,)`, float64;
+    `HierarchicalVAE.importance_weighted`.
 
     It costs n evaluations of the model per particle. The weights of a trajectory vary with the
     number of dimensions, so the gain over the ELBO is of the order of log `particles` there.
 
     Args:
         vae: the layers.
-        model: as for `elbo`, as are `x0`, `levels` and `condition`.
+        model: as for `elbo`, as are `x0`, `levels`, `condition` and `grad`.
         x0: data, shape `(batch, *event)`.
         particles: trajectories per example, k, at least 1.
         levels: None for a density.
         seed: a trajectory depends on (the example's seed, particle) alone.
         condition: passed to the model, one entry per example.
         batch_size: trajectories that the model sees at once.
+        grad: keep the graph, through all the layers.
 
     Raises:
         ValueError: as for `elbo`.
@@ -61,39 +60,42 @@ def importance_weighted_bound(
     """
     require_examples(x0, condition)
     require_count(particles=particles, batch_size=batch_size)
-    cut = levels_of(levels, x0)
+    quantization = quantization_of(levels, x0)
     seeds = example_seeds(seed, len(x0))
     streams = [mix(number, particle) for particle in range(particles) for number in seeds]
     example = torch.arange(len(x0), device=x0.device).repeat(particles)
     weights = []
-    for first in range(0, len(example), batch_size):
-        part = slice(first, first + batch_size)
-        given = None if condition is None else condition[example[part]]
-        weights.append(_log_weights(vae, model, x0[example[part]], cut, streams[part], given))
-    log_weights = torch.cat(weights).reshape(particles, -1)
-    return log_weights.logsumexp(0) - math.log(particles)
+    with gradients(grad, model, x0=x0, condition=condition):
+        for first in range(0, len(example), batch_size):
+            part = slice(first, first + batch_size)
+            rows, own = x0[example[part]], None if condition is None else condition[example[part]]
+            weights.append(_log_weights(vae, model, rows, quantization, streams[part], own))
+        log_weights = torch.cat(weights).reshape(particles, -1)
+        return log_weights.logsumexp(0) - math.log(particles)
 
 
 def _log_weights(
-    vae: HierarchicalVAE,
+    vae: Autoencoder,
     model: Model,
     x0: Tensor,
-    levels: Levels | None,
+    quantization: Quantization | None,
     seeds: list[int],
     condition: Tensor | None,
 ) -> Tensor:
     """log p(x_{0:n}) - log q(x_{1:n} | x_0) of one trajectory per row, drawn from n downward."""
+    encoder, decoder, n = vae.encoder, vae.decoder, len(vae.encoder)
 
     def estimate(x: Tensor, layer: int) -> Tensor:
-        return vae.denoise(model, x.to(x0.dtype), layer, condition).double()
+        return decoder.denoise(model, x.to(x0.dtype), layer, condition).double()
 
-    data = x0.double()  # neighboring laws differ little: all but the model is in float64
-    draw, law = ExampleStreams(seeds, data), vae.encoder(data, len(vae))
-    x = law.mean + law.std * draw()
-    log_weight = vae.prior(x.shape, x.dtype, x.device).log_prob(x) - law.log_prob(x)
-    for layer in range(len(vae), 1, -1):
-        decoder = vae.step_back(x, estimate(x, layer), layer)
-        law = vae.posterior(x, data, layer)
-        x = law.mean + law.std * draw()
-        log_weight = log_weight + decoder.log_prob(x) - law.log_prob(x)
-    return log_weight + reconstruction(vae, data, estimate(x, 1), levels)
+    data = x0.double()  # neighboring distributions differ little: all but the model is in float64
+    draw, encoded = ExampleStreams(seeds, data), encoder.marginal(data, n)
+    x = encoded.mean + encoded.std * draw()
+    log_weight = decoder.prior(x.shape, x.dtype, x.device).log_prob(x) - encoded.log_prob(x)
+    for layer in range(n, 1, -1):
+        decoded = decoder.given_estimate(x, estimate(x, layer), layer)
+        encoded = encoder.posterior(x, data, layer)
+        x = encoded.mean + encoded.std * draw()
+        log_weight = log_weight + decoded.log_prob(x) - encoded.log_prob(x)
+    decoded = decoder.given_estimate(x, estimate(x, 1), 1)
+    return log_weight + log_likelihood(decoded, data, quantization)

@@ -1,21 +1,18 @@
-"""The model at noisy versions of the data at many layers, several layers in one call."""
+"""Evaluate the model at every (example, layer, draw), in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_batch, require_count
+from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.models import Model
 from sde_score.random import example_seeds, generator_from
-
-if TYPE_CHECKING:
-    from sde_score.discrete.ddpm.hierarchical_vae import HierarchicalVAE
 
 LayerNoise = Callable[[int, int], Tensor]
 """Standard normal noise `(layer, draw) -> (batch, *event)` that takes the data to a layer."""
@@ -23,13 +20,13 @@ LayerNoise = Callable[[int, int], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Pairs of an example and a layer, one a row.
+    """Model evaluations, one a row: a state of an example at a layer, and the denoised mean.
 
     Args:
         x0: data, float64 of shape `(rows, *event)`.
         x: state at the row's layer, a draw of q(x_i | x_0), like x0.
         estimate: the model's denoised mean of x, like x0.
-        layer: whole numbers of shape `(rows,)`.
+        layer: integers of shape `(rows,)`.
     """
 
     x0: Tensor
@@ -40,7 +37,7 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class LayerEvaluator:
-    """All examples at all wanted layers, `draws` times, `batch_size` rows at once.
+    """Evaluates the model at the states of all examples at given layers, `draws` times.
 
     Args:
         vae: the layers.
@@ -58,7 +55,7 @@ class LayerEvaluator:
         TypeError: if `x0` is not floating point.
     """
 
-    vae: HierarchicalVAE
+    vae: Autoencoder
     model: Model
     x0: Tensor
     draws: int = 1
@@ -109,10 +106,10 @@ class LayerEvaluator:
         noise = torch.cat([self._noise(layer, draw, examples) for draw, layer in places])
         layer = torch.tensor([layer for _, layer in places]).repeat_interleave(size)
         condition = None if self.condition is None else repeated(self.condition)
-        law = self.vae.encoder(x0, layer)
-        x = law.mean + law.std * noise
-        estimate = self.vae.denoise(self.model, x, layer, condition)
-        # Differences of neighboring laws are small: what follows the model is in float64.
+        encoded = self.vae.encoder.marginal(x0, layer)
+        x = encoded.mean + encoded.std * noise
+        estimate = self.vae.decoder.denoise(self.model, x, layer, condition)
+        # Differences of neighboring distributions are small: all after the model is in float64.
         return Rows(x0.double(), x.double(), estimate.double(), layer)
 
     def _noise(self, layer: int, draw: int, examples: slice) -> Tensor:
@@ -125,7 +122,7 @@ class LayerEvaluator:
 
 
 def require_examples(x0: Tensor, condition: Tensor | None) -> None:
-    """Refuse what is not a batch of examples, each with its condition if there is one."""
+    """Refuse x0 without examples, or a condition without one entry per example."""
     require_batch("x0", x0)
     if not x0.numel():
         raise ValueError(f"x0 has shape {tuple(x0.shape)}: give at least one example")

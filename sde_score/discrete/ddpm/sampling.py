@@ -1,29 +1,23 @@
-"""Draws down a hierarchical VAE: data of given latents, and samplers over layers.
-
-These are methods of `HierarchicalVAE`.
-"""
+"""Sampling from a hierarchical VAE: data from given latents, and samplers over the layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds
 from sde_score.samplers import DDIM, Ancestral, Times
 
-if TYPE_CHECKING:
-    from sde_score.discrete.ddpm.hierarchical_vae import HierarchicalVAE
-
 
 @torch.no_grad()
 def decode(
-    vae: HierarchicalVAE,
+    vae: Autoencoder,
     model: Model,
     x: Tensor,
     *,
@@ -47,16 +41,16 @@ def decode(
     Raises:
         ValueError: if the layer is not one of the n.
     """
-    vae.at(vae.times, layer)
+    vae.encoder.at(vae.encoder.times, layer)
     draw = ExampleStreams(example_seeds(seed, len(x)), x)
     for above in range(layer, 1, -1):
-        law = vae.decoder_step(model, x, above, condition)
-        x = law.mean + law.std * draw()
-    law = vae.decoder(model, x, condition)
-    return law.mean if denoise else law.mean + law.std * draw()
+        decoded = vae.decoder.step(model, x, above, condition)
+        x = decoded.mean + decoded.std * draw()
+    decoded = vae.decoder.data(model, x, condition)
+    return decoded.mean if denoise else decoded.mean + decoded.std * draw()
 
 
-def ancestral(vae: HierarchicalVAE, layers: int | Sequence[int] | None = None) -> Ancestral:
+def ancestral(vae: Autoencoder, layers: int | Sequence[int] | None = None) -> Ancestral:
     """The sampler that draws x_n ~ p(x_n), then x_{i-1} ~ p(x_{i-1} | x_i), then the mean of x_0.
 
     Args:
@@ -68,15 +62,15 @@ def ancestral(vae: HierarchicalVAE, layers: int | Sequence[int] | None = None) -
         ValueError: if they are not such layers, or n is not at `sde.t_max`.
     """
     times = _times(vae, layers)
-    return Ancestral(steps=len(times), grid=Times(times), variance=vae.variance)
+    return Ancestral(steps=len(times), grid=Times(times), variance=vae.decoder.variance)
 
 
-def ddim(vae: HierarchicalVAE, eta: float = 0.0, layers: int | Sequence[int] | None = None) -> DDIM:
+def ddim(vae: Autoencoder, eta: float = 0.0, layers: int | Sequence[int] | None = None) -> DDIM:
     """DDIM over all layers or some of them; eta = 1 is `ancestral` with the posterior variance.
 
     Args:
         vae: the layers.
-        eta: noise level in [0, 1].
+        eta: stochasticity in [0, 1].
         layers: as for `ancestral`.
 
     Raises:
@@ -86,16 +80,16 @@ def ddim(vae: HierarchicalVAE, eta: float = 0.0, layers: int | Sequence[int] | N
     return DDIM(steps=len(times), grid=Times(times), eta=eta)
 
 
-def _times(vae: HierarchicalVAE, layers: int | Sequence[int] | None) -> tuple[float, ...]:
+def _times(vae: Autoencoder, layers: int | Sequence[int] | None) -> tuple[float, ...]:
     """Times of the layers, from noise to data."""
-    vae.prior((1,))  # refuses a last layer that is not at t_max
-    n = len(vae)
+    vae.decoder.prior((1,))  # refuses a last layer that is not at t_max
+    n = len(vae.encoder)
     if layers is None:
         layers = n
     if isinstance(layers, int):
         require_count(layers=layers)
         if layers > n:
-            raise ValueError(f"layers={layers} must be at most {n}, the number there is")
+            raise ValueError(f"layers={layers} must be at most {n}, the number of layers")
         low = 1 if layers > 1 else n
         layers = torch.linspace(low, n, layers, dtype=torch.float64).round().int().tolist()
     chosen = [int(layer) for layer in layers]
@@ -105,4 +99,4 @@ def _times(vae: HierarchicalVAE, layers: int | Sequence[int] | None) -> tuple[fl
             f"layers={chosen!r:.80} must increase within 1..{n} and end at {n}, where sampling "
             "starts"
         )
-    return tuple(float(vae.times[layer - 1]) for layer in reversed(chosen))
+    return tuple(float(vae.encoder.times[layer - 1]) for layer in reversed(chosen))

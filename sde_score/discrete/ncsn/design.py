@@ -1,4 +1,4 @@
-"""A noise ladder designed for given data, with the reason of every number."""
+"""Noise levels designed for given data, with the reason for every number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sde_score._core.checks import require_batch, require_count, require_positive
 from sde_score.discrete.ncsn.design_rules import (
-    Choice,
+    DesignChoice,
     Stds,
     count_scales,
     langevin_size,
@@ -24,7 +24,7 @@ from sde_score.samplers import AnnealedLangevin
 
 @dataclass(frozen=True)
 class LadderDesign:
-    """A ladder and how to sample on it, with the reasons; prints as those, one a line.
+    """Designed noise levels and Langevin steps; prints as the reasons, one a line.
 
     Args:
         sigma_max: first level.
@@ -35,21 +35,21 @@ class LadderDesign:
         size: step size, as a ratio to the variance of the noise.
     """
 
-    sigma_max: Choice[float]
-    sigma_min: Choice[float]
-    ratio: Choice[float]
-    count: Choice[int]
-    steps: Choice[int]
-    size: Choice[float]
+    sigma_max: DesignChoice[float]
+    sigma_min: DesignChoice[float]
+    ratio: DesignChoice[float]
+    count: DesignChoice[int]
+    steps: DesignChoice[int]
+    size: DesignChoice[float]
 
     @property
-    def choices(self) -> tuple[Choice[float] | Choice[int], ...]:
-        """All of them, in the order in which they are made."""
+    def choices(self) -> tuple[DesignChoice[float] | DesignChoice[int], ...]:
+        """All choices, in the order in which they are made."""
         return self.sigma_max, self.sigma_min, self.ratio, self.count, self.steps, self.size
 
     @property
     def scales(self) -> NoiseScales:
-        """The ladder: geometric."""
+        """The geometric noise levels."""
         return NoiseScales.geometric(self.sigma_max.value, self.sigma_min.value, self.count.value)
 
     @property
@@ -64,11 +64,11 @@ class LadderDesign:
 
     @property
     def step_lr(self) -> float:
-        """The step size in NCSN's terms: that at the last level."""
+        """NCSN's step size, that at the last level."""
         return self.step_ratio * self.sigma_min.value**2
 
     def numbers(self) -> dict[str, object]:
-        """What is chosen and why, as plain numbers, for programs."""
+        """The choices as plain numbers, with their reasons, for programs."""
         return {
             "sigma_max": self.sigma_max.value,
             "sigma_min": self.sigma_min.value,
@@ -82,7 +82,7 @@ class LadderDesign:
         }
 
     def sampler(self, *, denoise: bool = True) -> AnnealedLangevin:
-        """Annealed Langevin dynamics as designed."""
+        """Annealed Langevin dynamics with these levels and steps."""
         return self.scales.sampler(
             steps_each=self.steps_each, step_ratio=self.step_ratio, denoise=denoise
         )
@@ -106,18 +106,19 @@ def design(
 
     Args:
         data: shape `(count, *event)`, in the range that models see; or D, the number of entries of
-            an example, where both ends of the ladder are given.
+            an example, if both `sigma_max` and `sigma_min` are given.
         sigma_max: first level; from `largest_scale` if not given.
         sigma_min: last level; from `smallest_scale` if not given.
-        overlap: of neighboring levels, as in `scale_ratio`.
-        radius: as in `scale_ratio`.
+        overlap: of neighboring levels, as for `scale_ratio`.
+        radius: as for `scale_ratio`.
         steps_each: Langevin steps at each level; from `langevin_steps` if not given.
-        tolerance: as in `langevin_steps`.
-        data_std: as in `langevin_steps`.
+        tolerance: as for `langevin_steps`.
+        data_std: as for `langevin_steps`.
 
     Raises:
-        ValueError: if data are missing for what is not given, or an argument is outside its range.
-        TypeError: if `data` is a tensor of another kind than floating point.
+        ValueError: if an end is neither given nor measurable for want of data, or an argument is
+            outside its range.
+        TypeError: if `data` is a tensor that is not floating point.
     """
     if isinstance(data, Tensor):
         require_batch("data", data)
@@ -131,18 +132,21 @@ def design(
         steps = langevin_steps(scales, tolerance, data_std)
     else:
         require_count(steps_each=steps_each)
-        steps = Choice(steps_each, f"steps_each = {steps_each}: as given.")
+        steps = DesignChoice(steps_each, f"steps_each = {steps_each}: as given.")
     size = langevin_size(scales, steps.value, data_std)
     return LadderDesign(first, last, ratio, count, steps, size)
 
 
 def _given(
-    name: str, value: float | None, data: Tensor | int, rule: Callable[[Tensor], Choice[float]]
-) -> Choice[float]:
-    """The value as given, or what the rule finds in the data."""
+    name: str,
+    value: float | None,
+    data: Tensor | int,
+    rule: Callable[[Tensor], DesignChoice[float]],
+) -> DesignChoice[float]:
+    """The given value, or the rule's choice on the data."""
     if value is not None:
         require_positive(**{name: value})
-        return Choice(value, f"{name} = {value:.4g}: as given.")
+        return DesignChoice(value, f"{name} = {value:.4g}: as given.")
     if not isinstance(data, Tensor):
         raise ValueError(f"{name} is measured on data: give it, or the data and not data={data}")
     return rule(data)

@@ -1,7 +1,7 @@
-r"""How many noise levels, from where to where, and how many Langevin steps: NCSNv2's design rules.
+r"""NCSNv2's design rules: ends and ratio of the noise levels, Langevin steps and their size.
 
-Each rule is a function of what it needs alone and returns a `Choice`: the number and, in plain
-words, why; `sde_score.discrete.design` applies them in turn.
+Each rule is a function of its own inputs alone and returns a `DesignChoice`, a number with its
+reason in plain words; `sde_score.discrete.design` applies them in turn.
 
 Reference: Song & Ermon 2020, https://arxiv.org/abs/2006.09011, techniques 1, 2 and 4.
 """
@@ -31,16 +31,16 @@ Stds = float | tuple[float, ...]
 
 Number = TypeVar("Number", int, float)
 
-RADIUS_LAWS = ("normal", "chi")
+RADIUS_DISTRIBUTIONS = ("normal", "chi")
 
 _LARGEST_RATIO = 100.0
 
-_SPREAD = 3.0  # standard deviations of the radius that count as where a level is
+_SPREAD = 3.0  # standard deviations of the radius within which a noise level counts as present
 
 
 @dataclass(frozen=True)
-class Choice(Generic[Number]):
-    """A number and why it is what it is; prints as the reason.
+class DesignChoice(Generic[Number]):
+    """A number and the reason for it; prints as the reason.
 
     Args:
         value: the number.
@@ -54,15 +54,15 @@ class Choice(Generic[Number]):
         return self.reason
 
 
-def largest_scale(data: Tensor, *, examples: int = 5000) -> Choice[float]:
+def largest_scale(data: Tensor, *, examples: int = 5000) -> DesignChoice[float]:
     """Technique 1: the first level as large as the largest distance between two examples.
 
-    From any example the chain can then reach any other at that level.
+    The chain can then reach any example from any other at that level.
 
     Args:
         data: shape `(count, *event)`, in the range that models see.
-        examples: more than this many, and a random subset stands in, as pairs grow with its
-            square.
+        examples: of a larger data set a random subset of this size is measured, as the number of
+            pairs grows with its square.
 
     Raises:
         ValueError: for fewer than two examples, or examples that are all alike.
@@ -79,17 +79,17 @@ def largest_scale(data: Tensor, *, examples: int = 5000) -> Choice[float]:
     largest = max((torch.cdist(part, points).max().item() for part in parts), default=0.0)
     if not largest > 0:
         raise ValueError(f"data of {len(data)} examples that do not differ have no largest scale")
-    return Choice(
+    return DesignChoice(
         largest,
         f"sigma_max = {largest:.4g}: the largest distance between two examples, on {which} "
         "(technique 1), so that at the first level all of them are within reach of each other.",
     )
 
 
-def smallest_scale(data: Tensor) -> Choice[float]:
+def smallest_scale(data: Tensor) -> DesignChoice[float]:
     """The last level: a hundredth of the range of the data, NCSN's 0.01 for images in [0, 1].
 
-    Noise of that size is not seen in images; data that lie on finer structure need less.
+    Noise of that size is invisible in images; data on finer structure need less.
 
     Raises:
         ValueError: for data that are constant.
@@ -99,7 +99,7 @@ def smallest_scale(data: Tensor) -> Choice[float]:
     if not high > low:
         raise ValueError(f"data that are {low:g} everywhere have no smallest scale")
     smallest = 0.01 * (high - low)
-    return Choice(
+    return DesignChoice(
         smallest,
         f"sigma_min = {smallest:.4g}: a hundredth of the range of the data, {low:.4g} to "
         f"{high:.4g}, which is NCSN's 0.01 for images in [0, 1].",
@@ -107,10 +107,10 @@ def smallest_scale(data: Tensor) -> Choice[float]:
 
 
 def level_overlap(ratio: float, dim: int, radius: str = "normal") -> float:
-    r"""How much of one of two neighboring levels lies where the other is.
+    r"""Overlap of two neighboring noise levels: the share of one that lies within the other.
 
-    With all data at one point the noise sigma has a radius of about sigma sqrt(D), for D large a
-    normal number of variance sigma^2 / 2. Of the level sigma the share
+    With all data at one point the noise sigma has a radius of about sigma sqrt(D), for D large
+    normally distributed with variance sigma^2 / 2. Of the level sigma the share
 
     .. math:: \Phi(\sqrt{2D} (g - 1) + 3 g) - \Phi(\sqrt{2D} (g - 1) - 3 g)
 
@@ -120,10 +120,9 @@ def level_overlap(ratio: float, dim: int, radius: str = "normal") -> float:
         ratio: g, of neighboring levels, at least 1.
         dim: D, entries of an example.
         radius: `"normal"` is the formula above, as published. In few dimensions a level lies inside
-            the larger one whatever the ratio, and the radius is not normal; `"chi"` is for any D.
-            It takes the share of the larger level that lies where the smaller one is, as the
-            chain goes down, by the exact law of the radius and its quantiles of three standard
-            deviations. For images the two agree.
+            the larger one whatever the ratio, and the radius is not normal; `"chi"` is for any D:
+            the share of the larger level within the smaller one, by the exact distribution of the
+            radius and its quantiles at three standard deviations. For images the two agree.
 
     Raises:
         ValueError: for arguments outside their range.
@@ -132,7 +131,7 @@ def level_overlap(ratio: float, dim: int, radius: str = "normal") -> float:
 
     require_count(dim=dim)
     require_positive(ratio=ratio)
-    require_choice("radius", radius, RADIUS_LAWS)
+    require_choice("radius", radius, RADIUS_DISTRIBUTIONS)
     if ratio < 1:
         raise ValueError(f"ratio={ratio} must be at least 1: the larger level over the smaller")
     if radius == "chi":
@@ -144,15 +143,16 @@ def level_overlap(ratio: float, dim: int, radius: str = "normal") -> float:
     return float(high - low)
 
 
-def scale_ratio(dim: int, overlap: float = 0.5, radius: str = "normal") -> Choice[float]:
+def scale_ratio(dim: int, overlap: float = 0.5, radius: str = "normal") -> DesignChoice[float]:
     """Technique 2: the ratio of neighboring levels at which they overlap by a given share.
 
-    Then the chain enters each level where the score of that level has been trained.
+    The chain then enters each level where the score of that level has been trained.
 
     Args:
         dim: D, entries of an example.
-        overlap: share of a level that lies where its neighbor is, by `level_overlap`.
-        radius: as there. `"normal"` finds no ratio for D < 5, and too large a one for D of a few.
+        overlap: share of a level within its neighbor, by `level_overlap`.
+        radius: as for `level_overlap`. `"normal"` finds no ratio for D < 5, and too large a one in
+            few dimensions.
 
     Raises:
         ValueError: for arguments outside their range, or if no ratio has that overlap.
@@ -174,16 +174,16 @@ def scale_ratio(dim: int, overlap: float = 0.5, radius: str = "normal") -> Choic
     formula = (
         f"Phi(sqrt(2 D)(g - 1) + 3 g) - Phi(sqrt(2 D)(g - 1) - 3 g) = {overlap:g}"
         if radius == "normal"
-        else f"P(a < g R < b) = {overlap:g}, R of the chi law, a and b its three-sigma quantiles"
+        else f"P(a < g R < b) = {overlap:g}, R chi-distributed, a and b its three-sigma quantiles"
     )
-    return Choice(
+    return DesignChoice(
         ratio,
         f"ratio = {ratio:.5g}: neighboring levels overlap by {overlap:g} in D = {dim} dimensions "
         f"(technique 2), the root g of {formula}.",
     )
 
 
-def count_scales(sigma_max: float, sigma_min: float, ratio: float) -> Choice[int]:
+def count_scales(sigma_max: float, sigma_min: float, ratio: float) -> DesignChoice[int]:
     """The fewest geometric levels from sigma_max to sigma_min whose ratio is at most `ratio`.
 
     Raises:
@@ -192,9 +192,9 @@ def count_scales(sigma_max: float, sigma_min: float, ratio: float) -> Choice[int
     require_increasing(sigma_min=sigma_min, sigma_max=sigma_max)
     require_increasing(one=1.0, ratio=ratio)
     wanted = math.log(sigma_max / sigma_min) / math.log(ratio)
-    count = max(2, 1 + math.ceil(wanted - 1e-9))  # a whole number of ratios may round up
+    count = max(2, 1 + math.ceil(wanted - 1e-9))  # an integer number of ratios may round up
     found = (sigma_max / sigma_min) ** (1 / (count - 1))
-    return Choice(
+    return DesignChoice(
         count,
         f"levels = {count}: 1 + log({sigma_max:.4g} / {sigma_min:.4g}) / log({ratio:.5g}) = "
         f"{1 + wanted:.2f}, rounded up, with which the ratio becomes {found:.5g}.",
@@ -203,7 +203,7 @@ def count_scales(sigma_max: float, sigma_min: float, ratio: float) -> Choice[int
 
 def langevin_steps(
     scales: NoiseScales, tolerance: float = 0.05, data_std: Stds = 0.0
-) -> Choice[int]:
+) -> DesignChoice[int]:
     """Technique 4: the fewest Langevin steps at each level that keep the variance right.
 
     Args:
@@ -216,7 +216,7 @@ def langevin_steps(
         ValueError: for arguments outside their range, or if no number of steps meets it.
     """
     steps = choose_steps_each(scales.sigmas, data_std, tolerance)
-    return Choice(
+    return DesignChoice(
         steps,
         f"steps_each = {steps}: the fewest Langevin steps at each level with which the variance "
         f"of the chain can end within {100 * tolerance:g} % of the truth on Gaussian data of "
@@ -225,7 +225,7 @@ def langevin_steps(
 
 
 def variance_after_level(ratio: float, steps_each: int, step_ratio: float) -> float:
-    r"""Technique 4: what Langevin steps at one level make of the variance of the level before.
+    r"""Technique 4: variance after Langevin steps at one level, from that of the level before.
 
     .. math:: (1 - r)^{2T} (g^2 - v) + v, \qquad v = \frac{2 r}{1 - (1 - r)^2}
 
@@ -242,17 +242,19 @@ def variance_after_level(ratio: float, steps_each: int, step_ratio: float) -> fl
     return annealed_variance([1.0], 0.0, steps_each, step_ratio, start_std=ratio).item()
 
 
-def langevin_size(scales: NoiseScales, steps_each: int, data_std: Stds = 0.0) -> Choice[float]:
+def langevin_size(
+    scales: NoiseScales, steps_each: int, data_std: Stds = 0.0
+) -> DesignChoice[float]:
     """Technique 4: the Langevin step size, as a ratio r to the variance of the noise.
 
-    The published rule looks at one level and wants `variance_after_level` near 1. Errors of levels
-    add up, so r here is the one whose recursion over all the levels ends nearest the truth, by
+    The published rule takes one level and makes `variance_after_level` nearly 1. Errors of levels
+    add up, so r here is the one whose recursion over all levels ends nearest the truth, by
     `sde_score.samplers.choose_step_ratio`.
 
     Args:
         scales: the ladder.
         steps_each: Langevin steps at each level.
-        data_std: as in `langevin_steps`.
+        data_std: as for `langevin_steps`.
 
     Raises:
         ValueError: for arguments outside their range.
@@ -260,7 +262,7 @@ def langevin_size(scales: NoiseScales, steps_each: int, data_std: Stds = 0.0) ->
     size = choose_step_ratio(scales.sigmas, data_std, steps_each)
     left = variance_after_level(scales.ratio, steps_each, size)
     step_lr = size * scales.sigma_min**2
-    return Choice(
+    return DesignChoice(
         size,
         f"step_ratio = {size:.4g}, NCSN's step_lr = {step_lr:.4g}: the step r sigma^2 for which "
         f"{steps_each} steps a level end nearest that truth; of a level {scales.ratio:.5g} times "

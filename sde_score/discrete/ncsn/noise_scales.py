@@ -215,7 +215,7 @@ class NoiseScales:
             step_ratio = step_lr / self.sigma_min**2
         return AnnealedLangevin(
             steps=len(self) if denoise else len(self) - 1,
-            grid=Rungs(self),
+            grid=NoiseScalesGrid(self),
             denoise=denoise,
             steps_each=steps_each,
             step_ratio=step_ratio,
@@ -224,7 +224,7 @@ class NoiseScales:
 
 
 @dataclass(frozen=True)
-class Rungs(Grid):
+class NoiseScalesGrid(Grid):
     """The times of a ladder on whatever SDE a model has; a sampler stops at all of them.
 
     Args:

@@ -24,7 +24,7 @@ from sde_score.sdes import SDE
 
 
 @dataclass(frozen=True)
-class Convention(ABC):
+class LabelConvention(ABC):
     """A way to name the noise levels of an SDE.
 
     Times and labels are scalars or `(batch,)`; a label has the shape of its time. Whole-numbered
@@ -41,7 +41,7 @@ class Convention(ABC):
 
 
 @dataclass(frozen=True)
-class _Index(Convention):
+class _Index(LabelConvention):
     """Labels 0 ... n - 1.
 
     Args:
@@ -145,7 +145,7 @@ class DDPM(_Index):
 
 
 @dataclass(frozen=True)
-class ScoreSDEVE(Convention):
+class ScoreSDEVE(LabelConvention):
     """The noise itself, sigma on VE, and sigma / alpha on others; it grows with the noise.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix C; its published code.
@@ -161,7 +161,7 @@ class ScoreSDEVE(Convention):
 
 
 @dataclass(frozen=True)
-class ScoreSDEVP(Convention):
+class ScoreSDEVP(LabelConvention):
     """999 t, as a DDPM of 1000 layers counts; it grows with the noise; for VP and sub-VP.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix C; its published code.
@@ -179,7 +179,7 @@ class ScoreSDEVP(Convention):
 
 
 @dataclass(frozen=True)
-class ScoreSDEVPDiscrete(Convention):
+class ScoreSDEVPDiscrete(LabelConvention):
     """t (n - 1), not rounded; it grows with the noise; for VP.
 
     Layer i of DDPM, at t = i / n, gets i - i / n: less than 1 from DDPM's own label i - 1.
@@ -210,7 +210,7 @@ class ScoreSDEVPDiscrete(Convention):
 
 
 @dataclass(frozen=True)
-class EDMLabel(Convention):
+class EDMLabel(LabelConvention):
     """log(sigma / alpha) / 4; it grows with the noise.
 
     Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1 (c_noise).
@@ -226,7 +226,7 @@ class EDMLabel(Convention):
         return sde.time_of_noise_ratio(ratio, strict=True)
 
 
-LABELS: Registry[Convention] = Registry(
+LABELS: Registry[LabelConvention] = Registry(
     "label convention",
     {
         "ncsn": NCSN,
@@ -241,7 +241,7 @@ LABELS: Registry[Convention] = Registry(
 )
 
 
-def _require_unit_clock(sde: SDE, convention: Convention) -> None:
+def _require_unit_clock(sde: SDE, convention: LabelConvention) -> None:
     """Refuse an SDE whose t does not run up to 1, where a multiple of t names another level."""
     if sde.t_max > 1:
         raise ValueError(
@@ -254,7 +254,10 @@ OUTPUTS = ("score", "noise", "data")
 
 
 def labelled(
-    network: Callable[..., Tensor], convention: str | Convention, sde: SDE, output: str = "score"
+    network: Callable[..., Tensor],
+    convention: str | LabelConvention,
+    sde: SDE,
+    output: str = "score",
 ) -> Callable[..., Tensor]:
     """A network that is told a label, as the score at (x, t) that `ScoreFunction` takes.
 

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from sde_score.discrete import HierarchicalVAE, Levels, cosine_betas, linear_betas
+from sde_score.discrete import HierarchicalVAE, cosine_betas, linear_betas
+from sde_score.distributions import Quantization
 
 
 def test_linear_betas_are_those_of_ddpm():
@@ -35,7 +36,7 @@ def test_cosine_betas_are_ratios_of_squared_cosines(offset):
     assert cosine_betas(n, largest=0.5).max().item() == 0.5
     vae = HierarchicalVAE.from_betas(betas)
     truth = math.sqrt(f(0.5) / f(0))
-    assert vae.alphas[199].item() == pytest.approx(truth, rel=1e-9)
+    assert vae.encoder.alphas[199].item() == pytest.approx(truth, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +62,10 @@ def test_levels_fill_the_model_range_as_the_scaling_does(count):
     raw = torch.unique(torch.linspace(0, count - 1, 7).round().long())[None]
     x0 = Scaling.discrete(count).to_model(raw)
     assert x0.dtype == torch.float32
-    assert torch.equal(Levels(count).of(x0), raw)
+    assert torch.equal(Quantization(count).levels(x0), raw)
 
 
 @pytest.mark.parametrize("value", [0.7, -0.70, 1.25, -1.25, float("nan")])
 def test_values_that_are_no_center_are_refused(value):
     with pytest.raises(ValueError, match=r"centers of 4 levels .* not dequantized"):
-        Levels(4).of(torch.tensor([[0.25, value]]))
+        Quantization(4).levels(torch.tensor([[0.25, value]]))

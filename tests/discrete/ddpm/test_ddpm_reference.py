@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 
-from sde_score.discrete import HierarchicalVAE, Levels
+from sde_score.discrete import HierarchicalVAE, linear_betas
+from sde_score.distributions import Quantization
 from sde_score.models import ScoreFunction
+from sde_score.samplers import interpolated_std
 from sde_score.sdes import VP
 
 VARIANCES = {"small": "posterior", "large": "transition", "learned": "interpolated(v=0.3)"}
-PIXELS = Levels(256, low=-1.0, high=1.0)
+PIXELS = Quantization(256, low=-1.0, high=1.0)
 
 
 @pytest.fixture
@@ -38,11 +40,11 @@ def layers(record, variance="posterior"):
 def test_tables(record):
     arrays, _, tolerance = record
     vae, _ = layers(record)
-    on_x0, on_x, std = vae.posteriors
+    on_x0, on_x, std = vae.encoder.posteriors
     found = {
-        "betas": vae.betas,
-        "alphas": vae.steps[0] ** 2,
-        "alphas_cumprod": vae.alphas**2,
+        "betas": vae.encoder.betas,
+        "alphas": vae.encoder.steps[0] ** 2,
+        "alphas_cumprod": vae.encoder.alphas**2,
         "snr": vae.log_snrs.exp(),
         "posterior_mean_coef1": on_x0,
         "posterior_mean_coef2": on_x,
@@ -55,13 +57,13 @@ def test_tables(record):
 
 
 def test_the_chain_of_vp_is_this_one(record):
-    """A thousandth of VP's noise rate, in a thousand steps at the times i / 1000."""
+    """Betas from beta_min / n to beta_max / n, their products near alpha at the times i / n."""
     arrays, _, _ = record
-    times = VP().discrete_times(1000)
-    torch.testing.assert_close(times[[0, 1, 999]], times.new_tensor([0.001, 0.002, 1.0]))
-    rates = torch.linspace(VP().beta_min, VP().beta_max, 1000, dtype=torch.float64)
-    torch.testing.assert_close(arrays["betas"], rates / 1000)
-    torch.testing.assert_close(layers(record)[0].alphas, VP().alpha(times), atol=6e-3, rtol=0)
+    vp, alphas = VP(), layers(record)[0].encoder.alphas
+    betas = linear_betas(1000, vp.beta_min / 1000, vp.beta_max / 1000)
+    torch.testing.assert_close(alphas**2, (1 - betas).cumprod(0))
+    torch.testing.assert_close(arrays["betas"], betas)
+    torch.testing.assert_close(alphas, vp.alpha(vp.discrete_times(1000)), atol=6e-3, rtol=0)
 
 
 def test_conditionals(record):
@@ -69,15 +71,15 @@ def test_conditionals(record):
     vae, model = layers(record)
     x0 = arrays["x0"]
     for row, layer in enumerate((1, 2, 501, 1000)):
-        law = vae.encoder(x0, layer)
+        law = vae.encoder.marginal(x0, layer)
         x = law.mean + law.std * arrays["eps"][layer - 1]
         torch.testing.assert_close(x, arrays["x_t_subset"][row], **tolerance)
-        estimate = vae.denoise(model, x, layer)
+        estimate = vae.decoder.denoise(model, x, layer)
         torch.testing.assert_close(estimate, arrays["x0_hat_subset"][row], **tolerance)
-        decoder = vae.decoder(model, x) if layer == 1 else vae.decoder_step(model, x, layer)
+        decoder = vae.decoder.data(model, x) if layer == 1 else vae.decoder.step(model, x, layer)
         torch.testing.assert_close(decoder.mean, arrays["model_mean_subset"][row], **tolerance)
         if layer > 1:
-            posterior = vae.posterior(x, x0, layer).mean
+            posterior = vae.encoder.posterior(x, x0, layer).mean
             torch.testing.assert_close(posterior, arrays["posterior_mean_subset"][row], **tolerance)
 
 
@@ -97,18 +99,19 @@ def test_every_term_of_the_bound(record, name):
 
 
 def test_a_variance_learned_entry_by_entry(record):
-    """What a network says of each entry goes into one step by `interpolated_std`."""
+    """A learned variance enters one step as the std that `interpolated_std` makes of it."""
     arrays, params, tolerance = record
     vae, model = layers(record)
     for layer in (2, 400, 1000):
-        law = vae.encoder(arrays["x0"], layer)
+        law = vae.encoder.marginal(arrays["x0"], layer)
         x = law.mean + law.std * arrays["eps"][layer - 1]
         v = torch.full_like(x, params["learned_v"])
-        decoder = vae.decoder_step(model, x, layer, std=vae.interpolated_std(v, layer))
-        found = vae.posterior(x, arrays["x0"], layer).kl(decoder)
+        std = interpolated_std(vae.sde, *vae.times[layer - 2 : layer], v.double())
+        decoder = vae.decoder.step(model, x, layer, std=std)
+        found = vae.encoder.posterior(x, arrays["x0"], layer).kl(decoder)
         torch.testing.assert_close(found, arrays["kl_learned"][layer - 1], **tolerance)
 
 
 def test_the_pixels_are_the_levels(record):
     arrays, _, _ = record
-    assert torch.equal(PIXELS.of(arrays["x0"]), arrays["pixels"])
+    assert torch.equal(PIXELS.levels(arrays["x0"]), arrays["pixels"])

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from sde_score.data import Scaling
-from sde_score.discrete import HierarchicalVAE, Levels
+from sde_score.discrete import HierarchicalVAE
+from sde_score.distributions import Quantization
 from sde_score.models import EnergyFunction, GaussianMixture, ScoreFunction, ScoreModel
 from sde_score.random import generator_from, mix
 from sde_score.sdes import VE, VP
@@ -46,7 +47,7 @@ def exact(vae, model, **given):
 
 def unknown(vae):
     """Var(x_0 | x_i) of data N(M, V), layer by layer."""
-    return V * vae.sigmas**2 / (vae.alphas**2 * V + vae.sigmas**2)
+    return V * vae.encoder.sigmas**2 / (vae.encoder.alphas**2 * V + vae.encoder.sigmas**2)
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
@@ -55,14 +56,14 @@ def test_every_term_on_a_gaussian_is_its_closed_form(sde, variance):
     bound, snr, v = exact(vae, line(sde)), vae.log_snrs.exp(), unknown(vae)
     drop = 0.5 * (snr[:-1] - snr[1:]) * v[1:]  # the KL with the posterior's variance
     wide = sde.transition(vae.times[:-1], vae.times[1:])[1]
-    narrow = wide * vae.sigmas[:-1] / vae.sigmas[1:]
+    narrow = wide * vae.encoder.sigmas[:-1] / vae.encoder.sigmas[1:]
     ratio = (narrow / wide) ** (2 * VARIANCES[variance])  # posterior variance over this one
     truth = ratio * drop + 0.5 * (ratio - 1 - ratio.log())
     torch.testing.assert_close(bound.layers.mean(1), truth, rtol=1e-8, atol=1e-12)
-    s2 = (vae.sigmas[0] / vae.alphas[0]) ** 2
+    s2 = (vae.encoder.sigmas[0] / vae.encoder.alphas[0]) ** 2
     reconstruction = 0.5 * (torch.log(2 * math.pi * s2) + v[0] / s2)
     torch.testing.assert_close(bound.reconstruction.mean(), reconstruction, rtol=1e-9, atol=0)
-    a2, s2, p2 = vae.alphas[-1] ** 2, vae.sigmas[-1] ** 2, sde.prior_std**2
+    a2, s2, p2 = vae.encoder.alphas[-1] ** 2, vae.encoder.sigmas[-1] ** 2, sde.prior_std**2
     prior = 0.5 * (s2 / p2 - 1 + a2 * POINTS[:, 0] ** 2 / p2 - torch.log(s2 / p2))
     torch.testing.assert_close(bound.prior, prior, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(bound.nats, bound.prior + bound.layers.sum(0) + bound.reconstruction)
@@ -83,19 +84,19 @@ def test_the_gap_closes_with_the_true_law_of_every_step(sde):
         return torch.linalg.inv(torch.linalg.inv(covariance) + eye * vae.log_snrs[i - 1].exp())
 
     def states(i):
-        law = vae.encoder(x0.expand(4, 2), i)
+        law = vae.encoder.marginal(x0.expand(4, 2), i)
         return law.mean + law.std * signs
 
     start, found = states(1), 0.0
-    decoder = normal(vae.decoder(model, start).mean, left(1))
+    decoder = normal(vae.decoder.data(model, start).mean, left(1))
     found -= float(decoder.log_prob(x0).mean())
     for i in range(2, 8):
-        x, (on_x0, _, std) = states(i), (float(table[i - 1]) for table in vae.posteriors)
-        law = vae.decoder_step(model, x, i)
+        x, (on_x0, _, std) = states(i), (float(table[i - 1]) for table in vae.encoder.posteriors)
+        law = vae.decoder.step(model, x, i)
         decoder = normal(law.mean, std**2 * eye + on_x0**2 * left(i))
-        posterior = normal(vae.posterior(x, x0.expand(4, 2), i).mean, std**2 * eye)
+        posterior = normal(vae.encoder.posterior(x, x0.expand(4, 2), i).mean, std**2 * eye)
         found += float(torch.distributions.kl_divergence(posterior, decoder).mean())
-    last = vae.alphas[-1].item(), vae.sigmas[-1].item()
+    last = vae.encoder.alphas[-1].item(), vae.encoder.sigmas[-1].item()
     true_end = normal(last[0] * mean, last[0] ** 2 * covariance + last[1] ** 2 * eye)
     end = normal(torch.zeros(2).double(), sde.prior_std**2 * eye)
     law_of_end = normal(last[0] * x0[0], last[1] ** 2 * eye)
@@ -183,7 +184,7 @@ def test_a_posterior_layer_is_half_the_fall_of_snr_times_the_squared_error(sde):
     bound = vae.elbo(model, x0, noise=lambda layer, draw: SIGNS[:3] * layer / 5 + 0 * x0)
     snr = vae.log_snrs.exp()
     for i in range(2, 6):
-        x = vae.alphas[i - 1] * x0 + vae.sigmas[i - 1] * SIGNS[:3] * i / 5
+        x = vae.encoder.alphas[i - 1] * x0 + vae.encoder.sigmas[i - 1] * SIGNS[:3] * i / 5
         error = (x0 - model.denoise(x, vae.times[i - 1])).square().sum(1)
         truth = 0.5 * (snr[i - 2] - snr[i - 1]) * error
         torch.testing.assert_close(bound.layers[i - 2], truth, rtol=1e-8, atol=1e-12)
@@ -260,7 +261,7 @@ def test_only_the_model_is_in_float32():
     found = vae.elbo(model, x0, noise=lambda layer, draw: noise).layers
     assert found.dtype == torch.float64
     for i in range(2, 101):
-        law = vae.encoder(x0, i)
+        law = vae.encoder.marginal(x0, i)
         estimate = model.denoise(law.mean + law.std * noise, vae.times[i - 1])
         assert estimate.dtype == torch.float32
         error = (x0.double() - estimate.double()).square().sum(1)
@@ -270,7 +271,7 @@ def test_only_the_model_is_in_float32():
 
 def test_levels_have_a_bound_on_their_probability():
     """One level at a time: with an almost perfect decoder the bound is -log P(level)."""
-    levels, sde = Levels(4), VE(0.02, 30.0)
+    levels, sde = Quantization(4), VE(0.02, 30.0)
     centers = torch.tensor([[-0.75], [-0.25], [0.25], [0.75]], dtype=torch.float64)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     model = GaussianMixture(centers, 0.0, sde, weights=weights)
@@ -331,10 +332,10 @@ def two_layers(sde):
 
 def density(vae, model, x0, points=2001):
     """p(x_0) of the decoder with two layers: both latents integrated out on a grid."""
-    reach = 9 * max(float(vae.sigmas[-1]), 2.0)
+    reach = 9 * max(float(vae.encoder.sigmas[-1]), 2.0)
     z2, z1 = (torch.linspace(-r, r, points).double()[:, None] for r in (reach, 9.0))
-    p2 = vae.prior(z2.shape, torch.float64).log_prob(z2).exp()
-    below, decoder = vae.decoder_step(model, z2, 2), vae.decoder(model, z1)
+    p2 = vae.decoder.prior(z2.shape, torch.float64).log_prob(z2).exp()
+    below, decoder = vae.decoder.step(model, z2, 2), vae.decoder.data(model, z1)
     kernel = torch.exp(-0.5 * ((z1.mT - below.mean) / below.std) ** 2)
     p1 = p2 @ (kernel / (math.sqrt(2 * math.pi) * below.std)) * (z2[1] - z2[0])
     p0 = torch.exp(-0.5 * ((x0 - decoder.mean[:, 0]) / decoder.std) ** 2)
@@ -367,20 +368,26 @@ def test_importance_weights_are_joint_densities_over_the_encoders(levels):
 
     sde, x0 = VP(), torch.tensor([[-0.75, 0.25], [0.75, 0.75], [-0.25, 0.25]]).double()
     vae, model = HierarchicalVAE.from_sde(sde, 5, variance="transition"), mixture(VP())
+    encoder = vae.encoder
     streams = [[mix(s, j) for s in (10, 11, 12)] for j in range(2)]
     weights = []
     for seeds in streams:
         noise, states = ExampleStreams(seeds, x0), {}
         for i in range(5, 0, -1):
-            law = vae.encoder(x0, 5) if i == 5 else vae.posterior(states[i + 1], x0, i + 1)
+            law = encoder.marginal(x0, 5) if i == 5 else encoder.posterior(states[i + 1], x0, i + 1)
             states[i] = law.mean + law.std * noise()
         # q of the whole path in the other direction: upward, by steps
-        log_q = sum(vae.step(states[i - 1] if i > 1 else x0, i).log_prob(states[i]) for i in states)
-        log_p = vae.prior(x0.shape, torch.float64).log_prob(states[5])
-        decoder = vae.decoder(model, states[1], levels=levels)
-        log_p = log_p + decoder.log_prob(x0 if levels is None else Levels(4).of(x0))
+        below = {1: x0} | {i + 1: state for i, state in states.items()}
+        log_q = sum(encoder.step(below[i], i).log_prob(states[i]) for i in states)
+        log_p = vae.decoder.prior(x0.shape, torch.float64).log_prob(states[5])
+        decoded = vae.decoder.data(model, states[1])
+        if levels is None:
+            log_p = log_p + decoded.log_prob(x0)
+        else:
+            cut = Quantization(4)
+            log_p = log_p + cut.discretize(decoded).log_prob(cut.levels(x0))
         for i in range(2, 6):
-            log_p = log_p + vae.decoder_step(model, states[i], i).log_prob(states[i - 1])
+            log_p = log_p + vae.decoder.step(model, states[i], i).log_prob(states[i - 1])
         weights.append(log_p - log_q)
     truth = torch.stack(weights).logsumexp(0) - math.log(2)
     found = vae.importance_weighted(
@@ -429,7 +436,7 @@ def test_what_cannot_be_bounded_is_refused():
     with pytest.raises(ValueError, match="centers of 4 levels"):
         vae.elbo(model, torch.full((1, 2), 1.25).double(), levels=4)
     with pytest.raises(ValueError, match="count=1"):
-        Levels(1)
+        Quantization(1)
     with pytest.raises(ValueError, match=r"high=-1\.0 must exceed low=1\.0"):
-        Levels(4, low=1.0, high=-1.0)
+        Quantization(4, low=1.0, high=-1.0)
     assert replace(vae, variance="transition").elbo(model, x0).nfe > 0

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
 
-from sde_score.discrete import HierarchicalVAE, optimal_interpolation, optimal_variances
+from sde_score.discrete import HierarchicalVAE, optimal_variances
 from sde_score.models import GaussianMixture, ScoreFunction
 from sde_score.samplers import (
     VARIANCES,
@@ -19,6 +18,7 @@ from sde_score.samplers import (
     ReverseVariance,
     as_variance,
     create,
+    interpolated_std,
 )
 from sde_score.sdes import VE, VP
 
@@ -57,14 +57,14 @@ def test_the_named_rules_are_those_of_ddpm_and_iddpm():
     }
     for variance, truth in wanted.items():
         vae = HierarchicalVAE.from_betas(betas, variance=variance)
-        torch.testing.assert_close(vae.decoder_stds[1:] ** 2, truth, rtol=1e-10, atol=0)
+        torch.testing.assert_close(vae.decoder.stds[1:] ** 2, truth, rtol=1e-10, atol=0)
     v = torch.linspace(0, 1, 11, dtype=torch.float64)
     each = InterpolatedVariance(tuple(v.tolist()), tuple(vae.times[1:].tolist()))
     truth = torch.exp(v * betas[1:].log() + (1 - v) * small.log())
-    found = replace(vae, variance=each).decoder_stds[1:] ** 2
+    found = replace(vae, variance=each).decoder.stds[1:] ** 2
     torch.testing.assert_close(found, truth, rtol=1e-10, atol=0)
     for layer in (2, 12):
-        learned = vae.interpolated_std(v, layer) ** 2
+        learned = interpolated_std(vae.sde, *vae.times[layer - 2 : layer], v) ** 2
         ends = betas[layer - 1].log(), small[layer - 2].log()
         torch.testing.assert_close(learned, torch.exp(v * ends[0] + (1 - v) * ends[1]))
 
@@ -74,8 +74,8 @@ def test_the_best_variance_on_a_gaussian_is_its_conditional_variance(sde, by):
     vae = HierarchicalVAE.from_sde(sde, 8)
     found = replace(vae, variance=best(vae, line(sde), by))
     truth = given(sde, vae.times[:-1], vae.times[1:])
-    torch.testing.assert_close(found.decoder_stds[1:] ** 2, truth, rtol=1e-6, atol=0)
-    unknown = V * vae.sigmas**2 / (vae.alphas**2 * V + vae.sigmas**2)
+    torch.testing.assert_close(found.decoder.stds[1:] ** 2, truth, rtol=1e-6, atol=0)
+    unknown = V * vae.encoder.sigmas**2 / (vae.encoder.alphas**2 * V + vae.encoder.sigmas**2)
     spread = torch.tensor(found.variance.spread, dtype=torch.float64)
     torch.testing.assert_close(spread, unknown, rtol=1e-9, atol=0)
     assert found.variance.at == tuple(vae.times.tolist())
@@ -99,18 +99,18 @@ def test_sampling_with_the_best_variances_has_the_data_law():
     sde = VP()
     vae = HierarchicalVAE.from_sde(sde, 3, grid="log_snr(end=1e-4)")
     vae = replace(vae, variance=best(vae, line(sde)))
-    model, end = line(sde), vae.alphas[-1]
-    variance = end**2 * V + vae.sigmas[-1] ** 2
+    model, end = line(sde), vae.encoder.alphas[-1]
+    variance = end**2 * V + vae.encoder.sigmas[-1] ** 2
     points = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     mean = end * M
     for i in (3, 2):
-        law = vae.decoder_step(model, points, i)
+        law = vae.decoder.step(model, points, i)
         slope = law.mean[1] - law.mean[0]
         variance = slope**2 * variance + law.std**2
         mean = law.mean[0] + slope * mean
-    truth = vae.alphas[0] ** 2 * V + vae.sigmas[0] ** 2
+    truth = vae.encoder.alphas[0] ** 2 * V + vae.encoder.sigmas[0] ** 2
     assert float(variance) == pytest.approx(float(truth), rel=1e-9)
-    assert float(mean) == pytest.approx(float(vae.alphas[0] * M), rel=1e-9)
+    assert float(mean) == pytest.approx(float(vae.encoder.alphas[0] * M), rel=1e-9)
 
 
 def test_the_error_of_an_imperfect_model_gives_the_largest_bound():
@@ -145,7 +145,7 @@ def test_the_norm_of_the_noise_is_kept_within_its_bounds():
     assert best(vae, steep, "score").spread == (0.0,) * 4
     flat = ScoreFunction(lambda x, t: 0 * x, VP())
     found = torch.tensor(best(vae, flat, "score").spread, dtype=torch.float64)
-    torch.testing.assert_close(found, (vae.sigmas / vae.alphas) ** 2)
+    torch.testing.assert_close(found, (vae.encoder.sigmas / vae.encoder.alphas) ** 2)
 
 
 def test_the_mean_over_draws_and_examples_is_taken():
@@ -157,29 +157,9 @@ def test_the_mean_over_draws_and_examples_is_taken():
     for i in range(1, 4):
         errors = []
         for k in range(2):
-            x = vae.alphas[i - 1] * x0 + vae.sigmas[i - 1] * noises[k, i]
+            x = vae.encoder.alphas[i - 1] * x0 + vae.encoder.sigmas[i - 1] * noises[k, i]
             errors.append((x0 - model.denoise(x, vae.times[i - 1])).square().mean())
         assert found.spread[i - 1] == pytest.approx(float(sum(errors)) / 2, rel=1e-9)
-
-
-def test_the_best_interpolation_is_what_a_search_finds():
-    sde = VP()
-    vae = HierarchicalVAE.from_sde(sde, 6)
-    model = line(sde)
-    found = optimal_interpolation(vae, best(vae, model))
-    assert found.at == tuple(vae.times[1:].tolist())
-
-    def cost(v, layer):
-        chosen = replace(vae, variance=InterpolatedVariance(v))
-        bound = chosen.elbo(model, POINTS, noise=lambda i, k: SIGNS)
-        return float(bound.layers[layer].mean())
-
-    for layer in range(5):
-        search = minimize_scalar(cost, bounds=(0, 1), args=(layer,), method="bounded")
-        assert found.v[layer] == pytest.approx(search.x, abs=1e-3)
-    assert 0.05 < min(found.v) < max(found.v) < 1
-    wild = optimal_interpolation(vae, OptimalVariance(1e6))
-    assert wild.v == (1.0,) * 5
 
 
 def test_tables_are_linear_in_log_snr_between_their_times_and_flat_beyond(sde):

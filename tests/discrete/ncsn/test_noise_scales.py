@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sde_score import samplers
-from sde_score.discrete import NoiseScales, Rungs, labelled
+from sde_score.discrete import NoiseScales, NoiseScalesGrid, labelled
 from sde_score.models import GaussianMixture, ScoreFunction
 from sde_score.sdes import EDM, VE, VP
 
@@ -240,7 +240,7 @@ def test_step_sizes_of_ncsn_are_converted():
 
 def test_a_grid_of_rungs_has_as_many_times_as_levels():
     scales = NoiseScales([4.0, 2.0, 1.0])
-    grid = Rungs(scales)
+    grid = NoiseScalesGrid(scales)
     assert torch.equal(grid.times(VP(), 3), scales.times(VP()))
     with pytest.raises(ValueError, match=r"ladder of 3 levels has no grid of 4 times"):
         grid.times(VP(), 4)

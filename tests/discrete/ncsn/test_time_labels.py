@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sde_score.discrete import LABELS, Convention, labelled
+from sde_score.discrete import LABELS, LabelConvention, labelled
 from sde_score.models import GaussianMixture, ScoreFunction
 from sde_score.objectives import DenoisingScoreMatching
 from sde_score.sdes import EDM, VE, VP, Cosine, Rectified, SubVP, Tabulated
@@ -214,4 +214,4 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="output='x0' is not known; accepted: score, noise, data"):
         labelled(torch.add, "ncsn", VE(), "x0")
     with pytest.raises(TypeError):
-        Convention()
+        LabelConvention()
