@@ -205,7 +205,9 @@ def test_two_processes_see_the_numbers_of_one(name, kind, times):
     halves = [
         objective(model, x0[i : i + 4], generator=BatchSlice(seeded(4), i, 8)) for i in (0, 4)
     ]
-    torch.testing.assert_close(torch.cat(halves), whole, rtol=1e-12, atol=1e-12)
+    # A product of 4 rows may round otherwise than that of 8; differences divide by their step.
+    amplified = {"score": 1e-10, "energy": 1e-7}[kind] if name == "finite-difference" else 1e-12
+    torch.testing.assert_close(torch.cat(halves), whole, rtol=amplified, atol=amplified)
 
 
 @pytest.mark.parametrize("name", STATELESS)

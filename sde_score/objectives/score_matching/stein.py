@@ -59,7 +59,8 @@ def stein_matrix(
     at = at - at.detach().mean(0)  # so that no digits are lost where squares are multiplied out
     square = (at**2).sum(1)
     distance = (square[:, None] + square - 2 * at @ at.mT).clamp(min=0)
-    scale = _square_length(distance.detach(), bandwidth)
+    rounding = (at.shape[1] + 4) * torch.finfo(at.dtype).eps * (square[:, None] + square)
+    scale = _square_length(distance.detach()[distance > rounding], bandwidth)
     phi, slope, bend = STEIN_KERNELS[kernel](distance / scale)
     along = s @ at.mT
     own = (s * at).sum(1)
@@ -82,11 +83,11 @@ def require_settings(kernel: str, bandwidth: str | float) -> None:
         require_positive(bandwidth=bandwidth)
 
 
-def _square_length(distance: Tensor, bandwidth: str | float) -> Tensor:
+def _square_length(apart: Tensor, bandwidth: str | float) -> Tensor:
+    """l^2, given the squared distances of the pairs that differ by more than rounding."""
     if not isinstance(bandwidth, str):
-        return distance.new_tensor(bandwidth**2)
-    apart = distance[distance > 0]
-    return apart.median() if apart.numel() else distance.new_ones(())
+        return apart.new_tensor(bandwidth**2)
+    return apart.median() if apart.numel() else apart.new_ones(())
 
 
 @dataclass(frozen=True)
