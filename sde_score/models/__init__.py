@@ -8,14 +8,17 @@ from sde_score.models.derivatives.divergence import (
     DIVERGENCE_METHODS,
     asymmetry,
     divergence,
-    divergence_of,
+    require_forward_mode,
+    value_and_divergence,
 )
 from sde_score.models.derivatives.jacobian import (
+    DERIVATIVE_MODES,
     hessian_vector,
     jacobian,
     jacobian_vector,
     quadratic_forms,
     unit_vectors,
+    value_and_forms,
     value_and_point,
     vector_jacobian,
 )
@@ -42,6 +45,7 @@ from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.score_model import ScoreModel
 
 __all__ = [
+    "DERIVATIVE_MODES",
     "DIVERGENCE_METHODS",
     "HEADS",
     "PARAMETRIZATIONS",
@@ -73,13 +77,15 @@ __all__ = [
     "asymmetry",
     "check_differentiable",
     "divergence",
-    "divergence_of",
     "hessian_vector",
     "jacobian",
     "jacobian_vector",
     "quadratic_forms",
+    "require_forward_mode",
     "targets",
     "unit_vectors",
+    "value_and_divergence",
+    "value_and_forms",
     "value_and_point",
     "vector_jacobian",
 ]

@@ -1,4 +1,4 @@
-r"""Two numbers that the Jacobian J of a field has: its trace, and how far it is from symmetric.
+r"""Divergence of a field, exact or estimated, and the asymmetry of its Jacobian J.
 
 .. math:: \mathrm{div} f = \mathrm{tr} J = \sum_i e_i^T J e_i = E[v^T J v],
           \qquad E[v v^T] = I .
@@ -17,14 +17,43 @@ from sde_score.models.derivatives.jacobian import (
     jacobian,
     pull,
     push,
+    push_forward,
     quadratic_forms,
     unit_vectors,
+    value_and_forms,
     value_and_point,
+    vector_jacobian,
 )
-from sde_score.random import PROBE_DISTRIBUTIONS, Draws
+from sde_score.random import PROBE_DISTRIBUTIONS, Draws, generator_from
 from sde_score.random import probes as draw_probes
 
 DIVERGENCE_METHODS = ("exact", "hutchinson", "hutch++")
+
+_ROUNDING = 1e-3
+
+
+def value_and_divergence(
+    field: Field, x: Tensor, probes: Tensor | None = None, mode: str = "reverse"
+) -> tuple[Tensor, Tensor]:
+    """A field and its divergence at x, exact or for given probes, from one call of the field.
+
+    Args:
+        field: maps `(batch, *event)` to the same shape, example by example.
+        x: where, shape `(batch, *event)`.
+        probes: None for the exact trace, D derivatives; or probes v with E[v v^T] = I, shape
+            `(n, batch, *event)`, for Hutchinson's estimate, one derivative each.
+        mode: `reverse` or `forward`, see `value_and_forms`.
+
+    Returns:
+        The value, like x, and the divergence: shape `(1, batch)` if exact, else one row for each
+        probe, `(n, batch)`. Both carry a graph where gradients are enabled.
+
+    Raises:
+        TypeError: if x is not floating point.
+        ValueError: for an unknown mode, or a value that is not shaped like x or has no graph.
+    """
+    value, forms = value_and_forms(field, x, unit_vectors(x) if probes is None else probes, mode)
+    return value, forms.sum(0, keepdim=True) if probes is None else forms
 
 
 def divergence(
@@ -34,6 +63,7 @@ def divergence(
     probes: int = 1,
     probe_distribution: str = "rademacher",
     generator: Draws = None,
+    mode: str = "reverse",
 ) -> Tensor:
     """The divergence of a field at x, from one call of the field.
 
@@ -42,20 +72,21 @@ def divergence(
         x: where, shape `(batch, *event)`.
         method: one of
 
-            - `exact`: D backward passes.
-            - `hutchinson`: the mean of v^T J v over probes, one backward pass each. For the
-              symmetric part A of J one probe has variance 2 |A|^2 (gaussian), 2 (|A|^2 - sum
-              A_ii^2) (rademacher) or 2 D / (D + 2) (|A|^2 - tr^2 / D) (sphere).
+            - `exact`: D derivatives.
+            - `hutchinson`: the mean of v^T J v over probes, one derivative each. For the symmetric
+              part A of J one probe has variance 2 |A|^2 (gaussian), 2 (|A|^2 - sum A_ii^2)
+              (rademacher) or 2 D / (D + 2) (|A|^2 - tr^2 / D) (sphere).
             - `hutch++`: a third of the probes finds where J acts most, a third takes the trace
               there, exactly, and the rest estimates what is left. Exact once a third of the
               probes reaches the rank of J, much better than Hutchinson where the singular values
               of J fall fast, and worse where they are all alike. From D probes on it is `exact`.
-        probes: number of backward passes for the random methods, at least 1, `hutch++` 3.
+        probes: number of derivatives for the random methods, at least 1, `hutch++` 3.
         probe_distribution: a name in `PROBE_DISTRIBUTIONS`.
         generator: source of the draws.
+        mode: `reverse` or `forward`, see `value_and_forms`; `hutch++` takes `reverse`.
 
     Returns:
-        Shape `(batch,)`.
+        Shape `(batch,)`; carries a graph where gradients are enabled.
 
     Raises:
         TypeError: if x is not floating point.
@@ -65,48 +96,44 @@ def divergence(
     Reference: Hutchinson 1989, https://doi.org/10.1080/03610918908812806; Meyer et al. 2021
     (Hutch++), https://arxiv.org/abs/2010.09649, algorithm 1.
     """
-    _check_method(method, probes, probe_distribution)
-    value, point = value_and_point(field, x)
-    return divergence_of(value, point, method, probes, probe_distribution, generator)
+    require_choice("method", method, DIVERGENCE_METHODS)
+    require_choice("probe_distribution", probe_distribution, tuple(PROBE_DISTRIBUTIONS))
+    require_count(3 if method == "hutch++" else 1, probes=probes)
+    if method == "exact" or (method == "hutch++" and probes >= math.prod(x.shape[1:])):
+        return value_and_divergence(field, x, None, mode)[1][0]
+    if method == "hutchinson":
+        vectors = draw_probes(probes, x, probe_distribution, generator)
+        return value_and_divergence(field, x, vectors, mode)[1].mean(0)
+    require_choice("mode of hutch++", mode, ("reverse",))
+    third = probes // 3
+    sketch = draw_probes(third, x, probe_distribution, generator)
+    rest = draw_probes(probes - 2 * third, x, probe_distribution, generator)
+    return hutch_plus_plus(*value_and_point(field, x), sketch, rest, torch.is_grad_enabled())
 
 
-def divergence_of(
-    value: Tensor,
-    point: Tensor,
-    method: str = "exact",
-    probes: int = 1,
-    probe_distribution: str = "rademacher",
-    generator: Draws = None,
-) -> Tensor:
-    """`divergence` of a field that has been evaluated, for those who need its value as well.
+def require_forward_mode(field: Field, x: Tensor) -> None:
+    """Refuse a field through which tangents do not travel, by one example.
+
+    Forward mode is silent where a field detaches x, as a score does that is the gradient of an
+    energy; reverse mode sees through that.
 
     Args:
-        value: of the field at `point`, shape `(batch, *event)`.
-        point: where, a tensor like `value` that requires a gradient and that `value` was computed
-            from. Where gradients are disabled the graph of `value` is released.
-        method: as in `divergence`.
-        probes: as in `divergence`.
-        probe_distribution: as in `divergence`.
-        generator: as in `divergence`.
-
-    Returns:
-        Shape `(batch,)`.
+        field: as for `value_and_divergence`.
+        x: a batch of one, shape `(1, *event)`.
 
     Raises:
-        ValueError: as in `divergence`.
+        ValueError: if the two modes differ by more than rounding.
     """
-    _check_method(method, probes, probe_distribution)
-    keep = torch.is_grad_enabled()
-    size = math.prod(point.shape[1:])
-    if method == "exact" or (method == "hutch++" and probes >= size):
-        return quadratic_forms(value, point, unit_vectors(point), keep).sum(0)
-    if method == "hutchinson":
-        vectors = draw_probes(probes, point, probe_distribution, generator)
-        return quadratic_forms(value, point, vectors, keep).mean(0)
-    third = probes // 3
-    sketch = draw_probes(third, point, probe_distribution, generator)
-    rest = draw_probes(probes - 2 * third, point, probe_distribution, generator)
-    return hutch_plus_plus(value, point, sketch, rest, keep)
+    vectors = draw_probes(1, x, generator=generator_from(0, device=x.device))
+    with torch.no_grad():
+        pushed = push_forward(field, x.detach(), vectors[0])[1]
+        pulled = vector_jacobian(field, x, vectors[0])[1]
+    scale = vectors.norm() * torch.maximum(pushed.norm(), pulled.norm())
+    if bool(((pushed - pulled) * vectors[0]).sum().abs() > _ROUNDING * scale):
+        raise ValueError(
+            "mode='forward' and mode='reverse' give this model different divergences: something in "
+            "it detaches x or is not differentiable forward; use mode='reverse'"
+        )
 
 
 def hutch_plus_plus(
@@ -171,8 +198,8 @@ def asymmetry(
 
     Raises:
         TypeError: if x is not floating point.
-        ValueError: for an unknown law, probes below 1, or a value that is not shaped like x or
-            has no graph.
+        ValueError: for an unknown distribution, probes below 1, or a value that is not shaped like
+            x or has no graph.
     """
     with torch.no_grad():
         if probes is None:
@@ -194,9 +221,3 @@ def _columns(vectors: Tensor) -> Tensor:
     """Vectors (n, batch, *event) as the columns of a matrix per example, (batch, D, n)."""
     columns = vectors.reshape(*vectors.shape[:2], -1).movedim(0, 2)
     return columns.to(torch.promote_types(columns.dtype, torch.float32))  # what QR takes
-
-
-def _check_method(method: str, probes: int, probe_distribution: str) -> None:
-    require_choice("method", method, DIVERGENCE_METHODS)
-    require_choice("probe_distribution", probe_distribution, tuple(PROBE_DISTRIBUTIONS))
-    require_count(3 if method == "hutch++" else 1, probes=probes)

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import sum_event
-from sde_score.models import Marginal, quadratic_forms, unit_vectors, value_and_point
+from sde_score.models import Marginal, unit_vectors, value_and_forms
 from sde_score.objectives.base import MarginalObjective
 from sde_score.objectives.score_matching.probed import ProbedObjective
 from sde_score.random import Draws
@@ -96,21 +95,11 @@ class HutchinsonScoreMatching(ProbedObjective):
     @override
     def at(self, marginal: Marginal, x: Tensor, vectors: Tensor) -> Tensor:
         """Loss of each example with given probes `(n, batch, *event)`, shape `(batch,)`."""
-        score, forms = score_and_forms(marginal, x, vectors)
+        score, forms = value_and_forms(marginal.score, x, vectors)
         return 0.5 * sum_event(score * score) + forms.mean(0)
-
-
-def score_and_forms(marginal: Marginal, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """The score, like x, and v^T J v for vectors `(n, batch, *event)`, shape `(n, batch)`.
-
-    Both come from one evaluation and carry a graph where gradients are enabled.
-    """
-    score, point = value_and_point(marginal.score, x)
-    forms = quadratic_forms(score, point, vectors, create_graph=torch.is_grad_enabled())
-    return score, forms
 
 
 def score_and_diagonal(marginal: Marginal, x: Tensor) -> tuple[Tensor, Tensor]:
     """The score and the diagonal of its Jacobian, both like x, from one evaluation."""
-    score, forms = score_and_forms(marginal, x, unit_vectors(x))
+    score, forms = value_and_forms(marginal.score, x, unit_vectors(x))
     return score, forms.mT.reshape(x.shape)

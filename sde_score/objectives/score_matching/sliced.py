@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score.models import Marginal
-from sde_score.objectives.score_matching.implicit import score_and_forms
+from sde_score.models import Marginal, value_and_forms
 from sde_score.objectives.score_matching.probed import ProbedObjective
 
 
@@ -47,7 +46,7 @@ class SlicedScoreMatching(ProbedObjective):
     @override
     def at(self, marginal: Marginal, x: Tensor, vectors: Tensor) -> Tensor:
         """Loss of each example along given directions `(n, batch, *event)`, shape `(batch,)`."""
-        score, forms = score_and_forms(marginal, x, vectors)
+        score, forms = value_and_forms(marginal.score, x, vectors)
         count, batch = forms.shape
         slices = (score * vectors).reshape(count, batch, -1).sum(2)
         return (0.5 * slices**2 + forms).mean(0)

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 from torch.autograd import functional
 
-from sde_score.models import DIVERGENCE_METHODS, asymmetry, divergence, divergence_of
+from sde_score.models import (
+    DERIVATIVE_MODES,
+    DIVERGENCE_METHODS,
+    asymmetry,
+    divergence,
+    require_forward_mode,
+    value_and_divergence,
+)
 from sde_score.models.derivatives import divergence as traces
 from sde_score.models.derivatives.jacobian import quadratic_forms
 from sde_score.random import PROBE_DISTRIBUTIONS, probes
@@ -265,20 +272,72 @@ def test_cost_is_one_call_and_the_passes_that_are_promised(method, count, passes
 
 
 @pytest.mark.parametrize("method", DIVERGENCE_METHODS)
-def test_an_evaluated_field_has_the_same_divergence(method, field, x):
+def test_value_and_divergence_come_with_their_graphs(method, field, x):
     def seeded():
         return torch.Generator().manual_seed(3)
 
-    point = x.clone().requires_grad_()
-    got = divergence_of(field(point), point, method, 4, "gaussian", seeded())
+    got = divergence(field, x, method, 4, "gaussian", seeded())
     assert got.requires_grad
-    torch.testing.assert_close(got, divergence(field, x, method, 4, "gaussian", seeded()))
+    if method == "exact":
+        value, exact = value_and_divergence(field, x)
+        torch.testing.assert_close(exact, trace(matrices(field, x))[None])
+        torch.testing.assert_close(value, field(x))
+        assert value.requires_grad
     if method == "hutchinson":
         vectors = probes(4, x, "gaussian", seeded())
-        want = torch.einsum("nbi,bij,nbj->nb", vectors, matrices(field, x), vectors).mean(0)
-        torch.testing.assert_close(got, want)
+        want = torch.einsum("nbi,bij,nbj->nb", vectors, matrices(field, x), vectors)
+        torch.testing.assert_close(got, want.mean(0))
+        torch.testing.assert_close(value_and_divergence(field, x, vectors)[1], want)
     if method == "hutch++":
         assert bool(((got - trace(matrices(field, x))).abs() > 1e-6).all())
+
+
+@pytest.mark.parametrize("count", [None, 1, 3])
+def test_forward_mode_has_the_numbers_and_the_gradients_of_reverse_mode(count, field, x, generator):
+    vectors = None if count is None else normal(count, *x.shape, generator=generator)
+    found = {}
+    for mode in DERIVATIVE_MODES:
+        value, forms = value_and_divergence(field, x, vectors, mode)
+        weights = torch.linspace(1, 2, forms.numel(), dtype=x.dtype).reshape(forms.shape)
+        loss = (weights * forms).sum() + (value**2).sum()
+        found[mode] = (value, forms, *torch.autograd.grad(loss, list(field.parameters())))
+    for forward, reverse in zip(found["forward"], found["reverse"], strict=True):
+        torch.testing.assert_close(forward, reverse)
+    with torch.no_grad():
+        for mode in DERIVATIVE_MODES:
+            assert not any(part.requires_grad for part in value_and_divergence(field, x, mode=mode))
+    torch.testing.assert_close(
+        divergence(field, x, "hutchinson", 5, generator=torch.Generator().manual_seed(1)),
+        divergence(
+            field, x, "hutchinson", 5, generator=torch.Generator().manual_seed(1), mode="forward"
+        ),
+    )
+
+
+class Cut(torch.autograd.Function):
+    """x^2, whose forward rule forgets the tangent."""
+
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 0 * tangent
+
+
+def test_a_field_that_detaches_x_is_refused_in_forward_mode(field, x):
+    require_forward_mode(field, x[:1])
+    with pytest.raises(ValueError, match="different divergences: something in it detaches x"):
+        require_forward_mode(Cut.apply, x[:1])
 
 
 def test_half_precision_survives_the_factorization(generator):
@@ -357,5 +416,9 @@ def test_wrong_arguments_are_refused_by_name(x):
         divergence(torch.sin, x, "hutchinson", 0)
     with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
         asymmetry(torch.sin, x, 0)
+    with pytest.raises(ValueError, match="mode='both' is not known; accepted: reverse, forward"):
+        value_and_divergence(torch.sin, x, mode="both")
+    with pytest.raises(ValueError, match=r"mode of hutch\+\+='forward' is not known"):
+        divergence(torch.sin, x, "hutch++", 3, mode="forward")
     with pytest.raises(ValueError, match="the value has no graph"):
         divergence(lambda x: torch.ones_like(x), x)
