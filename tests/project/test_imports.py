@@ -12,11 +12,9 @@ PACKAGE = REPO / "sde_score"
 HEAVY = {
     "PIL",
     "accelerate",
-    "datasets",
     "einops",
     "huggingface_hub",
     "matplotlib",
-    "ot",
     "pandas",
     "pyarrow",
     "rich",
