@@ -1,7 +1,7 @@
 """The version matrix: the suite on each pair of Python and torch that is promised.
 
-`make matrix` (or `nox`) runs the pairs whose interpreter is found here; `nox -s "tests(3.11-torch-2.13)"`
-runs one; words after `--` go to pytest, as in `nox -- tests/sdes`.
+`make matrix` (or `nox`) runs the pairs whose interpreter is found here, and
+`nox -s "tests(3.11-torch-2.13)"` one of them; words after `--` go to pytest.
 """
 
 from pathlib import Path
