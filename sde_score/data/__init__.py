@@ -1,15 +1,26 @@
 """Data sets: tensors, digits, toys, image folders, MNIST, parquet and NumPy files, tables.
 
-`load` finds a data set by name or path; `from_tensor` and `from_torch` take what is in memory. Each
-is a `DataSet`: raw examples in their own terms, and a `Scaling` that maps them into the range that
-models see and knows what a density there means in bits of the raw data. `EpochOrder` says which
-examples a training step sees.
+`load` finds a data set by name or path and takes what is in memory, as `from_tensor` and
+`from_torch` do with more options. Each is a `DataSet`: raw examples in their own terms, and a
+`Scaling` that maps them into the range that models see. `Fingerprint` recognizes the content of a
+data set; `EpochOrder` is the order of the examples in training.
 """
 
 from sde_score._core.errors import DataError
 from sde_score.data.dataset import Batch, DataInfo, DataSet, from_tensor, is_image
+from sde_score.data.fingerprint import Fingerprint
 from sde_score.data.formats.torch_dataset import from_torch
-from sde_score.data.loading import FORMATS, NAMED, available, load
+from sde_score.data.loading import (
+    FORMATS,
+    NAMED,
+    Source,
+    absolute,
+    available,
+    load,
+    register,
+    register_format,
+    text_of,
+)
 from sde_score.data.order import EpochOrder
 from sde_score.scaling import Scaling
 
@@ -21,10 +32,16 @@ __all__ = [
     "DataInfo",
     "DataSet",
     "EpochOrder",
+    "Fingerprint",
     "Scaling",
+    "Source",
+    "absolute",
     "available",
     "from_tensor",
     "from_torch",
     "is_image",
     "load",
+    "register",
+    "register_format",
+    "text_of",
 ]

@@ -147,9 +147,17 @@ class DataSet:
 
     def batch(self, indices: Tensor) -> Batch:
         """Examples in model range with their labels, in the order of `indices` (as for `raw`)."""
-        rows = self._rows(indices)
-        condition = None if self.labels is None else self.labels[rows]
-        return Batch(self.scaling.to_model(self._source[rows]), condition)
+        return Batch(self.scaling.to_model(self.raw(indices)), self.labels_at(indices))
+
+    def labels_at(self, indices: Tensor) -> Tensor | None:
+        """Labels of examples, int64, in the order of `indices`; None for data without labels."""
+        return None if self.labels is None else self.labels[self._rows(indices)]
+
+    @property
+    def sigma_data(self) -> float:
+        """Root of the variance averaged over dimensions, in model range; reads all examples."""
+        _, variance = moments(self._all(), self.scaling.to_model)
+        return variance.mean().sqrt().item()
 
     def tensor(self, limit: int | None = None) -> Tensor:
         """All examples, or the first `limit`, in model range: float32, shape `(count, *event)`."""
@@ -203,7 +211,6 @@ class DataSet:
     def info(self) -> DataInfo:
         """Measure the data set: reads all of it, seconds for tens of thousands of images."""
         source, to_model = self._all(), self.scaling.to_model
-        _, variance = moments(source, to_model)
         size = max(1, math.prod(self.event_shape))
         examples = min(len(self), _DISTANCE_EXAMPLES, max(2, _DISTANCE_NUMBERS // size))
         chosen = torch.arange(len(self))
@@ -217,7 +224,7 @@ class DataSet:
             raw_max=source.max().item(),
             levels=self.scaling.levels,
             num_classes=self.num_classes,
-            sigma_data=variance.mean().sqrt().item(),
+            sigma_data=self.sigma_data,
             sigma_max=largest_distance(to_model(source[chosen])),
             sigma_max_examples=examples,
         )

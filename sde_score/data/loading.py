@@ -1,26 +1,40 @@
 """Data sets by name or path: `load("digits")`, `load("ring(n=20000)")`, `load("photos/")`.
 
-A new named data set is one function and one line in `NAMED`; a new file format is one function and
-one line in `FORMATS`.
+A new named data set is one function and one line in `NAMED`, a new file format one function and
+one line in `FORMATS`; those of users are added by `register` and `register_format`.
 """
 
 from __future__ import annotations
 
 import os
+import reprlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from sde_score._core.errors import DataError, naming
-from sde_score._core.registry import Registry, parse_spec
-from sde_score.data.dataset import DataSet
+from sde_score._core.registry import Registry, format_spec, parse_spec
+from sde_score.data.dataset import DataSet, from_tensor
 from sde_score.data.digits import digits
 from sde_score.data.formats.csv_tables import table
 from sde_score.data.formats.idx import mnist
 from sde_score.data.formats.images import folder
 from sde_score.data.formats.numpy_arrays import array
 from sde_score.data.formats.parquet import parquet
+from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.targets import target
 from sde_score.data.toys import checkerboard, gaussians, moons, ring, spirals
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    Source = str | os.PathLike[str] | DataSet | Tensor | np.ndarray[Any, Any] | Dataset[Any]
+else:
+    Source = str  # all that the flags of a command line can be
 
 NAMED: Registry[DataSet] = Registry(
     "data set",
@@ -33,11 +47,13 @@ NAMED: Registry[DataSet] = Registry(
         "spirals": spirals,
         "target": target,
     },
+    base=DataSet,
 )
 
 FORMATS: Registry[DataSet] = Registry(
     "data format",
     {"mnist": mnist, "folder": folder, "parquet": parquet, "array": array, "csv": table},
+    base=DataSet,
 )
 
 _SUFFIXES = {
@@ -62,16 +78,46 @@ def available() -> list[str]:
     return NAMED.names()
 
 
-def load(spec: str) -> DataSet:
-    """A data set by name or path.
+register = NAMED.register
+"""`register("mine", function)` adds a data set; the function returns anything that `load` takes."""
+
+
+def register_format(
+    name: str, reader: Callable[..., DataSet], suffixes: Sequence[str] = ()
+) -> Callable[..., DataSet]:
+    """Add a file format, from then on read by `load` as `name:path`, or by its suffix.
+
+    Args:
+        name: letters, digits, dashes and underscores; not taken yet.
+        reader: called as `reader(path=...)`, with the arguments of the spec.
+        suffixes: endings of its files, such as `(".h5",)`.
+
+    Returns:
+        `reader`.
+
+    Raises:
+        ValueError: for a name or suffix that is taken.
+    """
+    taken = [suffix for suffix in suffixes if _SUFFIXES.get(suffix.lower(), name) != name]
+    if taken:
+        raise ValueError(f"suffix {taken[0]} belongs to the format {_SUFFIXES[taken[0].lower()]}")
+    FORMATS.register(name, reader)
+    _SUFFIXES.update({suffix.lower(): name for suffix in suffixes})
+    return reader
+
+
+def load(source: Source) -> DataSet:
+    """A data set by name or path, or what is in memory as a data set.
 
     Accepted are
 
     - a name with optional arguments, such as `digits` or `moons(n=5000, seed=1)` (see `available`);
     - the path of a file or folder, recognized by its ending or content, such as `photos/` or
-      `cifar.parquet`;
+      `cifar.parquet`, as text or as a `pathlib.Path`;
     - a format and a path, such as `mnist:data/` or `csv:table.txt` (see `FORMATS`);
-    - either of these with arguments of the format, such as `table.csv(delimiter=';')`.
+    - either of these with arguments of the format, such as `table.csv(delimiter=';')`;
+    - a tensor or NumPy array (see `from_tensor`), a map-style data set of torch (see `from_torch`),
+      or a `DataSet`, which is returned as it is.
 
     A name comes before a path: write `./digits` for a folder of that name.
 
@@ -79,16 +125,16 @@ def load(spec: str) -> DataSet:
         DataError: if there is no such thing, or it is damaged, truncated, empty or not what was
             promised.
         ValueError: if an argument is not accepted.
+        TypeError: for anything else.
     """
-    if not isinstance(spec, str):
-        raise TypeError(f"spec={spec!r} must be text: a name or a path")
-    prefix, _, rest = spec.partition(":")
-    form, place = (prefix, rest) if prefix in FORMATS and rest else (None, spec)
-    arguments: dict[str, Any] = {}
-    if not os.path.exists(place):
-        place, arguments = parse_spec(place)
+    if isinstance(source, DataSet):
+        return source
+    text = text_of(source)
+    if text is None:
+        return _from_memory(source, "tensor")
+    form, place, arguments = _parts(text)
     if form is None and place in NAMED:
-        return NAMED.create(place, **arguments)
+        return _from_memory(NAMED.create(place, **arguments), place)
     path = Path(place).expanduser()
     if not place or not os.path.exists(path):
         raise DataError(
@@ -97,6 +143,48 @@ def load(spec: str) -> DataSet:
         )
     with naming(path):
         return FORMATS.create(form or _recognize(path), **{**arguments, "path": path})
+
+
+def text_of(source: Source) -> str | None:
+    """The text by which `load` finds a data set: of text and paths; None for what is in memory."""
+    if isinstance(source, os.PathLike):
+        text = os.fspath(source)
+        return os.path.join(".", text) if text in NAMED else text
+    return source if isinstance(source, str) else None
+
+
+def absolute(text: str) -> str | None:
+    """The text with its path made absolute, for use from other folders; None for a name."""
+    form, place, arguments = _parts(text)
+    if form is None and place in NAMED:
+        return None
+    full = format_spec(os.path.abspath(os.path.expanduser(place)), arguments)
+    return full if form is None else f"{form}:{full}"
+
+
+def _parts(text: str) -> tuple[str | None, str, dict[str, Any]]:
+    """Format, name or path, and arguments of a text."""
+    prefix, _, rest = text.partition(":")
+    form, place = (prefix, rest) if prefix in FORMATS and rest else (None, text)
+    if os.path.exists(os.path.expanduser(place)):
+        return form, place, {}
+    path = place[: place.rfind("(")]  # may hold brackets itself
+    if os.path.exists(os.path.expanduser(path)):
+        return form, path, parse_spec("file" + place[len(path) :])[1]
+    return form, *parse_spec(place)
+
+
+def _from_memory(source: Any, name: str) -> DataSet:
+    if isinstance(source, DataSet):
+        return source
+    if isinstance(source, (Tensor, np.ndarray)):
+        return from_tensor(torch.as_tensor(source), name=name)
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        return from_torch(source)
+    raise TypeError(
+        f"source={reprlib.repr(source)} is of class {type(source).__name__}; accepted: text, a "
+        "path, a tensor, an array, a map-style data set of torch, a DataSet"
+    )
 
 
 def _recognize(path: Path) -> str:

@@ -1,12 +1,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sde_score.data import FORMATS, NAMED, DataError, DataSet, Scaling, available, load
+from sde_score.data import (
+    FORMATS,
+    NAMED,
+    DataError,
+    DataSet,
+    Scaling,
+    absolute,
+    available,
+    from_tensor,
+    load,
+    loading,
+    register_format,
+    text_of,
+)
 
 
 def everything(data: DataSet) -> torch.Tensor:
@@ -204,9 +218,79 @@ def test_a_path_may_hold_brackets_and_a_name_wins_over_a_file(tmp_path, monkeypa
         ("ring(m=5)", ValueError, "does not take m; accepted: n, seed"),
         ("ring(n=0)", ValueError, "n=0"),
         ("ring(n=5", ValueError, "cannot read"),
-        (3, TypeError, "spec=3"),
+        (3, TypeError, "source=3 is of class int"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(spec, error, message):
     with pytest.raises(error, match=message):
         load(spec)
+
+
+def test_what_is_in_memory_is_loaded_as_it_is(tmp_path):
+    x = torch.randn(20, 2)
+    whole = from_tensor(x)
+    assert load(whole) is whole
+    for source in (x, x.numpy(), torch.utils.data.TensorDataset(x)):
+        assert torch.equal(load(source).raw(), x)
+    np.save(tmp_path / "x.npy", x.numpy())
+    assert torch.equal(load(tmp_path / "x.npy").raw(), x)
+
+
+def test_a_path_is_never_taken_for_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("ring", np.zeros((3, 1), np.float32) + np.arange(3)[:, None].astype(np.float32))
+    Path("ring.npy").rename("ring")
+    assert len(load("ring")) == 10_000
+    assert len(load(Path("ring"))) == 3
+    assert text_of(Path("ring")) == "./ring"
+    assert text_of(torch.zeros(3)) is None
+
+
+def test_the_absolute_text_of_a_path_is_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a (b)").mkdir()
+    Path("a (b)/t.txt").write_text("1;2\n3;5\n")
+    texts = [absolute(text) for text in ("csv:a (b)/t.txt(delimiter=';')", "ring(n=5)")]
+    monkeypatch.chdir("/")
+    assert texts[1] is None
+    assert load(texts[0]).raw().tolist() == [[1, 2], [3, 5]]
+
+
+def test_data_sets_and_formats_of_users_are_loaded_by_name(
+    register_for_test, monkeypatch, tmp_path
+):
+    register_for_test(NAMED, "mine", lambda n=3: torch.arange(2.0 * n).reshape(n, 2))
+    assert load("mine(n=4)").raw().tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert load("mine").name == "mine"
+    with pytest.raises(ValueError, match="does not take m"):
+        load("mine(m=4)")
+    monkeypatch.setattr(loading, "_SUFFIXES", dict(loading._SUFFIXES))
+    for registry_entry in ("_entries", "_listed"):
+        monkeypatch.setattr(FORMATS, registry_entry, dict(getattr(FORMATS, registry_entry)))
+
+    def words(path, scale=1.0):
+        numbers = [float(word) * scale for word in path.read_text().split()]
+        return from_tensor(torch.tensor(numbers)[:, None], name=path.name)
+
+    register_format("words", words, (".words",))
+    (tmp_path / "x.words").write_text("1 2 4")
+    (tmp_path / "y").write_text("1 2")
+    assert load(f"{tmp_path}/x.words(scale=2.0)").raw().flatten().tolist() == [2, 4, 8]
+    assert load(f"words:{tmp_path}/y").raw().flatten().tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"suffix \.csv belongs to the format csv"):
+        register_format("more-words", words, (".csv",))
+
+
+def test_class_names_of_torch_data_sets_are_kept():
+    class Pairs(torch.utils.data.Dataset):
+        classes = ("cat", "dog", "bird")
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return torch.full((2,), float(i)), i % 2
+
+    found = load(Pairs())
+    assert found.class_names == ("cat", "dog", "bird")
+    assert found.num_classes == 3

@@ -20,7 +20,8 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
     An item is an example or a pair of an example and its label; an example is a tensor, a NumPy
     array or a PIL image. Random augmentations are frozen as they fall. PIL images and uint8 are
     discrete with 256 levels; a transform that turns them into floats makes them continuous, so
-    leave it out to measure bits per dimension.
+    leave it out to measure bits per dimension. Class names are taken from the attribute `classes`,
+    which the data sets of torchvision have.
 
     Args:
         dataset: has `__len__` and `__getitem__`, such as `torch.utils.data.Dataset`.
@@ -49,8 +50,13 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
             _require_alike(example, label, examples, labels)
         examples.append(example)
         labels += [] if label is None else [label]
+    names = getattr(dataset, "classes", None) if labels else None
     return from_tensor(
-        torch.stack(examples), torch.tensor(labels) if labels else None, scaling, name=name
+        torch.stack(examples),
+        torch.tensor(labels) if labels else None,
+        scaling,
+        name=name,
+        class_names=tuple(map(str, names)) if isinstance(names, (list, tuple)) else (),
     )
 
 
