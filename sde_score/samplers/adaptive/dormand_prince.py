@@ -34,8 +34,8 @@ the examples that are on their way, and which rows of the batch they are, increa
 Norm = Callable[[Tensor], Tensor]
 """Size of each example's scaled error: `(n, numbers)` to `(n,)`."""
 
-_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-_WEIGHTS = (
+NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+WEIGHTS = (
     (1 / 5, 0, 0, 0, 0, 0, 0),
     (3 / 40, 9 / 40, 0, 0, 0, 0, 0),
     (44 / 45, -56 / 15, 32 / 9, 0, 0, 0, 0),
@@ -72,6 +72,27 @@ class Solution:
     steps: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class AcceptedSteps:
+    """The steps of one round that were accepted, one of each of n examples.
+
+    Args:
+        rows: the examples, increasing, shape `(n,)`.
+        goal: index of the stop ahead.
+        landed: whether the step ends there.
+        time: at the start of the step.
+        length: of the step.
+        state: at its start, shape `(n, numbers)`.
+    """
+
+    rows: Tensor
+    goal: Tensor
+    landed: Tensor
+    time: Tensor
+    length: Tensor
+    state: Tensor
+
+
 def root_mean_square(error: Tensor) -> Tensor:
     """The norm of each row, `(n, numbers)` to `(n,)`."""
     return error.square().mean(1).sqrt()
@@ -85,6 +106,7 @@ def dormand_prince(
     rtol: float,
     atol: float,
     norm: Norm = root_mean_square,
+    record: Callable[[AcceptedSteps], object] | None = None,
 ) -> Solution:
     """Carry each example through the stops, with steps that land on them.
 
@@ -97,6 +119,7 @@ def dormand_prince(
         rtol: relative tolerance of a step, > 0.
         atol: absolute tolerance of a step, > 0.
         norm: size of the scaled error of each example.
+        record: called after each round with the steps that it accepted.
 
     Returns:
         A `Solution`.
@@ -106,15 +129,19 @@ def dormand_prince(
             not finite, or if one does not arrive in 10 000 attempts.
     """
     stops = stops.to(state)
-    weights = torch.tensor(_WEIGHTS, dtype=state.dtype, device=state.device)
+    weights = torch.tensor(WEIGHTS, dtype=state.dtype, device=state.device)
     method = _Method(derivative, rtol, atol, norm, weights)
     path = torch.cat([state[None], state.new_empty(len(stops) - 1, *state.shape)])
     evaluations = torch.ones(len(state), dtype=torch.int64, device=state.device)
     steps = torch.zeros_like(evaluations)
     front = method.start(state, stops[0])
     for _ in range(_MOST_ROUNDS):
+        time, before = front.time, front.state
         accepted, landed = method.attempt(front, stops[front.goal])
-        evaluations[front.rows] += len(_NODES)
+        if record is not None:
+            steps_of_round = front.rows, front.goal, landed, time, front.time - time, before
+            record(AcceptedSteps(*(part[accepted] for part in steps_of_round)))
+        evaluations[front.rows] += len(NODES)
         steps[front.rows] += accepted
         stuck = front.step < _SMALLEST_STEP * (1 + front.time.abs())
         some_landed, some_stuck = torch.stack([landed, stuck]).any(1).tolist()
@@ -200,9 +227,9 @@ class _Method:
 
     def _stages(self, front: _Front, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """State and slope after a step, by the solution of order 5, and the error of order 4."""
-        slopes = front.state.new_zeros(len(_WEIGHTS), *front.state.shape)
+        slopes = front.state.new_zeros(len(WEIGHTS), *front.state.shape)
         slopes[0], state = front.slope, front.state
-        for stage, node in enumerate(_NODES, 1):
+        for stage, node in enumerate(NODES, 1):
             change = self._combine(slopes[:stage], self.weights[stage - 1, :stage])
             state = torch.addcmul(front.state, step[:, None], change)
             slopes[stage] = self.derivative(front.time + node * step, state, front.rows)

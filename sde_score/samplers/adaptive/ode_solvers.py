@@ -102,6 +102,7 @@ def torchdiffeq_dopri5(
     rtol: float,
     atol: float,
     norm: Norm = root_mean_square,
+    leaves: tuple[Tensor, ...] | None = None,
 ) -> Solution:
     """The same pair by torchdiffeq, on the device of the state.
 
@@ -114,6 +115,8 @@ def torchdiffeq_dopri5(
         rtol: as there.
         atol: as there.
         norm: not used.
+        leaves: tensors that the derivative depends on; the path then carries a graph to them and to
+            the state, by the adjoint. None for no graph to them.
 
     Returns:
         A `Solution`, whose counts are the same for all examples.
@@ -121,14 +124,19 @@ def torchdiffeq_dopri5(
     Raises:
         RuntimeError: if torchdiffeq gives up.
     """
-    from torchdiffeq import odeint
+    from torchdiffeq import odeint, odeint_adjoint
 
     del norm
     counted = _Counted(derivative, len(state), state.device)
     stops = stops.to(state)
-    options = {"step_t": stops, "first_step": FIRST_STEP}
+    given = {"rtol": rtol, "atol": atol, "method": "dopri5"}
+    given["options"] = {"step_t": stops, "first_step": FIRST_STEP}
     try:
-        path = odeint(counted, state, stops, rtol=rtol, atol=atol, method="dopri5", options=options)
+        if leaves is None:
+            path = odeint(counted, state, stops, **given)
+        else:
+            more = {"adjoint_options": {}, "adjoint_params": leaves}
+            path = odeint_adjoint(counted, state, stops, **given, **more)
     except AssertionError as error:  # its way to say that a step shrank to nothing
         raise gave_up(str(error)) from error
     counts = torch.tensor([[counted.evaluations], [counted.steps]], device=state.device)

@@ -37,12 +37,12 @@ def start():
 
 def test_the_tableau_is_that_of_scipy():
     """Nodes, stages, and the difference of the two solutions, typed in by others."""
-    *stages, error = torch.tensor(module._WEIGHTS, dtype=torch.float64)
+    *stages, error = torch.tensor(module.WEIGHTS, dtype=torch.float64)
     for ours, theirs in zip(stages[:5], RK45.A[1:], strict=True):
         assert ours.tolist() == pytest.approx([*theirs, 0, 0], rel=1e-14)
     assert stages[5].tolist() == pytest.approx([*RK45.B, 0], rel=1e-14)
     assert error.tolist() == pytest.approx((-RK45.E).tolist(), rel=1e-14)
-    assert list(module._NODES) == pytest.approx([*RK45.C[1:], 1.0], rel=1e-14)
+    assert list(module.NODES) == pytest.approx([*RK45.C[1:], 1.0], rel=1e-14)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
