@@ -43,14 +43,14 @@ def require_nonnegative(**values: float) -> None:
 
 
 def require_count(minimum: int = 1, **values: int) -> None:
-    """Refuse anything but whole numbers of at least `minimum`.
+    """Refuse anything but integers of at least `minimum`.
 
     Raises:
         ValueError: naming the first argument that is not.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {minimum}")
+            raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}")
 
 
 def require_increasing(hint: str = "", **bounds: float) -> None:

@@ -142,6 +142,4 @@ def _whole_numbers(name: str, words: Iterable[str]) -> list[int]:
     try:
         return [int(word) for word in split_specs(words)]
     except ValueError as error:
-        raise ValueError(
-            f"{name}={' '.join(words)!r} must be whole numbers, such as 10,20"
-        ) from error
+        raise ValueError(f"{name}={' '.join(words)!r} must be integers, such as 10,20") from error

@@ -189,7 +189,7 @@ class DataSet:
         if isinstance(held_out, bool) or not 0 < count < len(self):
             raise ValueError(
                 f"held_out={held_out!r} must leave both parts of {len(self)} examples non-empty: "
-                f"a whole number 1 ... {len(self) - 1} or a fraction between 0 and 1"
+                f"an integer 1 ... {len(self) - 1} or a fraction between 0 and 1"
             )
         order = torch.randperm(len(self), generator=generator_from(seed))
         # Sorted rows keep the order of the source, and reading them is local.
@@ -326,16 +326,14 @@ def _as_levels(x: Tensor, levels: int) -> Tensor:
             f"values run from {low:g} to {high:g}, {levels} levels are 0 ... {levels - 1}"
         )
     if x.is_floating_point() and not all(bool((p == p.round()).all()) for p in chunks(x)):
-        raise DataError(
-            f"some values are not whole numbers, {levels} levels are 0 ... {levels - 1}"
-        )
+        raise DataError(f"some values are not integers, {levels} levels are 0 ... {levels - 1}")
     return x.to(raw_dtype(levels))
 
 
 def _checked_labels(labels: Tensor, count: int, class_names: tuple[str, ...]) -> Tensor:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         what = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be a tensor of whole numbers, got {what}: try labels.long()")
+        raise TypeError(f"labels must be a tensor of integers, got {what}: try labels.long()")
     if tuple(labels.shape) != (count,):
         raise DataError(
             f"labels have shape {tuple(labels.shape)} for {count} examples, accepted: ({count},)"
@@ -344,5 +342,5 @@ def _checked_labels(labels: Tensor, count: int, class_names: tuple[str, ...]) ->
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (class_names and high >= len(class_names)):
         upper = f" to {len(class_names) - 1}" if class_names else ""
-        raise DataError(f"labels run from {low} to {high}, accepted: whole numbers from 0{upper}")
+        raise DataError(f"labels run from {low} to {high}, accepted: integers from 0{upper}")
     return labels

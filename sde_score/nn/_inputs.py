@@ -19,7 +19,7 @@ def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     is_sequence = isinstance(event_shape, Sequence) and not isinstance(event_shape, str)
     if not is_sequence or any(type(size) is not int for size in event_shape):
         raise TypeError(
-            f"event_shape={event_shape!r} must be a tuple of whole numbers, such as (2,) or "
+            f"event_shape={event_shape!r} must be a tuple of integers, such as (2,) or "
             "(3, 32, 32): the shape of one example, tuple(x.shape[1:])"
         )
     if any(size < 1 for size in event_shape):

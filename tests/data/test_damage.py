@@ -253,7 +253,7 @@ def test_parquet_files_of_another_kind_are_refused(tmp_path, parquet_file, pictu
         with pytest.raises(DataError, match=message):
             load(str(path))
     for labels, message in (
-        (["cat"] * 12, "holds 'cat'; accepted: whole numbers"),
+        (["cat"] * 12, "holds 'cat'; accepted: integers"),
         ([1.5] * 12, "holds 1.5"),
         ([None, *[1] * 11], "holds None"),
         ([True] * 12, "holds True"),

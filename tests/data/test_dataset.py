@@ -162,7 +162,7 @@ def test_floating_point_is_continuous_and_uint8_discrete_unless_said_otherwise()
         (torch.tensor([[math.inf], [0.0]]), None, Scaling(), DataError, "example 0 holds NaN"),
         (torch.tensor([[17.0]]), None, Scaling.discrete(17), DataError, "run from 17 to 17"),
         (torch.tensor([[-1]]), None, Scaling.discrete(17), DataError, "run from -1 to -1"),
-        (torch.tensor([[0.5]]), None, Scaling.discrete(17), DataError, "not whole"),
+        (torch.tensor([[0.5]]), None, Scaling.discrete(17), DataError, "not integers"),
         (torch.zeros(3, 2), None, Scaling((0.0,), (1.0,)), ValueError, "does not fit"),
         (torch.rand(3, 2), torch.zeros(3), None, TypeError, "labels"),
         (torch.rand(3, 2), torch.zeros(2).long(), None, DataError, "for 3 examples"),
@@ -177,7 +177,7 @@ def test_unusable_tensors_are_refused(x, labels, scaling, error, message):
 def test_labels_beyond_the_class_names_are_refused():
     x, names = torch.rand(3, 2), ("cat", "dog", "eel", "fox")
     assert from_tensor(x, torch.tensor([0, 1, 1]), class_names=names).num_classes == 4
-    with pytest.raises(DataError, match="accepted: whole numbers from 0 to 3"):
+    with pytest.raises(DataError, match="accepted: integers from 0 to 3"):
         from_tensor(x, torch.tensor([0, 1, 4]), class_names=names)
 
 
@@ -232,7 +232,7 @@ def test_large_data_are_handled_in_pieces_without_a_trace(monkeypatch):
         damaged[row, 1] = math.nan
         with pytest.raises(DataError, match=f"example {row} holds NaN"):
             from_tensor(damaged)
-    with pytest.raises(DataError, match="not whole numbers"):
+    with pytest.raises(DataError, match="not integers"):
         from_tensor(x + torch.eye(11, 2) / 2, scaling=Scaling.discrete(30))
 
 

@@ -134,7 +134,7 @@ def test_what_a_likelihood_says_is_turned_into_bits_batch_by_batch():
 
 def test_refusals(model):
     raw = torch.zeros(3, 2)
-    with pytest.raises(ValueError, match="batch_size=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="batch_size=0 must be an integer of at least 1"):
         bits_per_dim(model, raw, Scaling(), batch_size=0)
     with pytest.raises(ValueError, match=r"raw has shape \(0, 2\)"):
         bits_per_dim(model, raw[:0], Scaling())

@@ -409,8 +409,8 @@ REFUSED = [
     ({"model": torch.nn.Linear(1, 1)}, TypeError, "model is a Linear"),
     ({"x0": torch.zeros(2, 3, dtype=torch.int64)}, TypeError, "x0 must be a floating-point"),
     ({"x0": torch.full((2, 3), torch.inf)}, ValueError, "x0 of shape .* must be finite"),
-    ({"draws": 0}, ValueError, "draws=0 must be a whole number"),
-    ({"times": 0}, ValueError, "times=0 must be a whole number"),
+    ({"draws": 0}, ValueError, "draws=0 must be an integer"),
+    ({"times": 0}, ValueError, "times=0 must be an integer"),
     ({"time_sampling": "cosine"}, ValueError, "accepted: log-snr, uniform"),
     ({"start": 1.0}, ValueError, r"start=1.0 must be a time in \[1e-05, 1\)"),
     ({"start": 0.0}, ValueError, "start=0.0 must be a time in"),
@@ -431,7 +431,7 @@ def test_residuals_refuse_what_is_no_law():
         GaussianDecoder(0.0)
     with pytest.raises(ValueError, match="std=-1 must be"):
         LevelDecoder(4, std=-1)
-    with pytest.raises(ValueError, match="count=1 must be a whole number of at least 2"):
+    with pytest.raises(ValueError, match="count=1 must be an integer of at least 2"):
         LevelDecoder(1)
     with pytest.raises(ValueError, match="centers of 4 levels"):
         variational_bound(gaussian(VP()), X0, residual=LevelDecoder(4))

@@ -97,7 +97,7 @@ def test_probes_depend_on_the_examples_seed_alone(law):
 
 def test_refusals():
     x = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="probes=0 must be an integer of at least 1"):
         draw_probes(0, x)
     with pytest.raises(
         ValueError, match="probe_distribution='cauchy' is not known; accepted: rademacher"

@@ -17,7 +17,7 @@ REFUSED = [
         {"divergence": "hutchinson", "probe_distribution": "x"},
         "probe_distribution='x' is not known",
     ),
-    ({"divergence": "hutchinson", "probes": 0}, "probes=0 must be a whole number"),
+    ({"divergence": "hutchinson", "probes": 0}, "probes=0 must be an integer"),
     ({"probes": 4}, "probes are for divergence='hutchinson'"),
     ({"divergence": "hutchinson", "probes": torch.ones(2, 3)}, r"probes has shape \(2, 3\)"),
     ({"divergence": "hutchinson", "seed": [1]}, "seed has 1 entries for 2 examples"),

@@ -53,7 +53,7 @@ def test_embedding_is_two_layers_plus_the_class(randomize):
 
 @pytest.mark.parametrize("arguments", [{"channels": 0}, {"channels": 4, "num_classes": -1}])
 def test_embedding_refuses_counts_out_of_range(arguments):
-    with pytest.raises(ValueError, match="must be a whole number of at least"):
+    with pytest.raises(ValueError, match="must be an integer of at least"):
         NoiseEmbedding(**arguments)
 
 

@@ -188,9 +188,9 @@ def test_discrete_times_are_visited_alike(sde):
 
 
 def test_wrong_levels_are_refused():
-    with pytest.raises(ValueError, match="levels=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="levels=0 must be an integer of at least 1"):
         Discrete(levels=0)
-    with pytest.raises(ValueError, match=r"levels=10.0 must be a whole number"):
+    with pytest.raises(ValueError, match=r"levels=10.0 must be an integer"):
         TIME_SAMPLERS.create("discrete(levels=10.0)")
     with pytest.raises(ValueError, match="number of levels=0"):
         Discrete(levels=())

@@ -45,7 +45,7 @@ def test_every_name_has_its_facts_and_settings_are_frozen():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("ddim(steps=0)", "steps=0 must be a whole number of at least 1"),
+        ("ddim(steps=0)", "steps=0 must be an integer of at least 1"),
         ("ddim(steps=2.5)", "steps=2.5"),
         ("ddim(eta=1.5)", r"eta=1.5 must lie in \[0, 1\]"),
         ("ddim(eta=-0.1)", "eta=-0.1"),

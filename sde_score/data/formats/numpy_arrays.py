@@ -75,7 +75,7 @@ def _labels(values: np.ndarray[Any, Any] | None) -> Tensor | None:
     if values is None:
         return None
     if values.dtype.kind not in "iu":
-        raise DataError(f"labels are {values.dtype}; accepted: whole numbers")
+        raise DataError(f"labels are {values.dtype}; accepted: integers")
     return _to_tensor(values)
 
 

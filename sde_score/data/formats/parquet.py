@@ -72,7 +72,7 @@ def _labels(file: Any, column: str) -> Tensor:
     labels = [v for group in range(file.num_row_groups) for v in _read(file, group, column)]
     wrong = [v for v in labels if isinstance(v, bool) or not isinstance(v, int)]
     if wrong:
-        raise DataError(f"column {column!r} holds {wrong[0]!r}; accepted: whole numbers")
+        raise DataError(f"column {column!r} holds {wrong[0]!r}; accepted: integers")
     with damaged("a parquet file"):
         return torch.tensor(labels, dtype=torch.int64)
 

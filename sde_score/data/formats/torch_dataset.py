@@ -87,7 +87,7 @@ def _example(example: Any) -> Tensor:
 def _label(label: Any) -> int:
     value = label.item() if hasattr(label, "item") else label
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"label={value!r} must be a whole number")
+        raise TypeError(f"label={value!r} must be an integer")
     return value
 
 

@@ -200,7 +200,7 @@ def _require_image(event_shape: Sequence[int]) -> tuple[int, ...]:
 def _require_multipliers(multipliers: Sequence[int]) -> None:
     if not isinstance(multipliers, (tuple, list)) or not multipliers:
         raise ValueError(
-            f"multipliers={multipliers!r} must be a tuple with one whole number per level, such "
+            f"multipliers={multipliers!r} must be a tuple with one integer per level, such "
             "as (1, 2, 2)"
         )
     for number in multipliers:

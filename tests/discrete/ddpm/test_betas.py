@@ -1,4 +1,4 @@
-"""Published betas, and levels of whole numbers."""
+"""Published betas, and levels of integers."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def test_wrong_arguments_are_refused():
     for build in (NoiseScales.geometric, NoiseScales.uniform):
         with pytest.raises(ValueError, match=r"sigma_max=0.1 must exceed sigma_min=1"):
             build(0.1, 1.0, 5)
-        with pytest.raises(ValueError, match="n=1 must be a whole number of at least 2"):
+        with pytest.raises(ValueError, match="n=1 must be an integer of at least 2"):
             build(1.0, 0.1, 1)
     with pytest.raises(ValueError, match="n=1 must be"):
         NoiseScales.from_sde(VP(), 1)

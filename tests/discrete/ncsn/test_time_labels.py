@@ -192,7 +192,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="unknown label convention 'ncsm'; did you mean 'ncsn'"):
         LABELS.create("ncsm")
     for name in (*WHOLE, "score-sde-vp-discrete"):
-        with pytest.raises(ValueError, match="n=1 must be a whole number of at least 2"):
+        with pytest.raises(ValueError, match="n=1 must be an integer of at least 2"):
             LABELS.create(name, n=1)
     for label in (-1, 10, math.nan):
         with pytest.raises(ValueError, match=r"must lie in 0 ... 9"):

@@ -666,7 +666,7 @@ def test_wrong_arguments_are_refused():
         ({"kernel": ULA(0.1)}, "does not keep exp"),
         ({"kernel": MALA(0.1, temperature=2.0)}, "temperature 1"),
         ({"kernel": "malla"}, "unknown kernel 'malla'; did you mean 'mala'"),
-        ({"chains": 1}, "chains=1 must be a whole number of at least 2"),
+        ({"chains": 1}, "chains=1 must be an integer of at least 2"),
         ({"steps": 0}, "steps=0"),
         ({"moves": 0}, "moves=0"),
         ({"populations": 1}, "populations=1"),

@@ -410,11 +410,11 @@ def test_wrong_arguments_are_refused_by_name(x):
         ValueError, match="probe_distribution='cauchy' is not known; accepted: rademacher"
     ):
         divergence(torch.sin, x, "exact", 1, "cauchy")
-    with pytest.raises(ValueError, match="probes=2 must be a whole number of at least 3"):
+    with pytest.raises(ValueError, match="probes=2 must be an integer of at least 3"):
         divergence(torch.sin, x, "hutch++", 2)
-    with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="probes=0 must be an integer of at least 1"):
         divergence(torch.sin, x, "hutchinson", 0)
-    with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="probes=0 must be an integer of at least 1"):
         asymmetry(torch.sin, x, 0)
     with pytest.raises(ValueError, match="mode='both' is not known; accepted: reverse, forward"):
         value_and_divergence(torch.sin, x, mode="both")

@@ -241,7 +241,7 @@ def test_registry_makes_each_without_arguments_in_the_plane():
     [
         (lambda: Ring(radius=0.0), "radius=0.0"),
         (lambda: Ring(width=-1.0), "width=-1.0"),
-        (lambda: Funnel(1), "dim=1 must be a whole number of at least 2"),
+        (lambda: Funnel(1), "dim=1 must be an integer of at least 2"),
         (lambda: Funnel(std=math.inf), "std=inf"),
         (lambda: Rosenbrock(a=math.nan), "a=nan must be a finite number"),
         (lambda: Rosenbrock(b=0.0), "b=0.0"),

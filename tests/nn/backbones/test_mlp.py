@@ -55,8 +55,8 @@ def test_fits_a_linear_map_that_depends_on_the_noise_level():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 1}, "width=1 must be a whole number of at least 2"),
-        ({"depth": 0}, "depth=0 must be a whole number of at least 1"),
+        ({"width": 1}, "width=1 must be an integer of at least 2"),
+        ({"depth": 0}, "depth=0 must be an integer of at least 1"),
         ({"num_classes": -1}, "num_classes=-1"),
         ({"width": 8.0}, "width=8.0"),
         ({"event_shape": (2, 0)}, r"event_shape=\(2, 0\) must have entries of at least 1"),
@@ -69,5 +69,5 @@ def test_sizes_out_of_range_are_refused(arguments, message):
 
 @pytest.mark.parametrize("event_shape", [2, "28", (2.0,), (True,), None])
 def test_event_shape_must_be_a_tuple_of_whole_numbers(event_shape):
-    with pytest.raises(TypeError, match="must be a tuple of whole numbers"):
+    with pytest.raises(TypeError, match="must be a tuple of integers"):
         MLP(event_shape)

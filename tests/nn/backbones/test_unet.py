@@ -168,11 +168,11 @@ def test_fits_a_small_problem():
     [
         ({"event_shape": (1, 7, 8)}, "sides of at least 8: use the mlp"),
         ({"event_shape": (8, 8)}, r"event_shape=\(8, 8\) must be \(channels, height, width\)"),
-        ({"base": 1}, "base=1 must be a whole number of at least 2"),
+        ({"base": 1}, "base=1 must be an integer of at least 2"),
         ({"blocks": 0}, "blocks=0"),
         ({"multipliers": ()}, r"multipliers=\(\) must be a tuple"),
         ({"multipliers": 2}, r"multipliers=2 must be a tuple.*such as \(1, 2, 2\)"),
-        ({"multipliers": (1, 0)}, "multipliers=0 must be a whole number of at least 1"),
+        ({"multipliers": (1, 0)}, "multipliers=0 must be an integer of at least 1"),
         ({"multipliers": (1,) * 7}, "gives 7 levels.*side is 16 halves into 5 at most: drop 2"),
         ({"attention": (12,)}, r"attention=\(12,\) must be .* among 16, 8, 4; \(\) for no"),
         ({"attention": 16}, "attention=16 must be a tuple"),

@@ -191,7 +191,7 @@ def test_a_checkpoint_holds_the_noise_and_the_constant():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="ratio=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="ratio=0 must be an integer of at least 1"):
         NoiseContrastive(0)
     model = EnergyFunction(lambda x, t: (x**2).sum(1), VP())
     with pytest.raises(RuntimeError, match="call setup"):

@@ -385,7 +385,7 @@ def test_unknown_forms_and_wrong_numbers_are_refused():
     with pytest.raises(ValueError, match="variance_reduction='control' is not known; accepted"):
         DenoisingScoreMatching(variance_reduction="control")
     for argument in ("bins", "memory"):
-        with pytest.raises(ValueError, match=f"{argument}=0 must be a whole number"):
+        with pytest.raises(ValueError, match=f"{argument}=0 must be an integer"):
             create(f"denoising-control({argument}=0)")
     with pytest.raises(ValueError, match="unknown weighting 'varianc'"):
         DenoisingControl(weighting="varianc")

@@ -166,7 +166,7 @@ def test_wrong_arguments_are_refused():
         FiniteDifferenceScoreMatching(step=0)
     with pytest.raises(ValueError, match=r"sigma_data=-1\.0 must be a finite number"):
         FiniteDifferenceScoreMatching(sigma_data=-1.0)
-    with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="probes=0 must be an integer of at least 1"):
         FiniteDifferenceScoreMatching(probes=0)
     with pytest.raises(ValueError, match="probe_distribution='normal' is not known"):
         FiniteDifferenceScoreMatching(probe_distribution="normal")

@@ -219,7 +219,7 @@ def test_without_a_time_sampler_the_model_is_asked_at_t_min_about_the_data(gauss
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="probes=0 must be an integer of at least 1"):
         HutchinsonScoreMatching(probes=0)
     with pytest.raises(
         ValueError, match="probe_distribution='normal' is not known; accepted: rademacher"

@@ -113,7 +113,7 @@ def test_probes_are_drawn_from_the_generator_with_their_number_and_law(fields):
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="probes=0 must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="probes=0 must be an integer of at least 1"):
         SlicedScoreMatching(probes=0)
     with pytest.raises(ValueError, match="probe_distribution='normal' is not known"):
         SlicedScoreMatching(probe_distribution="normal")

@@ -27,7 +27,7 @@ def modes(sde):
         ({"prediction": "score"}, "prediction='score' is not known"),
         ({"coordinate": "beta"}, "coordinate='beta' is not known"),
         ({"rule": "trapezoid"}, "rule='trapezoid' is not known"),
-        ({"order": 0}, "order=0 must be a whole number of at least 1"),
+        ({"order": 0}, "order=0 must be an integer of at least 1"),
         ({"order": 7}, "order=7 must be at most 6"),
         ({"corrector": -1}, "corrector=-1"),
         ({"final_order": 7}, "final_order=7 must be at most 6"),
