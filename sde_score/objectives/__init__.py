@@ -1,7 +1,17 @@
-"""Objectives: what is minimized so that a model becomes the score of the data."""
+"""Objectives: losses whose minimum is a model with the score, or the energy, of the data.
 
-from sde_score._core.registry import Registry
-from sde_score.objectives.base import MarginalObjective, Objective, StatefulObjective
+`register("mine", Mine)` adds an objective of your own: a subclass of `BaseObjective` with
+`losses_of`, or anything else with the contract `Objective`. `TIME_SAMPLERS.register` and
+`WEIGHTINGS.register` add time samplers and weightings; a weighting is any function of (sde, t).
+"""
+
+from sde_score.objectives.base import (
+    OBJECTIVES,
+    BaseObjective,
+    MarginalObjective,
+    Objective,
+    StatefulObjective,
+)
 from sde_score.objectives.energy.contrastive_divergence import (
     ContrastiveDivergence,
     PersistentContrastiveDivergence,
@@ -31,8 +41,7 @@ from sde_score.objectives.score_matching.target_score import TargetScoreMatching
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting
 
-OBJECTIVES: Registry[Objective] = Registry(
-    "objective",
+OBJECTIVES.fill(
     {
         "explicit": ExplicitScoreMatching,
         "target-score": TargetScoreMatching,
@@ -51,10 +60,25 @@ OBJECTIVES: Registry[Objective] = Registry(
         "energy-discrepancy": EnergyDiscrepancy,
         "stein-discrepancy": SteinDiscrepancy,
     },
+    aliases={
+        "dsm": "denoising",
+        "esm": "explicit",
+        "ism": "implicit",
+        "ssm": "sliced",
+        "ssm-vr": "hutchinson",
+        "fd-ssm": "finite-difference",
+        "tsm": "target-score",
+        "gsm": "generalized",
+        "cd": "contrastive-divergence",
+        "pcd": "persistent",
+        "nce": "noise-contrastive",
+        "ksd": "stein-discrepancy",
+    },
 )
 
 available = OBJECTIVES.names
 create = OBJECTIVES.create
+register = OBJECTIVES.register
 
 __all__ = [
     "DOMAIN_WEIGHTS",
@@ -62,6 +86,7 @@ __all__ = [
     "STEIN_KERNELS",
     "TIME_SAMPLERS",
     "WEIGHTINGS",
+    "BaseObjective",
     "ContrastiveDivergence",
     "DenoisingControl",
     "DenoisingScoreMatching",
@@ -87,5 +112,6 @@ __all__ = [
     "Weighting",
     "available",
     "create",
+    "register",
     "stein_test",
 ]

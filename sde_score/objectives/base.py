@@ -1,16 +1,19 @@
-"""The contract of an objective: a loss per example, nothing averaged away."""
+"""The contract of an objective: a loss for each example, not averaged over the batch."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from functools import cached_property
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sde_score._core.checks import require_batch
+from sde_score._core.registry import Registry
 from sde_score.models import Marginal, Model
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting
@@ -18,12 +21,13 @@ from sde_score.random import Draws, normal
 from sde_score.sdes import SDE
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A way to learn a score from data."""
 
     @property
     def needs(self) -> str:
-        """What the model must give: `"score"` or `"energy"`."""
+        """What the objective evaluates of the model: `"score"` or `"energy"`."""
         ...
 
     @property
@@ -48,7 +52,7 @@ class Objective(Protocol):
 
     @property
     def converges_to(self) -> str:
-        """What the model is at the minimum."""
+        """The model at the minimum."""
         ...
 
     @property
@@ -77,19 +81,59 @@ class Objective(Protocol):
         ...
 
 
-class StatefulObjective(nn.Module, ABC):
-    """An objective that remembers: what it learns and keeps is in its parameters and buffers.
+OBJECTIVES: Registry[Objective] = Registry("objective", base=Objective)
+
+
+class BaseObjective(ABC):
+    """The contract with its defaults; an objective of your own gives `losses_of`."""
+
+    needs: ClassVar[str] = "score"
+    second_derivatives: ClassVar[bool] = False
+    divergence_limit: ClassVar[float] = math.inf
+    converges_to: ClassVar[str] = "not stated"
+    reference: ClassVar[str] = "none"
+
+    @property
+    def all_noise_levels(self) -> bool:
+        """Whether the model is trained at every t."""
+        return True
+
+    @property
+    def cost(self) -> str:
+        """Passes per example."""
+        return "not stated"
+
+    def __call__(
+        self,
+        model: Model,
+        x0: Tensor,
+        condition: Tensor | None = None,
+        generator: Draws = None,
+    ) -> Tensor:
+        """Loss of each example, shape `(batch,)`; see `Objective`."""
+        require_batch("x0", x0)
+        return self.losses_of(model, x0, condition, generator)
+
+    @abstractmethod
+    def losses_of(
+        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
+    ) -> Tensor:
+        """Loss of each example of a batch that has been checked, shape `(batch,)`."""
+
+
+class StatefulObjective(nn.Module, BaseObjective):
+    """An objective with a state: all that it learns and keeps is in its parameters and buffers.
 
     The trainer optimizes its parameters along with the model's and stores both in checkpoints.
     """
 
     needs: ClassVar[str] = "energy"
-    second_derivatives: ClassVar[bool] = False
-    all_noise_levels: ClassVar[bool] = False
-    divergence_limit: ClassVar[float] = math.inf
-    cost: ClassVar[str]
-    converges_to: ClassVar[str]
-    reference: ClassVar[str]
+
+    @property
+    @override
+    def all_noise_levels(self) -> bool:
+        """Whether the model is trained at every t; by default on the data, at `t_min`."""
+        return False
 
     def setup(self, examples: Tensor) -> None:
         """Take from a sample of the data what must be known before the first step."""
@@ -105,27 +149,43 @@ class StatefulObjective(nn.Module, ABC):
         generator: Draws = None,
     ) -> Tensor:
         """Loss of each example, shape `(batch,)`."""
-        require_batch("x0", x0)
-        return self.losses(model, x0, condition, generator)
+        return BaseObjective.__call__(self, model, x0, condition, generator)
 
-    @abstractmethod
-    def losses(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
-        """The objective proper."""
+
+class NoiseLevels:
+    """Times at which noisy data are seen, and the weight of each.
+
+    Args:
+        time_sampler: a name in `TIME_SAMPLERS`, or an object.
+        weighting: a name in `WEIGHTINGS`, or an object.
+
+    Raises:
+        ValueError: for an unknown name or argument.
+        TypeError: for an object of another kind.
+    """
+
+    def __init__(self, time_sampler: str | TimeSampler, weighting: str | Weighting) -> None:
+        self.times = TIME_SAMPLERS.resolve(time_sampler)
+        self.weights = WEIGHTINGS.resolve(weighting)
+
+    def draw(self, sde: SDE, x0: Tensor, generator: Draws) -> tuple[Tensor, Tensor]:
+        """Times, and the factor on a score error at each: importance x sigma^2 x weight, both
+        float64 `(batch,)`."""
+        t, importance = self.times(sde, x0.shape[0], generator, x0.device)
+        return t, importance * sde.sigma(t) ** 2 * self.weights(sde, t)
 
 
 @dataclass(frozen=True)
-class AtNoiseLevels:
-    """Where an objective that knows nothing of noise looks: at the data, or at all noise levels.
+class MarginalObjective(BaseObjective):
+    """An objective on one distribution at a time: subclasses give `losses` on a `Marginal`.
 
-    Without a time sampler the law that is learned is that of the data, with the model at
-    `sde.t_min`. With one it is the law of x_t at random times, so that every objective of this
-    kind trains a diffusion model.
+    Without a time sampler the distribution that is learned is that of the data, with the model at
+    `sde.t_min`. With one it is that of x_t at random times, so that every objective of this kind
+    trains a diffusion model.
 
     Args:
-        time_sampler: None for the data as they are; a name from `TIME_SAMPLERS`, or an object.
-        weighting: a name from `WEIGHTINGS`, or an object; it counts only with a time sampler and
+        time_sampler: None for the data as they are; a name in `TIME_SAMPLERS`, or an object.
+        weighting: a name in `WEIGHTINGS`, or an object; it counts only with a time sampler and
             multiplies sigma(t)^2 times the loss, so that weightings mean what they mean in
             `DenoisingScoreMatching`.
 
@@ -137,57 +197,35 @@ class AtNoiseLevels:
     weighting: str | Weighting = "variance"
 
     def __post_init__(self) -> None:
-        _ = self._times, self._weights
+        _ = self._noise_levels
+
+    @cached_property
+    def _noise_levels(self) -> NoiseLevels | None:
+        weighting, times = WEIGHTINGS.resolve(self.weighting), self.time_sampler
+        return None if times is None else NoiseLevels(times, weighting)
 
     @property
+    @override
     def all_noise_levels(self) -> bool:
         """Whether there is a time sampler."""
         return self.time_sampler is not None
 
-    @property
-    def _times(self) -> TimeSampler | None:
-        times = self.time_sampler
-        return TIME_SAMPLERS.create(times) if isinstance(times, str) else times
-
-    @property
-    def _weights(self) -> Weighting:
-        weights = self.weighting
-        return WEIGHTINGS.create(weights) if isinstance(weights, str) else weights
-
     def points(self, sde: SDE, x0: Tensor, generator: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Where the loss is taken: x and t, and the factor on it, `(batch,)`."""
-        if self._times is None:
+        if self._noise_levels is None:
             t = torch.full((x0.shape[0],), sde.t_min, dtype=torch.float64, device=x0.device)
             return x0, t, torch.ones_like(t).to(x0.dtype)
-        t, importance = self._times(sde, x0.shape[0], generator, x0.device)
-        x = sde.perturb(x0, t, normal(x0, generator))
-        factor = importance * sde.sigma(t) ** 2 * self._weights(sde, t)
-        return x, t, factor.to(x0.dtype)
+        t, factor = self._noise_levels.draw(sde, x0, generator)
+        return sde.perturb(x0, t, normal(x0, generator)), t, factor.to(x0.dtype)
 
-
-@dataclass(frozen=True)
-class MarginalObjective(AtNoiseLevels, ABC):
-    """An objective on one law at a time: subclasses give the loss on a `Marginal`."""
-
-    needs: ClassVar[str] = "score"
-    second_derivatives: ClassVar[bool] = False
-    divergence_limit: ClassVar[float] = math.inf
-    cost: ClassVar[str]
-    converges_to: ClassVar[str]
-    reference: ClassVar[str]
-
-    def __call__(
-        self,
-        model: Model,
-        x0: Tensor,
-        condition: Tensor | None = None,
-        generator: Draws = None,
+    @override
+    def losses_of(
+        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
-        """Loss of each example in nats, summed over its entries, shape `(batch,)`."""
-        require_batch("x0", x0)
         x, t, factor = self.points(model.sde, x0, generator)
         return factor * self.losses(Marginal(model, t, condition), x, generator)
 
     @abstractmethod
     def losses(self, marginal: Marginal, x: Tensor, generator: Draws) -> Tensor:
-        """Loss of each example at x, a sample of the law that is to be learned, `(batch,)`."""
+        """Loss of each example at x, a sample of the distribution that is to be learned, in nats,
+        summed over its entries, `(batch,)`."""

@@ -1,8 +1,8 @@
-"""Which noise levels a training step visits.
+"""Distributions of the times that a training step visits.
 
 A time sampler maps uniform numbers to times. With `stratified=True` the numbers of a batch share
 one offset and cover [0, 1) evenly, so that the loss of a batch varies less (VDM's low-discrepancy
-sampler); each time alone keeps its law.
+sampler); each time alone keeps its distribution.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TimeSampler(ABC):
     """Draws times and their importance weights.
 
     Args:
-        stratified: spread the times of a batch evenly over their law.
+        stratified: spread the times of a batch evenly over their distribution.
     """
 
     stratified: bool = False
@@ -35,7 +35,7 @@ class TimeSampler(ABC):
         float64."""
 
     def importance(self, sde: SDE, t: Tensor) -> Tensor:
-        """Factor on the loss; 1 where the law of t is part of the objective."""
+        """Factor on the loss; 1 where the distribution of t is part of the objective."""
         return torch.ones_like(t)
 
     def __call__(
@@ -89,7 +89,7 @@ class Importance(UniformLogSNR):
     """
 
     def importance(self, sde: SDE, t: Tensor) -> Tensor:
-        """(density of the uniform law) / (density drawn from)."""
+        """(uniform density) / (density drawn from)."""
         low, high = sde.log_snr_range
         rate = (sde.diffusion(t) / sde.sigma(t)) ** 2
         return (high - low) / ((sde.t_max - sde.t_min) * rate)
@@ -194,4 +194,5 @@ TIME_SAMPLERS: Registry[TimeSampler] = Registry(
         "logit_normal": LogitNormal,
         "discrete": Discrete,
     },
+    base=TimeSampler,
 )

@@ -1,4 +1,4 @@
-r"""How much each noise level counts.
+r"""Weights of the noise levels in a loss.
 
 Each weighting is stated as the factor on the squared error of the predicted *noise*, the form that
 neither overflows nor vanishes. In terms of the other errors, with s = sigma / alpha:
@@ -11,7 +11,7 @@ neither overflows nor vanishes. In terms of the other errors, with s = sigma / a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from sde_score._core.registry import Registry
 from sde_score.sdes import SDE
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """Factor on the squared noise error at each time."""
 
@@ -58,7 +59,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class EDMWeighting:
-    """EDM's: the network behind its preconditioning sees unit weight at every noise level.
+    """EDM's weighting: unit weight at every noise level on the network behind its preconditioning.
 
     Args:
         sigma_data: standard deviation of the data, > 0.
@@ -115,4 +116,6 @@ WEIGHTINGS: Registry[Weighting] = Registry(
         "min_snr": MinSNR,
         "unit": Unit,
     },
+    base=Weighting,
+    aliases={"simple": "variance"},
 )

@@ -306,24 +306,19 @@ def test_a_row_of_ones_own_feeds_a_network_of_other_conventions(sde, times, pair
     assert all(torch.equal(x, known["x"]) and torch.equal(t, 999 * times) for x, t in seen)
 
 
-def test_a_registered_row_is_found_by_name_and_takes_the_spread_of_the_data():
+def test_a_registered_row_is_found_by_name_and_takes_the_spread_of_the_data(register_for_test):
     def foreign(sigma_data: float = 2.0) -> Parametrization:
         return Parametrization("foreign", lambda at: at.spread, lambda at: at.t, noise, sigma_data)
 
-    PARAMETRIZATIONS.register("foreign", foreign)
-    try:
-        network = Recorder(torch.zeros(4, 1))
-        assert ScoreModel(network, VP(), "foreign").parametrization.sigma_data == 2.0
-        model = ScoreModel(network, VP(), "foreign", sigma_data=3.0)
-        model.noise(torch.ones(4, 1), 0.5)
-        spread = (
-            VP().sigma(torch.tensor(0.5)) ** 2 + 9 * VP().alpha(torch.tensor(0.5)) ** 2
-        ).sqrt()
-        torch.testing.assert_close(network.seen[0][0], (1 / spread).expand(4, 1))
-        assert repr(model.parametrization) == "foreign(sigma_data=3.0)"
-    finally:
-        PARAMETRIZATIONS._entries.pop("foreign")
-        PARAMETRIZATIONS._listed.pop("foreign")
+    register_for_test(PARAMETRIZATIONS, "foreign", foreign)
+    network = Recorder(torch.zeros(4, 1))
+    assert ScoreModel(network, VP(), "foreign").parametrization.sigma_data == 2.0
+    model = ScoreModel(network, VP(), "foreign", sigma_data=3.0)
+    model.noise(torch.ones(4, 1), 0.5)
+    half = torch.tensor(0.5)
+    spread = (VP().sigma(half) ** 2 + 9 * VP().alpha(half) ** 2).sqrt()
+    torch.testing.assert_close(network.seen[0][0], (1 / spread).expand(4, 1))
+    assert repr(model.parametrization) == "foreign(sigma_data=3.0)"
 
 
 def test_a_network_of_two_arguments_is_called_without_a_condition():

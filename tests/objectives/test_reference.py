@@ -106,7 +106,7 @@ def test_discrete_losses_of_score_sde_are_the_variance_weighting(name, network, 
         to_noise = lambda out, t: -sde.sigma(t).reshape(-1, 1, 1, 1) * out  # noqa: E731
     else:
         chain = HierarchicalVAE.from_betas(linear_betas(n, low / n, high / n))
-        sde, to_noise = Levels(chain.alphas, chain.sigmas), lambda out, t: out
+        sde, to_noise = Levels(chain.encoder.alphas, chain.encoder.sigmas), lambda out, t: out
     model = Tiny(sde, nets[network], lambda t: t, to_noise)
     t = arrays[f"{name}.labels"].double()
     loss = DenoisingScoreMatching().at(model, arrays["batch"], t, arrays["z"])

@@ -152,7 +152,7 @@ class PersistentContrastiveDivergence(StatefulObjective):
         self.buffer.fill(examples)
 
     @override
-    def losses(
+    def losses_of(
         self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
         marginal = Marginal(model, None, condition)

@@ -85,7 +85,7 @@ class NoiseContrastive(StatefulObjective):
         self.log_z.copy_(_log_det(factor) + 0.5 * flat.shape[1] * math.log(2 * math.pi))
 
     @override
-    def losses(
+    def losses_of(
         self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
         self._require_fitted(x0)

@@ -1,4 +1,4 @@
-"""Chains that outlive a step: where they are, how old, and which a batch goes on with."""
+"""Replay buffer: Markov chains that outlive a training step, with their states and ages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Visit:
         slots: of the whole global batch, all different, `(total,)`.
         restarted: which of these start afresh, `(total,)`.
         rows: the part of both that this process holds.
-        start: where its chains are, `(batch, *event)`, in the dtype of the data.
+        start: states of its chains, `(batch, *event)`, in the dtype of the data.
         shared: whether processes hold parts of one batch.
     """
 
@@ -74,7 +74,8 @@ class ReplayBuffer(nn.Module):
         """Start all chains afresh, in the shape and dtype of the data.
 
         Args:
-            examples: a sample of the data, `(batch, *event)`, which gives the law of fresh chains.
+            examples: a sample of the data, `(batch, *event)`, which gives the distribution of fresh
+            chains.
             generator: source of draws; None uses torch's global one.
         """
         require_batch("examples", examples)
@@ -96,7 +97,7 @@ class ReplayBuffer(nn.Module):
             RuntimeError: if the buffer was never filled.
             ValueError: if the global batch has more rows than the buffer, or another event shape.
         """
-        source, total, rows = _whole(generator, like.shape[0])
+        source, total, rows = _global_batch(generator, like.shape[0])
         self._require_room(like, total)
         device = torch.device("cpu") if source is None else source.device
         slots = torch.randperm(self.size, generator=source, device=device)[:total]
@@ -114,20 +115,14 @@ class ReplayBuffer(nn.Module):
 
         Args:
             visit: as `visit` returned it.
-            states: where this process's chains are now, `(batch, *event)`.
-            steps: how many steps they took.
+            states: of this process's chains, `(batch, *event)`.
+            steps: number of steps they took.
         """
         moved, values = _gather(visit, states.to(self.states.dtype))
         slots = visit.slots[moved]
         ages = torch.where(visit.restarted[moved], 0, self.ages[slots])
         self.states[slots] = values
         self.ages[slots] = ages + steps
-
-    def age_histogram(self, bins: int = 10) -> tuple[Tensor, Tensor]:
-        """How many chains took how many steps since they started: counts `(bins,)` and the edges
-        of the bins `(bins + 1,)`, on the CPU."""
-        ages = self.ages.cpu().double()
-        return torch.histogram(ages, bins, range=(0.0, max(1.0, float(ages.max()))))
 
     def _fresh(self, like: Tensor, generator: Draws) -> Tensor:
         return self.mean.to(like) + self.std.to(like) * normal(like, generator)
@@ -151,15 +146,15 @@ class ReplayBuffer(nn.Module):
         return f"size={self.size}, restart={self.restart}"
 
 
-def _whole(generator: Draws, batch: int) -> tuple[Generator | None, int, slice]:
-    """The generator behind, the rows of the global batch, and which of them are held here."""
+def _global_batch(generator: Draws, batch: int) -> tuple[Generator | None, int, slice]:
+    """The generator behind, the size of the global batch, and the rows of it held here."""
     if isinstance(generator, BatchSlice):
         return generator.generator, generator.total, generator.rows(batch)
     return generator, batch, slice(0, batch)
 
 
 def _gather(visit: Visit, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows of the global batch were moved, by any process, and where they are now."""
+    """Rows of the global batch that were moved, by any process, and their states."""
     total = len(visit.slots)
     flat = states.reshape(len(states), -1)
     table = flat.new_zeros((total, flat.shape[1] + 1))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
+from typing_extensions import override
 
-from sde_score._core.checks import mean_event, require_batch, require_choice
+from sde_score._core.checks import mean_event, require_choice
 from sde_score.models import Model
-from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
-from sde_score.objectives.weightings import WEIGHTINGS, Weighting
+from sde_score.objectives.base import BaseObjective, NoiseLevels
+from sde_score.objectives.time_samplers import TimeSampler
+from sde_score.objectives.weightings import Weighting
 from sde_score.random import Draws, normal
 from sde_score.sdes import SDE
 
@@ -18,16 +20,16 @@ VARIANCE_REDUCTIONS = ("none", "constant", "antithetic")
 
 
 @dataclass(frozen=True)
-class DenoisingScoreMatching:
+class DenoisingScoreMatching(BaseObjective):
     r"""Denoising score matching over all noise levels of the model's SDE.
 
     .. math:: \frac{w(t)}{D} \left\lVert \hat\epsilon(x_t, t) - \epsilon \right\rVert^2, \qquad
               x_t = \alpha x_0 + \sigma \epsilon,\quad \epsilon \sim N(0, I),\quad t \sim p
 
     The expected value is smallest where the model's score is the true one at every t, whatever the
-    weight and whatever the law of t. Entries of an event are averaged, so losses compare across
-    shapes; times D / 2 gives the summed form of `reduce_mean=False` in Song et al.'s code, in nats
-    under likelihood weighting.
+    weight and whatever the distribution of t. Entries of an event are averaged, so losses compare
+    across shapes; times D / 2 gives the summed form of `reduce_mean=False` in Song et al.'s code,
+    in nats under likelihood weighting.
 
     Three forms have that same expected value at every x_0 and t. The square is
 
@@ -60,48 +62,39 @@ class DenoisingScoreMatching:
     https://arxiv.org/abs/2011.13456, eq. 7.
     """
 
-    needs = "score"
-    second_derivatives = False
-    all_noise_levels = True
-    divergence_limit = math.inf
     converges_to = "the score of x_t at every t"
     reference = "Vincent 2011, https://doi.org/10.1162/NECO_a_00142"
 
     weighting: str | Weighting = "variance"
     time_sampler: str | TimeSampler = "uniform"
     variance_reduction: str = "none"
-    _weighting: Weighting = field(init=False, repr=False, compare=False)
-    _time_sampler: TimeSampler = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_choice("variance_reduction", self.variance_reduction, VARIANCE_REDUCTIONS)
-        weighting, times = self.weighting, self.time_sampler
-        resolved = WEIGHTINGS.create(weighting) if isinstance(weighting, str) else weighting
-        object.__setattr__(self, "_weighting", resolved)
-        drawn = TIME_SAMPLERS.create(times) if isinstance(times, str) else times
-        object.__setattr__(self, "_time_sampler", drawn)
+        _ = self._noise_levels
+
+    @cached_property
+    def _noise_levels(self) -> NoiseLevels:
+        return NoiseLevels(self.time_sampler, self.weighting)
 
     @property
+    @override
     def cost(self) -> str:
         """Passes per example."""
         return "2 F + 2 B" if self.variance_reduction == "antithetic" else "F + B"
 
-    def __call__(
-        self,
-        model: Model,
-        x0: Tensor,
-        condition: Tensor | None = None,
-        generator: Draws = None,
+    @override
+    def losses_of(
+        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
         """Weighted loss of each example at a random time, shape `(batch,)`."""
-        require_batch("x0", x0)
         t, importance, noise = self.draw(model.sde, x0, generator)
         loss = self.at(model, x0, t, noise, condition)
         return loss * importance.to(loss)
 
     def draw(self, sde: SDE, x0: Tensor, generator: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Times and their importance, float64 `(batch,)`, and noise like x0."""
-        t, importance = self._time_sampler(sde, x0.shape[0], generator, x0.device)
+        t, importance = self._noise_levels.times(sde, x0.shape[0], generator, x0.device)
         return t, importance, normal(x0, generator)
 
     def at(
@@ -115,7 +108,7 @@ class DenoisingScoreMatching:
 
     def weight(self, sde: SDE, t: Tensor) -> Tensor:
         """w(t), float64 in the shape of t."""
-        return self._weighting(sde, t.double())
+        return self._noise_levels.weights(sde, t.double())
 
     def _error(
         self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None

@@ -100,7 +100,7 @@ class DenoisingControl(StatefulObjective):
         self.register_buffer("pending", torch.zeros(9, bins, dtype=torch.float64))
 
     @override
-    def losses(
+    def losses_of(
         self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
         """Weighted loss of each example at a random time, shape `(batch,)`."""

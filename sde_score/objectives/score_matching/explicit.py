@@ -28,7 +28,7 @@ class ExplicitScoreMatching(MarginalObjective):
     no mass: two modes with the wrong weights, many widths apart, cost next to nothing.
 
     Args:
-        target: the law whose score is known: a name from `sde_score.models.TARGETS`, such as
+        target: the distribution whose score is known: a name in `sde_score.models.TARGETS`, such as
             `"mixture"`, a `Target`, or without a time sampler any `Density`.
         time_sampler: None for the data as they are; a name from `TIME_SAMPLERS`, or an object, for
             the diffused target at random times.
@@ -53,16 +53,16 @@ class ExplicitScoreMatching(MarginalObjective):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        law = self._known.law
-        if self.all_noise_levels and not isinstance(law, Target):
+        target = self._known.target
+        if self.all_noise_levels and not isinstance(target, Target):
             raise TypeError(
-                f"target is a {type(law).__name__}, whose score with noise is not known; accepted "
-                f"with a time sampler: a Target, or one of {', '.join(TARGETS)}"
+                f"target is a {type(target).__name__}, whose score with noise is not known; "
+                f"accepted with a time sampler: a Target, or one of {', '.join(TARGETS)}"
             )
 
     @cached_property
-    def _known(self) -> KnownLaw:
-        return KnownLaw(self.target)
+    def _known(self) -> KnownTarget:
+        return KnownTarget(self.target)
 
     @override
     def losses(self, marginal: Marginal, x: Tensor, generator: Draws = None) -> Tensor:
@@ -72,30 +72,31 @@ class ExplicitScoreMatching(MarginalObjective):
         return 0.5 * sum_event((marginal.score(x) - truth) ** 2)
 
 
-class KnownLaw:
-    """A law and its diffused forms, each made once; scores carry no graph.
+class KnownTarget:
+    """A distribution of known score and its diffused forms, each made once; scores carry no graph.
 
     Args:
-        target: a name from `sde_score.models.TARGETS`, or an object.
+        target: a name in `sde_score.models.TARGETS`, or an object.
 
     Raises:
         ValueError: for an unknown name or argument.
+        TypeError: for an object without a score.
     """
 
     def __init__(self, target: str | Density) -> None:
-        self.law: Density = TARGETS.create(target) if isinstance(target, str) else target
+        self.target = target if isinstance(target, Density) else TARGETS.resolve(target)
         self._diffused: dict[SDE, Model] = {}
 
     def score(self, x: Tensor) -> Tensor:
         """Score of the data, like x."""
         with torch.no_grad():
-            return self.law.score(x)
+            return self.target.score(x)
 
     def noisy_score(self, marginal: Marginal, x: Tensor) -> Tensor:
         """Score of x_t under the SDE and at the times of a model, like x."""
         sde = marginal.model.sde
-        if sde not in self._diffused and isinstance(self.law, Target):
-            self._diffused[sde] = self.law.diffused(sde)
+        if sde not in self._diffused and isinstance(self.target, Target):
+            self._diffused[sde] = self.target.diffused(sde)
         model = self._diffused[sde]
         if isinstance(model, nn.Module):
             model.to(x.device)

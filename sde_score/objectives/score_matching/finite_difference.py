@@ -1,4 +1,4 @@
-"""Finite-difference score matching: no derivative of a derivative."""
+"""Finite-difference score matching: implicit score matching without second derivatives."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_positive, sum_event
 from sde_score.models import Marginal
-from sde_score.objectives.score_matching.probed import ProbedObjective
+from sde_score.objectives.base import MarginalObjective
+from sde_score.objectives.score_matching.probed import require_probes
+from sde_score.random import Draws, probes
 
 
 @dataclass(frozen=True)
-class FiniteDifferenceScoreMatching(ProbedObjective):
+class FiniteDifferenceScoreMatching(MarginalObjective):
     r"""Sliced score matching whose derivatives are differences: first-order passes alone.
 
     With x± = x ± h v, E[v v^T] = I, an energy model (f = -energy) has the loss
@@ -55,6 +57,7 @@ class FiniteDifferenceScoreMatching(ProbedObjective):
     converges_to = "the score of the data, but for O(step^2)"
     reference = "Pang et al. 2020, https://arxiv.org/abs/2007.03317"
 
+    probes: int = 1
     probe_distribution: str = "sphere"
     step: float | None = None
     sigma_data: float = 1.0
@@ -62,11 +65,16 @@ class FiniteDifferenceScoreMatching(ProbedObjective):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_probes(self.probes, self.probe_distribution)
         require_positive(sigma_data=self.sigma_data)
         if self.step is not None:
             require_positive(step=self.step)
 
     @override
+    def losses(self, marginal: Marginal, x: Tensor, generator: Draws) -> Tensor:
+        """Loss of each example with fresh probes, shape `(batch,)`."""
+        return self.at(marginal, x, probes(self.probes, x, self.probe_distribution, generator))
+
     def at(self, marginal: Marginal, x: Tensor, vectors: Tensor) -> Tensor:
         """Loss of each example along given directions `(n, batch, *event)`, shape `(batch,)`."""
         step = self.step_length(marginal, x)

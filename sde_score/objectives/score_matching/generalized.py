@@ -1,8 +1,8 @@
-r"""Generalized score matching: data that end somewhere.
+r"""Generalized score matching, for data on a domain with a border.
 
 Where a density does not vanish at the border of its domain, integration by parts leaves a border
-term and implicit score matching learns the wrong law: for Exp(1) it finds the rate 0. A factor
-h(x) on each squared error that vanishes at the border repairs it.
+term and implicit score matching learns the wrong distribution: for Exp(1) it finds the rate 0. A
+factor h(x) on each squared error that vanishes at the border repairs it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from sde_score.objectives.score_matching.implicit import score_and_diagonal
 from sde_score.random import Draws
 
 
+@runtime_checkable
 class DomainWeight(Protocol):
     """A factor that vanishes at the ends of an interval."""
 
@@ -133,6 +134,7 @@ DOMAIN_WEIGHTS: Registry[DomainWeight] = Registry(
         "parabola": Parabola,
         "distance": Distance,
     },
+    base=DomainWeight,
 )
 
 
@@ -179,8 +181,7 @@ class GeneralizedScoreMatching(MarginalObjective):
 
     @cached_property
     def _weight(self) -> DomainWeight:
-        weight = self.weight
-        return DOMAIN_WEIGHTS.create(weight) if isinstance(weight, str) else weight
+        return DOMAIN_WEIGHTS.resolve(self.weight)
 
     @override
     def losses(self, marginal: Marginal, x: Tensor, generator: Draws = None) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Implicit score matching: the score enters alone, for integration by parts removes the truth.
+r"""Implicit score matching: integration by parts eliminates the unknown score of the data.
 
 .. math:: E \left[ \tfrac12 \lVert s - \nabla \log p \rVert^2 \right]
           = E \left[ \tfrac12 \lVert s \rVert^2 + \mathrm{tr}\, \nabla s \right]
@@ -18,8 +18,8 @@ from typing_extensions import override
 from sde_score._core.checks import sum_event
 from sde_score.models import Marginal, unit_vectors, value_and_forms
 from sde_score.objectives.base import MarginalObjective
-from sde_score.objectives.score_matching.probed import ProbedObjective
-from sde_score.random import Draws
+from sde_score.objectives.score_matching.probed import require_probes
+from sde_score.random import Draws, probes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ImplicitScoreMatching(MarginalObjective):
 
 
 @dataclass(frozen=True)
-class HutchinsonScoreMatching(ProbedObjective):
+class HutchinsonScoreMatching(MarginalObjective):
     r"""Implicit score matching with Hutchinson's trace, also called sliced with variance reduction.
 
     .. math:: \tfrac12 \lVert s(x) \rVert^2 + \frac1n \sum_{k=1}^n v_k^T \nabla s(x)\, v_k,
@@ -92,7 +92,19 @@ class HutchinsonScoreMatching(ProbedObjective):
     converges_to = "the score of the data"
     reference = "Song et al. 2019, https://arxiv.org/abs/1905.07088"
 
+    probes: int = 1
+    probe_distribution: str = "rademacher"
+
     @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_probes(self.probes, self.probe_distribution)
+
+    @override
+    def losses(self, marginal: Marginal, x: Tensor, generator: Draws) -> Tensor:
+        """Loss of each example with fresh probes, shape `(batch,)`."""
+        return self.at(marginal, x, probes(self.probes, x, self.probe_distribution, generator))
+
     def at(self, marginal: Marginal, x: Tensor, vectors: Tensor) -> Tensor:
         """Loss of each example with given probes `(n, batch, *event)`, shape `(batch,)`."""
         score, forms = value_and_forms(marginal.score, x, vectors)

@@ -1,4 +1,4 @@
-"""Sliced score matching: the score is compared along random directions."""
+"""Sliced score matching: implicit score matching along random directions."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score.models import Marginal, value_and_forms
-from sde_score.objectives.score_matching.probed import ProbedObjective
+from sde_score.objectives.base import MarginalObjective
+from sde_score.objectives.score_matching.probed import require_probes
+from sde_score.random import Draws, probes
 
 
 @dataclass(frozen=True)
-class SlicedScoreMatching(ProbedObjective):
+class SlicedScoreMatching(MarginalObjective):
     r"""Sliced score matching: implicit score matching of one-dimensional projections.
 
     .. math:: \frac1n \sum_{k=1}^n \left[ \tfrac12 (v_k \cdot s(x))^2
               + v_k^T \nabla s(x)\, v_k \right], \qquad E[v v^T] = I
 
     Value and gradient are those of `ImplicitScoreMatching` on average, at any scale of the data and
-    for every law of the probes. `HutchinsonScoreMatching` averages the first term exactly, at the
-    same price and with less variance: prefer it. This one is for comparison.
+    for every distribution of the probes. `HutchinsonScoreMatching` averages the first term exactly,
+    at the same price and with less variance: prefer it. This one is for comparison.
 
     Args:
         probes: number n of directions per example, at least 1.
@@ -43,7 +45,19 @@ class SlicedScoreMatching(ProbedObjective):
     converges_to = "the score of the data"
     reference = "Song et al. 2019, https://arxiv.org/abs/1905.07088"
 
+    probes: int = 1
+    probe_distribution: str = "rademacher"
+
     @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_probes(self.probes, self.probe_distribution)
+
+    @override
+    def losses(self, marginal: Marginal, x: Tensor, generator: Draws) -> Tensor:
+        """Loss of each example with fresh probes, shape `(batch,)`."""
+        return self.at(marginal, x, probes(self.probes, x, self.probe_distribution, generator))
+
     def at(self, marginal: Marginal, x: Tensor, vectors: Tensor) -> Tensor:
         """Loss of each example along given directions `(n, batch, *event)`, shape `(batch,)`."""
         score, forms = value_and_forms(marginal.score, x, vectors)

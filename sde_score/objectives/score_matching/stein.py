@@ -1,23 +1,24 @@
-r"""Kernel Stein discrepancy: how far a sample is from a law of which only the score is known.
+r"""Kernel Stein discrepancy: distance of a sample from a distribution, given its score alone.
 
 .. math:: u(x, x') = s \cdot s' k + s \cdot \nabla_{x'} k + s' \cdot \nabla_x k
           + \mathrm{tr} \nabla_x \nabla_{x'} k
 
-has expected value zero over x' for every x if s is the score of the law of x'. Kernels here are
-k = phi(q) of the squared distance q = \|x - x'\|^2 / l^2.
+has expected value zero over x' for every x if s is the score of the distribution of x'. Kernels
+here are k = phi(q) of the squared distance q = \|x - x'\|^2 / l^2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
+from typing_extensions import override
 
 from sde_score._core.checks import require_batch, require_choice, require_count, require_positive
 from sde_score.models import Density, Marginal, Model
+from sde_score.objectives.base import BaseObjective
 from sde_score.random import Draws, probes
 
 
@@ -91,7 +92,7 @@ def _square_length(apart: Tensor, bandwidth: str | float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SteinDiscrepancy:
+class SteinDiscrepancy(BaseObjective):
     r"""Kernel Stein discrepancy as a loss: pairs of examples, neither chains nor derivatives.
 
     .. math:: loss_i = \frac{1}{n - 1} \sum_{j \ne i} u(x_i, x_j)
@@ -114,13 +115,10 @@ class SteinDiscrepancy:
     2017, https://arxiv.org/abs/1703.01717.
     """
 
-    needs: ClassVar[str] = "score"
-    second_derivatives: ClassVar[bool] = False
-    all_noise_levels: ClassVar[bool] = False
-    divergence_limit: ClassVar[float] = float("inf")
-    cost: ClassVar[str] = "F + B"
-    converges_to: ClassVar[str] = "the score of the data, as seen through the kernel"
-    reference: ClassVar[str] = "Liu, Lee & Jordan 2016, https://arxiv.org/abs/1602.03253"
+    all_noise_levels = False
+    cost = "F + B"
+    converges_to = "the score of the data, as seen through the kernel"
+    reference = "Liu, Lee & Jordan 2016, https://arxiv.org/abs/1602.03253"
 
     kernel: str = "imq"
     bandwidth: str | float = "median"
@@ -128,15 +126,11 @@ class SteinDiscrepancy:
     def __post_init__(self) -> None:
         require_settings(self.kernel, self.bandwidth)
 
-    def __call__(
-        self,
-        model: Model,
-        x0: Tensor,
-        condition: Tensor | None = None,
-        generator: Draws = None,
+    @override
+    def losses_of(
+        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
         """Mean of u over the pairs of each example with the others, shape `(batch,)`."""
-        require_batch("x0", x0)
         if len(x0) < 2:
             raise ValueError("x0 has one example; the Stein discrepancy needs pairs: at least 2")
         score = Marginal(model, None, condition).score(x0)
@@ -149,8 +143,8 @@ class SteinTest:
     """The result of a goodness-of-fit test.
 
     Args:
-        statistic: n times the U-statistic; near 0 or below if the sample is of the law.
-        p_value: how often a sample of the law has one as large.
+        statistic: n times the U-statistic; near 0 or below if the sample is of the distribution.
+        p_value: share of samples of the distribution whose statistic is as large.
     """
 
     statistic: float
@@ -166,16 +160,17 @@ def stein_test(
     bootstrap: int = 1000,
     generator: Generator | None = None,
 ) -> SteinTest:
-    r"""Test whether independent points are draws of a law, given its score alone.
+    r"""Test whether independent points are draws of a distribution, given its score alone.
 
     The statistic is compared with its wild bootstrap, in which random signs stand for the chance
-    in a sample of the law:
+    in a sample of the distribution:
 
     .. math:: \frac{1}{n - 1} \sum_{i \ne j} \epsilon_i \epsilon_j u(x_i, x_j), \qquad
               \epsilon_i = \pm 1 .
 
     Args:
-        density: the law, of which only `score` is asked; `Marginal(model, t)` for a model.
+        density: the distribution, of which only `score` is evaluated; `Marginal(model, t)` for a
+        model.
         x: independent points, `(n, *event)`, at least 2. Draws of a chain are not: thin them first.
         kernel: a name from `STEIN_KERNELS`.
         bandwidth: length of the kernel, > 0, or `"median"`.

@@ -1,26 +1,26 @@
-"""Target score matching: the score of the noisy data as a mean of the score of the clean."""
+"""Target score matching: regression of the noisy score on the known score of the clean data."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import expand_like, require_batch, require_positive, sum_event
+from sde_score._core.checks import expand_like, require_positive, sum_event
 from sde_score.models import Density, Marginal, Model, Target
-from sde_score.objectives.base import AtNoiseLevels
-from sde_score.objectives.score_matching.explicit import KnownLaw
+from sde_score.objectives.base import BaseObjective, NoiseLevels
+from sde_score.objectives.score_matching.explicit import KnownTarget
 from sde_score.objectives.time_samplers import TimeSampler
+from sde_score.objectives.weightings import Weighting
 from sde_score.random import Draws, generator_from, normal
 
 _SAMPLES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetScoreMatching(AtNoiseLevels):
+class TargetScoreMatching(BaseObjective):
     r"""Learns the score at all noise levels where that of the clean data is known.
 
     The score of x_t is the mean, given x_t, of either of
@@ -41,8 +41,8 @@ class TargetScoreMatching(AtNoiseLevels):
     vanish at infinity: not one that ends somewhere, such as `exponential`.
 
     Args:
-        target: the law of the data: a name from `sde_score.models.TARGETS`, a `Target` or a
-            `Density`.
+        target: the distribution of the data: a name from `sde_score.models.TARGETS`, a `Target` or
+            a `Density`.
         mix: c between 0 (denoising) and 1 (the known score alone) at every t; None takes c*.
         information: I, > 0; None takes the mean over 4096 exact draws of a `Target`.
         time_sampler: a name from `TIME_SAMPLERS`, or an object.
@@ -58,9 +58,6 @@ class TargetScoreMatching(AtNoiseLevels):
     et al. 2025, https://arxiv.org/abs/2512.20003.
     """
 
-    needs = "score"
-    second_derivatives = False
-    divergence_limit = math.inf
     cost = "F + B"
     converges_to = "the score of x_t at every t"
     reference = "De Bortoli et al. 2024, https://arxiv.org/abs/2402.08667"
@@ -68,52 +65,48 @@ class TargetScoreMatching(AtNoiseLevels):
     target: str | Density
     mix: float | None = None
     information: float | None = None
-    time_sampler: str | TimeSampler | None = "uniform"
+    time_sampler: str | TimeSampler = "uniform"
+    weighting: str | Weighting = "variance"
 
-    @override
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.time_sampler is None:
             raise ValueError("time_sampler=None leaves no noise to learn from: try 'uniform'")
+        _ = self._noise_levels
         if self.mix is not None and not 0 <= self.mix <= 1:
             raise ValueError(f"mix={self.mix!r} must lie between 0 (denoising) and 1 (target)")
         if self.information is not None:
             require_positive(information=self.information)
-        law = self._known.law
-        if self.mix is None and self.information is None and not isinstance(law, Target):
+        target = self._known.target
+        if self.mix is None and self.information is None and not isinstance(target, Target):
             raise TypeError(
-                f"target is a {type(law).__name__}, from which nothing can be drawn: give "
+                f"target is a {type(target).__name__}, from which nothing can be drawn: give "
                 "information, the mean square of an entry of its score, or mix"
             )
 
     @cached_property
-    def _known(self) -> KnownLaw:
-        return KnownLaw(self.target)
+    def _noise_levels(self) -> NoiseLevels:
+        return NoiseLevels(self.time_sampler, self.weighting)
+
+    @cached_property
+    def _known(self) -> KnownTarget:
+        return KnownTarget(self.target)
 
     @cached_property
     def _information(self) -> float:
         if self.information is not None:
             return self.information
-        law = self._known.law
-        if not isinstance(law, Target):
+        target = self._known.target
+        if not isinstance(target, Target):
             raise TypeError("information is needed")
-        draws = law.sample(_SAMPLES, generator_from(0))
+        draws = target.sample(_SAMPLES, generator_from(0))
         return self._known.score(draws).square().mean().item()
 
-    def __call__(
-        self,
-        model: Model,
-        x0: Tensor,
-        condition: Tensor | None = None,
-        generator: Draws = None,
+    @override
+    def losses_of(
+        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
         """Weighted loss of each example at a random time, in nats, shape `(batch,)`."""
-        require_batch("x0", x0)
-        times, sde = self._times, model.sde
-        if times is None:
-            raise ValueError("time_sampler=None leaves no noise to learn from: try 'uniform'")
-        t, importance = times(sde, x0.shape[0], generator, x0.device)
-        factor = importance * sde.sigma(t) ** 2 * self._weights(sde, t)
+        t, factor = self._noise_levels.draw(model.sde, x0, generator)
         return factor.to(x0.dtype) * self.at(model, x0, t, normal(x0, generator), condition)
 
     def at(

@@ -110,12 +110,6 @@ def test_ages_count_steps_since_the_last_start():
             restarts += fresh
         assert buffer.ages.tolist() == ages
     assert 20 < restarts < 80
-    counts, edges = buffer.age_histogram(4)
-    assert counts.sum() == 6
-    assert edges[0] == 0
-    assert edges[-1] == max(ages)
-    assert counts[0] == sum(age < max(ages) / 4 for age in ages)
-    assert filled(6, 0.4, data(4, 2)).age_histogram(2)[0].tolist() == [6.0, 0.0]
 
 
 def test_all_randomness_comes_from_the_generator():
