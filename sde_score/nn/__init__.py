@@ -1,28 +1,46 @@
 """Backbones: networks called as `backbone(x, noise_level, condition=None)` that answer like x.
 
-A backbone knows nothing of diffusions. It sees noisy data x, shape `(batch, *event)`, how noisy
-each example is, and perhaps a label; what its answer means is the business of `sde_score.models`.
+A backbone knows nothing of diffusions. It sees noisy data x, shape `(batch, *event)`, the noise
+level of each example, and perhaps a label; the meaning of its answer is a parametrization, see
+`sde_score.models`.
 
 The noise level is a quarter of log(sigma / alpha), shape `(batch,)`, within -4 .. 4 for any
-diffusion in use. A new backbone is one file and one line in `BACKBONES`.
+diffusion in use. `register("mine", Mine)` adds a network of your own, of any class: its constructor
+is given `event_shape` and `num_classes` if it takes them, and the options of the spec.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 
 from torch import nn
 
 from sde_score._core.registry import Registry, format_spec, parse_spec
-from sde_score.nn._inputs import require_event_shape
+from sde_score.nn.backbones.base import Backbone, require_event_shape
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.unet import UNet
 from sde_score.nn.blocks.embeddings import NoiseEmbedding
+from sde_score.nn.blocks.group_norm import set_second_derivatives
 
-__all__ = ["BACKBONES", "MLP", "NoiseEmbedding", "UNet", "available", "create", "default_for"]
+__all__ = [
+    "BACKBONES",
+    "MLP",
+    "Backbone",
+    "NoiseEmbedding",
+    "UNet",
+    "available",
+    "create",
+    "default_for",
+    "register",
+    "set_second_derivatives",
+]
 
-BACKBONES: Registry[nn.Module] = Registry("backbone", {"mlp": MLP, "unet": UNet})
+BACKBONES: Registry[nn.Module] = Registry("backbone", {"mlp": MLP, "unet": UNet}, base=nn.Module)
+
+available = BACKBONES.names
+register = BACKBONES.register
 
 
 def create(spec: str, event_shape: Sequence[int], num_classes: int = 0) -> nn.Module:
@@ -34,21 +52,25 @@ def create(spec: str, event_shape: Sequence[int], num_classes: int = 0) -> nn.Mo
         num_classes: number of classes; 0 for a network without condition.
 
     Raises:
-        TypeError: if `event_shape` is not a tuple of whole numbers.
-        ValueError: for an unknown name or option, or a value out of range.
+        TypeError: if `event_shape` is not a tuple of integers.
+        ValueError: for an unknown name or option, a value out of range, or classes for a network
+            that takes none.
     """
-    of_the_data = {"event_shape", "num_classes"} & set(parse_spec(spec)[1])
-    if of_the_data:
+    name, options = parse_spec(spec)
+    of_the_data = {"event_shape": event_shape, "num_classes": num_classes}
+    if set(of_the_data) & set(options):
         raise ValueError(
-            f"{spec!r} sets {', '.join(sorted(of_the_data))}, which the data decide: leave it out "
-            "of the spec and give it as an argument"
+            f"{spec!r} sets {', '.join(sorted(set(of_the_data) & set(options)))}, which the data "
+            "decide: leave it out of the spec and give it as an argument"
         )
-    return BACKBONES.create(spec, event_shape=event_shape, num_classes=num_classes)
-
-
-def available() -> list[str]:
-    """Names that `create` knows."""
-    return BACKBONES.names()
+    parameters = inspect.signature(BACKBONES[name]).parameters
+    if num_classes and "num_classes" not in parameters:
+        raise ValueError(
+            f"backbone {name!r} takes no num_classes, so that it cannot be told the class of an "
+            "example: train without condition, or give its constructor the argument"
+        )
+    taken = {key: value for key, value in of_the_data.items() if key in parameters}
+    return BACKBONES.create(spec, **taken)
 
 
 def default_for(event_shape: Sequence[int]) -> str:
@@ -58,7 +80,7 @@ def default_for(event_shape: Sequence[int]) -> str:
     to 32 x 32 get a narrow one.
 
     Raises:
-        TypeError: if `event_shape` is not a tuple of whole numbers.
+        TypeError: if `event_shape` is not a tuple of integers.
         ValueError: if an entry is below 1.
     """
     shape = require_event_shape(event_shape)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from sde_score._core.modules import evaluating
 from sde_score.data import DataSet
-from sde_score.models import check_differentiable
+from sde_score.models import EnergyBased, check_differentiable
+from sde_score.nn import set_second_derivatives
 from sde_score.objectives import Objective
 from sde_score.random import BatchSlice, mix
 from sde_score.training import rng_streams as streams
@@ -107,6 +108,8 @@ class Trainer:
     def _build(self) -> None:
         config = self.config
         self.model = build_model(config, self.facts.event_shape, self.facts.num_classes)
+        twice = self.objective.second_derivatives or isinstance(self.model, EnergyBased)
+        set_second_derivatives(self.model, twice)
         if config.compile:
             self.model.backbone.compile()  # type: ignore[attr-defined]
         autocast = self.device.type if config.precision == "bf16" else None

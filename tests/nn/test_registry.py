@@ -53,3 +53,32 @@ def test_unknown_names_and_options_are_refused():
 def test_default_suits_the_shape_and_can_be_built(event_shape, expected):
     assert nn.default_for(event_shape) == expected
     nn.create(nn.default_for(event_shape), event_shape)
+
+
+class Shapeless(torch.nn.Module):
+    """A network of one's own that is built without the shape of the data."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((width,), 2.0))
+
+    def forward(self, x, noise_level, condition=None):
+        return self.scale.prod() * x
+
+
+def test_a_network_of_ones_own_is_given_what_its_constructor_takes(register_for_test):
+    register_for_test(nn.BACKBONES, "shapeless", Shapeless)
+    network = nn.create("shapeless(width=2)", (5,))
+    assert torch.equal(network(torch.ones(1, 5), torch.zeros(1)), torch.full((1, 5), 4.0))
+    with pytest.raises(ValueError, match="'shapeless' takes no num_classes, so that it cannot be"):
+        nn.create("shapeless", (5,), num_classes=3)
+
+    seen = {}
+
+    def shaped(event_shape, num_classes):
+        seen.update(event_shape=event_shape, num_classes=num_classes)
+        return Shapeless()
+
+    register_for_test(nn.BACKBONES, "shaped", shaped)
+    nn.create("shaped", (4, 2), num_classes=7)
+    assert seen == {"event_shape": (4, 2), "num_classes": 7}

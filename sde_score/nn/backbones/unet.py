@@ -1,4 +1,4 @@
-"""A U-Net for images of any size from 8 x 8, square or not."""
+"""U-Net for images of any size from 8 x 8, square or not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from sde_score._core.checks import require_count
-from sde_score.nn._inputs import require_dropout, require_event_shape, require_inputs
-from sde_score.nn.blocks.embeddings import NoiseEmbedding
+from sde_score.nn.backbones.base import Backbone, require_dropout, require_event_shape
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, SelfAttention, zero_init
 
@@ -18,8 +18,8 @@ _SMALLEST_IMAGE = 8
 _DEFAULT_ATTENTION = 16
 
 
-class UNet(nn.Module):
-    """Convolutions at several resolutions, each way down handing its results to the way up.
+class UNet(Backbone):
+    """Convolutions at several resolutions, with skips from the way down to the way up.
 
     Every level halves the image by averaging (rounding up) and doubles it by repetition, cut to the
     size it had, so any size goes. Neither costs a convolution: the residual blocks on both sides
@@ -36,7 +36,7 @@ class UNet(nn.Module):
         dropout: probability of dropping a hidden number in training, in [0, 1).
 
     Raises:
-        TypeError: if `event_shape` is not a tuple of whole numbers.
+        TypeError: if `event_shape` is not a tuple of integers.
         ValueError: for sizes out of range, more levels than the image can be halved into, or
             attention at a resolution that does not occur.
 
@@ -54,13 +54,13 @@ class UNet(nn.Module):
         num_classes: int = 0,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.event_shape = _require_image(event_shape)
+        shape = _require_image(event_shape)
         require_count(2, base=base)
         require_count(blocks=blocks)
         require_dropout(dropout)
         _require_multipliers(multipliers)
-        resolutions = _resolutions(min(self.event_shape[1:]), len(multipliers))
+        super().__init__(shape, 4 * base, num_classes)
+        resolutions = _resolutions(min(shape[1:]), len(multipliers))
         attends = [r in _attention(attention, resolutions) for r in resolutions]
         widths = [base * multiplier for multiplier in multipliers]
         width, embedding = widths[0], 4 * base
@@ -69,7 +69,6 @@ class UNet(nn.Module):
             return _Block(channels, out, embedding, attend, dropout)
 
         self.blocks = blocks
-        self.embedding = NoiseEmbedding(embedding, num_classes)
         self.first = nn.Conv2d(self.event_shape[0], width, 3, padding=1)
         self.down = nn.ModuleList()
         for level, attend in zip(widths, attends, strict=True):
@@ -83,21 +82,9 @@ class UNet(nn.Module):
         self.norm = GroupNorm(widths[0])
         self.last = zero_init(nn.Conv2d(widths[0], self.event_shape[0], 3, padding=1))
 
-    def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Map a noisy batch to a batch of the same shape.
-
-        Args:
-            x: shape `(batch, *event_shape)`; cast to the dtype of the weights, and the answer back.
-            noise_level: a quarter of log(sigma / alpha), within -4 .. 4, shape `(batch,)`.
-            condition: labels, int64 of shape `(batch,)`, -1 for no class; None for none at all.
-
-        Raises:
-            TypeError: for tensors of the wrong kind.
-            ValueError: for shapes or labels that do not fit.
-        """
-        require_inputs(x, noise_level, self.event_shape)
-        embedding = self.embedding(noise_level, condition)
-        hidden = self.first(x.to(self.first.weight.dtype))
+    @override
+    def answer(self, x: Tensor, embedding: Tensor) -> Tensor:
+        hidden = self.first(x)
         # Channels-last in memory: the fastest layout on a CPU, and all that follows keeps it.
         # Spelled out, because vmap refuses contiguous(memory_format=...).
         hidden = hidden.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
@@ -115,7 +102,7 @@ class UNet(nn.Module):
                 hidden = _double(hidden, skip)
             hidden = block(torch.cat([hidden, skip], dim=1), embedding)
         out: Tensor = self.last(F.silu(self.norm(hidden)))
-        return out.to(x.dtype)
+        return out
 
 
 class _Block(nn.Module):

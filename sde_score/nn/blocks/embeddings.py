@@ -1,4 +1,4 @@
-"""How a backbone learns the noise level and the class of each example."""
+"""Embeddings of the noise level and the class of each example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_score._core.checks import require_count
-from sde_score.nn._inputs import require_noise_level
 
 NO_CLASS = -1
 
@@ -44,8 +43,25 @@ def fourier_features(noise_level: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def require_noise_level(noise_level: Tensor) -> None:
+    """Refuse anything but one real number per example.
+
+    Raises:
+        TypeError: if `noise_level` is not a floating-point tensor.
+        ValueError: if its shape is not `(batch,)`.
+    """
+    if not isinstance(noise_level, Tensor) or not noise_level.is_floating_point():
+        what = noise_level.dtype if isinstance(noise_level, Tensor) else type(noise_level).__name__
+        raise TypeError(f"noise_level must be a floating-point tensor, got {what}")
+    if noise_level.ndim != 1:
+        raise ValueError(
+            f"noise_level of shape {tuple(noise_level.shape)} must have one entry per example, "
+            "shape (batch,): try noise_level.expand(x.shape[0])"
+        )
+
+
 class NoiseEmbedding(nn.Module):
-    """A vector that tells a backbone the noise level, and the class, of each example.
+    """The noise level, and the class, of each example as a vector.
 
     Fourier features of the noise level go through a two-layer network; the vector of the class is
     added to what comes out. The sum has passed a SiLU already, so that a block needs only one
@@ -56,7 +72,7 @@ class NoiseEmbedding(nn.Module):
         num_classes: number of classes; 0 for a network without condition.
 
     Raises:
-        ValueError: for counts that are not whole numbers in range.
+        ValueError: for counts that are not integers in range.
     """
 
     def __init__(self, channels: int, num_classes: int = 0) -> None:

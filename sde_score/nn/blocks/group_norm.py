@@ -1,17 +1,17 @@
-r"""Group normalization with every derivative in every memory layout.
+r"""Group normalization with every derivative in every memory layout, or by torch's kernels alone.
 
-torch's own is fast, most of all on channels-last tensors, but there its second and forward-mode
-derivatives fail. Both follow from one fact: with y = (x - mean) / std over a group of m numbers,
+torch's own is fast, most of all on channels-last tensors, but there its forward-mode derivatives
+and its rules for vmap fail. Both follow from one fact: with y = (x - mean) / std over a group of m
+numbers,
 
 .. math:: \frac{\partial y}{\partial x} = \frac{1}{std} (I - \frac{1 1^T}{m} - \frac{y y^T}{m})
 
 is symmetric. So one product, written in operations that torch differentiates any number of times,
-serves reverse mode and forward mode. First-order training keeps torch's fast kernels.
+serves reverse mode and forward mode.
 """
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
@@ -43,74 +43,71 @@ class GroupNorm(nn.Module):
 
     Args:
         channels: size of dimension 1 of x; `groups_for(channels)` groups are made.
+        second_derivatives: False takes torch's own layer, whose first derivatives are a tenth of a
+            training step faster and have the same bits; see `set_second_derivatives`.
 
     Reference: Wu & He 2018, https://arxiv.org/abs/1803.08494.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, second_derivatives: bool = True) -> None:
         super().__init__()
         self.groups = groups_for(channels)
+        self.second_derivatives = second_derivatives
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, shape `(batch, channels, height, width)`."""
-        if torch.compiler.is_compiling():  # the compiler writes its own kernels
-            return F.group_norm(x, self.groups, eps=_EPS)
-        y: Tensor = _Normalize.apply(x, self.groups)[0]  # type: ignore[no-untyped-call]
-        return y
+        # A compiler writes its own kernels.
+        if self.second_derivatives and not torch.compiler.is_compiling():
+            y: Tensor = _Normalize.apply(x, self.groups)  # type: ignore[no-untyped-call]
+            return y
+        return F.group_norm(x, self.groups, eps=_EPS)
+
+
+def set_second_derivatives(network: nn.Module, needed: bool) -> None:
+    """Choose between the layers with every derivative and torch's faster ones, in a whole network.
+
+    Args:
+        network: any module; its layers of ours are switched, others are left as they are.
+        needed: True for objectives that differentiate twice, for forward mode and for vmap, the
+            state in which networks are made; False for training by first derivatives alone.
+    """
+    for module in network.modules():
+        if isinstance(module, GroupNorm):
+            module.second_derivatives = needed
 
 
 class _Normalize(torch.autograd.Function):
-    """(x, groups) -> (y, mean, 1 / std), of which y alone is differentiated."""
+    """Group normalization whose derivatives are written out."""
 
     @staticmethod
-    def forward(x: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.native_group_norm(_dense(x, x), None, None, *_sizes(x), groups, _EPS)
+    def forward(x: Tensor, groups: int) -> Tensor:
+        return F.group_norm(x, groups, eps=_EPS)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
         x, ctx.groups = inputs
-        _, mean, rstd = output
-        ctx.mark_non_differentiable(mean, rstd)
-        ctx.save_for_backward(x, mean, rstd)
+        ctx.save_for_backward(x)
         ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        x, mean, rstd = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # this derivative will be differentiated
             return _jacobian_product(grads[0], x, ctx.groups), None
-        sizes, wanted = _sizes(x), [True, False, False]
-        out = torch.ops.aten.native_group_norm_backward(
-            _dense(grads[0], x), _dense(x, x), mean, rstd, None, *sizes, ctx.groups, wanted
-        )
-        return out[0], None
+        pull = torch.func.vjp(lambda z: F.group_norm(z, ctx.groups, eps=_EPS), x)[1]
+        return pull(grads[0])[0], None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, None, None]:
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         (x,) = ctx.saved_tensors
-        return _jacobian_product(tangent, x, ctx.groups), None, None
+        return _jacobian_product(tangent, x, ctx.groups)
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int, None], x: Tensor, groups: int
-    ) -> tuple[tuple[Tensor, ...], tuple[int, int, int]]:
+    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, groups: int) -> tuple[Tensor, int]:
         """Examples are normalized one by one, so a further batch dimension joins the batch."""
         x = x.movedim(in_dims[0], 0)
         together = _Normalize.apply(x.flatten(0, 1), groups)  # type: ignore[no-untyped-call]
-        return tuple(out.unflatten(0, x.shape[:2]) for out in together), (0, 0, 0)
-
-
-def _sizes(x: Tensor) -> tuple[int, int, int]:
-    return x.shape[0], x.shape[1], prod(x.shape[2:])
-
-
-def _dense(x: Tensor, like: Tensor) -> Tensor:
-    """Lay x out without gaps, as the kernels demand: channels-last if `like` is, on a CPU."""
-    _, channels, height, width = like.shape
-    by_pixel = (channels * height * width, 1, channels * width, channels)
-    if like.device.type == "cpu" and like.stride() == by_pixel:
-        return x.contiguous(memory_format=torch.channels_last)
-    return x.contiguous()
+        return together.reshape(x.shape), 0
 
 
 def _jacobian_product(v: Tensor, x: Tensor, groups: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The parts that backbones are put together from."""
+"""Layers of backbones: modulation by an embedding, self-attention, zero initialization."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Modulation(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    r"""Every pixel looks at every pixel of its image, and adds what it finds to itself.
+    r"""Self-attention over the pixels of each image, added to the image.
 
     .. math:: x + W \, \mathrm{softmax}(Q K^T / \sqrt{d}) \, V
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sde_score import nn
 from sde_score.nn.blocks.group_norm import GroupNorm, groups_for
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -71,3 +72,27 @@ def test_per_example_jacobians(layout):
         expected = torch.autograd.functional.jacobian(single, x[i])
         torch.testing.assert_close(by_vmap[i], expected, rtol=1e-8, atol=1e-10)
         torch.testing.assert_close(forward[i], expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torchs_own_layer_has_the_same_bits_in_value_and_first_derivative(layout, dtype):
+    x = images(layout, 32, dtype).requires_grad_(True)
+    w = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    found = []
+    for second in (True, False):
+        y = GroupNorm(32, second)(x)
+        found.append((y, torch.autograd.grad(y, x, w)[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_a_whole_network_is_switched_between_the_two():
+    network = nn.UNet((1, 8, 8), base=4, multipliers=(1, 2), blocks=1)
+    norms = [module for module in network.modules() if isinstance(module, GroupNorm)]
+    assert len(norms) > 8
+    assert all(norm.second_derivatives for norm in norms)
+    nn.set_second_derivatives(network, False)
+    assert not any(norm.second_derivatives for norm in norms)
+    nn.set_second_derivatives(network, True)
+    assert all(norm.second_derivatives for norm in norms)

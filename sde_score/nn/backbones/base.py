@@ -1,0 +1,100 @@
+"""The base of backbones: checks of the arguments, embedding of the noise level, casts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sde_score._core.checks import require_batch
+from sde_score.nn.blocks.embeddings import NoiseEmbedding, require_noise_level
+
+
+class Backbone(nn.Module, ABC):
+    """A network of (x, noise level, condition) that answers like x; subclasses give `answer`.
+
+    Args:
+        event_shape: shape of one example.
+        embedding: length of the vector of noise level and class.
+        num_classes: number of classes; 0 for a network without condition.
+
+    Raises:
+        TypeError: if `event_shape` is not a tuple of integers.
+        ValueError: for counts out of range.
+    """
+
+    def __init__(self, event_shape: Sequence[int], embedding: int, num_classes: int) -> None:
+        super().__init__()
+        self.event_shape = require_event_shape(event_shape)
+        self.embedding = NoiseEmbedding(embedding, num_classes)
+
+    def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Map a noisy batch to a batch of the same shape.
+
+        Args:
+            x: shape `(batch, *event_shape)`; cast to the dtype of the weights, and the answer back.
+            noise_level: a quarter of log(sigma / alpha), within -4 .. 4, shape `(batch,)`.
+            condition: labels, int64 of shape `(batch,)`, -1 for no class; None for none at all.
+
+        Raises:
+            TypeError: for tensors of the wrong kind.
+            ValueError: for shapes or labels that do not fit.
+        """
+        require_inputs(x, noise_level, self.event_shape)
+        embedding = self.embedding(noise_level, condition)
+        return self.answer(x.to(self.embedding.first.weight.dtype), embedding).to(x.dtype)
+
+    @abstractmethod
+    def answer(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """A batch like x, both in the dtype of the weights; embedding of shape
+        `(batch, channels)`."""
+
+
+def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """Refuse anything but a sequence of positive integers; return it as a plain tuple.
+
+    Raises:
+        TypeError: if it is not a sequence of integers.
+        ValueError: if an entry is below 1.
+    """
+    is_sequence = isinstance(event_shape, Sequence) and not isinstance(event_shape, str)
+    if not is_sequence or any(type(size) is not int for size in event_shape):
+        raise TypeError(
+            f"event_shape={event_shape!r} must be a tuple of integers, such as (2,) or "
+            "(3, 32, 32): the shape of one example, tuple(x.shape[1:])"
+        )
+    if any(size < 1 for size in event_shape):
+        raise ValueError(f"event_shape={tuple(event_shape)} must have entries of at least 1")
+    return tuple(event_shape)
+
+
+def require_dropout(dropout: float) -> None:
+    """Refuse a dropout probability outside [0, 1).
+
+    Raises:
+        ValueError: with the value.
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r} must be a number in [0, 1): 0 turns it off")
+
+
+def require_inputs(x: Tensor, noise_level: Tensor, event_shape: tuple[int, ...]) -> None:
+    """Refuse a batch that the network was not built for, or noise levels that do not fit it.
+
+    Raises:
+        TypeError: if `x` or `noise_level` is not a floating-point tensor.
+        ValueError: if their shapes are not `(batch, *event_shape)` and `(batch,)`.
+    """
+    require_batch("x", x)
+    require_noise_level(noise_level)
+    if tuple(x.shape[1:]) != event_shape:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} does not fit this network: it takes (batch, "
+            f"{', '.join(map(str, event_shape))}); build it with event_shape=tuple(x.shape[1:])"
+        )
+    if noise_level.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"noise_level has {noise_level.shape[0]} entries for {x.shape[0]} examples of x: give "
+            "one per example"
+        )
