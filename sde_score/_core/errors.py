@@ -1,4 +1,4 @@
-"""What goes wrong with data, said in one line that names the file and what is wrong with it."""
+"""Errors of ours: wrong arguments, and data that cannot be used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+
+
+class ArgumentError(TypeError, ValueError):
+    """A wrong argument: of another kind or outside its range; caught as either."""
 
 
 class DataError(ValueError):

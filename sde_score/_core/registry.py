@@ -16,9 +16,14 @@ from inspect import isclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
 
+from sde_score._core.checks import shown
+from sde_score._core.errors import ArgumentError
 from sde_score._core.plugins import load_plugins
 
 T = TypeVar("T")
+
+# What Python raises by itself for values that a constructor cannot use.
+_UNNAMED = (TypeError, AttributeError, ArithmeticError, LookupError, RecursionError)
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -178,7 +183,9 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
                 does not accept.
         """
         if not isinstance(spec, str):
-            raise TypeError(f"{self.kind} {spec!r} must be text, such as {self._example!r}")
+            raise ArgumentError(
+                f"{self.kind} {shown(spec)} must be text, such as {self._example!r}"
+            )
         given, from_spec = parse_spec(spec)
         name, constructor = self.listed(given), self[given]
         merged = {**from_spec, **arguments}
@@ -191,25 +198,37 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
             raise ValueError(f"{owner} needs {', '.join(missing)}: write {example}")
         try:
             return constructor(**merged)
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"{owner} does not accept {merged}: {error}") from error
+        except ArgumentError:
+            raise
+        except _UNNAMED as error:
+            raise ArgumentError(f"{owner} does not accept {shown(merged)}: {error}") from error
 
-    def resolve(self, value: str | T) -> T:
+    def resolve(self, value: str | T, name: str = "") -> T:
         """An object of this kind: as it is, or built from the text that names it.
+
+        Args:
+            value: the text or the object.
+            name: of the caller's argument, for messages.
 
         Raises:
             TypeError: if `value` is neither.
             ValueError: as `create` does.
         """
         if isinstance(value, str):
-            return self.create(value)
+            try:
+                return self.create(value)
+            except ValueError as error:
+                if not name or name in str(error):
+                    raise
+                raise ArgumentError(f"{name}={value[:80]!r}: {error}") from error
         thing: Any = value
-        if isinstance(thing, self.base):
+        if isinstance(thing, self.base) and not isclass(thing):
             return cast(T, thing)
         hint = f": {thing.__name__} is a class, write {thing.__name__}()" if isclass(thing) else ""
-        raise TypeError(
-            f"{value!r} is no {self.kind}: accepted are text such as {self._example!r} and an "
-            f"object of class {getattr(self.base, '__name__', self.base)}{hint}"
+        raise ArgumentError(
+            f"{name and name + '='}{shown(value)} is no {self.kind}: accepted are text such as "
+            f"{self._example!r} and an object of class "
+            f"{getattr(self.base, '__name__', self.base)}{hint}"
         )
 
     def text_of(self, thing: T) -> str | None:

@@ -165,3 +165,32 @@ def test_a_broken_package_is_named_and_left_out(plugin, things):
     with pytest.warns(UserWarning, match="entry point a = a_plugin .* RuntimeError: no"):
         assert "nothing" not in things
     assert "thing" in things
+
+
+def test_a_refusal_names_the_argument_it_is_told(things):
+    for wrong in (5, None, True, object(), Thing):
+        with pytest.raises(TypeError, match=r"^part=.* is no gadget: accepted are text such as"):
+            things.resolve(wrong, name="part")
+    with pytest.raises(ValueError, match=r"^part='nothing': unknown gadget 'nothing'"):
+        things.resolve("nothing", name="part")
+    with pytest.raises(ValueError, match=r"^size=0 must be at least 1"):
+        things.resolve("thing(size=0)", name="size")
+    assert things.resolve("thing", name="part") == Thing()
+
+
+def test_a_class_is_no_function_of_a_kind():
+    functions = Registry("weight", {"half": lambda: abs})
+    assert functions.resolve(abs) is abs
+    with pytest.raises(TypeError, match=r"Thing is a class, write Thing\(\)"):
+        functions.resolve(Thing)
+
+
+@pytest.mark.parametrize(
+    "error", [OverflowError, ZeroDivisionError, KeyError, IndexError, RecursionError, TypeError]
+)
+def test_whatever_python_raises_by_itself_names_thing_and_arguments(error):
+    def fails(size=1):
+        raise error("deep inside")
+
+    with pytest.raises(ValueError, match=r"gadget 'fails' does not accept {'size': 3}: .*deep"):
+        Registry("gadget", {"fails": fails}).create("fails(size=3)")
