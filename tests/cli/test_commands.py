@@ -203,7 +203,7 @@ def test_two_processes_share_the_examples_and_find_the_bits_of_one(run_path, rec
         [*launch, "-m", "--", "sde_score", *words, "--json", "--device", "cpu"],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
     )

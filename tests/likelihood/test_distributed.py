@@ -71,7 +71,7 @@ def test_two_processes_find_the_values_of_one_and_do_not_wait_for_each_other(tmp
         for rank in range(2)
     ]
     for process in running:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors.decode()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     here = {}

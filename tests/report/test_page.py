@@ -84,7 +84,7 @@ def test_browser_shows_the_page(made, tmp_path):
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     size = "--window-size=1100,2200"
     command = [browser, *flags, size, f"--screenshot={shot}", made[0].as_uri()]
-    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    subprocess.run(command, capture_output=True, timeout=600, check=True)
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     assert pixels.shape[:2] == (2200, 1100)
     # The training curve is the one thing in its color: the pictures were decoded and laid out.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import signal
 import threading
@@ -185,7 +184,7 @@ def test_a_signal_saves_says_how_to_go_on_and_leaves_the_handlers(
     def on_samples(run, path):
         if path.name == "step-6.png" and not path.parent.joinpath("once").exists():
             path.parent.joinpath("once").touch()
-            os.kill(os.getpid(), signum)
+            signal.raise_signal(signum)
 
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(TrainingInterrupted, match=r"after step 6 of 12.*again to go on") as caught:
@@ -202,8 +201,8 @@ def test_a_signal_saves_says_how_to_go_on_and_leaves_the_handlers(
 
 def test_a_second_interrupt_stops_at_once(run_to, tmp_path):
     def on_samples(run, path):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as caught:
         run_to(tmp_path, sample_every=3, on_samples=on_samples)

@@ -157,7 +157,7 @@ def test_two_processes_end_with_the_buffer_of_one(tmp_path):
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     workers = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
     try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+        assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
