@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from sde_score.training import TrainConfig, Trainer
+from sde_score.training import TrainConfig, Trainer, prepare
 
 CASES = {
     "MLP, 2-D, batch 128": TrainConfig(
@@ -67,7 +67,7 @@ def main() -> None:
     print(f"{'case':34s} {'ours':>9s} {'bare':>9s} {'ratio':>6s}")
     for name, config in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(config, Path(folder), progress=False)
+            trainer = Trainer(prepare(config, Path(folder)), progress=False)
             bare, repeats = bare_step(trainer), 20 if "MLP" in name else 2
             ours = trainer._train_step
             for step in (ours, bare):

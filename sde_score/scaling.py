@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -186,6 +187,14 @@ class Scaling:
         """
         size = math.prod(event_shape)
         return -(log_prob + self.log_abs_det(event_shape)) / (size * math.log(2))
+
+    def is_close(self, other: Scaling) -> bool:
+        """Whether both are the same map, up to rounding in what was measured."""
+        pairs = ((self.center, other.center), (self.width, other.width))
+        return self.levels == other.levels and all(
+            np.shape(ours) == np.shape(theirs) and np.allclose(ours, theirs)
+            for ours, theirs in pairs
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values that `from_dict` takes."""

@@ -22,3 +22,17 @@ def replace_file(path: Path, content: bytes) -> None:
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
+
+
+def read_text(path: Path, largest: int = 1 << 20) -> str:
+    """Content of a small text file.
+
+    Raises:
+        ValueError: if it has more than `largest` bytes.
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"larger than {largest} bytes")
+    return content.decode()

@@ -234,10 +234,15 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
     def text_of(self, thing: T) -> str | None:
         """The spec of which `create` makes an equal thing, or None where no text can."""
         text = repr(thing)
-        try:
-            return text if self.create(text) == thing else None
-        except (ValueError, TypeError):
-            return None
+        arguments = "".join(text.partition("(")[1:])
+        names = [name for name, entry in self._entries.items() if entry is type(thing)]
+        for spec in (*(name + arguments for name in names), text):
+            try:
+                if self.create(spec) == thing:
+                    return spec
+            except (ValueError, TypeError):
+                continue
+        return None
 
     @property
     def _example(self) -> str:

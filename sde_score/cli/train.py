@@ -67,7 +67,7 @@ class Train:
 
     def _hint(self) -> None:
         """Say which largest noise suits the data where the choice was left to the default."""
-        name, arguments = parse_spec(self.config.sde)
+        name, arguments = parse_spec(str(self.config.sde))
         if name in ("ve", "edm") and "sigma_max" not in arguments and self.progress:
             info = load(self.config.data).info()
             say(f'hint: for these data, --sde "{name}(sigma_max={info.sigma_max:.3g})"')

@@ -162,6 +162,11 @@ def absolute(text: str) -> str | None:
     return full if form is None else f"{form}:{full}"
 
 
+def is_there(text: str) -> bool:
+    """Whether there is a file or folder at the path in a text."""
+    return os.path.exists(os.path.expanduser(_parts(text)[1]))
+
+
 def _parts(text: str) -> tuple[str | None, str, dict[str, Any]]:
     """Format, name or path, and arguments of a text."""
     prefix, _, rest = text.partition(":")

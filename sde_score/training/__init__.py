@@ -5,18 +5,21 @@ continues what was stopped, to the same bits.
 """
 
 from sde_score.training.batches import Batches, MicroBatch
-from sde_score.training.build import build_model, split_data
+from sde_score.training.build import build_model, resolve, split_data
 from sde_score.training.checkpoint import Checkpoints
-from sde_score.training.config import FREE, TrainConfig, load_config, resolve, save_config
+from sde_score.training.config import ADJUSTABLE, FREE, TrainConfig, load_config, save_config
+from sde_score.training.data_record import DataRecord
 from sde_score.training.ema import EMA
 from sde_score.training.errors import CheckpointError, TrainingError, TrainingInterrupted
 from sde_score.training.metrics import Metrics
 from sde_score.training.optimizer import Update, warmup_factor
+from sde_score.training.prepare import Job, prepare
 from sde_score.training.run import WEIGHTS, Run, load_run
 from sde_score.training.state import DataFacts, TrainState
 from sde_score.training.trainer import Trainer, train
 
 __all__ = [
+    "ADJUSTABLE",
     "EMA",
     "FREE",
     "WEIGHTS",
@@ -24,6 +27,8 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "DataFacts",
+    "DataRecord",
+    "Job",
     "Metrics",
     "MicroBatch",
     "Run",
@@ -36,6 +41,7 @@ __all__ = [
     "build_model",
     "load_config",
     "load_run",
+    "prepare",
     "resolve",
     "save_config",
     "split_data",

@@ -1,60 +1,238 @@
-"""From a resolved configuration to the things it names."""
+"""From a configuration to the objects it names: data, model and objective."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import inspect
+import os
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
+from torch import nn
 
-from sde_score import data, nn, objectives, sdes
+from sde_score import data
+from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 from sde_score.data import DataSet
-from sde_score.models import EnergyModel, ScoreModel
-from sde_score.objectives import Objective, StatefulObjective
+from sde_score.models import EnergyBased, EnergyModel, ScoreModel
+from sde_score.nn import create as create_backbone
+from sde_score.nn import default_for
+from sde_score.objectives import OBJECTIVES, Objective, StatefulObjective
 from sde_score.random import generator_from, mix
-from sde_score.training.config import TrainConfig
+from sde_score.sdes import SDE, SDES
+from sde_score.training.config import REGISTRIES, TrainConfig, is_note, note
 from sde_score.training.rng_streams import INIT, SETUP
 
 TrainedModel = ScoreModel | EnergyModel
-"""What a run trains."""
+"""Model of a run."""
 
 _SETUP_EXAMPLES = 4096
 _SPLIT_SEED = 0  # not the run's seed, so that runs are compared on the same held-out examples
+_BY_THE_DATA = ("event_shape", "num_classes")
+
+
+def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
+    """The same configuration with nothing left to guess; objects stay objects.
+
+    Args:
+        config: what the user asked for.
+        examples: the training data; `sigma_data` is measured on them.
+
+    Raises:
+        ValueError: for an unknown SDE or objective, labels that are not there, or fields that do
+            not fit each other.
+    """
+    if config.conditional and not examples.num_classes:
+        raise ValueError(f"conditional=True needs labels; data={config.data!r} has none")
+    objective = OBJECTIVES.resolve(config.objective)
+    model: Any = config.model
+    if not isinstance(model, str):
+        return _settle_whole(config, objective)
+    if model == "score" and objective.needs == "energy":
+        raise ValueError(
+            f"objective={config.objective!r} needs an energy: choose model=energy, or auto"
+        )
+    automatic = {
+        "backbone": default_for(examples.event_shape),
+        "model": "energy" if objective.needs == "energy" else "score",
+        "prediction": "noise" if objective.all_noise_levels else "scaled_score",
+    }
+    taken: dict[str, Any] = {
+        n: value for n, value in automatic.items() if _is_auto(getattr(config, n))
+    }
+    sigma_data = config.sigma_data
+    taken["sigma_data"] = examples.sigma_data if sigma_data is None else float(sigma_data)
+    return dataclasses.replace(config, **taken)
+
+
+def _settle_whole(config: TrainConfig, objective: Objective) -> TrainConfig:
+    """With a whole model its SDE, network and scales are given."""
+    model: Any = config.model
+    if not isinstance(model, nn.Module) or not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"model={note(model)} has no parameters to train: give a torch module")
+    if objective.needs == "energy" and not isinstance(model, EnergyBased):
+        raise ValueError(f"objective={config.objective!r} needs an energy, and model has none")
+    default, sde = TrainConfig(), cast(SDE, model.sde)
+    for name in ("backbone", "prediction", "head", "sigma_data"):
+        if getattr(config, name) != getattr(default, name):
+            raise ValueError(f"{name} is part of the model that is given: leave it out")
+    if config.sde != default.sde and SDES.resolve(config.sde) != sde:
+        raise ValueError(f"sde={config.sde!r} is not that of the model, {sde!r}: leave it out")
+    return dataclasses.replace(config, sde=sde)
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def as_text(config: TrainConfig) -> TrainConfig:
+    """The configuration as a file holds it: specs in full, and notes for what no text can name."""
+    texts: dict[str, Any] = {
+        n: _text(registry, getattr(config, n)) for n, registry in REGISTRIES.items()
+    }
+    if not isinstance(config.model, str):
+        texts["model"] = note(config.model)
+    return dataclasses.replace(config, **texts, init_from=start_text(config.init_from))
+
+
+def start_text(source: Any) -> str | None:
+    """The text that stands for `init_from`: an absolute path, or a note for a model."""
+    place = getattr(source, "path", source)  # of a run
+    if place is None or is_note(place):
+        return None if place is None else str(place)
+    return os.path.abspath(place) if isinstance(place, (str, os.PathLike)) else note(source)
+
+
+OPENING = ("model", "backbone", "sde", "prediction")
+"""Fields that hold what a trained model is made of."""
+
+
+def as_fields(model: Any) -> dict[str, Any]:
+    """Fields of a configuration for a model that is given: whole, or a network alone.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if model is None:
+        return {}
+    if hasattr(model, "score") and hasattr(model, "sde"):
+        return {"model": model}
+    if isinstance(model, nn.Module):
+        return {"backbone": model}
+    raise TypeError(
+        f"model={model!r:.80} must be a network, called as network(x, noise_level, condition), or "
+        "a whole model such as ScoreModel(network, sde)"
+    )
+
+
+def require_objects(config: TrainConfig, names: Sequence[str], owner: str, how: str) -> None:
+    """Refuse a configuration in which an object is still a note.
+
+    Args:
+        config: of a run.
+        names: fields to look at.
+        owner: of the configuration, for the message.
+        how: the call that takes the object, with {} for its argument.
+
+    Raises:
+        ValueError: naming the object and the argument to give it by.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if is_note(value):
+            raise ValueError(
+                f"{owner} was trained with {name} {value}, an object that no text names: give it "
+                f"again, as in {how.format(name)}"
+            )
+
+
+def resolve(config: TrainConfig, dataset: DataSet) -> TrainConfig:
+    """The configuration as the file of a run holds it: text and numbers, nothing left to guess.
+
+    Args:
+        config: what the user asked for.
+        dataset: the examples to train on; `sigma_data` is measured on them.
+
+    Raises:
+        ValueError: for an unknown SDE, network or objective, labels that are not there, or fields
+            that do not fit each other.
+    """
+    return as_text(settle(config, dataset))
+
+
+def _text(registry: Registry[Any], value: Any) -> str:
+    text = value if isinstance(value, str) else registry.text_of(value)
+    if text is None:
+        return note(value)
+    plain = is_note(text) or text == "auto" or registry.kind == "prediction"
+    return text if plain else complete_spec(registry, text, _BY_THE_DATA)
+
+
+def complete_spec(registry: Registry[Any], spec: str, given: tuple[str, ...] = ()) -> str:
+    """A spec with its default arguments: `vp` becomes `vp(beta_min=0.1, beta_max=20.0)`.
+
+    Args:
+        registry: knows the name.
+        spec: a name with optional arguments.
+        given: arguments that come from elsewhere, left out.
+    """
+    name, arguments = parse_spec(spec)
+    parameters = inspect.signature(registry[name]).parameters
+    refuse_unknown(f"{registry.kind} {name!r}", arguments, set(parameters) - set(given))
+    full = {}
+    for key, parameter in parameters.items():
+        if key in arguments or (key not in given and parameter.default is not parameter.empty):
+            value = arguments.get(key, parameter.default)
+            # 12 and 12.0 are one choice, so they are written alike.
+            full[key] = float(value) if isinstance(parameter.default, float) else value
+    return format_spec(registry.listed(name), full)
 
 
 def build_model(
     config: TrainConfig, event_shape: Sequence[int], num_classes: int = 0
 ) -> TrainedModel:
-    """The untrained model: a function of the configuration alone, on the CPU.
+    """The untrained model, on the CPU: a function of the configuration alone.
+
+    Objects of the configuration are copied, so that the caller's stay as they are.
 
     Args:
-        config: resolved; see `sde_score.training.resolve`.
+        config: settled; see `sde_score.training.resolve`.
         event_shape: shape of one example.
         num_classes: classes of the data; used if the configuration is conditional.
 
     Raises:
-        ValueError: for an unknown SDE or network, or a configuration that is not resolved.
+        ValueError: for an unknown SDE or network, or a configuration that is not settled.
     """
-    if config.sigma_data is None or "auto" in (config.backbone, config.model, config.prediction):
+    if not isinstance(config.model, str):
+        return cast(TrainedModel, copy.deepcopy(config.model)).cpu()
+    if config.sigma_data is None or any(
+        map(_is_auto, (config.backbone, config.model, config.prediction))
+    ):
         raise ValueError("config is not resolved: pass it through resolve(config, dataset) first")
+    own = not isinstance(config.backbone, str)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(mix(config.seed, INIT))
-        classes = num_classes if config.conditional else 0
-        backbone = nn.create(config.backbone, tuple(event_shape), num_classes=classes)
+        if isinstance(config.backbone, str):
+            classes = num_classes if config.conditional else 0
+            backbone = create_backbone(config.backbone, tuple(event_shape), num_classes=classes)
+        else:
+            backbone = copy.deepcopy(config.backbone).cpu()
         if config.model == "energy" and config.head in ("square", "scalar"):
             _wake(backbone)
-    sde, scales = sdes.create(config.sde), (config.prediction, config.sigma_data)
+    sde, scales = SDES.resolve(config.sde), (config.prediction, config.sigma_data)
     model: TrainedModel
     if config.model == "energy":
         model = EnergyModel(backbone, sde, config.head, *scales)
     else:
         model = ScoreModel(backbone, sde, *scales)
-    if len(event_shape) == 3:
+    if len(event_shape) == 3 and not own:
         # Convolutions run faster when the channels of a pixel lie together.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
-def _wake(backbone: torch.nn.Module) -> None:
+def _wake(backbone: nn.Module) -> None:
     """Give random weights to layers that start at zero.
 
     There the gradient of f^2 is zero too, and f is linear in x, so that its sum has no curvature
@@ -62,21 +240,22 @@ def _wake(backbone: torch.nn.Module) -> None:
     """
     for weight in backbone.parameters():
         if weight.ndim > 1 and not bool(weight.any()):
-            torch.nn.init.kaiming_uniform_(weight, a=5**0.5)
+            nn.init.kaiming_uniform_(weight, a=5**0.5)
 
 
 def build_objective(config: TrainConfig, examples: DataSet) -> Objective:
     """The objective, set up on a sample of the data if it has a state.
 
     Args:
-        config: names the objective and gives the seed.
+        config: names the objective and gives the random seed.
         examples: the training data.
 
     Raises:
         ValueError: for an unknown objective.
     """
-    objective = objectives.create(config.objective)
+    objective = OBJECTIVES.resolve(config.objective)
     if isinstance(objective, StatefulObjective):
+        objective = copy.deepcopy(objective)
         order = torch.randperm(len(examples), generator=generator_from(config.seed, SETUP))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix(config.seed, SETUP, 1))

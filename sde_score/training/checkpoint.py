@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sde_score._core.files import sync
+from sde_score._core.files import read_text, sync
 from sde_score.training.errors import CheckpointError
 from sde_score.training.state import TrainState
 
@@ -27,7 +27,6 @@ SUMS = "SHA256SUMS"
 
 _FILES = (*(f"{name}.safetensors" for name in TENSORS), STATE)
 _NAME = re.compile(r"step-([1-9][0-9]{0,15})")
-_LARGEST_TEXT = 1 << 20  # bytes of state.json or SHA256SUMS
 
 
 class Checkpoints:
@@ -104,7 +103,7 @@ class Checkpoints:
         path = self.path(step) / STATE
         with self._helping(), refusing(path):
             _verify(path)
-            state = TrainState.from_json(_text(path))
+            state = TrainState.from_json(read_text(path))
             if state.step != step:
                 raise ValueError(f"it claims to be of step {state.step}")
         return state
@@ -120,13 +119,11 @@ class Checkpoints:
         Raises:
             CheckpointError: naming the file and the checkpoints that are whole.
         """
-        from safetensors.torch import load_file
-
         path = self.path(step) / f"{name}.safetensors"
         with self._helping(), refusing(path):
             _verify(path)
-            found: dict[str, Tensor] = load_file(path)
-            _require_alike(found, expected)
+            found = _load(path)
+            require_alike(found, expected)
         return found
 
     def whole(self) -> list[int]:
@@ -155,7 +152,7 @@ class Checkpoints:
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
+def refusing(path: Path | str) -> Iterator[None]:
     """Turn whatever reading a foreign file raises into one `CheckpointError` that names it.
 
     Parsers raise nearly anything on hostile bytes (`RecursionError`, `KeyError`, `MemoryError`,
@@ -177,22 +174,38 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        content = file.read(_LARGEST_TEXT + 1)
-    if len(content) > _LARGEST_TEXT:
-        raise ValueError(f"larger than {_LARGEST_TEXT} bytes")
-    return content.decode()
-
-
 def _verify(path: Path) -> None:
     """Refuse a file whose content is not what `SHA256SUMS` beside it promises."""
-    found, promised = _digest(path), _text(path.with_name(SUMS)).split("\n")
+    found, promised = _digest(path), read_text(path.with_name(SUMS)).split("\n")
     if f"{found}  {path.name}" not in promised:
         raise ValueError(f"it is damaged or truncated: its SHA-256 is not the one in {SUMS}")
 
 
-def _require_alike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _load(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    found: dict[str, Tensor] = load_file(path)
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of any `.safetensors` file; that of a checkpoint is held against its sums.
+
+    Raises:
+        CheckpointError: naming the file, if it is damaged.
+    """
+    with refusing(path):
+        if path.with_name(SUMS).exists():
+            _verify(path)
+        return _load(path)
+
+
+def require_alike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names, shapes or types than are expected.
+
+    Raises:
+        ValueError: naming some that differ.
+    """
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         raise ValueError(

@@ -1,28 +1,58 @@
-"""All choices of a training run in one immutable object: it is `config.yaml` and it is the flags.
+"""The configuration of a training run: one immutable object that is `config.yaml` and the flags.
 
-A resolved configuration has nothing left to guess: `backbone="auto"` and `sigma_data=None` have
-become what they stand for, and every spec names all its arguments, so that a run means the same
-after a default has changed.
+What a field names by text it also takes as an object. The file of a run holds text and numbers
+alone, and is *resolved*: `backbone="auto"` and `sigma_data=None` have become what they stand for,
+and every spec names all its arguments, so that a run means the same after a default has changed. An
+object that no text can name is noted by its class in angle brackets, such as `<MyNetwork>`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from sde_score import nn, objectives, sdes
+from sde_score import data as data_sets
 from sde_score._core.checks import require_choice, require_count, require_positive
-from sde_score._core.files import replace_file
-from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
-from sde_score.data import DataSet
+from sde_score._core.files import read_text, replace_file
+from sde_score._core.registry import Registry, refuse_unknown
+from sde_score.models import PARAMETRIZATIONS
+from sde_score.nn import BACKBONES
+from sde_score.objectives import OBJECTIVES
+from sde_score.sdes import SDES
 from sde_score.training.errors import CheckpointError
+from sde_score.training.migration import migrated
 
-_LARGEST_FILE = 1 << 20  # bytes; far above any honest configuration
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sde_score.models import Model, Parametrization
+    from sde_score.objectives import Objective
+    from sde_score.sdes import SDE
+
+    AnySDE = str | SDE
+    AnyBackbone = str | nn.Module
+    AnyModel = str | Model
+    AnyPrediction = str | Parametrization
+    AnyObjective = str | Objective
+    AnyStart = Any  # text, a path, a module or a `Run`, which is defined above this floor
+else:  # what a flag of the command line can be
+    AnySDE = AnyBackbone = AnyPrediction = AnyObjective = AnyStart = str
+    AnyModel = Literal["auto", "score", "energy"]
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "sde": SDES,
+    "backbone": BACKBONES,
+    "prediction": PARAMETRIZATIONS,
+    "objective": OBJECTIVES,
+}
+"""Fields that hold a spec or an object, and the registry that knows both."""
+
+OBJECT_FIELDS = ("data", *REGISTRIES, "model", "init_from")
+"""Fields that may hold an object."""
 
 FREE = (
     "steps",
@@ -38,34 +68,36 @@ FREE = (
 """Fields that a continued run may change: what is learned does not depend on them, provided that
 the examples of a step stay the same in all (`batch_size` times processes; the trainer checks)."""
 
+ADJUSTABLE = ("learning_rate", "warmup", "clip", "ema", "weight_decay", "precision")
+"""Fields that a continued run changes where it is told to by `continue_with`."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What to train, on what, and how."""
 
-    data: str = "digits"
+    data: data_sets.Source = "digits"
     """Data set: a name, or the path of a file or folder."""
 
-    sde: str = "vp"
+    sde: AnySDE = "vp"
     """Forward diffusion, such as vp, ve(sigma_max=30) or edm."""
 
-    backbone: str = "auto"
+    backbone: AnyBackbone = "auto"
     """Network, such as mlp(width=256) or unet(base=64); auto chooses by the shape of an example."""
 
-    model: Literal["auto", "score", "energy"] = "auto"
+    model: AnyModel = "auto"
     """What the network gives: a score, or an energy whose gradient is the score; auto takes an
     energy where the objective needs one."""
 
     head: Literal["scalar", "square", "residual", "inner"] = "residual"
     """How the network's output becomes an energy."""
 
-    prediction: Literal["auto", "noise", "data", "velocity", "score", "edm", "scaled_score"] = (
-        "auto"
-    )
-    """What the network's output means; auto takes noise where all noise levels are trained,
-    scaled_score where data without noise are."""
+    prediction: AnyPrediction = "auto"
+    """Parametrization of the network's output: noise, data, velocity, score, edm or scaled_score;
+    auto takes noise where all noise levels are trained, scaled_score where data without noise
+    are."""
 
-    objective: str = "denoising"
+    objective: AnyObjective = "denoising"
     """What is minimized, such as denoising(weighting='likelihood') or hutchinson; see sde-score
     objectives."""
 
@@ -112,7 +144,7 @@ class TrainConfig:
     """Fraction of the data kept out of training for evaluation, in [0, 1)."""
 
     seed: int = 0
-    """Names all randomness of the run."""
+    """Random seed."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
@@ -129,9 +161,20 @@ class TrainConfig:
     log_every: int = 50
     """Steps between lines of metrics.jsonl, at least 1."""
 
+    init_from: AnyStart | None = None
+    """Run directory, checkpoint folder or .safetensors file with the first weights."""
+
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(TrainConfig).items():
-            _require_type(name, getattr(self, name), hint)
+            if name not in OBJECT_FIELDS:
+                _require_type(name, getattr(self, name), hint)
+        for name, registry in REGISTRIES.items():
+            _require_kind(name, getattr(self, name), registry)
+        if not hasattr(self.model, "score"):
+            choices = ("auto", "score", "energy", *filter(is_note, [self.model]))
+            _require_type("model", self.model, Literal[choices])
+        if self.data is None:
+            raise TypeError("data=None must be text, a path or a data set")
         require_count(
             steps=self.steps,
             batch_size=self.batch_size,
@@ -174,93 +217,75 @@ def _require_type(name: str, value: object, hint: Any) -> None:
         )
 
 
-def complete_spec(registry: Registry[Any], spec: str, given: tuple[str, ...] = ()) -> str:
-    """Write out the default arguments of a spec: `vp` becomes `vp(beta_min=0.1, beta_max=20.0)`.
+def _require_kind(name: str, value: object, registry: Registry[Any]) -> None:
+    if isinstance(value, str):
+        if name == "prediction" and value != "auto" and not is_note(value):
+            registry.resolve(value)  # as cheap as looking it up
+    elif not isinstance(value, registry.base):
+        raise TypeError(f"{name}={reprlib.repr(value)} must be text or an object of its kind")
+
+
+def note(thing: object) -> str:
+    """What a configuration holds in place of an object that no text can name."""
+    name = getattr(thing, "name", None)
+    return f"<{name if isinstance(name, str) and name else type(thing).__name__}>"
+
+
+def is_note(value: object) -> bool:
+    """Whether a value of a configuration stands for an object that no text can name."""
+    return isinstance(value, str) and value.startswith("<")
+
+
+def adopt(
+    config: TrainConfig,
+    stored: TrainConfig,
+    names: tuple[str, ...] = ("backbone", "model", "prediction", "sigma_data", "init_from"),
+) -> TrainConfig:
+    """Fill what `config` leaves open (`auto`, `None`) from the stored configuration of a run."""
+    left_open = [n for n in names if getattr(config, n) is None or _is_auto(getattr(config, n))]
+    return dataclasses.replace(config, **{name: getattr(stored, name) for name in left_open})
+
+
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def require_same(
+    config: TrainConfig, stored: TrainConfig, out: Path, changing: tuple[str, ...] = ()
+) -> None:
+    """Refuse to continue a run with another configuration; both are resolved.
+
+    The data are compared by what is in them, elsewhere.
 
     Args:
-        registry: knows the name.
-        spec: a name with optional arguments.
-        given: arguments that come from elsewhere, left out.
-    """
-    name, arguments = parse_spec(spec)
-    parameters = inspect.signature(registry[name]).parameters
-    refuse_unknown(f"{registry.kind} {name!r}", arguments, set(parameters) - set(given))
-    full = {}
-    for key, parameter in parameters.items():
-        if key in arguments or (key not in given and parameter.default is not parameter.empty):
-            value = arguments.get(key, parameter.default)
-            # 12 and 12.0 are one choice, so they are written alike.
-            full[key] = float(value) if isinstance(parameter.default, float) else value
-    return format_spec(name, full)
-
-
-def resolve(config: TrainConfig, dataset: DataSet) -> TrainConfig:
-    """The same configuration with nothing left to guess.
-
-    Args:
-        config: what the user asked for.
-        dataset: the examples to train on; `sigma_data` is measured on them.
+        config: what is asked for.
+        stored: configuration of the run.
+        out: run directory, for the message.
+        changing: names of `ADJUSTABLE` fields that are to change.
 
     Raises:
-        ValueError: for an unknown SDE, network or objective, or labels that are not there.
+        ValueError: naming every field that differs, except those in `FREE` and `changing`.
     """
-    if config.conditional and not dataset.num_classes:
-        raise ValueError(f"conditional=True needs labels; data={config.data!r} has none")
-    backbone = config.backbone
-    if backbone == "auto":
-        backbone = nn.default_for(dataset.event_shape)
-    sigma_data = config.sigma_data
-    objective = objectives.create(config.objective)
-    if config.model == "score" and objective.needs == "energy":
-        raise ValueError(
-            f"objective={config.objective!r} needs an energy: choose model=energy, or auto"
-        )
-    predictions = {True: "noise", False: "scaled_score"}
-    return dataclasses.replace(
-        config,
-        model=_settled(config.model, "energy" if objective.needs == "energy" else "score"),
-        prediction=_settled(config.prediction, predictions[objective.all_noise_levels]),
-        sde=complete_spec(sdes.SDES, config.sde),
-        backbone=complete_spec(nn.BACKBONES, backbone, ("event_shape", "num_classes")),
-        objective=complete_spec(objectives.OBJECTIVES, config.objective),
-        sigma_data=dataset.info().sigma_data if sigma_data is None else float(sigma_data),
+    left_out = (*FREE, *changing, "data")
+    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in left_out]
+    pairs = {name: (getattr(config, name), getattr(stored, name)) for name in names}
+    differ = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if not differ:
+        return
+    adjustable = [f"{name}={pair[0]}" for name, pair in differ.items() if name in ADJUSTABLE]
+    hint = f" (or change on the way: --continue-with {' '.join(adjustable)})" if adjustable else ""
+    raise ValueError(
+        f"{out} holds a run with another configuration: "
+        f"{'; '.join(f'{n} is {ours!r}, was {was!r}' for n, (ours, was) in differ.items())}. "
+        f"Give its own configuration to continue it{hint}, or another folder to start anew"
     )
 
 
-def _settled(choice: str, automatic: str) -> Any:
-    return automatic if choice == "auto" else choice
-
-
-def adopt(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """Fill what `config` leaves open (`auto`, `None`) from the stored configuration of a run."""
-    open_names = [n for n in ("backbone", "model", "prediction") if getattr(config, n) == "auto"]
-    changes = {name: getattr(stored, name) for name in open_names}
-    if config.sigma_data is None:
-        changes["sigma_data"] = stored.sigma_data
-    return dataclasses.replace(config, **changes)
-
-
-def require_same(config: TrainConfig, stored: TrainConfig, out: Path) -> None:
-    """Refuse to continue a run with another configuration; both are resolved.
-
-    Raises:
-        ValueError: naming every field that differs, except those in `FREE`.
-    """
-    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in FREE]
-    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(stored)
-    differ = [f"{n} is {ours[n]!r}, was {theirs[n]!r}" for n in names if ours[n] != theirs[n]]
-    if differ:
-        raise ValueError(
-            f"{out} holds a run with another configuration: {'; '.join(differ)}. "
-            "Give its own configuration to continue it, or another folder to start anew"
-        )
-
-
 def save_config(config: TrainConfig, path: Path) -> None:
-    """Write `config.yaml`, in one step."""
+    """Write `config.yaml`, in one step; the configuration is resolved."""
     import yaml
 
-    values = dataclasses.asdict(config)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     plain = {
         k: float(v) if isinstance(v, float) else v for k, v in values.items()
     }  # numpy's floats
@@ -277,17 +302,14 @@ def load_config(path: str | Path) -> TrainConfig:
     import yaml
 
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise ValueError(f"larger than {_LARGEST_FILE} bytes, no configuration is")
-        values = yaml.safe_load(content.decode())
+        values = yaml.safe_load(read_text(Path(path)))
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise ValueError("not a mapping of field names to values")
         fields = [field.name for field in dataclasses.fields(TrainConfig)]
         refuse_unknown("the configuration", values, fields)
-        if values.get("sigma_data") is not None:  # resolved: the configuration of a run
-            values.setdefault("model", "score")  # which in version 0.1.0 knew nothing else
-        return TrainConfig(**values)
+        for name in OBJECT_FIELDS:
+            if not isinstance(values.get(name, ""), str | None):
+                raise TypeError(f"{name}={reprlib.repr(values[name])} must be text")
+        return TrainConfig(**migrated(values))
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read as a configuration: {error}") from error

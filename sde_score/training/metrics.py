@@ -14,7 +14,8 @@ class Metrics:
 
     Each line has `step` (steps taken), `loss` and `grad_norm` (means since the line before; the
     norm is taken before clipping), `learning_rate` (of the last step), `examples_per_second` (over
-    all processes) and `seconds` (of training, earlier sessions included).
+    all processes) and `seconds` (of training, earlier sessions included). A line without a loss
+    notes what was done to the run: `init_from`, or `continue_with` with values before and after.
 
     Args:
         path: of the file; need not exist.
@@ -29,7 +30,19 @@ class Metrics:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All records; a last line that a kill cut short is left out."""
+        """All measurements; a last line that a kill cut short is left out."""
+        return [record for record in self._all() if "loss" in record]
+
+    def notes(self) -> list[dict[str, Any]]:
+        """All records of what was done to the run, such as a change of its learning rate."""
+        return [record for record in self._all() if "loss" not in record]
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Append a record of what was done to the run, unless it is there already."""
+        if record not in self.notes():
+            self.write(record)
+
+    def _all(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
         lines = self.path.read_text().split("\n")[:-1]
@@ -38,5 +51,5 @@ class Metrics:
     def rewind(self, step: int) -> None:
         """Drop the records of steps after `step`, which a resumed run will measure again."""
         if self.path.exists():
-            kept = [json.dumps(r) + "\n" for r in self.read() if r["step"] <= step]
+            kept = [json.dumps(r) + "\n" for r in self._all() if r["step"] <= step]
             replace_file(self.path, "".join(kept).encode())

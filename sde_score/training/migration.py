@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sde_score._core.registry import format_spec, parse_spec
+
 RENAMED_VALUES: dict[str, dict[str, str]] = {"prediction": {"field": "scaled_score"}}
 """By field of `TrainConfig`: a value of an earlier version to the one of today."""
 
@@ -9,3 +13,19 @@ RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {
     "objective": {"probe_law": "probe_distribution"},
 }
 """By field of `TrainConfig` that holds a spec: an argument of an earlier version to today's."""
+
+
+def migrated(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a `config.yaml` in today's names; those of today are left as they are."""
+    values = dict(values)
+    if values.get("sigma_data") is not None:  # resolved: the configuration of a run
+        values.setdefault("model", "score")  # version 0.1.0 began with nothing else
+    for name, renamed in RENAMED_VALUES.items():
+        if isinstance(values.get(name), str):
+            values[name] = renamed.get(values[name], values[name])
+    for name, renamed in RENAMED_ARGUMENTS.items():
+        if isinstance(values.get(name), str) and any(old in values[name] for old in renamed):
+            spec, arguments = parse_spec(values[name])
+            today = {renamed.get(key, key): value for key, value in arguments.items()}
+            values[name] = format_spec(spec, today)
+    return values

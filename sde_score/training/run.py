@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sde_score import objectives
+from sde_score import data as data_sets
 from sde_score._core.checks import require_choice
 from sde_score._core.modules import weights_digest
-from sde_score.data import DataSet, Scaling
-from sde_score.data import load as load_data
-from sde_score.training.build import TrainedModel, build_model, split_data
+from sde_score.data import DataError, DataSet, Scaling
+from sde_score.objectives import OBJECTIVES
+from sde_score.training.build import (
+    OPENING,
+    TrainedModel,
+    as_fields,
+    build_model,
+    require_objects,
+    split_data,
+)
 from sde_score.training.checkpoint import Checkpoints, refusing
 from sde_score.training.config import TrainConfig, load_config
+from sde_score.training.data_record import DataRecord, read_record
 from sde_score.training.errors import CheckpointError
 from sde_score.training.metrics import Metrics
 from sde_score.training.state import DataFacts
+
+if TYPE_CHECKING:
+    from sde_score.models import Model
+    from sde_score.sdes import SDE
 
 WEIGHTS = {"ema": "ema", "raw": "model"}
 """Weights a run can be opened with, and the file they are in."""
@@ -35,6 +50,9 @@ class Run:
         model: in evaluation mode, on the CPU.
         step: optimizer steps behind the weights.
         data: facts of the training data, known without loading them.
+        all_noise_levels: whether the model knows every noise level, or the data without noise
+            alone.
+        record: content of `data.json`; None for a run of version 0.1.0.
     """
 
     path: Path
@@ -42,10 +60,13 @@ class Run:
     model: TrainedModel
     step: int
     data: DataFacts
+    all_noise_levels: bool
+    record: DataRecord | None
+    _given: DataSet | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
@@ -69,16 +90,16 @@ class Run:
         return self.data.num_classes if self.config.conditional else 0
 
     @property
-    def all_noise_levels(self) -> bool:
-        """Whether the model knows every noise level, or the data without noise alone."""
-        return objectives.create(self.config.objective).all_noise_levels
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class of the data, empty where they have none."""
+        return () if self.record is None else self.record.class_names
 
     @property
     def sampler(self) -> str:
         """A sampler that suits what the model knows, as `sde_score.samplers.create` takes it."""
         if self.all_noise_levels:
             return "heun(steps=18)"
-        kernel = "mala" if self.config.model == "energy" else "mala-score"
+        kernel = "mala" if hasattr(self.model, "energy") else "mala-score"
         return f"mcmc(kernel={kernel!r}, steps=500, warmup=500)"
 
     @property
@@ -87,24 +108,50 @@ class Run:
         return self.data.scaling
 
     def dataset(self, part: str = "all") -> DataSet:
-        """Load the data the run was trained on.
+        """The data of the run, compared with `data.json`.
 
         Args:
             part: `"all"`, `"train"`, or `"held_out"`, which training never saw.
 
         Raises:
-            DataError: if the data cannot be loaded.
+            DataError: if the data cannot be loaded, or are no longer those of the run.
             ValueError: for another part, or if nothing was held out.
         """
         require_choice("part", part, ("all", "train", "held_out"))
         if part == "all":
-            return load_data(self.config.data)
-        train, held_out = split_data(self.config)
+            return self._whole
+        train, held_out = split_data(self.config, self._whole)
         if part == "train":
             return train
         if held_out is None:
             raise ValueError("this run was trained with held_out=0: all examples were trained on")
         return held_out
+
+    @cached_property
+    def _whole(self) -> DataSet:
+        if self.record is not None:
+            return self.record.load() if self._given is None else self.record.recognize(self._given)
+        whole = data_sets.load(self.config.data) if self._given is None else self._given
+        found = DataFacts.of(split_data(self.config, whole)[0])
+        if not self.data.agrees(found):
+            raise DataError(
+                f"the run in {self.path} was trained on {self.data}, and {self.config.data!r} is "
+                f"{found}: give its own data, as in load_run(path, data=...)"
+            )
+        warnings.warn(
+            f"{self.path} was written by version 0.1.0, which kept no fingerprint of the data: "
+            f"{whole.name!r} has the right shape and scaling, its content is not checked",
+            stacklevel=3,
+        )
+        return whole
+
+    def with_data(self, data: data_sets.Source) -> Run:
+        """The same run with its data at hand: in memory, or at another place than before.
+
+        Args:
+            data: anything that `sde_score.data.load` takes; compared with `data.json` when used.
+        """
+        return dataclasses.replace(self, _given=data_sets.load(data))
 
     def labels_in_turn(self, count: int) -> Tensor | None:
         """Classes 0, 1, ... in turn, on the device; None for a model without condition.
@@ -124,42 +171,76 @@ class Run:
             seed: random seed.
 
         Raises:
-            DataError: if the data cannot be loaded.
+            DataError: if the data cannot be loaded, or are no longer those of the run.
         """
         if not self.num_classes:
             return None
         train = self.dataset("train")
         generator = torch.Generator().manual_seed(seed)
-        labels = train.batch(torch.randint(len(train), (count,), generator=generator)).condition
+        labels = train.labels_at(torch.randint(len(train), (count,), generator=generator))
         return None if labels is None else labels.to(self.device)
 
 
-def load_run(path: str | Path, weights: str = "ema", step: int | None = None) -> Run:
+def load_run(
+    path: str | Path,
+    weights: str = "ema",
+    step: int | None = None,
+    *,
+    data: data_sets.Source | None = None,
+    model: nn.Module | Model | None = None,
+    backbone: nn.Module | None = None,
+    sde: SDE | str | None = None,
+) -> Run:
     """Open a run directory.
+
+    A run that was trained with objects of the user's, which no text names, asks for them by name;
+    they are copied, and the weights are held against them.
 
     Args:
         path: written by `train`.
         weights: `"ema"`, the running average, or `"raw"`, the weights of the last step.
         step: which checkpoint; None for the newest.
+        data: the data of the run, where they were given in memory or have moved.
+        model: the network, or a whole model, as it was given to `train`.
+        backbone: the network.
+        sde: the forward diffusion.
 
     Raises:
-        ValueError: for other weights.
+        ValueError: for other weights, or a run that needs objects which are not given.
         CheckpointError: if there is no such run or checkpoint, or a file of it is damaged.
     """
     require_choice("weights", weights, tuple(WEIGHTS))
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a run directory: train one with sde-score train")
-    config = load_config(path / "config.yaml")
-    checkpoints = Checkpoints(path / "checkpoints")
+    config, checkpoints = load_config(path / "config.yaml"), Checkpoints(path / "checkpoints")
+    step = _step_of(path, checkpoints, step)
+    state = checkpoints.state(step)
+    given = {"sde": sde, "backbone": backbone, **as_fields(model)}
+    filled = _filled(config, given, path)
+    with refusing(path / "config.yaml"):
+        built = build_model(filled, state.data.event_shape, state.data.num_classes)
+    built.load_state_dict(checkpoints.tensors(step, WEIGHTS[weights], built.state_dict()))
+    everywhere = state.all_noise_levels
+    if everywhere is None:  # a run of version 0.1.0
+        everywhere = OBJECTIVES.resolve(config.objective).all_noise_levels
+    at_hand = None if data is None else data_sets.load(data)
+    return Run(path, config, built.eval(), step, state.data, everywhere, read_record(path), at_hand)
+
+
+def _step_of(path: Path, checkpoints: Checkpoints, step: int | None) -> int:
     steps = checkpoints.steps()
     if not steps or (step is not None and step not in steps):
         there = ", ".join(map(str, steps)) or "none"
         wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
         raise CheckpointError(f"{path} has no {wanted[2:]}; there are: {there}")
-    step = steps[-1] if step is None else step
-    state = checkpoints.state(step)
-    with refusing(path / "config.yaml"):
-        model = build_model(config, state.data.event_shape, state.data.num_classes)
-    model.load_state_dict(checkpoints.tensors(step, WEIGHTS[weights], model.state_dict()))
-    return Run(path, config, model.eval(), step, state.data)
+    return steps[-1] if step is None else step
+
+
+def _filled(config: TrainConfig, given: dict[str, Any], path: Path) -> TrainConfig:
+    """The configuration with objects that are given, after asking for those that are missing."""
+    taken = {name: value for name, value in given.items() if value is not None}
+    filled = dataclasses.replace(config, **taken)
+    if "model" not in taken:
+        require_objects(filled, OPENING, f"the run in {path}", "load_run(path, {}=...)")
+    return filled

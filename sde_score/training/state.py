@@ -1,4 +1,4 @@
-"""Where a run stands: what `state.json` of a checkpoint holds beside the tensors."""
+"""Progress of a run: the content of `state.json`, beside the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import math
 import platform
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sde_score._core import __version__
@@ -20,7 +20,7 @@ from sde_score.data import DataSet, Scaling
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a model must remember of its data.
+    """Facts of the training data that a model is used with.
 
     Args:
         name: of the data set.
@@ -45,12 +45,9 @@ class DataFacts:
             require_count(**{f"event_shape[{index}]": size})
 
     def agrees(self, other: DataFacts) -> bool:
-        """Whether these are the same data, up to rounding in what was measured on them."""
-        ours, theirs = self.scaling, other.scaling
-        if replace(self, scaling=theirs) != other or ours.levels != theirs.levels:
-            return False
-        pairs = ((ours.center, theirs.center), (ours.width, theirs.width))
-        return all(np.shape(a) == np.shape(b) and np.allclose(a, b) for a, b in pairs)
+        """Whether these may be the same data, up to rounding in what was measured on them."""
+        alike = replace(self, scaling=other.scaling) == other
+        return alike and self.scaling.is_close(other.scaling)
 
     @classmethod
     def of(cls, dataset: DataSet) -> DataFacts:
@@ -79,6 +76,8 @@ class TrainState:
         loss_sum: losses since the last line of metrics, summed.
         grad_norm_sum: gradient norms since the last line of metrics, summed.
         window: number of steps in these sums.
+        all_noise_levels: whether the objective trains every noise level, or data without noise
+            alone; None in version 0.1.0, where the configuration says it.
         versions: what wrote the checkpoint.
     """
 
@@ -89,6 +88,7 @@ class TrainState:
     loss_sum: float = 0.0
     grad_norm_sum: float = 0.0
     window: int = 0
+    all_noise_levels: bool | None = None
     versions: dict[str, str] = field(default_factory=lambda: current_versions())
 
     def __post_init__(self) -> None:
@@ -98,6 +98,8 @@ class TrainState:
             value = getattr(self, name)
             if not isinstance(value, float) or not math.isfinite(value):
                 raise ValueError(f"{name}={value!r} must be a finite floating-point number")
+        if not isinstance(self.all_noise_levels, bool | None):
+            raise ValueError(f"all_noise_levels={self.all_noise_levels!r} must be true or false")
         if not isinstance(self.versions, dict):
             raise ValueError("versions must be a mapping")
 
@@ -114,8 +116,8 @@ class TrainState:
         Raises:
             ValueError, TypeError or RecursionError: for anything else.
         """
-        values = _mapping("state", json.loads(text), cls)
-        data = _mapping("data", values["data"], DataFacts)
+        values = exact_fields("state", json.loads(text), cls, late=("all_noise_levels",))
+        data = exact_fields("data", values["data"], DataFacts)
         scaling = data["scaling"]
         if not isinstance(scaling, dict) or not isinstance(data["event_shape"], list):
             raise ValueError("data.scaling must be a mapping and data.event_shape a list")
@@ -124,13 +126,40 @@ class TrainState:
         return cls(**{**values, "data": DataFacts(**facts)})
 
 
-def _mapping(owner: str, values: Any, of: type) -> dict[str, Any]:
-    """Refuse anything but a mapping with exactly the fields of a dataclass."""
+def require_continuation(
+    state: TrainState, steps: int, batch_size: int, batch: int, out: Path
+) -> None:
+    """Refuse to continue a run with another batch, or with fewer steps than were taken.
+
+    Args:
+        state: of the checkpoint.
+        steps: optimizer steps that are asked for.
+        batch_size: examples per process and step.
+        batch: examples per step over all processes.
+        out: run directory, for the message.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    if state.batch != batch:
+        raise ValueError(
+            f"batch_size={batch_size} makes {batch} examples a step over all processes, but the "
+            f"run in {out} was begun with {state.batch}: choose batch_size x processes to match"
+        )
+    if steps < state.step:
+        raise ValueError(
+            f"steps={steps} is less than the {state.step} taken by the run in {out}: "
+            "give at least as many, or another folder"
+        )
+
+
+def exact_fields(owner: str, values: Any, of: type, late: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Refuse anything but a mapping with the fields of a dataclass, `late` ones perhaps missing."""
     if not isinstance(values, dict):
         raise ValueError(f"{owner} must be a mapping")
     names = [f.name for f in dataclasses.fields(of)]
     refuse_unknown(owner, values, names)
-    missing = [name for name in names if name not in values]
+    missing = [name for name in names if name not in values and name not in late]
     if missing:
         raise ValueError(f"{owner} lacks {', '.join(missing)}")
     return values

@@ -1,6 +1,6 @@
-"""The training loop: from a configuration to a run directory.
+"""The training loop: from the objects of a run to its directory.
 
-A run is a function of its configuration. Step k knows its examples and its random numbers from k
+A run is a function of its configuration. The examples and random numbers of step k follow from k
 alone, so that a run that was killed and resumed has the bits of one that was not (on the same
 machine, with the same number of threads), and one cut over processes or micro-batches has the same
 numbers up to rounding.
@@ -8,40 +8,48 @@ numbers up to rounding.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from sde_score import data as data_sets
 from sde_score._core.modules import evaluating
-from sde_score.data import DataSet
-from sde_score.models import EnergyBased, check_differentiable
-from sde_score.nn import set_second_derivatives
+from sde_score.models import ScoreModel, check_differentiable
 from sde_score.objectives import Objective
 from sde_score.random import BatchSlice, mix
 from sde_score.training import rng_streams as streams
 from sde_score.training.batches import Batches
-from sde_score.training.build import TrainedModel, build_model, build_objective, split_data
+from sde_score.training.build import TrainedModel, as_fields
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import TrainConfig, save_config
+from sde_score.training.data_record import NAME
 from sde_score.training.distributed import Vote, accelerator_for, seed_network, wrap
-from sde_score.training.errors import TrainingError, TrainingInterrupted
+from sde_score.training.divergence import DivergenceCheck
+from sde_score.training.errors import TrainingInterrupted
 from sde_score.training.meter import Meter
 from sde_score.training.metrics import Metrics
 from sde_score.training.objective_state import ObjectiveState
 from sde_score.training.optimizer import Update
-from sde_score.training.resume import agreed_config, require_continuation
+from sde_score.training.prepare import Job, prepare
 from sde_score.training.run import Run, load_run
 from sde_score.training.signals import StopRequest
-from sde_score.training.state import DataFacts, TrainState
+from sde_score.training.state import DataFacts, TrainState, require_continuation
+
+if TYPE_CHECKING:
+    from sde_score.models import Model
 
 OnSamples = Callable[[Run, Path], None]
 """Called with the run so far (averaged weights, evaluation mode) and the picture to write."""
+
+OnMetrics = Callable[[int, dict[str, Any]], None]
+"""Called with the step and each line of `metrics.jsonl`."""
 
 
 class _Loss(nn.Module):
@@ -65,58 +73,53 @@ class Trainer:
     """A run in progress. Most callers want `train`, which makes one and runs it.
 
     Args:
-        config: what to train; resolved here.
-        out: run directory, made if it is not there.
-        resume: True continues a run found in `out`; False refuses to.
+        job: what to train, made by `prepare`.
         progress: show a progress bar on the main process.
-        data: the whole data set, instead of loading `config.data`.
         on_samples: writes a grid of samples every `config.sample_every` steps.
+        on_metrics: called on the main process for each line of `metrics.jsonl`.
 
     Raises:
-        ValueError: if `out` holds a run of another configuration, or an argument does not fit.
+        ValueError: if the run cannot be continued so, or an argument does not fit.
         CheckpointError: if the newest checkpoint is damaged.
-        DataError: if the data cannot be loaded.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
-        out: str | Path,
+        job: Job,
         *,
-        resume: bool = True,
         progress: bool = True,
-        data: DataSet | None = None,
         on_samples: OnSamples | None = None,
+        on_metrics: OnMetrics | None = None,
     ) -> None:
-        if config.sample_every and on_samples is None:
+        self.job, self.out, self.config = job, job.out, job.config
+        if self.config.sample_every and on_samples is None:
             raise ValueError("sample_every needs on_samples, the function that writes the samples")
-        self.out, self.progress, self.on_samples = Path(out), progress, on_samples
+        self.progress, self.on_samples, self.on_metrics = progress, on_samples, on_metrics
         self.checkpoints = Checkpoints(self.out / "checkpoints")
         self.metrics = Metrics(self.out / "metrics.jsonl")
-        self.accelerator = accelerator_for(config.device)
+        self.accelerator = accelerator_for(self.config.device)
         self.device: torch.device = self.accelerator.device
-        examples, _ = split_data(config, data)
-        self.config = agreed_config(config, examples, self.out, resume)
-        self.facts = DataFacts.of(examples)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches = Batches(examples, self.config, rank, processes, self.device)
-        self.objective = build_objective(self.config, examples)
-        self._build()
+        self.batches = Batches(job.examples, self.config, rank, processes, self.device)
+        self.model, self.objective = job.model, job.objective
+        self.facts = DataFacts.of(job.examples)
+        size = math.prod(self.facts.event_shape)
+        self.check = DivergenceCheck(self.config, self.objective, size)
+        self._wrap()
         self._check_derivatives()
         self._restore()
 
-    def _build(self) -> None:
+    def _wrap(self) -> None:
         config = self.config
-        self.model = build_model(config, self.facts.event_shape, self.facts.num_classes)
-        twice = self.objective.second_derivatives or isinstance(self.model, EnergyBased)
-        set_second_derivatives(self.model, twice)
         if config.compile:
-            self.model.backbone.compile()  # type: ignore[attr-defined]
+            getattr(self.model, "backbone", self.model).compile()
         autocast = self.device.type if config.precision == "bf16" else None
-        loss = _Loss(self.model, self.objective, autocast)
-        self.loss = wrap(self.accelerator, loss.train(), unused=config.model == "energy")
+        loss = _Loss(self.model, self.objective, autocast).train()
+        unused = not isinstance(self.model, ScoreModel)
+        self.loss = wrap(self.accelerator, loss, unused=unused)
         self.remembered = ObjectiveState(self.objective)
-        parameters = {**dict(self.model.named_parameters()), **self.remembered.parameters}
+        trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        parameters = {**trained, **self.remembered.parameters}
         # Objectives that differentiate in x leave it in the graph: its own gradient is not needed.
         # Distributed training takes hold of all gradients or none.
         alone = self.accelerator.num_processes == 1
@@ -146,7 +149,9 @@ class Trainer:
         newest = self.checkpoints.newest()
         state = None if newest is None else self.checkpoints.state(newest)
         if state is not None:
-            require_continuation(state, self.config, self.batches.total, self.facts, self.out)
+            require_continuation(
+                state, self.config.steps, self.config.batch_size, self.batches.total, self.out
+            )
             weights, step = self.model.state_dict(), state.step
             model = self.checkpoints.tensors(step, "model", weights)
             average = self.checkpoints.tensors(step, "ema", weights)
@@ -159,9 +164,20 @@ class Trainer:
         self.meter = Meter(self.accelerator, state)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.out.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, self.out / "config.yaml")
-            self.metrics.rewind(self.step)
+            self._bring_in_line()
+
+    def _bring_in_line(self) -> None:
+        """Make the directory that of a run at this step."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not (self.out / NAME).exists():
+            self.job.record.write(self.out / NAME)
+        save_config(self.config, self.out / "config.yaml")
+        self.metrics.rewind(self.step)
+        if self.job.start is not None:
+            self.metrics.note({"step": self.step, "init_from": self.job.start.text})
+        if self.job.changes:
+            changes = {name: list(pair) for name, pair in self.job.changes.items()}
+            self.metrics.note({"step": self.step, "continue_with": changes})
 
     def run(self) -> Run:
         """Train up to `config.steps` and open the result.
@@ -180,7 +196,8 @@ class Trainer:
                 self._after_step(bar)
                 if vote.any(stop.signum is not None) and self.step < self.config.steps:
                     self._stop(stop.signum or signal.SIGTERM)
-        return load_run(self.out)
+        job = self.job
+        return load_run(self.out, data=job.whole, **job.objects())
 
     def _bar(self) -> Any:
         from tqdm.auto import tqdm
@@ -214,22 +231,35 @@ class Trainer:
             self._sample()
 
     def _log(self, bar: Any) -> None:
-        self._require_finite_losses()
+        self.check.losses(self.meter, self.step, self.checkpoints.newest())
         line = self.meter.line(self.batches.total)
         rate = self.update.rate(self.step - 1)
         if self.accelerator.is_main_process:
-            self.metrics.write({"step": self.step, "learning_rate": rate, **line})
+            record = {"step": self.step, "learning_rate": rate, **line}
+            self.metrics.write(record)
+            if self.on_metrics is not None:
+                self.on_metrics(self.step, record)
         speed = f"{line['examples_per_second']:.0f}/s"
         bar.set_postfix(loss=f"{line['loss']:.4g}", examples=speed, refresh=False)
 
     def _save(self) -> None:
         """Write a checkpoint, on the main process, of weights known to be finite."""
-        self._require_finite_losses()
-        self._require_finite_weights()
+        kept = self.checkpoints.newest()
+        self.check.losses(self.meter, self.step, kept)
+        self.check.weights(
+            [*self.update.parameters.values(), *self.update.ema.shadow], self.step, kept
+        )
         totals = self.meter.totals()
         if self.accelerator.is_main_process:
-            batch, seconds, window = self.batches.total, self.meter.seconds, self.meter.window
-            state = TrainState(self.step, batch, self.facts, seconds, *totals, window)
+            state = TrainState(
+                self.step,
+                self.batches.total,
+                self.facts,
+                self.meter.seconds,
+                *totals,
+                self.meter.window,
+                self.objective.all_noise_levels,
+            )
             weights = self.model.state_dict()
             average = dict(zip(self.update.parameters, self.update.ema.shadow, strict=True))
             tensors = {
@@ -247,9 +277,18 @@ class Trainer:
         if self.accelerator.is_main_process and self.on_samples is not None:
             folder = self.out / "samples"
             folder.mkdir(exist_ok=True)
+            so_far = Run(
+                self.out,
+                self.config,
+                self.model,
+                self.step,
+                self.facts,
+                self.objective.all_noise_levels,
+                self.job.record,
+                self.job.whole,
+            )
             averaged = self.update.ema.swapped(self.update.parameters.values())
             with averaged, evaluating(self.model):
-                so_far = Run(self.out, self.config, self.model, self.step, self.facts)
                 self.on_samples(so_far, folder / f"step-{self.step}.png")
         self.accelerator.wait_for_everyone()
 
@@ -263,76 +302,61 @@ class Trainer:
             signum,
         )
 
-    def _require_finite_losses(self) -> None:
-        where = f"in steps {self.step - self.meter.window + 1} to {self.step}"
-        if not self.meter.is_finite():
-            self._diverged(f"the loss or its gradient {where} is not a finite number")
-        if not self.meter.window or math.isinf(self.objective.divergence_limit):
-            return
-        mean, gradient = (total / self.meter.window for total in self.meter.totals())
-        limit = self.objective.divergence_limit * math.prod(self.facts.event_shape)
-        if abs(mean) > limit:
-            self._diverged(
-                f"the mean loss {where}, {mean:.4g}, is beyond {limit:g}: the energies of the data "
-                "and of the chains have run apart"
-            )
-        if gradient == 0:
-            self._diverged(f"no chain moved {where}: every step was rejected")
-
-    def _require_finite_weights(self) -> None:
-        tensors = [*self.update.parameters.values(), *self.update.ema.shadow]
-        largest = torch.stack(torch._foreach_norm(tensors, math.inf))
-        if not bool(largest.isfinite().all()):
-            self._diverged(f"a weight after step {self.step} is not a finite number")
-
-    def _diverged(self, what: str) -> None:
-        newest = self.checkpoints.newest()
-        kept = "no checkpoint yet" if newest is None else f"last good checkpoint: step {newest}"
-        contrastive = math.isfinite(self.objective.divergence_limit)
-        advice = "more or smaller steps of its chains, an energy penalty"
-        raise TrainingError(
-            f"{what} ({kept}). Try a lower learning_rate (now {self.config.learning_rate:g}), "
-            "clip=1, a longer warmup, precision=float32, or "
-            + (advice if contrastive else "a time sampler that avoids the smallest noise")
-        )
-
 
 def train(
     config: TrainConfig,
     out: str | Path,
     *,
+    model: nn.Module | Model | None = None,
+    objective: Objective | str | None = None,
+    data: data_sets.Source | None = None,
+    init_from: str | Path | nn.Module | Run | None = None,
+    continue_with: Mapping[str, Any] | None = None,
+    on_metrics: OnMetrics | None = None,
+    on_samples: OnSamples | None = None,
     resume: bool = True,
     progress: bool = True,
-    data: DataSet | None = None,
-    on_samples: OnSamples | None = None,
 ) -> Run:
     """Train a model into a run directory, or continue what is there.
 
-    The directory holds `config.yaml`, `checkpoints/step-N/`, `metrics.jsonl` and `samples/`. Under
-    `torchrun` or `accelerate launch` every process calls this, and the first one writes.
+    The directory holds `config.yaml`, `data.json`, `checkpoints/step-N/`, `metrics.jsonl` and
+    `samples/`. Under `torchrun` or `accelerate launch` every process calls this, and the first one
+    writes.
+
+    What is given as an object is copied and noted in the configuration; where no text names it, the
+    same call continues the run, and `load_run` asks for it by name.
 
     Args:
-        config: what to train.
+        config: what to train; fields that name a thing take an object as well.
         out: run directory, made if it is not there.
-        resume: True continues a run of the same configuration found in `out` (fields in
-            `sde_score.training.FREE` may change, `steps` may grow); False refuses to.
-        progress: show a progress bar.
-        data: the whole data set, instead of loading `config.data`.
+        model: a network called as `network(x, noise_level, condition)`, which gets the SDE and
+            prediction of the configuration, or a whole model such as `ScoreModel(network, sde)`.
+        objective: instead of `config.objective`.
+        data: instead of `config.data`: a tensor, a `DataSet`, a data set of torch, text or a path.
+        init_from: weights to start from at step 0: a run, its directory, a checkpoint folder, a
+            `.safetensors` file or a model. What the configuration leaves open, such as the network,
+            is that of the run.
+        continue_with: new values of `sde_score.training.ADJUSTABLE` fields, such as
+            `{"learning_rate": 1e-4}`, from the newest checkpoint on; noted in `metrics.jsonl`.
+        on_metrics: called with the step and each line of `metrics.jsonl`.
         on_samples: called every `config.sample_every` steps with the run so far (averaged weights)
             and the path of the picture to write.
+        resume: True continues a run of the same configuration and data found in `out` (fields in
+            `sde_score.training.FREE` may change, `steps` may grow); False refuses to.
+        progress: show a progress bar.
 
     Returns:
         The run with its averaged weights, as `load_run(out)` opens it.
 
     Raises:
         ValueError: if `out` holds a run of another configuration, or an argument does not fit.
-        DataError: if the data cannot be loaded.
-        CheckpointError: if the newest checkpoint is damaged.
+        DataError: if the data cannot be loaded, or are others than those of the run in `out`.
+        CheckpointError: if the newest checkpoint, or what `init_from` names, is damaged.
         TrainingError: if the loss or a weight is no longer a finite number.
         TrainingInterrupted: after SIGINT or SIGTERM, with a checkpoint of the last step; the same
             call goes on from there.
     """
-    trainer = Trainer(
-        config, out, resume=resume, progress=progress, data=data, on_samples=on_samples
-    )
-    return trainer.run()
+    given = {"objective": objective, "data": data, "init_from": init_from, **as_fields(model)}
+    config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    job = prepare(config, out, resume=resume, continue_with=continue_with)
+    return Trainer(job, progress=progress, on_samples=on_samples, on_metrics=on_metrics).run()

@@ -129,6 +129,15 @@ def test_text_of_an_object_makes_it_again(things):
     assert things.text_of(Needy("x")) is None
 
 
+def test_text_of_an_object_has_the_name_that_is_listed(things):
+    class Mine(Thing):
+        pass
+
+    things.register("a-thing-of-mine", Mine)
+    assert things.text_of(Mine(size=2)) == "a-thing-of-mine(size=2, word='a')"
+    assert things.text_of(Thing(word="b")) == "thing(size=1, word='b')"
+
+
 def test_specs_are_read_and_written():
     name, arguments = parse_spec("pc(steps=5, corrector='langevin(snr=0.1)')")
     assert (name, arguments) == ("pc", {"steps": 5, "corrector": "langevin(snr=0.1)"})

@@ -14,7 +14,7 @@ from sde_score.data import Scaling
 from sde_score.models import GaussianMixture
 from sde_score.objectives import create
 from sde_score.sdes import VE, VP
-from sde_score.training import Trainer, split_data
+from sde_score.training import Trainer, prepare, split_data
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = {
@@ -145,7 +145,7 @@ def test_the_trainings_differ_in_the_noise_levels_alone(shared, options, tmp_pat
     n = 30
     kinds = {"discrete": n, "continuous": None}
     trainers = {
-        name: Trainer(shared.configuration(options, sde, layers, 5), tmp_path / name)
+        name: Trainer(prepare(shared.configuration(options, sde, layers, 5), tmp_path / name))
         for name, layers in kinds.items()
     }
     assert all(trainer.config.dequantize for trainer in trainers.values())
@@ -182,7 +182,7 @@ def test_the_samplers_of_the_discrete_views_visit_the_rungs_alone(script):
 
 def test_samples_are_held_against_data_that_no_training_saw(shared, options):
     judge = shared.Judge(options, shared.configuration(options, "vp", None, 0))
-    run = Trainer(shared.configuration(options, "vp", 30, 1), options.out / "run")
+    run = Trainer(prepare(shared.configuration(options, "vp", 30, 1), options.out / "run"))
     train, held_out = split_data(run.config)
     assert (len(judge.raw), len(judge.train)) == (len(held_out), len(train)) == (90, 1707)
     assert torch.equal(held_out.scaling.from_model(judge.held_out), judge.raw)

@@ -29,11 +29,11 @@ TWO_PROCESSES = """
 import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from sde_score.training import Trainer, TrainingInterrupted, load_config, train
+from sde_score.training import Trainer, TrainingInterrupted, load_config, prepare, train
 config, out = load_config(sys.argv[1]), sys.argv[2]
 train(config, out + "/whole", progress=False)
 
-trainer = Trainer(config, out + "/cut", progress=False)
+trainer = Trainer(prepare(config, out + "/cut"), progress=False)
 step = trainer._train_step
 def signalled():
     step()

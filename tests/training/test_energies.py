@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sde_score import models, objectives
-from sde_score.training import Trainer, TrainingError, load_config, load_run
+from sde_score.training import Trainer, TrainingError, load_config, load_run, prepare
 
 ENERGY = {"data": "ring(n=60)", "conditional": False, "backbone": "mlp(width=8, depth=1)"}
 REMEMBERING = [
@@ -106,7 +106,7 @@ def test_micro_batches_change_nothing_but_rounding(run_to, tmp_path, objective):
 def test_every_head_learns(run_to, tmp_path, head):
     """Backbones start at zero; an energy that is the square of one must not stay there."""
     run = run_to(tmp_path, **ENERGY, model="energy", head=head, steps=60, objective="hutchinson")
-    fresh = Trainer(run.config, tmp_path / "fresh", progress=False).model
+    fresh = Trainer(prepare(run.config, tmp_path / "fresh"), progress=False).model
     moved = [
         float((a.cpu() - b).abs().max().detach())
         for a, b in zip(run.model.parameters(), fresh.parameters(), strict=True)
@@ -126,7 +126,7 @@ def test_contrastive_training_that_runs_away_stops_and_keeps_the_good_checkpoint
     given = {**ENERGY, "objective": f"contrastive-divergence(k=1, kernel={kernel!r})"}
     run_to(tmp_path, steps=8, **given)
     good = tensor_bytes(tmp_path, 8)
-    trainer = Trainer(replace(load_config(tmp_path / "config.yaml"), steps=12), tmp_path)
+    trainer = Trainer(prepare(replace(load_config(tmp_path / "config.yaml"), steps=12), tmp_path))
     trainer.progress = False
     with torch.no_grad():
         trainer.model.backbone.last.weight.mul_(factor)
@@ -141,13 +141,13 @@ def test_losses_may_go_as_far_as_the_limit_per_entry(run_to, tmp_path, sign):
     """100 nats for each of the two entries of a point, over the mean of a window."""
     given = {**ENERGY, "objective": "contrastive-divergence(k=1)"}
     run_to(tmp_path, steps=4, **given)
-    trainer = Trainer(replace(load_config(tmp_path / "config.yaml"), steps=12), tmp_path)
+    trainer = Trainer(prepare(replace(load_config(tmp_path / "config.yaml"), steps=12), tmp_path))
     for loss in (190.0, 209.0):
         trainer.meter.add(torch.tensor(sign * loss), torch.tensor(1.0))
-    trainer._require_finite_losses()
+    trainer.check.losses(trainer.meter, trainer.step, None)
     trainer.meter.add(torch.tensor(sign * 202.0), torch.tensor(1.0))
     with pytest.raises(TrainingError, match="is beyond 200"):
-        trainer._require_finite_losses()
+        trainer.check.losses(trainer.meter, trainer.step, None)
 
 
 def test_runs_say_what_they_know_and_who_samples_them(run_to, tmp_path):

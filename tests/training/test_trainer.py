@@ -23,6 +23,7 @@ from sde_score.training import (
     build_model,
     load_config,
     load_run,
+    prepare,
     resolve,
     train,
 )
@@ -232,7 +233,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_the_good_checkpoint_stays
 
 
 def _poisoned(out, **changes):
-    trainer = Trainer(replace(load_config(out / "config.yaml"), steps=12, **changes), out)
+    trainer = Trainer(prepare(replace(load_config(out / "config.yaml"), steps=12, **changes), out))
     trainer.progress = False
     with torch.no_grad():
         next(trainer.model.parameters()).view(-1)[0] = math.nan
@@ -374,7 +375,9 @@ def test_global_random_states_are_left_as_found(run_to, tmp_path):
 
 
 def test_dropout_differs_from_step_to_step(config, tmp_path):
-    trainer = Trainer(replace(config, backbone="mlp(width=8, depth=1, dropout=0.5)"), tmp_path)
+    trainer = Trainer(
+        prepare(replace(config, backbone="mlp(width=8, depth=1, dropout=0.5)"), tmp_path)
+    )
     masks = []
     dropout = trainer.model.backbone.blocks[0].dropout
     dropout.register_forward_hook(lambda module, args, out: masks.append((out == 0).clone()))
@@ -396,11 +399,11 @@ def test_a_device_that_is_not_there_is_refused(config, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
     with pytest.raises(ValueError, match="device='cuda' is not available"):
-        Trainer(replace(config, device="cuda"), tmp_path)
+        Trainer(prepare(replace(config, device="cuda"), tmp_path))
 
 
 def test_bf16_runs_the_network_in_bf16_and_keeps_float32_weights(config, tmp_path):
-    trainer = Trainer(replace(config, precision="bf16"), tmp_path)
+    trainer = Trainer(prepare(replace(config, precision="bf16"), tmp_path))
     kinds = []
     linear = trainer.model.backbone.blocks[0].inner
     linear.register_forward_hook(lambda module, args, out: kinds.append(out.dtype))

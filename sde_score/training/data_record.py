@@ -1,0 +1,195 @@
+"""`data.json`: what a run was trained on, so that nothing is measured against other data unnoticed.
+
+The file holds the data set's name, event shape, class names and scaling, how it was asked for, with
+an absolute path, and a fingerprint of its content. Data at hand are compared with it wherever a run
+loads them: when it is continued, sampled beside its data, or evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from sde_score import data as data_sets
+from sde_score._core.checks import require_count
+from sde_score._core.files import read_text, replace_file
+from sde_score.data import DataError, DataSet, Fingerprint, Scaling
+from sde_score.training.checkpoint import refusing
+from sde_score.training.config import is_note, note
+from sde_score.training.state import exact_fields
+
+NAME = "data.json"
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """Content of `data.json`.
+
+    Args:
+        text: how the data were asked for; for data in memory their name in angle brackets.
+        absolute: `text` with an absolute path; None for a name or data in memory.
+        name: of the data set.
+        count: number of examples, held-out ones included.
+        event_shape: shape of one example.
+        num_classes: number of classes, 0 without labels.
+        class_names: name of each class, empty where there are none.
+        scaling: the map between raw terms and model range.
+        fingerprint: of all examples.
+    """
+
+    text: str
+    absolute: str | None
+    name: str
+    count: int
+    event_shape: tuple[int, ...]
+    num_classes: int
+    class_names: tuple[str, ...]
+    scaling: Scaling
+    fingerprint: Fingerprint
+
+    def __post_init__(self) -> None:
+        texts = (self.text, self.absolute or "", self.name, *self.class_names)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("text, absolute, name and class_names must be text")
+        require_count(count=self.count)
+        require_count(0, num_classes=self.num_classes)
+        for size in self.event_shape:
+            require_count(event_shape=size)
+
+    @classmethod
+    def of(cls, dataset: DataSet, text: str | None) -> DataRecord:
+        """The record of a data set; reads all of it.
+
+        Args:
+            dataset: the whole data set.
+            text: how it was asked for, None for data in memory.
+        """
+        return cls(
+            note(dataset) if text is None else text,
+            None if text is None else data_sets.absolute(text),
+            dataset.name,
+            len(dataset),
+            dataset.event_shape,
+            dataset.num_classes,
+            dataset.class_names,
+            dataset.scaling,
+            Fingerprint.of(dataset),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the file in one step."""
+        values = dataclasses.asdict(self) | {"scaling": self.scaling.to_dict()}
+        replace_file(path, (json.dumps(values, indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> DataRecord:
+        """Read the file.
+
+        Raises:
+            Exception: nearly any, for a file that is damaged or hostile.
+        """
+        values = exact_fields("data", json.loads(read_text(path)), cls)
+        mark = exact_fields("fingerprint", values["fingerprint"], Fingerprint)
+        tuples = {key: tuple(values[key]) for key in ("event_shape", "class_names")}
+        scaling = Scaling.from_dict(values["scaling"])
+        return cls(**{**values, **tuples, "scaling": scaling, "fingerprint": Fingerprint(**mark)})
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the data were given as an object, which no text finds again."""
+        return is_note(self.text)
+
+    def load(self) -> DataSet:
+        """Find the data again, at the absolute path or else as they were asked for, and check them.
+
+        Raises:
+            DataError: if they are not there, cannot be read or have changed, with what to do.
+        """
+        if self.in_memory:
+            raise DataError(
+                f"the run was trained on data given in memory, {self.text}: give them again, as in "
+                "load_run(path, data=...) or run.with_data(...)"
+            )
+        try:
+            return self.recognize(data_sets.load(self._text_at_hand()))
+        except DataError as error:
+            raise DataError(
+                f"the data of the run, {self.text!r}, are not at hand: {error}. If they moved, say "
+                "where they are: load_run(path, data=...)"
+            ) from error
+
+    def _text_at_hand(self) -> str:
+        """The absolute text while something is there, else what was typed."""
+        there = self.absolute is not None and data_sets.is_there(self.absolute)
+        return self.absolute if there and self.absolute else self.text
+
+    def recognize(self, found: DataSet) -> DataSet:
+        """The data of the run among the data at hand, with the scaling of the run.
+
+        Examples that were appended since are left out with a warning, so that what is held out
+        stays the same.
+
+        Raises:
+            DataError: if these are other data, saying what changed.
+        """
+        changes = self._changes(found)
+        if changes:
+            raise DataError(
+                f"{found.name} has changed since the run was begun: {'; '.join(changes)}. "
+                "A run is continued on, and measured against, its own data alone"
+            )
+        rows = found.rows
+        if len(found) > self.count:
+            warnings.warn(
+                f"{found.name} has grown by {len(found) - self.count} examples since the run was "
+                "begun, which are left out; to train on all, start a new run with init_from",
+                stacklevel=3,
+            )
+            rows = torch.arange(self.count) if rows is None else rows[: self.count]
+        return replace(
+            found,
+            scaling=self.scaling,
+            num_classes=self.num_classes,
+            class_names=self.class_names,
+            rows=rows,
+        )
+
+    def _changes(self, found: DataSet) -> list[str]:
+        if found.event_shape != self.event_shape:
+            return [f"examples have the shape {found.event_shape}, had {self.event_shape}"]
+        if len(found) < self.count:
+            return [f"there are {len(found)} examples, there were {self.count}"]
+        generated = self.absolute is None and not self.in_memory
+        now, then = Fingerprint.of(found, self.count), self.fingerprint
+        changes = []
+        if not now.same_rows(then, rounded=generated):
+            more = len(found) - self.count
+            changes.append(
+                "the examples are others, or in another order"
+                + (f", and {more} more" if more else "")
+            )
+        if now.labels != then.labels:
+            changes.append("the labels are others")
+        if found.class_names[: len(self.class_names)] != self.class_names:
+            changes.append(f"classes are named {found.class_names}, were {self.class_names}")
+        if not changes and len(found) == self.count and not self.scaling.is_close(found.scaling):
+            changes.append(f"the scaling is {found.scaling}, was {self.scaling}")
+        return changes
+
+
+def read_record(out: Path) -> DataRecord | None:
+    """The record of a run directory; None for one of version 0.1.0, which wrote none.
+
+    Raises:
+        CheckpointError: for a file that is damaged or hostile.
+    """
+    path = out / NAME
+    if not path.exists():
+        return None
+    with refusing(path):
+        return DataRecord.read(path)

@@ -1,0 +1,159 @@
+"""From what a user asks for to the objects of a training run, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sde_score import data
+from sde_score._core.registry import refuse_unknown
+from sde_score.data import DataError, DataSet
+from sde_score.models import EnergyBased
+from sde_score.nn import set_second_derivatives
+from sde_score.objectives import Objective
+from sde_score.training.build import (
+    OPENING,
+    TrainedModel,
+    as_text,
+    build_model,
+    build_objective,
+    require_objects,
+    settle,
+    split_data,
+)
+from sde_score.training.checkpoint import Checkpoints
+from sde_score.training.config import (
+    ADJUSTABLE,
+    TrainConfig,
+    adopt,
+    is_note,
+    load_config,
+    require_same,
+)
+from sde_score.training.data_record import DataRecord, read_record
+from sde_score.training.errors import CheckpointError
+from sde_score.training.first_weights import FirstWeights, first_weights
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run as objects, checked and ready to begin or to continue.
+
+    Args:
+        out: run directory; need not exist.
+        config: resolved, as the file of the run holds it.
+        whole: all examples, held-out ones included.
+        examples: the training part.
+        record: what `data.json` says of the data.
+        model: with its first weights.
+        objective: set up on the data.
+        start: where the first weights come from, None for random ones.
+        changes: fields that change on the way, as (before, after).
+    """
+
+    out: Path
+    config: TrainConfig
+    whole: DataSet
+    examples: DataSet
+    record: DataRecord
+    model: TrainedModel
+    objective: Objective
+    start: FirstWeights | None
+    changes: Mapping[str, tuple[Any, Any]]
+
+    def objects(self) -> dict[str, Any]:
+        """Arguments by which `load_run` opens the run, for what its configuration only notes."""
+        if is_note(self.config.model):
+            return {"model": self.model}
+        parts = {"backbone": self.model.backbone, "sde": self.model.sde}
+        return {name: part for name, part in parts.items() if is_note(getattr(self.config, name))}
+
+
+def prepare(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    continue_with: Mapping[str, Any] | None = None,
+) -> Job:
+    """The objects of a run, in agreement with the run directory if there is one.
+
+    Args:
+        config: what the user asked for.
+        out: run directory; need not exist.
+        resume: whether a run in `out` may be continued.
+        continue_with: new values of `ADJUSTABLE` fields of a run that is continued.
+
+    Raises:
+        ValueError: if `out` holds another run or one that must not be continued, or an argument
+            does not fit.
+        CheckpointError: if a file of the run, or of the first weights, is damaged or missing.
+        DataError: if the data cannot be loaded.
+    """
+    out, changing = Path(out), dict(continue_with or {})
+    refuse_unknown("continue_with", changing, ADJUSTABLE)
+    stored = _stored(out, resume)
+    if changing and stored is None:
+        raise ValueError(f"continue_with changes a run on its way, and {out} holds none")
+    config = dataclasses.replace(config, **changing)
+    start = None
+    if stored is not None:
+        config = adopt(config, stored)
+    if config.init_from is not None and Checkpoints(out / "checkpoints").newest() is None:
+        start = first_weights(config.init_from)
+        config = start.fill(config)
+    if not hasattr(config.model, "score"):
+        require_objects(config, (*OPENING, "objective"), f"the run in {out}", "train(..., {}=...)")
+    whole, record = _data(config, out, stored)
+    examples, _ = split_data(config, whole)
+    settled = settle(config, examples)
+    resolved = dataclasses.replace(as_text(settled), data=record.text)
+    changes = {}
+    if stored is not None:
+        require_same(resolved, stored, out, tuple(changing))
+        pairs = {name: (getattr(stored, name), getattr(resolved, name)) for name in changing}
+        changes = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    model = build_model(settled, examples.event_shape, examples.num_classes)
+    if start is not None:
+        start.load_into(model)
+    objective = build_objective(settled, examples)
+    twice = objective.second_derivatives or isinstance(model, EnergyBased)
+    set_second_derivatives(model, twice)
+    return Job(out, resolved, whole, examples, record, model, objective, start, changes)
+
+
+def _stored(out: Path, resume: bool) -> TrainConfig | None:
+    path = out / "config.yaml"
+    if path.exists():
+        if not resume:
+            raise ValueError(f"{out} holds a run already: resume it or choose another folder")
+        return load_config(path)
+    if (out / "checkpoints").exists():
+        raise CheckpointError(f"{path} is missing, but there are checkpoints beside it")
+    return None
+
+
+def _data(config: TrainConfig, out: Path, stored: TrainConfig | None) -> tuple[DataSet, DataRecord]:
+    """All data of a run and their record, after a comparison with the record of the run."""
+    record, text = read_record(out), data.text_of(config.data)
+    if record is not None and text == record.text:
+        whole = record.load()
+        return whole, record
+    found = data.load(config.data)
+    if record is None:
+        if stored is not None and text is not None and text != stored.data:
+            raise ValueError(
+                f"{out} holds a run with other data: data is {text!r}, was {stored.data!r}"
+            )
+        return found, DataRecord.of(found, text)
+    try:
+        return record.recognize(found), record
+    except DataError as error:
+        hint = ", given in memory: give data=" if record.in_memory else ""
+        raise DataError(
+            f"{out} holds a run with other data: data is {text or found.name!r}, was "
+            f"{record.text!r}{hint} ({error})"
+        ) from error
