@@ -2,26 +2,65 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from sde_score._core.errors import ArgumentError
+
+# What systems answer where folders cannot be synchronized: Windows, some network disks.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the names in a folder where that is supported, are on the disk."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED or not path.is_dir():
+            raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file new content in one step, written by the caller to the path that is yielded.
+
+    The temporary file lies in the same folder under a name of its own, so that several processes
+    can write one file, and is gone after a failure.
+
+    Raises:
+        OSError: if the content cannot be written; it names `path`.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
-        os.close(descriptor)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Give a file new content in one step: readers see the old content or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
+    """Give a file new content in one step: readers see the old content or the new.
+
+    Raises:
+        OSError: if it cannot be written; it names `path`, whose old content stays.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_text(path: Path, largest: int = 1 << 20) -> str:
@@ -36,3 +75,51 @@ def read_text(path: Path, largest: int = 1 << 20) -> str:
     if len(content) > largest:
         raise ValueError(f"larger than {largest} bytes")
     return content.decode()
+
+
+def require_writable(path: Path | str, name: str = "path") -> Path:
+    """Refuse a path that no file can be written to, before minutes are spent on its content.
+
+    Nothing is created: missing folders are looked for from the first one that exists.
+
+    Args:
+        path: of the file.
+        name: of the argument it came in, such as `--out`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: naming argument, path and reason.
+    """
+    if not isinstance(path, (str, Path)) or not str(path):
+        raise ArgumentError(f"{name}={path!r} must be a path")
+    path = Path(path)
+    try:
+        reason = _hindrance(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ArgumentError(f"{name}={str(path)!r} cannot be written: {reason}")
+    return path
+
+
+def _hindrance(path: Path) -> str:
+    if "\0" in str(path):
+        return "it holds a null byte"
+    folder = path.parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    for part in path.parts[len(folder.parts) :]:
+        if len(os.fsencode(part)) > longest:
+            return f"a name of {len(os.fsencode(part))} bytes, at most {longest} are possible"
+    if path.is_dir():
+        return "it is a folder: add the name of a file"
+    if path.exists() and not path.is_file():
+        return "it is no regular file"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"no permission to write in {folder}"
+    return ""
