@@ -95,7 +95,7 @@ def test_forward_mode_is_refused_where_tangents_are_dropped_in_silence():
 
 
 def test_a_solve_that_never_arrives_is_an_error(monkeypatch):
-    monkeypatch.setattr("sde_score.samplers.adaptive.dormand_prince._MOST_ROUNDS", 3)
+    monkeypatch.setattr("sde_score.samplers.adaptive.engine._MOST_ROUNDS", 3)
     model = GaussianMixture(torch.zeros(1, 2), 1.0, VP())
     with pytest.raises(RuntimeError, match="not there in 3 attempts"):
         log_prob(model, torch.ones(1, 2))

@@ -1,4 +1,4 @@
-"""DPM-Solver with adaptive steps, each example its own."""
+"""DPM-Solver with adaptive step sizes, chosen per example."""
 
 from __future__ import annotations
 
@@ -9,19 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_choice
-from sde_score.samplers.adaptive.controller import (
-    AdaptiveSampler,
-    Attempt,
-    Control,
-    Front,
-    Pair,
-    scales,
-)
+from sde_score.samplers.adaptive.engine import Attempt, BatchState, StepSizeController
+from sde_score.samplers.adaptive.sampler import AdaptiveSampler, UnitVariancePair, scales
 from sde_score.samplers.base import Problem
-
-PREDICTIONS = ("data", "noise")
-CONTROLS = ("pi", "paper")
-NORMS = ("example", "batch")
 
 
 @dataclass(frozen=True)
@@ -63,9 +53,9 @@ class DPMAdaptive(AdaptiveSampler):
         super().__post_init__()
         if self.order not in (2, 3):
             raise ValueError(f"order={self.order!r} is not known; accepted: 2, 3")
-        require_choice("prediction", self.prediction, PREDICTIONS)
-        require_choice("control_rule", self.control_rule, CONTROLS)
-        require_choice("norm", self.norm, NORMS)
+        require_choice("prediction", self.prediction, ("data", "noise"))
+        require_choice("control_rule", self.control_rule, ("pi", "paper"))
+        require_choice("norm", self.norm, ("example", "batch"))
 
     @property
     @override
@@ -84,51 +74,45 @@ class DPMAdaptive(AdaptiveSampler):
 
     @property
     @override
-    def control(self) -> Control:
+    def controller(self) -> StepSizeController:
         if self.control_rule == "paper":
-            return Control(integral=1 / self.order, shrink=0.0, grow=torch.inf)
-        return Control(integral=0.85 / self.order, proportional=0.2 / self.order)
+            return StepSizeController(integral=1 / self.order, shrink=0.0, grow=torch.inf)
+        return StepSizeController(integral=0.85 / self.order, proportional=0.2 / self.order)
 
     @override
-    def share(self, size: Tensor) -> Tensor:
-        return size if self.norm == "example" else size.amax().expand_as(size)
-
-    @override
-    def pair(self, problem: Problem, x: Tensor) -> Pair:
-        return _Exponential(problem, x.shape, x.dtype, self.order, self.prediction)
+    def pair(self, problem: Problem, x: Tensor) -> UnitVariancePair:
+        kind = "noise" if self.prediction == "noise" else "denoise"
+        together = self.norm == "batch"
+        return _Exponential(
+            problem, x.shape, x.dtype, self.rtol, self.atol, kind, together, self.order
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class _Exponential(Pair):
+class _Exponential(UnitVariancePair):
     """The pair of an order for a prediction."""
 
-    order: int
-    prediction: str
-
-    @property
-    @override
-    def kind(self) -> str:
-        return "noise" if self.prediction == "noise" else "denoise"
+    order: int = 3
 
     @override
-    def attempt(self, front: Front, step: Tensor) -> Attempt:
+    def attempt(self, batch: BatchState, step: Tensor) -> Attempt:
         if self.order == 2:
-            change = self._change(front, 1 / 2 * step, self._solution(front, 1 / 2 * step))
-            low = self._solution(front, step)
-            high = self._solution(front, step, self._growth(step), change)
-            return Attempt(high, low, front.memory)
+            change = self._change(batch, 1 / 2 * step, self._solution(batch, 1 / 2 * step))
+            low = self._solution(batch, step)
+            high = self._solution(batch, step, self._growth(step), change)
+            return Attempt(high, high - low, (low,))
         first, second = step / 3, 2 * step / 3
-        change = self._change(front, first, self._solution(front, first))
-        low = self._solution(front, step, 1.5 * self._growth(step), change)
-        ahead = self._solution(front, second, 2 * self._bend(second), change)
+        change = self._change(batch, first, self._solution(batch, first))
+        low = self._solution(batch, step, 1.5 * self._growth(step), change)
+        ahead = self._solution(batch, second, 2 * self._bend(second), change)
         high = self._solution(
-            front, step, 1.5 * self._bend(step), self._change(front, second, ahead)
+            batch, step, 1.5 * self._bend(step), self._change(batch, second, ahead)
         )
-        return Attempt(high, low, front.memory)
+        return Attempt(high, high - low, (low,))
 
     @property
     def _sign(self) -> float:
-        return 1.0 if self.prediction == "noise" else -1.0
+        return 1.0 if self.kind == "noise" else -1.0
 
     def _growth(self, step: Tensor) -> Tensor:
         """e^{kh} - 1."""
@@ -138,20 +122,24 @@ class _Exponential(Pair):
         """(e^{kh} - 1) / kh - 1, about kh / 2."""
         return self._growth(step) / (self._sign * step) - 1
 
-    def _change(self, front: Front, step: Tensor, state: Tensor) -> Tensor:
-        """How the prediction at a stage differs from that at the start."""
-        return self.predict(state, front.level + step, front.rows) - front.known
+    def _change(self, batch: BatchState, step: Tensor, state: Tensor) -> Tensor:
+        """The prediction at a stage less that at the start."""
+        return self.evaluate(state, batch.time + step, batch.rows) - batch.known
 
     def _solution(
-        self, front: Front, step: Tensor, weight: Tensor | None = None, change: Tensor | None = None
+        self,
+        batch: BatchState,
+        step: Tensor,
+        weight: Tensor | None = None,
+        change: Tensor | None = None,
     ) -> Tensor:
         """The state after a step, in the shape of the states."""
-        ahead = front.level + step
-        side = 0 if self.prediction == "noise" else 1
-        here, there = scales(front.level)[side], scales(ahead)[side]
+        ahead = batch.time + step
+        side = 0 if self.kind == "noise" else 1
+        here, there = scales(batch.time)[side], scales(ahead)[side]
         factor = there * torch.exp(-self._sign * ahead)
-        state = (there / here)[:, None] * front.state
-        state.addcmul_((factor * self._growth(step))[:, None], front.known, value=-1)
+        state = (there / here)[:, None] * batch.state
+        state.addcmul_((factor * self._growth(step))[:, None], batch.known, value=-1)
         if weight is not None and change is not None:
             state.addcmul_((factor * weight)[:, None], change, value=-1)
         return state

@@ -24,13 +24,13 @@ from torch.autograd import Function
 from sde_score.samplers.adaptive.dormand_prince import (
     NODES,
     WEIGHTS,
-    AcceptedSteps,
     Derivative,
     Norm,
     Solution,
     dormand_prince,
     root_mean_square,
 )
+from sde_score.samplers.adaptive.engine import AcceptedSteps
 from sde_score.samplers.adaptive.ode_solvers import torchdiffeq_dopri5
 
 

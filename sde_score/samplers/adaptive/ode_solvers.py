@@ -15,9 +15,9 @@ from sde_score.samplers.adaptive.dormand_prince import (
     Norm,
     Solution,
     dormand_prince,
-    gave_up,
     root_mean_square,
 )
+from sde_score.samplers.adaptive.engine import gave_up
 
 
 class Solver(Protocol):
@@ -52,10 +52,10 @@ def scipy_rk45(
 
     Args:
         derivative: as for `dormand_prince`.
-        state: as there.
-        stops: as there; scipy starts afresh at each.
-        rtol: as there.
-        atol: as there.
+        state: at the first stop, float64 of shape `(batch, numbers)`.
+        stops: increasing times; scipy starts afresh at each.
+        rtol: relative tolerance of a step, > 0.
+        atol: absolute tolerance of a step, > 0.
         norm: not used.
 
     Returns:
@@ -104,16 +104,16 @@ def torchdiffeq_dopri5(
     norm: Norm = root_mean_square,
     leaves: tuple[Tensor, ...] | None = None,
 ) -> Solution:
-    """The same pair by torchdiffeq, on the device of the state.
+    """The pair of Dormand and Prince by torchdiffeq, on the device of the state.
 
     It has its own norm, the root mean square over the whole batch, whose examples share all steps.
 
     Args:
         derivative: as for `dormand_prince`.
-        state: as there.
-        stops: as there; torchdiffeq steps onto each.
-        rtol: as there.
-        atol: as there.
+        state: at the first stop, float64 of shape `(batch, numbers)`.
+        stops: increasing times; torchdiffeq steps onto each.
+        rtol: relative tolerance of a step, > 0.
+        atol: absolute tolerance of a step, > 0.
         norm: not used.
         leaves: tensors that the derivative depends on; the path then carries a graph to them and to
             the state, by the adjoint. None for no graph to them.
@@ -137,14 +137,14 @@ def torchdiffeq_dopri5(
         else:
             more = {"adjoint_options": {}, "adjoint_params": leaves}
             path = odeint_adjoint(counted, state, stops, **given, **more)
-    except AssertionError as error:  # its way to say that a step shrank to nothing
+    except AssertionError as error:  # raised where a step shrinks to nothing
         raise gave_up(str(error)) from error
     counts = torch.tensor([[counted.evaluations], [counted.steps]], device=state.device)
     return Solution(path, *counts.expand(2, len(state)).unbind())
 
 
 class _Counted:
-    """A derivative at a time that the batch shares, as torchdiffeq asks for it."""
+    """A derivative at a time that the batch shares, the form that torchdiffeq takes."""
 
     def __init__(self, derivative: Derivative, batch: int, device: torch.device) -> None:
         self.derivative, self.evaluations, self.steps = derivative, 0, 0

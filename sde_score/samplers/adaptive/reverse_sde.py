@@ -1,22 +1,16 @@
-"""The reverse-time SDE with adaptive steps, each example its own."""
+"""The reverse-time SDE with adaptive step sizes, chosen per example."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sde_score.random import mix
-from sde_score.samplers.adaptive.controller import (
-    AdaptiveSampler,
-    Attempt,
-    Control,
-    Front,
-    Pair,
-    scales,
-)
+from sde_score.samplers.adaptive.engine import Attempt, BatchState, StepSizeController
+from sde_score.samplers.adaptive.sampler import AdaptiveSampler, UnitVariancePair, scales
 from sde_score.samplers.base import Problem
 from sde_score.samplers.noise.brownian import BrownianPath
 
@@ -70,19 +64,20 @@ class AdaptiveSDE(AdaptiveSampler):
 
     @property
     @override
-    def control(self) -> Control:
-        return Control(integral=0.9, grow=2.0, octave=8)
+    def controller(self) -> StepSizeController:
+        return StepSizeController(integral=0.9, grow=2.0, octave=8)
 
     @override
-    def pair(self, problem: Problem, x: Tensor) -> Pair:
-        return _ImprovedEuler(problem, x.shape, x.dtype, path_of(problem, x))
+    def pair(self, problem: Problem, x: Tensor) -> UnitVariancePair:
+        path = path_of(problem, x)
+        return _ImprovedEuler(problem, x.shape, x.dtype, self.rtol, self.atol, path=path)
 
 
 def path_of(problem: Problem, x: Tensor) -> BrownianPath:
-    """The path that the noise of a problem is, or one whose seeds are its next draws.
+    """The noise of a problem where it is a Brownian path, or a path seeded by its next draws.
 
     Args:
-        problem: gives the noise.
+        problem: its source of noise is used.
         x: the state, of the shape and on the device of the draws.
 
     Raises:
@@ -103,25 +98,25 @@ def path_of(problem: Problem, x: Tensor) -> BrownianPath:
 
 
 @dataclass(frozen=True, eq=False)
-class _ImprovedEuler(Pair):
-    """The pair; its memory is the path where the last accepted step ended."""
+class _ImprovedEuler(UnitVariancePair):
+    """The pair; its second memory is the path at the end of the last accepted step."""
 
-    path: BrownianPath
-
-    @override
-    def memory(self, level: Tensor) -> Tensor:
-        return self.path.at(-level, torch.arange(len(level), device=level.device))
+    path: BrownianPath = field(kw_only=True)
 
     @override
-    def attempt(self, front: Front, step: Tensor) -> Attempt:
-        ahead = front.level + step
-        (alpha, _), (alpha_ahead, sigma_ahead) = scales(front.level), scales(ahead)
+    def memory(self, state: Tensor, level: Tensor) -> tuple[Tensor, ...]:
+        return state, self.path.at(-level, torch.arange(len(level), device=level.device))
+
+    @override
+    def attempt(self, batch: BatchState, step: Tensor) -> Attempt:
+        ahead = batch.time + step
+        (alpha, _), (alpha_ahead, sigma_ahead) = scales(batch.time), scales(ahead)
         keep, pull = torch.exp(-2 * step), -torch.expm1(-2 * step)
-        reached = self.path.at(-ahead, front.rows)
-        z = (reached - front.memory) * step.rsqrt()[:, None]
-        low = (alpha_ahead / alpha * keep)[:, None] * front.state
-        low.addcmul_((alpha_ahead * pull)[:, None], front.known)
+        reached = self.path.at(-ahead, batch.rows)
+        z = (reached - batch.memory[1]) * step.rsqrt()[:, None]
+        low = (alpha_ahead / alpha * keep)[:, None] * batch.state
+        low.addcmul_((alpha_ahead * pull)[:, None], batch.known)
         low.addcmul_((sigma_ahead * pull.sqrt())[:, None], z)
-        change = self.predict(low, ahead, front.rows) - front.known
+        change = self.evaluate(low, ahead, batch.rows) - batch.known
         high = torch.addcmul(low, (0.5 * alpha_ahead * pull)[:, None], change)
-        return Attempt(high, low, reached)
+        return Attempt(high, high - low, (low, reached))

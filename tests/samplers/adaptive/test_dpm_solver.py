@@ -10,8 +10,8 @@ import torch
 
 from sde_score.models import GaussianMixture
 from sde_score.samplers import UniformTime
-from sde_score.samplers.adaptive.controller import Control, Front
 from sde_score.samplers.adaptive.dpm_solver import DPMAdaptive
+from sde_score.samplers.adaptive.engine import BatchState, StepSizeController
 from sde_score.samplers.base import Problem
 from sde_score.sdes import EDM, VE, VP
 
@@ -87,15 +87,15 @@ def test_steps_of_k_diffusion(order, reference, stored_mixture, recorder, close)
         level = -sigma.log().expand(5)
         state = x / torch.hypot(torch.ones(()), sigma)
         rows = torch.arange(5)
-        front = Front(rows, level, state, pair.predict(state, level, rows), rows > 9, state,
-                      level[:, None], level, level)  # fmt: skip
+        batch = BatchState.start(state, level, (state,), 0.1)
+        batch.known = pair.evaluate(state, level, rows)
         step = order * torch.log(sigma / sigmas[k + 1]).expand(5)
         model.states.clear()
-        tried = pair.attempt(front, step)
+        tried = pair.attempt(batch, step)
         close(torch.stack(model.states), states[k + 1 : k + order], rtol=1e-8, atol=1e-9)
         if k + order < len(sigmas) and sigmas[k + order] < sigma:  # it was accepted
             end = torch.hypot(torch.ones(()), sigmas[k + order])
-            close(tried.high * end, states[k + order], rtol=1e-8, atol=1e-9)
+            close(tried.state * end, states[k + order], rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize(("order", "prediction"), PAIRS)
@@ -127,11 +127,12 @@ def test_both_solutions_of_a_step_have_their_orders(order, prediction):
     t = sde.time_of_log_snr(2 * level[0])
     for size in (0.1, 0.05):
         rows, step = torch.arange(2), torch.full((2,), size).double()
-        front = Front(rows, level, x, pair.predict(x, level, rows), rows > 9, x,
-                      level[:, None], level, level)  # fmt: skip
-        tried = pair.attempt(front, step)
+        batch = BatchState.start(x, level, (x,), 0.1)
+        batch.known = pair.evaluate(x, level, rows)
+        tried = pair.attempt(batch, step)
+        torch.testing.assert_close(tried.error, tried.state - tried.memory[0])
         truth = flow(sde, x, t, sde.time_of_log_snr(2 * (level[0] + size)))
-        errors.append([float((y - truth).norm()) for y in (tried.low, tried.high)])
+        errors.append([float((y - truth).norm()) for y in (tried.memory[0], tried.state)])
     slopes = [math.log2(a / b) for a, b in zip(*errors, strict=True)]
     assert slopes == pytest.approx([order, order + 1], abs=0.25)
 
@@ -236,13 +237,12 @@ def test_a_model_that_is_not_finite_is_given_up():
 
 def test_step_rules():
     """After errors e and before it e': the paper's 0.9 e^(-1/p), or 0.9 e^(-0.85/p) e'^(0.2/p)."""
-    assert DPMAdaptive(order=2, control_rule="paper").control == Control(
+    assert DPMAdaptive(order=2, control_rule="paper").controller == StepSizeController(
         safety=0.9, integral=0.5, proportional=0.0, shrink=0.0, grow=math.inf
     )
     sampler = DPMAdaptive(order=3)
     size, before = torch.tensor([0.5, 1e-9, 1e9]).double(), torch.tensor([0.2, 1.0, 1.0]).double()
-    front = Front(*[None] * 8, size=before)
-    got = sampler.control.plan(front, torch.ones(3).double(), size)
+    got = sampler.controller.plan(torch.ones(3).double(), size, before)
     want = 0.9 * 0.5 ** (-0.85 / 3) * 0.2 ** (0.2 / 3)
     assert got.tolist() == pytest.approx([want, 5, 0.2])
     assert not sampler.stochastic

@@ -13,7 +13,7 @@ from scipy import stats
 from sde_score.models import GaussianMixture
 from sde_score.random import ExampleStreams, example_seeds
 from sde_score.samplers import DDIM, EulerMaruyama, UniformLogSNR, UniformTime
-from sde_score.samplers.adaptive.controller import Control, Front
+from sde_score.samplers.adaptive.engine import BatchState, StepSizeController
 from sde_score.samplers.adaptive.reverse_sde import AdaptiveSDE
 from sde_score.samplers.base import Problem
 from sde_score.samplers.noise.brownian import BrownianPath
@@ -202,7 +202,9 @@ def test_single_precision_is_kept_and_loses_little():
 
 
 def test_the_step_rule_is_that_of_the_paper():
-    assert AdaptiveSDE().control == Control(safety=0.9, integral=0.9, grow=2.0, octave=8)
+    assert AdaptiveSDE().controller == StepSizeController(
+        safety=0.9, integral=0.9, grow=2.0, octave=8
+    )
     assert AdaptiveSDE().stochastic
     assert EulerMaruyama().stochastic
 
@@ -230,12 +232,9 @@ def test_the_better_solution_is_exact_where_the_data_are_linear_in_q():
     x = torch.zeros(1, 2).double()
     path = BrownianPath(VP(), (1, 2), seed=0, dtype=torch.float64)
     pair = AdaptiveSDE().pair(replace(problem, noise=path), x)
-    blank = torch.zeros(1).double()
-    front = Front(
-        torch.zeros(1, dtype=torch.long), start, x + 0.7, x + first, blank > 0, x,
-        pair.memory(start), step, blank,
-    )  # fmt: skip
-    found = pair.attempt(front, step)
+    batch = BatchState.start(x + 0.7, start, pair.memory(x, start), 0.1)
+    batch.known = x + first
+    found = pair.attempt(batch, step)
     alpha = math.sqrt(last / (1 + last))
     want = alpha * (last - first) ** 2 / (2 * last)
-    torch.testing.assert_close(found.high - found.low, torch.full((1, 2), want).double())
+    torch.testing.assert_close(found.error, torch.full((1, 2), want).double())
