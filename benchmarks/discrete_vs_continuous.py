@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sde_score import evaluation, objectives, samplers
-from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
+from sde_score.evaluation import DistanceEstimator, Interval
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
 from sde_score.samplers import Sampler

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sde_score.evaluation.benchmarks.run import BenchmarkTarget, Entry
+from sde_score.evaluation import BenchmarkTarget, Entry
 
 SIGMA_MIN = 0.002  # where grids over the noise ratio end, as EDM's
 

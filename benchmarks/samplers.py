@@ -1,7 +1,7 @@
 """Samplers against the truth, ours and those of other libraries, from the same starts.
 
 Like `sde-score benchmark`, with peers where they are installed: pip install "sde-score[bench]".
-Results go on where they were stopped; see `sde_score/report/benchmarks.py` for the files.
+Interrupted measurements continue; the files are those of the command.
 
 Run: python benchmarks/samplers.py [--target digits-mixture | --model RUN] [--samplers ...]
      [--grids ...] [--nfe 5 8 10 15 20 30 50 100 250 1000] [--num N] [--seeds 0 1 2] [--no-peers]
@@ -16,14 +16,9 @@ from pathlib import Path
 import peers
 import torch
 
-from sde_score.cli.output import show_table
-from sde_score.evaluation.benchmarks.run import TARGETS, available, plan
-from sde_score.report.benchmarks.benchmark import (
-    NAME,
-    benchmark_table,
-    keep_benchmark,
-    target_of_run,
-)
+from sde_score.cli.output import show
+from sde_score.evaluation import BENCHMARK_TARGETS, benchmark, target_of_run
+from sde_score.report import benchmark_table, write_benchmark
 from sde_score.training import load_run
 
 BUDGETS = [5, 8, 10, 15, 20, 30, 50, 100, 250, 1000]
@@ -35,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--target", default="digits-mixture", help=f"one of {', '.join(TARGETS)}")
+    add("--target", default="digits-mixture", help=f"one of {', '.join(BENCHMARK_TARGETS)}")
     add("--model", type=Path, help="run directory, in place of a target")
     add("--samplers", nargs="*", help="specs of ours [all]; none measures peers alone")
     add("--grids", nargs="*", default=[], help="time grids for ours [each sampler's own]")
@@ -50,23 +45,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Responsibilities of far modes are denormal, which costs an exact mixture several times more.
     torch.set_flush_denormal(True)
     model = options.model
-    target = TARGETS.create(options.target) if model is None else target_of_run(load_run(model))
-    specs = available() if options.samplers is None else options.samplers
-    entries = plan(target.model.sde, specs, options.grids, options.nfe) if specs else []
-    entries += [] if options.no_peers else peers.entries(options.nfe)
+    create = BENCHMARK_TARGETS.create
+    target = create(options.target) if model is None else target_of_run(load_run(model))
     folder = options.out or Path("runs") / f"benchmark-samplers-{target.name}"
-    found = keep_benchmark(
+    found = benchmark(
         target,
-        entries,
-        folder,
+        options.samplers,
+        grids=options.grids,
+        nfes=options.nfe,
         count=options.num,
         seeds=options.seeds,
+        folder=folder,
         batch_size=options.batch_size,
         fresh=options.fresh,
+        peers=[] if options.no_peers else peers.entries(options.nfe),
     )
-    shown = benchmark_table(found)
-    show_table(shown.header, shown.rows, shown.caption)
-    print(f"picture: {folder / NAME}.png   table: {folder / NAME}.csv")
+    write_benchmark(found, folder)
+    show(benchmark_table(found))
+    print(f"picture: {folder / 'benchmark.png'}   table: {folder / 'benchmark.csv'}")
 
 
 if __name__ == "__main__":

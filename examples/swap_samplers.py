@@ -12,7 +12,7 @@ import argparse
 import torch
 
 from sde_score import samplers
-from sde_score.evaluation import noise_floor, sliced_wasserstein2
+from sde_score.evaluation import distances
 from sde_score.models import GaussianMixture
 from sde_score.sdes import VP
 
@@ -23,14 +23,13 @@ options = parser.parse_args()
 
 model = GaussianMixture([[1.5, 0.0], [-1.0, -1.0]], 0.05, VP(), weights=[0.7, 0.3])
 generator = torch.Generator().manual_seed(0)
-truth = model.sample(2 * options.count, generator=generator)
-floor = noise_floor(sliced_wasserstein2, truth, options.count)
+truth, train = model.sample(2 * options.count, generator=generator).chunk(2)
 
 print(f"{'sampler':20} {'NFE':>5} {'sliced W2':>10}")
 for name in samplers.available():
     sampler = samplers.create(name, steps=options.steps)
     before = model.nfe
     x = sampler(model, (options.count, 2), seed=0)
-    distance = sliced_wasserstein2(x, truth[: options.count])
-    print(f"{name:20} {model.nfe - before:5} {distance:10.4f}")
-print(f"{'truth against truth':20} {'':5} {floor.mean:10.4f} ± {floor.std:.4f}")
+    found, floor = distances(x, truth, ["sliced-wasserstein2"], train=train)["sliced-wasserstein2"]
+    print(f"{name:20} {model.nfe - before:5} {found.value:10.4f} ± {found.margin:.4f}")
+print(f"{'truth against truth':20} {'':5} {floor.value:10.4f} ± {floor.margin:.4f}")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 _DESCRIPTION = (
     "Score matching and diffusion: train a score once, sample and measure it in every view. "
     "Start with: sde-score demo. Each command explains itself: sde-score train --help."
 )
+_TRACEBACK = "SDE_SCORE_TRACEBACK"
+"""Environment variable: if set, errors end in a traceback, for those who look for a mistake."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,61 +27,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exit status: 0, 1 if training failed, 2 for a wrong argument or file, 128 + signal if
         stopped.
     """
-    import tyro
-
-    from sde_score.cli.benchmark import Benchmark
-    from sde_score.cli.compare import Compare
-    from sde_score.cli.data import Data
-    from sde_score.cli.demo import Demo
-    from sde_score.cli.evaluate import Evaluate
-    from sde_score.cli.likelihood import Likelihood
-    from sde_score.cli.objectives import Objectives
-    from sde_score.cli.optimise_grid import OptimiseGrid
-    from sde_score.cli.output import is_main_process, say
-    from sde_score.cli.sample import Sample
-    from sde_score.cli.samplers import Samplers
-    from sde_score.cli.train import Train
-    from sde_score.training import TrainingError, TrainingInterrupted
-
-    verbs: dict[str, Callable[..., Any]] = {
-        "train": Train,
-        "sample": Sample,
-        "likelihood": Likelihood,
-        "evaluate": Evaluate,
-        "compare": Compare,
-        "benchmark": Benchmark,
-        "optimise-grid": OptimiseGrid,
-        "data": Data,
-        "samplers": Samplers,
-        "objectives": Objectives,
-        "demo": Demo,
-    }
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            verbs,
-            prog="sde-score",
-            description=_DESCRIPTION,
-            args=arguments,
-            console_outputs=is_main_process(),
-        )
-        command.run()
+        from sde_score.cli.output import say
+        from sde_score.training import TrainingError, TrainingInterrupted
+    except KeyboardInterrupt:
+        return _stopped()
+    try:
+        _parse(words).run()
     except TrainingInterrupted as stop:
         say(str(stop))
         return 128 + stop.signum
     except KeyboardInterrupt:
-        say("stopped")
-        return 130
+        return _stopped()
     except TrainingError as error:
-        say(f"error: {error}")
-        return 1
-    except (ValueError, OSError, ImportError) as error:
-        say(f"error: {error}")
-        return 2
+        return _failed(error, 1)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        return _failed(error, 2)
     return 0
+
+
+def _parse(words: Sequence[str]) -> Any:
+    """The verb with its flags; modules named by `--import` are imported first."""
+    import tyro
+
+    from sde_score.cli.imports import import_modules
+    from sde_score.cli.output import is_main_process
+    from sde_score.cli.verbs import VERBS
+
+    import_modules(words)
+    return tyro.extras.subcommand_cli_from_dict(
+        VERBS,
+        prog="sde-score",
+        description=_DESCRIPTION,
+        args=words,
+        console_outputs=is_main_process(),
+    )
+
+
+def _failed(error: Exception, status: int) -> int:
+    """Say in one line what was wrong."""
+    from sde_score.cli.output import say
+
+    if os.environ.get(_TRACEBACK):
+        raise error
+    hint = f" (set {_TRACEBACK}=1 to see where)" if isinstance(error, TypeError) else ""
+    say(f"error: {' '.join(str(error).split())}{hint}")
+    return status
+
+
+def _stopped() -> int:
+    print("stopped", file=sys.stderr, flush=True)
+    return 130
 
 
 def run() -> None:
     """Entry point of the installed command."""
+    # An interrupt amid imports would surface anywhere in them, as any error.
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_stopped()))
+    importlib.import_module("sde_score.cli.verbs")
+
+    signal.signal(signal.SIGINT, usual)
     sys.exit(main())
 
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sde_score.cli.options import RunCommand
-from sde_score.cli.output import say, show_record, show_table
-from sde_score.evaluation import NFES, VIEWS
-from sde_score.report.run_report import put_views_on_page
-from sde_score.report.views.comparison import NAME, Settings, compare_run, comparison_table
+from sde_score.cli.output import say, show, show_record
+from sde_score.evaluation import VIEW_BUDGETS, VIEWS, compare
+from sde_score.report import comparison_table, put_views_on_page, write_comparison
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(RunCommand):
-    """Compare all views of one trained run: how well each samples and weighs data, at what cost.
+    """Compare all views of one trained run: quality of the samples, likelihood and cost.
 
     The same weights are read as a ladder of noise scales (NCSN), as a reverse-time SDE, as a
     hierarchical VAE (DDPM) and as a probability-flow ODE. Each view samples at several budgets of
     network evaluations, from the same seeds; its samples are measured against held-out data, with
-    95% intervals and the noise floor of real data; where the view has a likelihood, held-out data
-    are weighed by it.
+    95% intervals and the noise floor of real data; where the view has a likelihood, it is measured
+    in bits per dimension of held-out data.
 
     Writes comparison.json, .csv and .png into the run directory and puts them on its report.html.
-    What was measured before with the same settings stays and is not measured again. Two to five
+    Results with the same settings are kept in comparison.jsonl and not measured again. Two to five
     minutes on two cores for the demo.
 
     For example:
@@ -34,40 +33,37 @@ class Compare(RunCommand):
     views: tuple[str, ...] = tuple(VIEWS)
     """Views to compare; all if not given."""
 
-    nfe: tuple[int, ...] = NFES
+    nfe: tuple[int, ...] = VIEW_BUDGETS
     """Budgets: network evaluations per sample. Each view takes the most steps that it pays for."""
 
-    num: int = Settings.count
+    num: int = 500
     """Samples per view and budget."""
 
-    extractor: str = Settings.extractor
+    extractor: str = "auto"
     """Features for the Frechet distance, such as pixels, random-convolution or
     "classifier(data='digits')"; auto takes a classifier of the data's own labels if it has any."""
 
-    bits_examples: int = Settings.bits_examples
+    bits_examples: int = 64
     """Held-out examples for bits per dimension; 0 leaves them out."""
 
     def run(self) -> None:
         """Measure, write, print."""
         run = self.open()
-        settings = Settings(
+        found = compare(
+            run,
+            views=self.views,
+            nfes=self.nfe,
             count=self.num,
             bits_examples=self.bits_examples,
             extractor=self.extractor,
             seed=self.seed,
-        )
-        found = compare_run(
-            run,
-            settings,
-            views=self.views,
-            nfes=self.nfe,
             batch_size=self.batch_size,
             progress=self.progress,
         )
+        write_comparison(run, found)
         page = put_views_on_page(run)
         if self.json:
             show_record({"run": str(run.path), "page": str(page), **found.record()})
             return
-        shown = comparison_table(found)
-        show_table(shown.header, shown.rows, shown.caption)
-        say(f"picture: {run.path / NAME}.png   page: {page}")
+        show(comparison_table(found))
+        say(f"picture: {run.path / 'comparison.png'}   page: {page}")

@@ -7,12 +7,13 @@ from typing import Literal
 
 import tyro
 
+from sde_score.cli.options import Command
 from sde_score.cli.output import show_record, show_table
 from sde_score.data import DataSet, load
 
 
-@dataclass(frozen=True)
-class Data:
+@dataclass(frozen=True, kw_only=True)
+class Data(Command):
     """Look at a data set: shape, range, count, and the noise levels that suit it.
 
     For example:
@@ -33,9 +34,6 @@ class Data:
 
     sigma_min: float | None = None
     """For ladder, the smallest noise; a hundredth of the range of the data if not given."""
-
-    json: bool = False
-    """Print the result as JSON."""
 
     def run(self) -> None:
         """Measure and print."""

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sde_score.cli.options import Device, pick_device
-from sde_score.cli.output import say, show_record, show_table
-from sde_score.report import table
+from sde_score.cli.options import Command, Device, pick_device
+from sde_score.cli.output import say, show, show_record
+from sde_score.report import evaluation_table
 from sde_score.report.demo import CONFIG, demo
 
 
-@dataclass(frozen=True)
-class Demo:
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
     """Train on the bundled handwritten digits, sample by every family, measure, write a page.
 
     About three minutes on two cores.
     """
 
     out: Path = Path("runs/demo")
-    """Run directory; a demo that was stopped continues."""
+    """Run directory; an interrupted demo continues."""
 
     seed: int = 0
-    """Names all randomness."""
+    """Random seed."""
 
     device: Device = "auto"
     """Where to compute."""
@@ -30,19 +30,17 @@ class Demo:
     progress: bool = True
     """Show progress bars."""
 
-    json: bool = False
-    """Print the result as JSON."""
-
     def run(self) -> None:
         """Run the demo, print its table and where the page is."""
         config = replace(CONFIG, seed=self.seed, device=self.device)
         device = pick_device(self.device)
-        page, rows, bits = demo(self.out, config=config, device=device, progress=self.progress)
+        page, evaluation, bits = demo(
+            self.out, config=config, device=device, progress=self.progress
+        )
         if self.json:
             record = {"bits_per_dim": bits.mean, "standard_error": bits.standard_error}
-            show_record({"page": str(page), **record, "rows": [row.record() for row in rows]})
+            show_record({"page": str(page), **record, **evaluation.record()})
             return
-        shown = table(rows)
-        show_table(shown.header, shown.rows, shown.caption)
+        show(evaluation_table(evaluation))
         say(f"held-out likelihood: {bits.mean:.3f} ± {bits.standard_error:.3f} bits/dim")
         say(f"page: {page}")

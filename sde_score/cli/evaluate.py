@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sde_score.cli.options import RunCommand, hint_at_noise
-from sde_score.cli.output import say, show_record, show_table
-from sde_score.report import evaluate, table, write_report
+from sde_score.cli.output import say, show, show_record
+from sde_score.evaluation import DEFAULT, evaluate
+from sde_score.report import evaluation_table, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(RunCommand):
-    """Sample a run by several samplers and measure how far the samples are from the data.
+    """Sample a run by several samplers and measure how far the samples are from held-out data.
 
-    Each distance stands beside its noise floor: what the data score against themselves at the same
-    size. With --report the page of the run, report.html, is written anew.
+    Each distance has a 95% interval and stands beside its noise floor: the distance of as many real
+    examples. With --report the page of the run, report.html, is written anew.
 
     For example:
         sde-score evaluate runs/digits --samplers "ddim(steps=20)" "heun(steps=18)" --num 500
@@ -26,9 +27,8 @@ class Evaluate(RunCommand):
     num: int = 500
     """Samples per sampler."""
 
-    distances: tuple[str, ...] | None = None
-    """Distances to measure, such as "frechet(extractor='classifier')"; if not given
-    sliced-wasserstein2, mmd2 and energy."""
+    distances: tuple[str, ...] = DEFAULT
+    """Distances to measure, such as "frechet(extractor='classifier')"."""
 
     report: bool = False
     """Write report.html into the run directory."""
@@ -38,7 +38,7 @@ class Evaluate(RunCommand):
         run = self.open()
         specs = self.samplers or (run.sampler,)
         hint_at_noise(run, specs)
-        rows = evaluate(
+        found = evaluate(
             run,
             specs,
             count=self.num,
@@ -48,9 +48,8 @@ class Evaluate(RunCommand):
             progress=self.progress,
         )
         if self.json:
-            show_record({"run": str(run.path), "rows": [row.record() for row in rows]})
+            show_record({"run": str(run.path), **found.record()})
         else:
-            shown = table(rows)
-            show_table(shown.header, shown.rows, shown.caption)
+            show(evaluation_table(found))
         if self.report:
-            say(f"page: {write_report(run, rows)}")
+            say(f"page: {write_report(run, found)}")

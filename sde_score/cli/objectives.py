@@ -6,19 +6,17 @@ import inspect
 from dataclasses import dataclass
 
 from sde_score import objectives
+from sde_score.cli.options import Command
 from sde_score.cli.output import show_record, show_table
 
 
-@dataclass(frozen=True)
-class Objectives:
+@dataclass(frozen=True, kw_only=True)
+class Objectives(Command):
     """List every objective: what it needs, what it costs, what the model converges to.
 
     Costs are passes through the network per example: F forward, B backward, D backward through a
     backward pass. Every energy has a score, so what needs a score takes an energy as well.
     """
-
-    json: bool = False
-    """Print the list as JSON."""
 
     def run(self) -> None:
         """Print the list."""
@@ -33,7 +31,7 @@ class Objectives:
 def _describe(name: str) -> dict[str, str]:
     constructor = objectives.OBJECTIVES[name]
     parameters = inspect.signature(constructor).parameters.values()
-    # A law that must be named stands here for any other.
+    # A distribution that must be named stands here for any other.
     required = {p.name: "mixture" for p in parameters if p.default is p.empty}
     objective = constructor(**required)
     return {

@@ -1,11 +1,11 @@
-"""Flags that several commands share, and what they mean."""
+"""Flags that several commands share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -20,8 +20,22 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunCommand:
-    """What the commands that use a trained run have in common."""
+class Command:
+    """Flags of every command."""
+
+    imports: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction
+    ] = ()
+    """Module that registers things of your own, in the working directory or installed; may be
+    given several times."""
+
+    json: bool = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(Command):
+    """Flags of the commands that use a trained run."""
 
     path: tyro.conf.Positional[Path]
     """Run directory."""
@@ -30,7 +44,7 @@ class RunCommand:
     """Examples that the network sees at once."""
 
     seed: int = 0
-    """Names the random draws."""
+    """Random seed."""
 
     weights: Literal["ema", "raw"] = "ema"
     """Averaged weights, or those of the last step."""
@@ -40,9 +54,6 @@ class RunCommand:
 
     progress: bool = True
     """Show progress bars."""
-
-    json: bool = False
-    """Print the result as JSON."""
 
     def open(self) -> Run:
         """Open the run with its model on the device.
@@ -71,17 +82,17 @@ def pick_device(device: Device) -> torch.device:
 
 
 def hint_at_noise(run: Run, specs: Sequence[str]) -> None:
-    """Say so where a sampler asks for noise levels that the model was not trained at."""
+    """Warn of samplers that evaluate the model at noise levels it was not trained at."""
     for spec in specs:
-        if not run.all_noise_levels and parse_spec(spec)[0] != "mcmc":
+        if not run.all_noise_levels and not isinstance(samplers.create(spec), samplers.MCMC):
             say(
                 f"hint: {run.config.objective} trained this model on data without noise; {spec} "
-                f'asks it at all noise levels. --sampler "{run.sampler}" does not'
+                f'evaluates it at all noise levels. --sampler "{run.sampler}" does not'
             )
 
 
 def is_grid_file(grid: str | None) -> bool:
-    """Whether a grid is the name of a file and not that of a rule."""
+    """Whether a grid is the name of a file, not of a rule."""
     return grid is not None and grid.endswith(".json")
 
 
@@ -94,7 +105,7 @@ def suited_sampler(run: Run, grid: str | None) -> str:
 def sampler_spec(spec: str, steps: int | None, grid: str | None) -> str:
     """A sampler's spec with the flags put in, checked.
 
-    A grid may be a JSON file, which says the number of steps unless the spec or the flag does.
+    A grid may be a JSON file, whose number of steps holds unless the spec or the flag gives one.
 
     Raises:
         ValueError: for an unknown sampler or argument, or a damaged file.

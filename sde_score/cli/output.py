@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs, one line for a mistake."""
+"""Output of commands: tables for people, JSON for programs, one line for a mistake."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from sde_score.report import Table
 
 
 def is_main_process() -> bool:
@@ -44,3 +46,8 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def show(table: Table) -> None:
+    """Print a table of a report."""
+    show_table(table.header, table.rows, table.caption)

@@ -6,19 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 
 from sde_score import samplers
+from sde_score.cli.options import Command
 from sde_score.cli.output import show_record, show_table
 
 
-@dataclass(frozen=True)
-class Samplers:
+@dataclass(frozen=True, kw_only=True)
+class Samplers(Command):
     """List every sampler: family, order of convergence, cost per step, good budgets, paper.
 
     All of them run on every SDE and on every model: trained networks and exact ones. With --json
     their arguments and defaults too.
     """
-
-    json: bool = False
-    """Print the list as JSON."""
 
     def run(self) -> None:
         """Print the list."""

@@ -9,13 +9,14 @@ from typing import Annotated
 import tyro
 
 from sde_score._core.registry import parse_spec
+from sde_score.cli.options import Command
 from sde_score.cli.output import say, show_record
 from sde_score.data import load
 from sde_score.training import Metrics, TrainConfig, train
 
 
-@dataclass(frozen=True)
-class Train:
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
     """Train a score or an energy and write a run directory.
 
     The same command again continues what was stopped, to the same bits. On several processes:
@@ -39,9 +40,6 @@ class Train:
 
     progress: bool = True
     """Show a progress bar."""
-
-    json: bool = False
-    """Print the result as JSON."""
 
     def run(self) -> None:
         """Train, then say where things are."""

@@ -1,7 +1,23 @@
-"""How good samples are: distances between sets of examples, each beside its noise floor."""
+"""Measuring: distances of samples to data, likelihoods of runs, views and samplers compared.
+
+`evaluate`, `compare`, `likelihood` and `benchmark` measure a trained run, as the commands of these
+names do; `distances` compares two sets of examples by hand.
+"""
 
 from __future__ import annotations
 
+from sde_score.evaluation.benchmarks.plan import BENCHMARK_BUDGETS, Entry, plan
+from sde_score.evaluation.benchmarks.reference_flow import FlowEnds
+from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
+from sde_score.evaluation.benchmarks.run import Bench, benchmark, endpoint_error, run_benchmark
+from sde_score.evaluation.benchmarks.targets import (
+    BENCHMARK_TARGETS,
+    BenchmarkTarget,
+    exact_flow,
+    exact_target,
+    register_target,
+)
+from sde_score.evaluation.benchmarks.trained import target_of_run
 from sde_score.evaluation.features.classifier import (
     ClassifierExtractor,
     classifier_for,
@@ -13,8 +29,14 @@ from sde_score.evaluation.features.extractors import (
     create_extractor,
     extract,
 )
-from sde_score.evaluation.metrics.comparison import Floor, Score, compare, noise_floor
-from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
+from sde_score.evaluation.journal import Journal
+from sde_score.evaluation.likelihoods import RunBits, RunLikelihood, likelihood
+from sde_score.evaluation.metrics.confidence import (
+    DistanceEstimator,
+    Interval,
+    Measurement,
+    distances,
+)
 from sde_score.evaluation.metrics.distances import (
     DEFAULT,
     DISTANCES,
@@ -22,49 +44,76 @@ from sde_score.evaluation.metrics.distances import (
     FeatureDistance,
     available,
     create,
+    register,
 )
 from sde_score.evaluation.metrics.energy_mmd import energy_distance, maximum_mean_discrepancy
 from sde_score.evaluation.metrics.frechet import FeatureStatistics, frechet, frechet_distance
 from sde_score.evaluation.metrics.kernel import kernel_distance
 from sde_score.evaluation.metrics.precision_recall import NeighborScores, neighbor_scores
 from sde_score.evaluation.metrics.sliced_wasserstein import sliced_wasserstein2
-from sde_score.evaluation.views.compare import NFES, Bits, Comparison, ViewRow, compare_views
+from sde_score.evaluation.samples import Evaluation, SamplesRow, evaluate
+from sde_score.evaluation.views.compare import VIEW_BUDGETS, ViewedModel, compare, compare_views
+from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow
 from sde_score.evaluation.views.views import VIEWS, View
 
 __all__ = [
+    "BENCHMARK_BUDGETS",
+    "BENCHMARK_TARGETS",
     "DEFAULT",
     "DISTANCES",
     "EXTRACTORS",
-    "NFES",
     "VIEWS",
+    "VIEW_BUDGETS",
+    "Bench",
+    "Benchmark",
+    "BenchmarkRow",
+    "BenchmarkTarget",
     "Bits",
     "ClassifierExtractor",
     "Comparison",
     "Distance",
     "DistanceEstimator",
+    "Entry",
+    "Evaluation",
     "Extractor",
     "FeatureDistance",
     "FeatureStatistics",
-    "Floor",
+    "FlowEnds",
     "Interval",
+    "Journal",
+    "Measurement",
     "NeighborScores",
-    "Score",
+    "RunBits",
+    "RunLikelihood",
+    "SamplesRow",
     "View",
     "ViewRow",
+    "ViewedModel",
     "available",
+    "benchmark",
     "classifier_for",
     "compare",
     "compare_views",
     "create",
     "create_extractor",
+    "distances",
+    "endpoint_error",
     "energy_distance",
+    "evaluate",
+    "exact_flow",
+    "exact_target",
     "extract",
     "frechet",
     "frechet_distance",
     "kernel_distance",
+    "likelihood",
     "maximum_mean_discrepancy",
     "neighbor_scores",
-    "noise_floor",
+    "plan",
+    "register",
+    "register_target",
+    "run_benchmark",
     "sliced_wasserstein2",
+    "target_of_run",
     "train_classifier",
 ]

@@ -1,22 +1,36 @@
-"""Pictures and pages: what a run looks like to a person."""
+"""Pictures, tables and pages of a run and its measurements: drawing, never measuring."""
 
-from sde_score.report.evaluate_run import Row, evaluate, table
-from sde_score.report.layers import layer_bits, layers_figure
-from sde_score.report.page import Section, Table, render, save
+from sde_score.report.benchmarks.picture import benchmark_figure
+from sde_score.report.benchmarks.table import benchmark_csv, benchmark_table, write_benchmark
+from sde_score.report.evaluation_table import evaluation_table
+from sde_score.report.layers import layer_bits, layers_figure, likelihood_table, write_layers
+from sde_score.report.page import Section, render, save
 from sde_score.report.pictures import examples_figure, save_examples
-from sde_score.report.run_report import write_report
+from sde_score.report.run_report import put_views_on_page, write_report
+from sde_score.report.tables import Table
+from sde_score.report.views.picture import comparison_figure
+from sde_score.report.views.table import comparison_csv, comparison_table, write_comparison
 
 __all__ = [
-    "Row",
     "Section",
     "Table",
-    "evaluate",
+    "benchmark_csv",
+    "benchmark_figure",
+    "benchmark_table",
+    "comparison_csv",
+    "comparison_figure",
+    "comparison_table",
+    "evaluation_table",
     "examples_figure",
     "layer_bits",
     "layers_figure",
+    "likelihood_table",
+    "put_views_on_page",
     "render",
     "save",
     "save_examples",
-    "table",
+    "write_benchmark",
+    "write_comparison",
+    "write_layers",
     "write_report",
 ]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from sde_score.likelihood import BitsPerDim, bits_per_dim
-from sde_score.report.evaluate_run import Row, evaluate
+from sde_score.evaluation import Evaluation, evaluate, likelihood
+from sde_score.likelihood import BitsPerDim
 from sde_score.report.run_report import write_report
 from sde_score.training import TrainConfig, train
 
@@ -47,24 +47,23 @@ def demo(
     count: int = 256,
     device: torch.device | str = "cpu",
     progress: bool = True,
-) -> tuple[Path, Sequence[Row], BitsPerDim]:
-    """Train, sample, measure and write the page; a demo that was stopped continues.
+) -> tuple[Path, Evaluation, BitsPerDim]:
+    """Train, sample, measure and write the page; an interrupted demo continues.
 
     Args:
         out: run directory.
-        config: what to train.
+        config: of the training.
         specs: samplers to compare.
         count: samples per sampler.
-        device: where to sample and measure.
+        device: of sampling and measuring.
         progress: show bars.
 
     Returns:
-        path of the page, results per sampler, held-out bits/dim.
+        path of the page, the evaluation of the samplers, held-out bits/dim.
     """
     run = train(config, out, progress=progress)
     run.model.to(device)
-    rows = evaluate(run, specs, count=count, seed=config.seed, progress=progress)
-    held_out = run.dataset("held_out")
-    raw = held_out.raw(torch.arange(min(_LIKELIHOOD_EXAMPLES, len(held_out)))).to(device)
-    bits = bits_per_dim(run.model, raw, run.scaling, progress=progress)
-    return write_report(run, rows, bits), rows, bits
+    evaluation = evaluate(run, specs, count=count, seed=config.seed, progress=progress)
+    found = likelihood(run, num=_LIKELIHOOD_EXAMPLES, batch_size=128, progress=progress)
+    bits = found.by["flow"]
+    return write_report(run, evaluation, bits), evaluation, bits

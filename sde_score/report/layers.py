@@ -1,14 +1,18 @@
-"""Where the bits go: the evidence lower bound of a hierarchical VAE, drawn layer by layer."""
+"""The evidence lower bound of a hierarchical VAE, drawn layer by layer, and likelihood tables."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sde_score._core.files import replace_file
 from sde_score.discrete import ELBO
-from sde_score.report.pictures import ACCENT, FAINT, INK, new_figure
+from sde_score.evaluation import RunBits
+from sde_score.report.pictures import ACCENT, FAINT, INK, new_figure, png
+from sde_score.report.tables import Table
 from sde_score.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def layer_bits(elbo: ELBO) -> tuple[Tensor, Tensor]:
-    """What each layer costs on average: bits per dimension and unit of log-SNR.
+    """Average cost of each layer: bits per dimension and unit of log-SNR.
 
     Args:
         elbo: of at least two layers.
@@ -31,7 +35,7 @@ def layer_bits(elbo: ELBO) -> tuple[Tensor, Tensor]:
 
 
 def layers_figure(elbo: ELBO, scaling: Scaling | None = None) -> Figure:
-    """Bits of each layer against its log-SNR; the area under the steps is what all layers cost.
+    """Bits of each layer against its log-SNR; the area under the steps is the cost of all layers.
 
     Args:
         elbo: a bound on one or more examples.
@@ -57,3 +61,19 @@ def layers_figure(elbo: ELBO, scaling: Scaling | None = None) -> Figure:
     axes.grid(color=FAINT, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def write_layers(elbo: ELBO, scaling: Scaling | None, path: Path) -> None:
+    """Write `layers_figure` as a PNG file, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, png(layers_figure(elbo, scaling), dpi=150))
+
+
+def likelihood_table(found: RunBits) -> Table:
+    """A row for each likelihood."""
+    rows = [
+        [name, found.part, str(found.examples), f"{bits.mean:.4f} ± {bits.standard_error:.4f}",
+         str(bits.nfe)]
+        for name, bits in found.by.items()
+    ]  # fmt: skip
+    return Table(["by", "part", "examples", "bits/dim", "NFE"], rows)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sde_score._core.files import replace_file
+from sde_score.report.tables import Table
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; background: #fff;
@@ -23,21 +24,6 @@ th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px sol
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 caption { text-align: left; color: #52606d; padding-bottom: .3rem; }
 """
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Args:
-        header: names of the columns.
-        rows: cells, as many per row as there are names.
-        caption: a sentence above the table.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
 
 
 @dataclass(frozen=True)

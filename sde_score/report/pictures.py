@@ -40,8 +40,8 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def is_image(event_shape: Sequence[int]) -> bool:
-    """Whether an event is an image `(1 or 3, height, width)`."""
+def is_picture(event_shape: Sequence[int]) -> bool:
+    """Whether an event can be shown as an image: `(1 or 3, height, width)`."""
     return len(event_shape) == 3 and event_shape[0] in (1, 3)
 
 
@@ -77,7 +77,7 @@ def draw_examples(axes: Axes, x: Tensor, columns: int, limit: float | None = Non
         columns: images side by side.
         limit: half-width of the window for points; None fits them.
     """
-    if is_image(x.shape[1:]):
+    if is_picture(x.shape[1:]):
         sheet = mosaic(_enlarged(x), columns).expand(-1, -1, 3).numpy()
         axes.imshow(sheet, interpolation="nearest")
         axes.set_axis_off()
@@ -96,7 +96,7 @@ def draw_examples(axes: Axes, x: Tensor, columns: int, limit: float | None = Non
 
 def examples_figure(x: Tensor, columns: int = 8, title: str = "") -> Figure:
     """Examples in model range as one figure; see `draw_examples`."""
-    rows = -(-len(x) // columns) if is_image(x.shape[1:]) else columns
+    rows = -(-len(x) // columns) if is_picture(x.shape[1:]) else columns
     figure = new_figure(0.62 * columns, 0.62 * rows + (0.3 if title else 0))
     axes = figure.subplots()
     draw_examples(axes, x, columns)
@@ -136,7 +136,7 @@ def labeled_panels(
     rows = -(-len(panels) // per_row)
     figure = new_figure(size * min(per_row, len(panels)), (size + 0.3) * rows)
     grid = figure.subplots(rows, min(per_row, len(panels)), squeeze=False).flatten()
-    images = is_image(panels[0][1].shape[1:])
+    images = is_picture(panels[0][1].shape[1:])
     limit = None if images else float(torch.cat([x.flatten() for _, x in panels]).abs().max())
     for axes, (label, x) in zip(grid, panels, strict=False):
         draw_examples(axes, x, columns, limit)

@@ -1,25 +1,21 @@
-"""The page of a run: how it was trained, what it samples, what it knows."""
+"""The page of a run: training, samples, likelihood and views."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from sde_score._core.files import replace_file
+from sde_score.evaluation import Evaluation
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
-from sde_score.report.evaluate_run import Row, table
-from sde_score.report.page import Section, Table, insert, save
-from sde_score.report.pictures import (
-    is_image,
-    labeled_panels,
-    png,
-    training_curve,
-)
-from sde_score.report.views.comparison import comparison_section
+from sde_score.report.evaluation_table import evaluation_table
+from sde_score.report.page import Section, insert, save
+from sde_score.report.pictures import is_picture, labeled_panels, png, training_curve
+from sde_score.report.tables import Table
+from sde_score.report.views.table import comparison_section
 from sde_score.training import Run
 
 if TYPE_CHECKING:
@@ -29,21 +25,23 @@ _SHOWN = 16  # samples per sampler
 _MOMENTS = 8  # stops of the forward process
 
 
-def write_report(run: Run, rows: Sequence[Row] = (), bits: BitsPerDim | None = None) -> Path:
+def write_report(
+    run: Run, evaluation: Evaluation | None = None, bits: BitsPerDim | None = None
+) -> Path:
     """Write `report.html` into the run directory.
 
     Args:
         run: an open run.
-        rows: what `evaluate` measured, if it did.
-        bits: what `bits_per_dim` measured on held-out data, if it did.
+        evaluation: its samples by several samplers, from `sde_score.evaluation.evaluate`.
+        bits: its likelihood of held-out data.
 
     Returns:
         path of the page.
     """
     path = run.path / "report.html"
     sections = [_training(run), _forward(run)]
-    if rows:
-        sections += [_samplers(rows), _samples(run, rows)]
+    if evaluation is not None:
+        sections += [_samplers(evaluation), _samples(run, evaluation)]
     if bits is not None:
         sections.append(_likelihood(run, bits))
     views = comparison_section(run.path)
@@ -86,7 +84,7 @@ def _training(run: Run) -> Section:
 
 def _forward(run: Run) -> Section:
     sde, dataset = run.model.sde, run.dataset("train")
-    images = is_image(run.event_shape)
+    images = is_picture(run.event_shape)
     x0 = dataset.batch(torch.arange(min(len(dataset), 4 if images else 500))).x0
     noise = torch.randn(x0.shape, generator=generator_from(run.config.seed))
     low, high = sde.log_snr_range
@@ -109,27 +107,29 @@ def _forward(run: Run) -> Section:
     )
 
 
-def _samplers(rows: Sequence[Row]) -> Section:
+def _samplers(evaluation: Evaluation) -> Section:
     return Section(
         "One model, many samplers",
         "The same network and the same seeds; only the sampler differs. A distance within the "
-        "noise floor cannot be told from the data at this sample size.",
-        table(rows),
+        "noise floor cannot be told from that of real data at this sample size.",
+        evaluation_table(evaluation),
     )
 
 
-def _samples(run: Run, rows: Sequence[Row]) -> Section:
+def _samples(run: Run, evaluation: Evaluation) -> Section:
     text = "The same seeds in every panel, data first."
-    alt = "Samples of " + ", ".join(row.sampler for row in rows) + ", next to data."
-    return Section("Samples", text, picture=png(samples_figure(run, rows)), alt=alt)
+    alt = "Samples of " + ", ".join(row.sampler for row in evaluation.rows) + ", next to data."
+    return Section("Samples", text, picture=png(samples_figure(run, evaluation)), alt=alt)
 
 
-def samples_figure(run: Run, rows: Sequence[Row]) -> Figure:
+def samples_figure(run: Run, evaluation: Evaluation) -> Figure:
     """Data and the samples of each sampler, side by side."""
-    shown = _SHOWN if is_image(run.event_shape) else 500
+    shown = _SHOWN if is_picture(run.event_shape) else 500
     dataset = run.dataset("train")
     panels = [("data", dataset.batch(torch.arange(min(shown, len(dataset)))).x0)]
-    panels += [(f"{row.sampler}\n{row.nfe} evaluations", row.samples[:shown]) for row in rows]
+    panels += [
+        (f"{row.sampler}\n{row.nfe} evaluations", row.samples[:shown]) for row in evaluation.rows
+    ]
     return labeled_panels(panels, 4, 2.0, 4)
 
 

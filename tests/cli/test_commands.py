@@ -123,10 +123,11 @@ def test_evaluate_measures_each_sampler_beside_the_floor(run_path, record):
     words = ["--samplers", "ddim(steps=4)", "heun(steps=3)", "--num", "40", "--report"]
     found = record("evaluate", str(run_path), *words, "--no-progress")
     assert [row["nfe"] for row in found["rows"]] == [4, 5]
+    assert found["names"] == ["sliced-wasserstein2", "mmd2", "energy"]
     for row in found["rows"]:
-        assert {s["name"] for s in row["scores"]} >= {"sliced-wasserstein2", "energy"}
         # 12 steps of training: far from the data, and measured to be
-        assert all(s["value"] > s["floor_mean"] + 5 * s["floor_std"] for s in row["scores"])
+        for distance, floor in zip(row["distances"], found["floors"], strict=True):
+            assert distance["value"] > floor["value"] + 10 * floor["standard_error"]
     assert "ddim(steps=4)" in (run_path / "report.html").read_text()
 
 

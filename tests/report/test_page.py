@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sde_score.report import Section, Table, evaluate, render, table
+from sde_score.evaluation import evaluate
+from sde_score.report import Section, Table, evaluation_table, render
 from sde_score.report.demo import demo
+from sde_score.report.tables import figure_text
 from sde_score.training import TrainConfig
 
 TINY = TrainConfig(
@@ -45,26 +47,25 @@ def test_page_loads_nothing_from_elsewhere(made):
 
 
 def test_table_holds_what_was_measured(made):
-    path, rows, bits = made
+    path, found, bits = made
     page = path.read_text()
-    assert [row.nfe for row in rows] == [5, 7, 16]
-    for row in rows:
+    assert [row.nfe for row in found.rows] == [5, 7, 16]
+    for row in found.rows:
         assert f"<td>{row.sampler}</td><td>{row.nfe}</td>" in page
-        assert all(f"<td>{score.value:.4f}</td>" in page for score in row.scores)
-    floor = rows[0].scores[0]
-    assert f"{floor.floor_mean:.4f} ± {floor.floor_std:.4f}" in page
+        assert all(f"<td>{figure_text(each)}</td>" in page for each in row.distances)
+    assert all(f"<td>{figure_text(floor)}</td>" in page for floor in found.floors)
     assert f"{bits.mean:.3f} ± {bits.standard_error:.3f}" in page
 
 
 def test_rows_are_reproducible_and_count_their_own_evaluations(made):
     from sde_score.training import load_run
 
-    _, rows, _ = made
+    _, found, _ = made
     run = load_run(made[0].parent)
-    again = evaluate(run, SPECS[1:2], count=24, batch_size=10, progress=False)[0]
-    assert again.samples.allclose(rows[1].samples, atol=1e-4)
-    assert again.nfe == 7
-    assert table([again]).rows[0][0] == SPECS[1]
+    again = evaluate(run, SPECS[1:2], count=24, batch_size=10, progress=False)
+    assert again.rows[0].samples.allclose(found.rows[1].samples, atol=1e-4)
+    assert again.rows[0].nfe == 7
+    assert evaluation_table(again).rows[0][0] == SPECS[1]
 
 
 def test_unknown_sampler_is_refused_before_anything_is_computed(made):
@@ -73,7 +74,37 @@ def test_unknown_sampler_is_refused_before_anything_is_computed(made):
     run = load_run(made[0].parent)
     with pytest.raises(ValueError, match="unknown sampler 'hain'"):
         evaluate(run, ["ddim(steps=3)", "hain"])
+    with pytest.raises(ValueError, match="unknown distance 'fid'"):
+        evaluate(run, ["ddim(steps=3)"], distances=["fid"])
+    with pytest.raises(ValueError, match="samplers is empty"):
+        evaluate(run, [])
     assert run.model.nfe == 0
+
+
+def test_a_sampler_that_diverges_is_named(made):
+    from sde_score.training import load_run
+
+    run = load_run(made[0].parent)
+    run.model.denoise = lambda x, t, condition=None: x * float("nan")
+    with pytest.raises(ValueError, match=r"ddim\(steps=3\) diverged: 8 of 8 samples"):
+        evaluate(run, ["ddim(steps=3)"], count=8, progress=False)
+
+
+def test_objects_are_evaluated_as_their_names_are(made):
+    from sde_score import samplers
+    from sde_score.training import load_run
+
+    run = load_run(made[0].parent)
+    mine = samplers.DDIM(steps=3)
+    by_object = evaluate(run, [mine], count=8, distances=[mean_gap], progress=False)
+    by_name = evaluate(run, ["ddim(steps=3)"], count=8, distances=[mean_gap], progress=False)
+    assert by_object.rows[0].distances == by_name.rows[0].distances
+    assert by_object.names == ("mean_gap",)
+    assert by_object.rows[0].sampler == str(mine)
+
+
+def mean_gap(x, y):
+    return float((x.mean() - y.mean()).abs())
 
 
 def test_browser_shows_the_page(made, tmp_path):

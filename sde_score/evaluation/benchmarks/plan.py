@@ -17,7 +17,7 @@ from sde_score.models import GaussianMixture
 from sde_score.samplers import MCMC, SAMPLERS, Sampler
 from sde_score.sdes import SDE
 
-NFES = (5, 8, 10, 15, 20, 30, 50, 100)
+BENCHMARK_BUDGETS = (5, 8, 10, 15, 20, 30, 50, 100)
 """Budgets that are measured by default."""
 
 FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
@@ -64,7 +64,7 @@ def plan(
     sde: SDE,
     specs: Sequence[str],
     grids: Sequence[str] = (),
-    nfes: Sequence[int] = NFES,
+    nfes: Sequence[int] = BENCHMARK_BUDGETS,
 ) -> list[Entry]:
     """What is to be measured: every sampler on every grid at every budget.
 

@@ -1,21 +1,21 @@
-r"""Samplers measured against the truth: error of the solver, error of the law, and their cost.
+r"""Samplers measured against exact answers: error of the solver, of the distribution, and cost.
 
-Every sampler starts from the same noise. With e the difference between where a deterministic
-sampler ends and where the probability flow takes the same start, and D the dimensions,
+Every sampler starts from the same noise. With e the difference between the end of a deterministic
+sampler and the end of the probability flow from the same start, and D the dimensions,
 
 .. math:: RMS = \sqrt{E\, |e|^2 / D}, \qquad median = \mathrm{median}\ \sqrt{|e|^2 / D} .
 
-Few starts near a border between modes decide the first; the second says how good the solver is for
-the others. Whatever the noise on the way, samples are compared with the law: by distances to fresh
-draws of it (`intervals`), and by the gap of the negative log-likelihood per dimension,
+A few starts near a border between modes dominate the first; the second is the error at the others.
+With or without noise on the way, samples are compared with the distribution: by distances to fresh
+draws (`DistanceEstimator`), and by the gap of the negative log-likelihood per dimension,
 
 .. math:: gap = \frac1D \left( E_{samples}[-\log p] - E_p[-\log p] \right),
 
-above 0 where noise is left, below 0 where modes are too narrow. Its standard error holds the chance
-of the samples and of the entropy.
+above 0 where noise is left, below 0 where modes are too narrow. Its standard error covers the
+samples and the entropy.
 
-The budget is what counts, not the steps: `plan` finds, by counting on a tiny Gaussian, the steps at
-which a sampler makes as many evaluations as the budget has, or the most below it.
+Samplers are compared at equal budgets, not at equal steps: each takes the most steps that its
+budget of network evaluations pays for.
 """
 
 from __future__ import annotations
@@ -25,23 +25,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
-from sde_score.evaluation.benchmarks.journal import Journal
-from sde_score.evaluation.benchmarks.plan import FAILURES, NFES, Draw, Entry, available, plan
+from sde_score.evaluation.benchmarks.plan import (
+    BENCHMARK_BUDGETS,
+    FAILURES,
+    Draw,
+    Entry,
+    available,
+    plan,
+)
 from sde_score.evaluation.benchmarks.reference_flow import FlowEnds
 from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
-from sde_score.evaluation.benchmarks.targets import TARGETS, BenchmarkTarget
+from sde_score.evaluation.benchmarks.targets import BENCHMARK_TARGETS, BenchmarkTarget
+from sde_score.evaluation.benchmarks.trained import target_of_run
+from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.random import example_seeds
+from sde_score.training import Run
 
-DISTANCES = ("sliced-wasserstein2(projections=128)", "energy")
-"""Distances to fresh draws of the law."""
-
-_REFERENCE = 1024  # draws that samples are compared with; an energy distance takes their square
+_DISTANCES = ("sliced-wasserstein2(projections=128)", "energy")
+_REFERENCE = 1024  # draws to compare with: an energy distance costs their square
 _REPEATS = 20
 _FLOOR_SEED, _ENTROPY_SEED = 7002, 7003
 _DIVERGED = 1e100  # whose square still is a number
@@ -52,7 +60,7 @@ class Bench:
     """Measures entries on a target.
 
     Args:
-        target: what is sampled.
+        target: the distribution that is sampled.
         count: samples per row, at least 4.
         flows: ends of the flow.
         batch_size: samples that the model sees at once.
@@ -67,12 +75,17 @@ class Bench:
         require_count(4, count=self.count)
         require_count(batch_size=self.batch_size)
 
+    @property
+    def identity(self) -> str:
+        """Name of the target and the number of samples in a journal."""
+        return f"{self.target.identity} | {self.count} samples"
+
     @cached_property
-    def ruler(self) -> DistanceEstimator:
-        """Distances to draws of the law, and their floors."""
+    def estimator(self) -> DistanceEstimator:
+        """Distances to draws of the distribution, and their floors."""
         others = self.target.data(max(_REFERENCE, self.count), _FLOOR_SEED)
         truth = self.target.truth(_REFERENCE)
-        return DistanceEstimator(others, truth, self.count, DISTANCES, repeats=_REPEATS)
+        return DistanceEstimator(others, truth, self.count, _DISTANCES, repeats=_REPEATS)
 
     @cached_property
     def entropy(self) -> tuple[float, float] | None:
@@ -82,7 +95,7 @@ class Bench:
     @cached_property
     def floors(self) -> dict[str, Interval]:
         """What perfect samples score, and how far from it they fall."""
-        found = dict(zip(self.ruler.names, self.ruler.floors, strict=True))
+        found = dict(zip(self.estimator.names, self.estimator.floors, strict=True))
         surprise = self.target.surprise(self.target.data(_REFERENCE, _FLOOR_SEED))
         if surprise is not None and self.entropy is not None:
             error = math.hypot(float(surprise.std()) / math.sqrt(self.count), self.entropy[1])
@@ -90,11 +103,11 @@ class Bench:
         return found
 
     def measure(self, entry: Entry, seed: int) -> BenchmarkRow:
-        """Sample and measure; what the sampler raises becomes the reason of a row without figures.
+        """Sample and measure; an error of the sampler becomes the reason of a row without figures.
 
         Args:
-            entry: what.
-            seed: names the starts.
+            entry: the sampler, its grid and budget.
+            seed: random seed of the starts.
         """
         row = BenchmarkRow(
             entry.sampler, entry.grid, entry.spec, entry.stochastic, entry.budget, entry.source,
@@ -130,8 +143,8 @@ class Bench:
         if not row.stochastic:
             rms, median = endpoint_error(samples, self.flows(seed, self.count))
             row = replace(row, rms=rms, median=median)
-        found = self.ruler(self.target.deliver(samples))
-        distances = dict(zip(self.ruler.names, found, strict=True))
+        found = self.estimator(self.target.deliver(samples))
+        distances = dict(zip(self.estimator.names, found, strict=True))
         return replace(row, distances=distances, nll_gap=self._nll_gap(samples))
 
     def _nll_gap(self, samples: Tensor) -> Interval | None:
@@ -149,10 +162,62 @@ def endpoint_error(samples: Tensor, ends: Tensor) -> tuple[float, float]:
 
     Args:
         samples: shape `(batch, *event)`.
-        ends: where they should be, of the same shape.
+        ends: the exact answers, of the same shape.
     """
     squares = (samples.double() - ends.double()).flatten(1).square().mean(1)
     return float(squares.mean().sqrt()), float(squares.sqrt().quantile(0.5))
+
+
+def benchmark(
+    target: str | BenchmarkTarget | Run = "ring",
+    samplers: Sequence[str] | None = None,
+    *,
+    grids: Sequence[str] = (),
+    nfes: Sequence[int] = BENCHMARK_BUDGETS,
+    count: int | None = None,
+    seeds: Sequence[int] = (0,),
+    folder: Path | None = None,
+    batch_size: int = 512,
+    fresh: bool = False,
+    peers: Sequence[Entry] = (),
+    progress: bool = True,
+) -> Benchmark:
+    """Measure samplers on a target.
+
+    Results are kept in `benchmark.jsonl` of the folder as they are found, the ends of the flow in
+    files beside it; neither is computed again.
+
+    Args:
+        target: a name in `BENCHMARK_TARGETS`, a target, or a trained run.
+        samplers: specs or objects; None takes all (`available`).
+        grids: time grids for each sampler; none for each sampler's own.
+        nfes: budgets, network evaluations per sample.
+        count: samples per row; None takes what suits the target.
+        seeds: random seeds of the starts, which are the same for all samplers.
+        folder: made if it is not there; None keeps nothing.
+        batch_size: samples that the model sees at once.
+        fresh: measure everything again; the ends of the flow stay.
+        peers: entries beside those of `samplers`.
+        progress: show a bar.
+
+    Raises:
+        ValueError: for an unknown target, sampler, grid or argument, no samplers, a budget below
+            1, or a journal that is none.
+    """
+    if isinstance(target, Run):
+        target = target_of_run(target)
+    target = BENCHMARK_TARGETS.resolve(target)
+    chosen = available() if samplers is None else samplers
+    entries = plan(target.model.sde, chosen, grids, nfes) if chosen or not peers else []
+    flow = None if folder is None else folder / "flow"
+    bench = Bench(target, count or target.starts, FlowEnds(target, flow), batch_size)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    path = None if folder is None else folder / "benchmark.jsonl"
+    if fresh and path is not None:
+        path.unlink(missing_ok=True)
+    everything = [*entries, *peers]
+    return run_benchmark(bench, everything, seeds=seeds, journal=Journal(path), progress=progress)
 
 
 def run_benchmark(
@@ -168,8 +233,8 @@ def run_benchmark(
     Args:
         bench: the target, and how many samples.
         entries: from `plan`, and any others.
-        seeds: names of the starts, which are the same for all entries.
-        journal: what it holds is not measured again.
+        seeds: random seeds of the starts, which are the same for all entries.
+        journal: results in it are not measured again.
         progress: show a bar.
 
     Raises:
@@ -179,16 +244,18 @@ def run_benchmark(
 
     if not seeds or not entries:
         raise ValueError("seeds and samplers must not be empty: give at least one of each")
-    journal = Journal(None) if journal is None else journal
+    journal = Journal() if journal is None else journal
     rows = []
     cells = [(entry, seed) for seed in dict.fromkeys(seeds) for entry in entries]
     with tqdm(cells, unit="cell", disable=not progress) as bar:
         for entry, seed in bar:
             bar.set_description(f"{entry.spec} seed {seed}"[:40])
-            key = _key(bench, entry, seed)
-            if key not in journal:
-                journal.put(key, bench.measure(entry, seed).record())
-            rows.append(BenchmarkRow.from_record(journal[key]))
+            key = f"{bench.identity} | seed {seed} | {f'{entry.source} {entry.spec}'.strip()}"
+            row = journal.find(key, BenchmarkRow.from_record)
+            if row is None:
+                row = bench.measure(entry, seed)
+                journal.put(key, row.record())
+            rows.append(row)
     floors = _floors(bench, journal)
     target = bench.target
     names = tuple(name for name in floors if name != "nll gap")
@@ -196,31 +263,10 @@ def run_benchmark(
     return Benchmark(target.name, sde, target.flow_note, bench.count, names, floors, tuple(rows))
 
 
-def _key(bench: Bench, entry: Entry, seed: int) -> str:
-    """All that a row depends on."""
-    what = [bench.target.identity, f"{bench.count} samples", f"seed {seed}"]
-    return " | ".join([*what, f"{entry.source} {entry.spec}".strip()])
-
-
 def _floors(bench: Bench, journal: Journal) -> dict[str, Interval]:
-    key = f"{bench.target.identity} | {bench.count} samples | floors"
-    if key not in journal:
-        journal.put(key, {name: asdict(floor) for name, floor in bench.floors.items()})
-    return {name: Interval(**floor) for name, floor in journal[key].items()}
-
-
-__all__ = [
-    "DISTANCES",
-    "NFES",
-    "TARGETS",
-    "Bench",
-    "Benchmark",
-    "BenchmarkRow",
-    "BenchmarkTarget",
-    "Entry",
-    "FlowEnds",
-    "available",
-    "endpoint_error",
-    "plan",
-    "run_benchmark",
-]
+    key = f"{bench.identity} | floors"
+    found = journal.find(key, lambda floors: {k: Interval(**v) for k, v in floors.items()})
+    if found is None:
+        found = bench.floors
+        journal.put(key, {name: asdict(floor) for name, floor in found.items()})
+    return found

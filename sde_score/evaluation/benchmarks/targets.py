@@ -1,12 +1,12 @@
-r"""What samplers are measured on: laws whose score, samples and flow are known.
+r"""Benchmark targets: distributions whose score, samples and probability flow are known.
 
-`TARGETS` names the exact ones; each is made by a function of the diffusion alone, so that
-`TARGETS.create("ring(sde='vp')")` is the ring under VP. Any model with data to compare with makes
-one too, such as a trained network (`sde_score.report.benchmarks.benchmark.target_of_run`).
+`BENCHMARK_TARGETS` names the exact ones; each is made by a function of the diffusion, so that
+`BENCHMARK_TARGETS.create("ring(sde='vp')")` is the ring under VP. Any model with data to compare
+with makes one too, such as a trained network (`sde_score.evaluation.target_of_run`).
 
-The *flow* of a target takes a start to the end of the probability-flow ODE: what a deterministic
-sampler should have found. For an exact law it depends on the noise ratio s = sigma / alpha alone,
-not on the diffusion: with x the start, y = x / alpha goes from the ratio of `t_max` down to
+The *flow* of a target takes a start to the end of the probability-flow ODE: the right answer of a
+deterministic sampler. For an exact distribution it depends on the noise ratio s = sigma / alpha
+alone, not on the diffusion: with x the start, y = x / alpha goes from the ratio of `t_max` down to
 s = 1e-5, where the denoised mean ends it. For data of variance v along an axis the exact factor of
 the last stretch is sqrt(v / (v + s^2)) and that of the mean v / (v + s^2), so the end is off by
 
@@ -18,17 +18,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sde_score._core.modules import weights_digest
 from sde_score._core.registry import Registry
-from sde_score.models import GaussianMixture, Model
+from sde_score.models import TARGETS, EnergyBased, GaussianMixture, Model, Target
 from sde_score.random import ExampleStreams, generator_from
 from sde_score.samplers import ProbabilityFlowODE, UniformTime
-from sde_score.sdes import EDM, SDE
-from sde_score.sdes import create as create_sde
+from sde_score.sdes import EDM, SDE, SDES
 
 RING_STD, RING_MODES = 0.1, 8
 DIGITS_COMPONENTS, DIGITS_RIDGE = 10, 1e-3
@@ -39,25 +40,29 @@ _ENTROPY_DRAWS = 100_000
 _TRUTH_SEED = 7001
 
 
+ExactModel = GaussianMixture | EnergyBased
+"""A model with exact `sample` and `log_prob`."""
+
+
 @dataclass(frozen=True, eq=False)
 class BenchmarkTarget:
-    """A law to sample from.
+    """A distribution to sample from.
 
     Args:
         name: for tables.
         model: the score that samplers see, on its SDE.
         event_shape: shape of one sample.
-        truth: `count -> (count, *event)`, draws of the law that samples are compared with, always
-            the same; fewer come back where there are no more.
-        data: `(count, seed) -> (count, *event)`, other draws of it, or as many as there are.
-        flow: starts at `t_max` to the ends of the probability-flow ODE, like x, and which of the
-            conditions they have.
+        truth: `count -> (count, *event)`, draws that samples are compared with, always the same;
+            fewer come back where there are no more.
+        data: `(count, seed) -> (count, *event)`, other draws, or as many as there are.
+        flow: `(starts at t_max, condition)` to the ends of the probability-flow ODE, like the
+            starts.
         flow_note: how the flow was found, for captions.
+        identity: name of the distribution in files; targets of one identity are equal.
         log_prob: log density of the data in nats, `(batch,)`, if it is known.
-        starts: how many starts suit it.
+        starts: number of samples by default.
         condition: `count -> (count, ...)`, passed to the model; None for no condition.
         deliver: from samples to what is compared with data.
-        identity: what names the law in files; two targets of one identity are the same.
     """
 
     name: str
@@ -134,28 +139,34 @@ def exact_flow(
 
 
 def exact_target(
-    name: str, law: Callable[[SDE], GaussianMixture], sde: SDE | str, starts: int
+    name: str,
+    distribution: Callable[[SDE], ExactModel] | Target,
+    sde: SDE | str = "edm",
+    starts: int = 1024,
 ) -> BenchmarkTarget:
-    """A target made of a mixture whose score is known.
+    """A target made of a distribution whose diffused score is known.
 
     Args:
         name: for tables.
-        law: the mixture under a diffusion.
+        distribution: a `Target`, or a function from an SDE to the model under it, such as
+            `lambda sde: GaussianMixture(means, variances, sde)`.
         sde: the diffusion that samplers see, or its spec.
-        starts: how many starts suit it.
+        starts: number of samples by default.
     """
-    sde = create_sde(sde) if isinstance(sde, str) else sde
-    model, ratio = law(sde), float(sde.noise_ratio(sde.t_max))
-    fine, scale = law(EDM(_FLOW_END, ratio)), float(sde.alpha(sde.t_max))
+    diffused = distribution.diffused if isinstance(distribution, Target) else distribution
+    sde = SDES.resolve(sde)
+    model: Any = diffused(sde)
+    ratio = float(torch.exp(-0.5 * sde.log_snr(sde.t_max)))
+    fine, scale = diffused(EDM(_FLOW_END, ratio)), float(sde.alpha(sde.t_max))
 
     def data(count: int, seed: int) -> Tensor:
-        return model.sample(count, generator=generator_from(seed)).reshape(
-            count, *model.event_shape
-        )
+        draws: Tensor = model.sample(count, generator=generator_from(seed))
+        return draws.reshape(count, *model.event_shape)
 
     def flow(x: Tensor, condition: Tensor | None) -> Tensor:
         return exact_flow(fine, x.double() / scale, condition)
 
+    what = repr(distribution) if isinstance(distribution, Target) else weights_digest(model)[:16]
     return BenchmarkTarget(
         name=name,
         model=model,
@@ -164,15 +175,10 @@ def exact_target(
         data=data,
         flow=flow,
         flow_note=f"exact: adaptive to {_FLOW_TOLERANCE:g} in float64, down to {_FLOW_END:g}",
-        identity=f"{name} {digest(model)} under {sde!r}",
+        identity=f"{name} {what} under {sde!r}",
         log_prob=model.log_prob,
         starts=starts,
     )
-
-
-def digest(model: nn.Module) -> str:
-    """A short name for the numbers in a model; the same for equal numbers."""
-    return weights_digest(model)[:16]
 
 
 def ring(sde: SDE | str = "edm") -> BenchmarkTarget:
@@ -184,14 +190,14 @@ def ring(sde: SDE | str = "edm") -> BenchmarkTarget:
     so that each coordinate has variance :math:`r^2 / 2 + 0.1^2 = 1`.
     """
 
-    def law(under: SDE) -> GaussianMixture:
+    def mixture(under: SDE) -> GaussianMixture:
         angle = 2 * math.pi * torch.arange(RING_MODES, dtype=torch.float64) / RING_MODES
         radius = math.sqrt(2 * (1 - RING_STD**2))
         return GaussianMixture(
             radius * torch.stack([angle.cos(), angle.sin()], 1), RING_STD**2, under
         )
 
-    return exact_target("ring", law, sde, starts=4096)
+    return exact_target("ring", mixture, sde, starts=4096)
 
 
 def digits_mixture(sde: SDE | str = "edm") -> BenchmarkTarget:
@@ -210,13 +216,54 @@ def digits_mixture(sde: SDE | str = "edm") -> BenchmarkTarget:
         torch.as_tensor(a) for a in (fit.means_, fit.covariances_, fit.weights_)
     )
 
-    def law(under: SDE) -> GaussianMixture:
+    def mixture(under: SDE) -> GaussianMixture:
         return GaussianMixture(means, covariances, under, weights)
 
-    return exact_target("digits-mixture", law, sde, starts=1024)
+    return exact_target("digits-mixture", mixture, sde, starts=1024)
 
 
-TARGETS: Registry[BenchmarkTarget] = Registry(
-    "benchmark target", {"ring": ring, "digits-mixture": digits_mixture}
+def exact(target: str | Target = "gaussian", sde: SDE | str = "edm") -> BenchmarkTarget:
+    """Any distribution of `sde_score.models.TARGETS`, or one of your own, as a benchmark target.
+
+    Args:
+        target: its spec, or an object.
+        sde: the diffusion that samplers see, or its spec.
+    """
+    return exact_target(str(target), TARGETS.resolve(target), sde)
+
+
+BENCHMARK_TARGETS: Registry[BenchmarkTarget] = Registry(
+    "benchmark target",
+    {
+        "ring": ring,
+        "digits-mixture": digits_mixture,
+        "exact": exact,
+        **{name: partial(exact, name) for name in TARGETS.names() if name != "ring"},
+    },
+    base=BenchmarkTarget,
 )
-"""Laws with exact scores; each is made under any SDE, with EDM from sigma = 80 down if not told."""
+"""Constructors of distributions with exact scores, under EDM from sigma = 80 down by default.
+
+Those of `sde_score.models.TARGETS` go by their own names, but `exact(target='ring')`: here `ring`
+is that of eight modes.
+"""
+
+
+def register_target(
+    name: str, distribution: Callable[[SDE], ExactModel] | Target, starts: int = 1024
+) -> None:
+    """Add a benchmark target of your own; `register_target("mine", my_target)` is enough.
+
+    Args:
+        name: letters, digits, dashes and underscores, beginning with a letter; not taken yet.
+        distribution: a `Target`, or a function from an SDE to the model under it.
+        starts: number of samples by default.
+
+    Raises:
+        ValueError: for a name that is taken or that no spec can have.
+    """
+
+    def constructor(sde: SDE | str = "edm") -> BenchmarkTarget:
+        return exact_target(name, distribution, sde, starts)
+
+    BENCHMARK_TARGETS.register(name, constructor)

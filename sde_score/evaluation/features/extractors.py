@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -102,16 +102,10 @@ def create_extractor(extractor: str | Callable[[Tensor], Tensor]) -> Extractor:
         TypeError: if it is neither text nor callable.
         ValueError: for an unknown name or option, or a file that cannot be used.
     """
-    if isinstance(extractor, str):
-        return EXTRACTORS.create(extractor)
-    if not callable(extractor):
-        raise TypeError(
-            f"extractor={extractor!r} must be a name ({', '.join(EXTRACTORS)}) or a callable from "
-            "(n, *event) to (n, features)"
-        )
-    if isinstance(getattr(extractor, "name", None), str):
-        return extractor  # type: ignore[return-value]
-    return _Named(extractor, getattr(extractor, "__name__", type(extractor).__name__))
+    source: Any = EXTRACTORS.resolve(extractor)  # type: ignore[arg-type]
+    if isinstance(getattr(source, "name", None), str):
+        return cast(Extractor, source)
+    return _Named(source, getattr(source, "__name__", type(source).__name__))
 
 
 def feature_batches(

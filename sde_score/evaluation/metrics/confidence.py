@@ -40,7 +40,12 @@ from torch import Tensor
 from sde_score._core.checks import require_count
 from sde_score.evaluation.features.extractors import extract
 from sde_score.evaluation.metrics._sets import require_sets
-from sde_score.evaluation.metrics.distances import Distance, FeatureDistance, create
+from sde_score.evaluation.metrics.distances import (
+    DEFAULT,
+    Distance,
+    FeatureDistance,
+    named_distance,
+)
 from sde_score.random import generator_from
 
 _NORMAL_95 = 1.959964
@@ -48,10 +53,10 @@ _NORMAL_95 = 1.959964
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its standard error.
+    """An estimate with its standard error.
 
     Args:
-        value: the figure.
+        value: the estimate.
         standard_error: of the value, in its units.
     """
 
@@ -75,32 +80,33 @@ class Interval:
 
 
 class _Sets(NamedTuple):
-    """What one distance compares: its own view of the held-out and of the training examples."""
+    """A distance with the examples it compares, or their features."""
 
     distance: Distance
     held_out: Tensor
-    train: Tensor
+    train: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class DistanceEstimator:
-    """Measures samples against held-out data; see the top of this file.
+    """Distances of samples to held-out data, with 95% intervals and noise floors.
 
     Args:
-        train: the data of training, in model range, shape `(N, *event)`; for the noise floor.
+        train: the data of training, in model range, shape `(N, *event)`; for the noise floor, None
+            for none.
         held_out: data that training never saw, shape `(m, *event)`, m >= 2.
         count: samples n of each set that will be measured, at least 4.
-        distances: specs as `sde_score.evaluation.create` takes them, such as
-            `"frechet(extractor='pixels')"`, or distances.
+        distances: specs such as `"frechet(extractor='pixels')"` (`DISTANCES`), or functions of two
+            sets.
         repeats: subsets R, at least 2.
-        seed: names the subsets, which are the same for all sets of samples.
+        seed: random seed of the subsets, which are the same for all sets of samples.
 
     Raises:
         TypeError: if a set is not a floating-point tensor.
         ValueError: if a set is too small, the sets do not fit, or a distance is unknown.
     """
 
-    train: Tensor
+    train: Tensor | None
     held_out: Tensor
     count: int
     distances: Sequence[str | Distance] = ("sliced-wasserstein2(projections=128)", "frechet")
@@ -110,10 +116,11 @@ class DistanceEstimator:
     def __post_init__(self) -> None:
         require_count(4, count=self.count)
         require_count(2, repeats=self.repeats)
-        require_sets(self.train, self.held_out)
+        train = self.held_out if self.train is None else self.train
+        require_sets(train, self.held_out)
         if self.size < 2:
             raise ValueError(
-                f"train holds {len(self.train)} examples: two disjoint sets of 2 need at least 4"
+                f"train holds {len(train)} examples: two disjoint sets of 2 need at least 4"
             )
         if not self.distances:
             raise ValueError("distances is empty: name at least one, such as 'frechet'")
@@ -122,7 +129,7 @@ class DistanceEstimator:
     @property
     def size(self) -> int:
         """Examples s in each measured subset: half the samples, or half the training data."""
-        return min(self.count, len(self.train)) // 2
+        return min(self.count, self.count if self.train is None else len(self.train)) // 2
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -131,7 +138,11 @@ class DistanceEstimator:
 
     @cached_property
     def floors(self) -> tuple[Interval, ...]:
-        """Noise floor of each distance: what perfect samples would score, and how far off."""
+        """Noise floor of each distance: what perfect samples would score, and how far off.
+
+        Raises:
+            ValueError: without training data.
+        """
         return tuple(self._floor(sets) for sets in self._sets)
 
     def __call__(self, samples: Tensor) -> tuple[Interval, ...]:
@@ -144,7 +155,7 @@ class DistanceEstimator:
             ValueError: if their number or shape does not fit, or they are not finite.
         """
         if len(samples) != self.count:
-            raise ValueError(f"{len(samples)} samples came, this ruler is for count={self.count}")
+            raise ValueError(f"{len(samples)} samples came, expected are count={self.count}")
         require_sets(samples, self.held_out)
         found = []
         for (_, measure), sets in zip(self._measures, self._sets, strict=True):
@@ -155,7 +166,7 @@ class DistanceEstimator:
 
     @cached_property
     def _measures(self) -> tuple[tuple[str, Distance], ...]:
-        return tuple(_named(distance) for distance in self.distances)
+        return tuple(named_distance(distance) for distance in self.distances)
 
     @cached_property
     def _sets(self) -> tuple[_Sets, ...]:
@@ -164,14 +175,16 @@ class DistanceEstimator:
             _Sets(
                 measure.distance if isinstance(measure, FeatureDistance) else measure,
                 _seen_by(measure, self.held_out),
-                _seen_by(measure, self.train),
+                None if self.train is None else _seen_by(measure, self.train),
             )
             for _, measure in self._measures
         )
 
     def _floor(self, sets: _Sets) -> Interval:
-        values, all_of_them = self._subsets(sets, sets.train), len(self.train)
-        variance = float(values.var()) / (1 - self.size / all_of_them)
+        if sets.train is None:
+            raise ValueError("train=None: the noise floor is that of the training data; give them")
+        values = self._subsets(sets, sets.train)
+        variance = float(values.var()) / (1 - self.size / len(sets.train))
         share = self.size / self.count + 1 / self.repeats
         return Interval(float(values.mean()), math.sqrt(variance * share))
 
@@ -189,14 +202,46 @@ class DistanceEstimator:
         return torch.tensor(values, dtype=torch.float64)
 
 
-def _named(distance: str | Distance) -> tuple[str, Distance]:
-    measure = create(distance) if isinstance(distance, str) else distance
-    if isinstance(measure, FeatureDistance):
-        return measure.name, measure
-    if isinstance(distance, str):
-        return distance.partition("(")[0], measure
-    return getattr(distance, "__name__", type(distance).__name__), measure
-
-
 def _seen_by(measure: Distance, x: Tensor) -> Tensor:
     return extract(x, measure.extractor) if isinstance(measure, FeatureDistance) else x
+
+
+class Measurement(NamedTuple):
+    """A distance of samples to data, and the noise floor: where perfect samples would fall."""
+
+    distance: Interval
+    floor: Interval | None
+
+
+def distances(
+    samples: Tensor,
+    held_out: Tensor,
+    names: Sequence[str | Distance] = DEFAULT,
+    *,
+    train: Tensor | None = None,
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """Compare two sets of examples by hand.
+
+    For example `distances(samples, held_out, ["energy"], train=train)["energy"].distance.value`.
+
+    Args:
+        samples: shape `(n, *event)`, n >= 4.
+        held_out: what they are compared with, shape `(m, *event)`, m >= 2.
+        names: distances, as specs (`DISTANCES`) or functions of two sets.
+        train: other examples of the same distribution as `held_out`, for the noise floor; None for
+            no floor.
+        seed: random seed of the subsets.
+
+    Returns:
+        By name of the distance.
+
+    Raises:
+        TypeError: if a set is not a floating-point tensor.
+        ValueError: if a set is too small, the sets do not fit, or a distance is unknown.
+    """
+    estimator = DistanceEstimator(train, held_out, len(samples), names, seed=seed)
+    found = estimator(samples)
+    floors = [None] * len(found) if train is None else estimator.floors
+    measured = map(Measurement, found, floors)
+    return dict(zip(estimator.names, measured, strict=True))

@@ -1,149 +1,148 @@
-"""One model in all its views: how far from held-out data each samples, at what cost, and how well
-it codes them."""
+"""One model in all its views: distance of its samples to held-out data, cost, and likelihood."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from sde_score import samplers
 from sde_score._core.checks import require_count
+from sde_score.evaluation.features.classifier import classifier_for
+from sde_score.evaluation.features.extractors import Extractor, create_extractor
+from sde_score.evaluation.journal import Journal
+from sde_score.evaluation.likelihoods import RunLikelihood
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
+from sde_score.evaluation.metrics.distances import Distance, create
+from sde_score.evaluation.samples import (
+    Deliver,
+    as_data,
+    draw_counted,
+    require_finite_samples,
+    run_estimator,
+)
+from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow, in_order
 from sde_score.evaluation.views.views import VIEWS
 from sde_score.models import Model
+from sde_score.samplers import SAMPLERS
+from sde_score.training import Run
 
-NFES = (5, 10, 20, 50, 100)
+VIEW_BUDGETS = (5, 10, 20, 50, 100)
 """Budgets that are compared by default."""
 
-
-@dataclass(frozen=True)
-class ViewRow:
-    """A view at one budget.
-
-    Args:
-        view: a name in `VIEWS`.
-        sampler: spec of the sampler.
-        nfe: evaluations per sample, counted on the model.
-        seconds: for all samples.
-        distances: to the held-out data, in the order of `Comparison.names`.
-        likelihood: what weighs data in this view, a key of `Comparison.bits`; None if nothing does.
-    """
-
-    view: str
-    sampler: str
-    nfe: int
-    seconds: float
-    distances: tuple[Interval, ...]
-    likelihood: str | None = None
-
-
-@dataclass(frozen=True)
-class Bits:
-    """Bits per dimension of held-out data.
-
-    Args:
-        value: mean over the examples, with its standard error.
-        examples: their number.
-        seconds: for all examples.
-    """
-
-    value: Interval
-    examples: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was measured; each new row makes a new one.
-
-    Args:
-        names: of the distances.
-        count: samples per row.
-        size: samples in each measured subset.
-        held_out: examples they are measured against.
-        floors: what perfect samples would score, with the interval they would fall in.
-        rows: in the order of `VIEWS`, then of their evaluations.
-        bits: by likelihood.
-    """
-
-    names: tuple[str, ...]
-    count: int
-    size: int
-    held_out: int
-    floors: tuple[Interval, ...]
-    rows: tuple[ViewRow, ...] = ()
-    bits: Mapping[str, Bits] = field(default_factory=dict)
-
-    def row(self, view: str, sampler: str) -> ViewRow | None:
-        """The row of a view and its sampler, if it was measured."""
-        return next((r for r in self.rows if (r.view, r.sampler) == (view, sampler)), None)
-
-    def bits_of(self, row: ViewRow) -> Bits | None:
-        """Bits per dimension in the view of a row, if its likelihood was measured."""
-        return None if row.likelihood is None else self.bits.get(row.likelihood)
-
-    def with_row(self, row: ViewRow) -> Comparison:
-        """The same and one more row, in its place."""
-        order = list(VIEWS)
-        rows = sorted((*self.rows, row), key=lambda r: (order.index(r.view), r.nfe))
-        return replace(self, rows=tuple(rows))
-
-    def record(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Comparison:
-        """Inverse of `record`.
-
-        Raises:
-            KeyError, TypeError: if the record is not one of a comparison.
-        """
-        rows = [{**row, "distances": _intervals(row["distances"])} for row in record["rows"]]
-        bits = {
-            spec: Bits(Interval(**each["value"]), each["examples"], each["seconds"])
-            for spec, each in record["bits"].items()
-        }
-        return cls(
-            names=tuple(record["names"]),
-            count=record["count"],
-            size=record["size"],
-            held_out=record["held_out"],
-            floors=_intervals(record["floors"]),
-            rows=tuple(ViewRow(**row) for row in rows if row["view"] in VIEWS),
-            bits=bits,
-        )
-
-
-def _intervals(records: Sequence[Mapping[str, float]]) -> tuple[Interval, ...]:
-    return tuple(Interval(**record) for record in records)
-
-
 Weigh = Callable[[str], Bits]
-"""Measures held-out data by a likelihood, given as a spec."""
+"""Bits per dimension of held-out data by a likelihood, given as a spec."""
 
-Deliver = Callable[[Tensor], Tensor]
-"""From samples in model range to what is compared with data, in model range."""
+
+@dataclass(frozen=True, eq=False)
+class ViewedModel:
+    """A model, and how its samples and likelihoods are measured.
+
+    Args:
+        model: trained at all noise levels.
+        estimator: distances to the held-out data; its `count` is the number of samples.
+        weigh: bits per dimension of held-out data by a likelihood; None measures none.
+        deliver: how samples become what is compared with data, such as rounding to gray levels.
+        dequantized: whether the model was trained on gray levels spread over their bins; see
+            `View.likelihood_at`.
+        condition: passed to the model, one entry per sample.
+        seed: random seed of the samples.
+        batch_size: samples that the model sees at once.
+    """
+
+    model: Model
+    estimator: DistanceEstimator
+    weigh: Weigh | None = None
+    deliver: Deliver = lambda samples: samples
+    dequantized: bool = False
+    condition: Tensor | None = None
+    seed: int = 0
+    batch_size: int = 256
+
+
+def compare(
+    run: Run,
+    *,
+    views: Sequence[str] = tuple(VIEWS),
+    nfes: Sequence[int] = VIEW_BUDGETS,
+    count: int = 500,
+    bits_examples: int = 64,
+    extractor: str = "auto",
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> Comparison:
+    """Compare a run's views against its held-out data.
+
+    Results are kept in `comparison.jsonl` of the run directory as they are found; what it holds of
+    the same weights, data and settings is not measured again.
+
+    Args:
+        run: an open run, trained at all noise levels.
+        views: names in `VIEWS`.
+        nfes: budgets, network evaluations per sample.
+        count: samples per row, at least 4.
+        bits_examples: held-out examples for bits per dimension, at least 2, or 0 for none.
+        extractor: features of the Fréchet distance, a spec; `"auto"` takes a classifier of the
+            data's own labels, without labels random convolutions of images, else the numbers.
+        seed: random seed.
+        batch_size: examples that the model sees at once.
+        progress: show bars.
+
+    Returns:
+        All rows of these settings, those of earlier calls included.
+
+    Raises:
+        ValueError: for a run without all noise levels or held-out data, or arguments as for
+            `compare_views`.
+    """
+    plan_views(views, nfes)
+    require_count(4, count=count)
+    if bits_examples != 0:
+        require_count(2, bits_examples=bits_examples)
+    if not run.all_noise_levels:
+        raise ValueError(
+            f"{run.path} was trained by {run.config.objective} on data without noise: it has no "
+            f'other view than the sampler "{run.sampler}"; train denoising to compare views'
+        )
+    journal = Journal(run.path / "comparison.jsonl")
+    _ = run.dataset("held_out")
+    frechet = create("frechet", extractor=_extractor(run, extractor, progress))
+    distances: list[str | Distance] = ["sliced-wasserstein2(projections=128)", frechet]
+    estimator = run_estimator(run, count, distances, seed)
+    weigh = _weigher(RunLikelihood(run, "held_out", bits_examples, seed, batch_size, progress))
+    viewed = ViewedModel(
+        run.model,
+        estimator,
+        weigh if bits_examples else None,
+        deliver=lambda samples: as_data(run, samples),
+        dequantized=run.config.dequantize and run.scaling.levels is not None,
+        condition=run.draw_labels(count, seed),
+        seed=seed,
+        batch_size=batch_size,
+    )
+    names = (*estimator.names, extractor)
+    settings = (run.digest, run.config.data, names, count, bits_examples, seed)
+    return compare_views(
+        viewed,
+        views=views,
+        nfes=nfes,
+        journal=journal,
+        identity=json.dumps(settings),
+        progress=progress,
+    )
 
 
 def compare_views(
-    model: Model,
-    ruler: DistanceEstimator,
+    viewed: ViewedModel,
     *,
     views: Sequence[str] = tuple(VIEWS),
-    nfes: Sequence[int] = NFES,
-    weigh: Weigh | None = None,
-    deliver: Deliver = lambda samples: samples,
-    dequantized: bool = False,
-    condition: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
-    known: Comparison | None = None,
-    keep: Callable[[Comparison], object] | None = None,
+    nfes: Sequence[int] = VIEW_BUDGETS,
+    journal: Journal | None = None,
+    identity: str = "",
     progress: bool = True,
 ) -> Comparison:
     """Sample a model in each view at each budget, from the same seeds, and measure it.
@@ -152,61 +151,56 @@ def compare_views(
     row. A view whose tolerance decides its cost has one row.
 
     Args:
-        model: trained at all noise levels.
-        ruler: holds the held-out data and says how many samples are drawn.
+        viewed: the model, and how it is measured.
         views: names in `VIEWS`.
         nfes: budgets, network evaluations per sample.
-        weigh: measures held-out data by a likelihood; None measures none.
-        deliver: how samples become what is compared with data, such as rounding to levels.
-        dequantized: whether the model was trained on levels spread over their bins; see
-            `View.likelihood_at`.
-        condition: passed to the model, one entry per sample.
-        seed: names the samples.
-        batch_size: samples that the model sees at once.
-        known: measured before with the same arguments: its rows are not measured again.
-        keep: called with all that is measured so far, after each new row.
+        journal: results in it under the same identity are not measured again.
+        identity: name of model, data and settings in the journal.
         progress: show bars.
-
-    Returns:
-        A `Comparison`, which holds the rows of `known` too.
 
     Raises:
         ValueError: for an unknown view, no views, a budget below 1, or samples that diverge.
     """
     from tqdm.auto import tqdm
 
-    plan = plan_rows(views, nfes)
-    found = known or Comparison(
-        ruler.names, ruler.count, ruler.size, len(ruler.held_out), ruler.floors
-    )
-    missing = [cell for cell in plan if found.row(cell.view, cell.sampler) is None]
-    task = _Task(model, ruler, deliver, dequantized, condition, seed, batch_size)
+    journal = Journal() if journal is None else journal
+    row_key, bits_key = f"{identity} | view | ", f"{identity} | bits | "
+    plan = plan_views(views, nfes)
+    known = journal.under(row_key, ViewRow.from_record)
+    missing = [cell for cell in plan if cell.key not in known]
     total = sum(cell.budget for cell in missing)
     with tqdm(total=total, unit="NFE", disable=not progress or not missing) as bar:
         for cell in missing:
             bar.set_description(cell.view)
-            found = found.with_row(task.measure(cell, bar.update))
-            if keep is not None:
-                keep(found)
-    asked = (found.row(cell.view, cell.sampler) for cell in plan)
-    for likelihood in dict.fromkeys(row.likelihood for row in asked if row is not None):
-        if weigh is not None and likelihood is not None and likelihood not in found.bits:
-            found = replace(found, bits={**found.bits, likelihood: weigh(likelihood)})
-            if keep is not None:
-                keep(found)
-    return found
+            known[cell.key] = _measure(viewed, cell, bar.update)
+            journal.put(row_key + cell.key, asdict(known[cell.key]))
+    bits = journal.under(bits_key, Bits.from_record)
+    for likelihood in dict.fromkeys(known[cell.key].likelihood for cell in plan):
+        if viewed.weigh is not None and likelihood is not None and likelihood not in bits:
+            bits[likelihood] = viewed.weigh(likelihood)
+            journal.put(bits_key + likelihood, asdict(bits[likelihood]))
+    ruler = viewed.estimator
+    return Comparison(
+        ruler.names, ruler.count, ruler.size, len(ruler.held_out), ruler.floors,
+        in_order(list(known.values())), bits, viewed.seed,
+    )  # fmt: skip
 
 
 class Cell(NamedTuple):
-    """A row to be measured: a sampler of a view, and the budget it is for, 0 if for none."""
+    """A row to be measured: a sampler of a view as text, and its budget, 0 for none."""
 
     view: str
     sampler: str
     budget: int
 
+    @property
+    def key(self) -> str:
+        """Name of the row in a journal."""
+        return f"{self.view} | {self.sampler}"
 
-def plan_rows(views: Sequence[str], nfes: Sequence[int]) -> list[Cell]:
-    """What `compare_views` measures.
+
+def plan_views(views: Sequence[str], nfes: Sequence[int]) -> list[Cell]:
+    """The rows that `compare_views` measures.
 
     Raises:
         ValueError: for an unknown view, no views or budgets, or a budget below 1.
@@ -228,59 +222,63 @@ def plan_rows(views: Sequence[str], nfes: Sequence[int]) -> list[Cell]:
     return list(plan.values())
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """What is the same for all rows."""
+def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) -> ViewRow:
+    """Sample and measure one row; `advance` moves a bar, by the budget in all."""
+    model, estimator = viewed.model, viewed.estimator
+    before, shown, batches = model.nfe, 0, -(-estimator.count // viewed.batch_size)
 
-    model: Model
-    ruler: DistanceEstimator
-    deliver: Deliver
-    dequantized: bool
-    condition: Tensor | None
-    seed: int
-    batch_size: int
+    def move(*_: object) -> None:
+        nonlocal shown
+        now = min(cell.budget, (model.nfe - before) // batches)
+        advance(now - shown)
+        shown = now
 
-    def measure(self, cell: Cell, advance: Callable[[int], object]) -> ViewRow:
-        """Sample and measure one row; `advance` moves a bar, by the budget in all."""
-        start = time.perf_counter()
-        samples, nfe = self._sample(cell, advance)
-        seconds = time.perf_counter() - start
-        bad = int((~samples.flatten(1).isfinite()).any(1).sum())
-        if bad:
-            raise ValueError(
-                f"{cell.sampler} diverged: {bad} of {len(samples)} samples are not finite; leave "
-                f"out the view {cell.view!r} or its smallest budgets"
-            )
-        return ViewRow(
-            view=cell.view,
-            sampler=cell.sampler,
-            nfe=nfe,
-            seconds=seconds,
-            distances=self.ruler(self.deliver(samples)),
-            likelihood=VIEWS[cell.view].likelihood_at(nfe, self.model.sde, self.dequantized),
-        )
+    drawn = draw_counted(
+        model,
+        SAMPLERS.resolve(cell.sampler),
+        estimator.held_out.shape[1:],
+        estimator.count,
+        seed=viewed.seed,
+        condition=viewed.condition,
+        batch_size=viewed.batch_size,
+        callback=move,
+    )
+    advance(cell.budget - shown)
+    hint = f"leave out the view {cell.view!r} or its smallest budgets"
+    require_finite_samples(drawn.samples, cell.sampler, hint)
+    return ViewRow(
+        view=cell.view,
+        sampler=cell.sampler,
+        nfe=drawn.nfe,
+        seconds=drawn.seconds,
+        distances=estimator(viewed.deliver(drawn.samples)),
+        likelihood=VIEWS[cell.view].likelihood_at(drawn.nfe, model.sde, viewed.dequantized),
+    )
 
-    def _sample(self, cell: Cell, advance: Callable[[int], object]) -> tuple[Tensor, int]:
-        """Samples on the CPU, and the evaluations behind each."""
-        count, before, shown = self.ruler.count, self.model.nfe, 0
-        batches = -(-count // self.batch_size)
 
-        def move(*_: object) -> None:
-            nonlocal shown
-            now = min(cell.budget, (self.model.nfe - before) // batches)
-            advance(now - shown)
-            shown = now
+def _extractor(run: Run, spec: str, progress: bool) -> Extractor:
+    if spec != "auto":
+        return create_extractor(spec)
+    dataset = run.dataset("all")
+    if dataset.labels is None or dataset.num_classes < 2:
+        return create_extractor("random-convolution" if dataset.is_image else "pixels")
+    x, labels = dataset.batch(torch.arange(len(dataset)))
+    return classifier_for(
+        x,
+        labels,
+        dataset.num_classes,
+        run.path / "classifier.safetensors",
+        name=f"{dataset.name}-classifier",
+        progress=progress,
+    )
 
-        samples = samplers.sample(
-            samplers.create(cell.sampler),
-            self.model,
-            tuple(self.ruler.held_out.shape[1:]),
-            count,
-            seed=self.seed,
-            condition=self.condition,
-            batch_size=self.batch_size,
-            progress=False,
-            callback=move,
-        )
-        advance(cell.budget - shown)
-        return samples.float(), round((self.model.nfe - before) / batches)
+
+def _weigher(likelihood: RunLikelihood) -> Weigh:
+    """Bits per dimension of the first held-out examples by any likelihood."""
+
+    def weigh(spec: str) -> Bits:
+        found, seconds = likelihood.timed(spec)
+        value = Interval(found.mean, found.standard_error)
+        return Bits(value, likelihood.examples, seconds)
+
+    return weigh

@@ -42,6 +42,7 @@ TARGETS: Registry[Target] = Registry(
         "exponential": Exponential,
         "product": Product,
     },
+    base=Target,
 )
 
 available = TARGETS.names

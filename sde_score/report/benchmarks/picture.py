@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
+from sde_score.evaluation import Benchmark, BenchmarkRow
 from sde_score.report.pictures import FAINT, INK, new_figure
 
 if TYPE_CHECKING:

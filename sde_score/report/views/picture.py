@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sde_score import samplers
 from sde_score.evaluation import VIEWS, Comparison, Interval, ViewRow
-from sde_score.report.pictures import FAINT, INK, draw_examples, is_image, new_figure
+from sde_score.report.pictures import FAINT, INK, draw_examples, is_picture, new_figure
 from sde_score.training import Run
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ _SMALL, _TEXT, _HEAD = 8.5, 9.5, 10.5
 _DECADES = range(-6, 7)
 
 
-def comparison_figure(run: Run, comparison: Comparison, seed: int = 0) -> Figure:
+def comparison_figure(run: Run, comparison: Comparison) -> Figure:
     """Draw a comparison.
 
     Args:
         run: for the samples, which are drawn anew from the same seeds.
-        comparison: what was measured.
-        seed: names the samples.
+        comparison: from `sde_score.evaluation.compare`.
     """
     figure = new_figure(12, 10)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
@@ -51,11 +50,11 @@ def comparison_figure(run: Run, comparison: Comparison, seed: int = 0) -> Figure
     for index, axes in enumerate(panels):
         _draw_distance(axes, comparison, index)
     if not comparison.bits:
-        _draw_samples(bottom, run, comparison, seed)
+        _draw_samples(bottom, run, comparison)
         return figure
     quarters = bottom.add_gridspec(1, 2, width_ratios=(1.35, 1))
     left, right = (bottom.add_subfigure(quarters[i]) for i in range(2))
-    _draw_samples(left, run, comparison, seed)
+    _draw_samples(left, run, comparison)
     _draw_bits(right.subplots(), comparison)
     return figure
 
@@ -255,9 +254,9 @@ def _bits(comparison: Comparison) -> tuple[Mapping[int, Interval], Mapping[str, 
     return dict(sorted(layers.items())), dict(others.values())
 
 
-def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison, seed: int) -> None:
+def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison) -> None:
     """Data and samples of each view near one cost, from the same seeds."""
-    images = is_image(run.event_shape)
+    images = is_picture(run.event_shape)
     count = _IMAGES if images else _POINTS
     held_out = run.dataset("held_out")
     data = held_out.batch(torch.arange(min(count, len(held_out)))).x0
@@ -265,7 +264,7 @@ def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison, seed: int
     for view in _views(comparison):
         row = min(_rows(comparison, view), key=lambda row: abs(math.log(row.nfe / _SHOWN_NFE)))
         label = f"{VIEWS[view].label}\n{row.nfe} evaluations"
-        panels.append((label, _style(view)[0], _samples(run, row.sampler, count, seed)))
+        panels.append((label, _style(view)[0], _samples(run, row.sampler, count, comparison.seed)))
     figure.suptitle(
         "Samples near 10 evaluations, all from the same seeds", x=0.02, ha="left", fontsize=_HEAD,
         color=INK,

@@ -12,7 +12,6 @@ import torch
 
 from sde_score import samplers
 from sde_score.evaluation.benchmarks import run as sampler_benchmark
-from sde_score.evaluation.benchmarks.journal import Journal
 from sde_score.evaluation.benchmarks.plan import steps_within
 from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
 from sde_score.evaluation.benchmarks.run import (
@@ -25,6 +24,7 @@ from sde_score.evaluation.benchmarks.run import (
     run_benchmark,
 )
 from sde_score.evaluation.benchmarks.targets import exact_target
+from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.metrics.confidence import Interval
 from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds, generator_from
@@ -43,10 +43,10 @@ def small(monkeypatch):
 
 @pytest.fixture
 def target():
-    def law(under):
+    def mixture(under):
         return GaussianMixture([[0.0, 0.0]], VARIANCE, under)
 
-    return exact_target("gaussian", law, EDM(SMALLEST, LARGEST), starts=16)
+    return exact_target("gaussian", mixture, EDM(SMALLEST, LARGEST), starts=16)
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_nothing_is_measured_twice(bench, tmp_path):
     other = Bench(bench.target, 8, bench.flows)
     run_benchmark(other, entries[:1], journal=Journal(path), progress=False)
     assert len(seen) == 7
-    changed = Bench(replace(bench.target, identity="other law"), 16, bench.flows)
+    changed = Bench(replace(bench.target, identity="another"), 16, bench.flows)
     run_benchmark(changed, entries[:1], journal=Journal(path), progress=False)
     assert len(seen) == 8
 
@@ -338,11 +338,25 @@ def test_a_killed_benchmark_goes_on(bench, tmp_path):
     assert all(json.loads(line) for line in lines)
 
 
-def test_a_file_that_is_no_journal_is_refused(tmp_path):
+@pytest.mark.parametrize("content", ["hello", "[1]", "{}", "3", "[" * 100_000])
+def test_a_file_that_is_no_journal_is_refused(tmp_path, content):
     path = tmp_path / "benchmark.jsonl"
-    path.write_text("hello\n")
+    path.write_text(f"{content}\n")
     with pytest.raises(ValueError, match=r"benchmark\.jsonl is not a journal"):
         Journal(path)
+
+
+def test_results_of_another_version_are_measured_anew(bench, tmp_path):
+    path, seen = tmp_path / "benchmark.jsonl", []
+    one = entry(listening(seen))
+    want = run_benchmark(bench, [one], journal=Journal(path), progress=False)
+    (key, row), (floors_key, floors) = map(json.loads, path.read_text().splitlines())
+    older = [{k: v for k, v in row.items() if k != "median"}, {k: [v] for k, v in floors.items()}]
+    lines = [json.dumps(pair) + "\n" for pair in zip([key, floors_key], older, strict=True)]
+    path.write_text("".join(lines))
+    found = run_benchmark(bench, [one], journal=Journal(path), progress=False)
+    assert len(seen) == 2
+    assert (found.floors, found.rows[0].rms) == (want.floors, want.rows[0].rms)
 
 
 def test_flow_is_found_once_per_start(target, tmp_path, monkeypatch):
@@ -412,7 +426,7 @@ def test_nothing_to_measure_is_refused(bench):
 
 
 def test_generator_of_draws_is_not_that_of_the_starts(target):
-    """The law's own draws must not be the noise that samplers start from."""
+    """Draws of the data must not be the noise that samplers start from."""
     start = target.start(example_seeds(0, 8)) / LARGEST
     draws = target.data(8, 0) / math.sqrt(VARIANCE)
     assert not torch.allclose(start, draws)

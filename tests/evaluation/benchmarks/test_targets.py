@@ -1,4 +1,4 @@
-"""Targets are the laws they say, and their flow is exact."""
+"""Benchmark targets have the distributions of their names, and their flow is exact."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import pytest
 import torch
 
 from sde_score import samplers
+from sde_score.evaluation import benchmark
 from sde_score.evaluation.benchmarks import targets as benchmark_targets
-from sde_score.evaluation.benchmarks.targets import TARGETS, exact_flow, exact_target
-from sde_score.models import GaussianMixture
+from sde_score.evaluation.benchmarks.targets import (
+    BENCHMARK_TARGETS,
+    exact_flow,
+    exact_target,
+    register_target,
+)
+from sde_score.models import TARGETS, GaussianMixture
 from sde_score.random import example_seeds
 from sde_score.sdes import EDM, VP, Rectified
 
@@ -20,15 +26,15 @@ MEAN, VARIANCES = [0.7, -0.4, 0.2], [1e-3, 0.5, 4.0]
 def gaussian(sde):
     """One Gaussian whose axes have their own variances."""
 
-    def law(under):
+    def mixture(under):
         return GaussianMixture([MEAN], torch.tensor([VARIANCES], dtype=torch.float64), under)
 
-    return exact_target("gaussian", law, sde, starts=8)
+    return exact_target("gaussian", mixture, sde, starts=8)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return TARGETS.create("digits-mixture")
+    return BENCHMARK_TARGETS.create("digits-mixture")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def stored(reference):
 
 
 def test_ring_has_eight_modes_and_unit_variance():
-    model = TARGETS.create("ring").model
+    model = BENCHMARK_TARGETS.create("ring").model
     assert model.means.shape == (8, 2)
     assert model.means[0, 0] == pytest.approx(1.4071247, abs=1e-7)
     torch.testing.assert_close(model.variances, torch.full((8, 2), 0.01, dtype=torch.float64))
@@ -45,7 +51,7 @@ def test_ring_has_eight_modes_and_unit_variance():
 
 
 def test_ring_is_that_of_the_published_figures(stored):
-    torch.testing.assert_close(TARGETS.create("ring").model.means, stored["A_means"])
+    torch.testing.assert_close(BENCHMARK_TARGETS.create("ring").model.means, stored["A_means"])
 
 
 def test_digits_mixture_is_that_of_the_published_figures(digits, stored):
@@ -79,13 +85,13 @@ def test_flow_does_not_feel_where_it_ends(digits, monkeypatch):
     x = digits.start(range(4))
     ends = digits.flow(x, None)
     monkeypatch.setattr(benchmark_targets, "_FLOW_END", 5e-6)
-    finer = TARGETS.create("digits-mixture").flow(x, None)
+    finer = BENCHMARK_TARGETS.create("digits-mixture").flow(x, None)
     change = float((finer - ends).abs().max())
     assert 0 < change < 1e-7
 
 
 def test_flow_does_not_feel_its_tolerance():
-    target, x = TARGETS.create("ring"), TARGETS.create("ring").start(range(32))
+    target, x = BENCHMARK_TARGETS.create("ring"), BENCHMARK_TARGETS.create("ring").start(range(32))
     fine = GaussianMixture(target.model.means, 0.01, EDM(1e-5, 80.0))
     loose = exact_flow(fine, x, tolerance=1e-8)
     torch.testing.assert_close(target.flow(x, None), loose, rtol=0, atol=1e-6)
@@ -94,7 +100,7 @@ def test_flow_does_not_feel_its_tolerance():
 
 @pytest.mark.parametrize("spec", ["ring", "ring(sde='vp')", "digits-mixture(sde='rectified')"])
 def test_starts_are_those_that_samplers_draw(spec):
-    target, seeds = TARGETS.create(spec), example_seeds(5, 3)
+    target, seeds = BENCHMARK_TARGETS.create(spec), example_seeds(5, 3)
     shape = (3, *target.event_shape)
     run = samplers.create("ddim", steps=3)(target.model, shape, seed=seeds, trajectory=True)
     assert torch.equal(run.states[0], target.start(seeds))
@@ -118,19 +124,60 @@ def test_surprise_is_in_one_piece_whatever_its_blocks(monkeypatch):
 
 
 def test_draws_are_named_by_their_seed():
-    target = TARGETS.create("ring")
+    target = BENCHMARK_TARGETS.create("ring")
     assert torch.equal(target.data(5, 1), target.data(5, 1))
     assert not torch.equal(target.data(5, 1), target.data(5, 2))
     assert torch.equal(target.truth(5), target.truth(5))
     assert not torch.equal(target.truth(5), target.data(5, 1))
 
 
-def test_identity_names_the_law_and_its_diffusion(digits):
-    found = [TARGETS.create("ring"), TARGETS.create("ring(sde='vp')"), digits, gaussian("edm")]
+def test_identity_names_the_distribution_and_its_diffusion(digits):
+    found = [
+        BENCHMARK_TARGETS.create("ring"),
+        BENCHMARK_TARGETS.create("ring(sde='vp')"),
+        digits,
+        gaussian("edm"),
+    ]
     assert len({target.identity for target in found}) == 4
-    assert digits.identity == TARGETS.create("digits-mixture").identity
+    assert digits.identity == BENCHMARK_TARGETS.create("digits-mixture").identity
 
 
 def test_unknown_targets_are_refused():
     with pytest.raises(ValueError, match="benchmark target 'rinng'; did you mean 'ring'"):
-        TARGETS.create("rinng")
+        BENCHMARK_TARGETS.create("rinng")
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "ring"])
+def test_every_exact_distribution_is_a_target(name):
+    target = BENCHMARK_TARGETS.create(name, sde="vp")
+    distribution = TARGETS.create(name)
+    x = target.data(5, 1)
+    assert x.shape == (5, *distribution.event_shape)
+    torch.testing.assert_close(target.log_prob(x), distribution.log_prob(x))
+    assert type(target.model.sde) is VP
+    other = BENCHMARK_TARGETS.create("exact", target=distribution, sde="vp")
+    assert torch.equal(other.data(5, 1), x)
+
+
+def test_the_flow_of_an_exact_distribution_ends_where_its_data_lie():
+    """The flow carries N(0, s^2) to the data: the ring's ends have the radius of its draws."""
+    target = BENCHMARK_TARGETS.create("exact(target='ring')")
+    ends = target.flow(target.start(range(64)), None).norm(dim=1)
+    draws = target.data(4000, 0).norm(dim=1)
+    assert float(ends.mean()) == pytest.approx(float(draws.mean()), abs=5 * float(draws.std()) / 8)
+    assert float(ends.std()) == pytest.approx(float(draws.std()), rel=0.4)
+
+
+def test_a_distribution_of_yours_is_a_target(restored):
+    restored(BENCHMARK_TARGETS)
+    register_target("mine", lambda sde: GaussianMixture([MEAN], 0.5, sde), starts=12)
+    target = BENCHMARK_TARGETS.create("mine(sde='rectified')")
+    assert (target.name, target.starts) == ("mine", 12)
+    assert type(target.model.sde) is Rectified
+    found = benchmark("mine", ["ddim", "heun"], nfes=[3], progress=False)
+    assert [row.reason for row in found.rows] == ["", ""]
+    register_target("yours", TARGETS.create("funnel"))
+    identities = {BENCHMARK_TARGETS.create(name).identity for name in ("yours", "funnel", "mine")}
+    assert len(identities) == 3
+    with pytest.raises(ValueError, match="exists already"):
+        register_target("ring", TARGETS.create("funnel"))

@@ -10,8 +10,17 @@ import torch
 
 from sde_score import likelihood, samplers
 from sde_score.data import Scaling
-from sde_score.evaluation import VIEWS, Bits, Comparison, DistanceEstimator, Interval, compare_views
-from sde_score.evaluation.views.compare import plan_rows
+from sde_score.evaluation import (
+    VIEWS,
+    Bits,
+    Comparison,
+    DistanceEstimator,
+    Interval,
+    Journal,
+    ViewedModel,
+    compare_views,
+)
+from sde_score.evaluation.views.compare import plan_views
 from sde_score.evaluation.views.views import View
 from sde_score.models import GaussianMixture
 from sde_score.sdes import VE, VP
@@ -86,7 +95,8 @@ def test_the_chain_that_samples_is_the_chain_that_bounds(name, sde):
 def test_rows_are_measured_once_and_agree_with_the_parts(ruler):
     """Each row is what one gets by sampling and measuring by hand."""
     model = mixture()
-    found = compare_views(model, ruler, views=["ddim", "heun"], nfes=[4, 3], progress=False)
+    viewed = ViewedModel(model, ruler)
+    found = compare_views(viewed, views=["ddim", "heun"], nfes=[4, 3], progress=False)
     assert [(row.view, row.nfe) for row in found.rows] == [
         ("ddim", 3),
         ("ddim", 4),
@@ -98,12 +108,13 @@ def test_rows_are_measured_once_and_agree_with_the_parts(ruler):
     assert found.floors == ruler.floors
     assert (found.names, found.count, found.size, found.held_out) == (("energy",), 60, 30, 100)
     assert all(row.seconds > 0 for row in found.rows)
+    assert Comparison.from_record(json.loads(json.dumps(found.record()))) == found
 
 
 def test_batches_do_not_change_the_cost(ruler):
     rows = [
         compare_views(
-            mixture(), ruler, views=["pc"], nfes=[6], batch_size=size, progress=False
+            ViewedModel(mixture(), ruler, batch_size=size), views=["pc"], nfes=[6], progress=False
         ).rows[0]
         for size in (60, 25)
     ]
@@ -111,24 +122,45 @@ def test_batches_do_not_change_the_cost(ruler):
     assert rows[0].distances[0].value == pytest.approx(rows[1].distances[0].value, abs=1e-6)
 
 
-def test_known_rows_are_not_measured_again(ruler):
-    kept, model = [], mixture()
-    first = compare_views(
-        model, ruler, views=["ddim"], nfes=[3, 5], keep=kept.append, progress=False
-    )
-    assert [len(so_far.rows) for so_far in kept] == [1, 2]
-    known = Comparison.from_record(json.loads(json.dumps(kept[0].record())))
-    assert known == kept[0]
-    before, measured = model.nfe, len(kept)
-    again = compare_views(
-        model, ruler, views=["ddim"], nfes=[3, 5], known=known, keep=kept.append, progress=False
-    )
-    assert model.nfe - before == 5  # the row of 3 evaluations was known
-    assert len(kept) == measured + 1
-    assert [r.distances for r in again.rows] == [r.distances for r in first.rows]
+def test_known_rows_are_not_measured_again(ruler, tmp_path):
+    path, model = tmp_path / "rows.jsonl", mixture()
+    viewed = ViewedModel(model, ruler)
+
+    def compare(nfes, identity="one"):
+        return compare_views(
+            viewed, views=["ddim"], nfes=nfes, journal=Journal(path), identity=identity,
+            progress=False,
+        )  # fmt: skip
+
+    first = compare([3])
     before = model.nfe
-    compare_views(model, ruler, views=["ddim"], nfes=[3, 5], known=again, progress=False)
+    again = compare([3, 5])
+    assert model.nfe - before == 5  # the row of 3 evaluations was known
+    assert again.rows[0] == first.rows[0]
+    before = model.nfe
+    assert compare([5]) == again  # earlier rows of the same settings stand beside
     assert model.nfe == before
+    assert len(compare([3], identity="another").rows) == 1
+    assert model.nfe == before + 3
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_rows_of_another_version_are_measured_anew(ruler, tmp_path):
+    path, model = tmp_path / "rows.jsonl", mixture()
+    viewed = ViewedModel(model, ruler)
+    want = compare_views(
+        viewed, views=["ddim"], nfes=[3], journal=Journal(path), progress=False
+    ).rows[0]
+    key, row = json.loads(path.read_text())
+    for other in ({**row, "more": 1}, {"view": "ddim"}, [1], None, {**row, "distances": 3}):
+        path.write_text(json.dumps([key, other]) + "\n")
+        before = model.nfe
+        found = compare_views(
+            viewed, views=["ddim"], nfes=[3], journal=Journal(path), progress=False
+        )
+        assert model.nfe == before + 3
+        assert [r.distances for r in found.rows] == [want.distances]
+        assert Journal(path).find(key, lambda row: row["distances"]) == row["distances"]
 
 
 def test_each_likelihood_is_weighed_once(ruler):
@@ -139,7 +171,8 @@ def test_each_likelihood_is_weighed_once(ruler):
         return Bits(Interval(float(len(asked)), 0.1), 8, 0.0)
 
     views = ["reverse-sde", "ancestral", "ddim", "heun"]
-    found = compare_views(mixture(), ruler, views=views, nfes=[3, 5], weigh=weigh, progress=False)
+    viewed, journal = ViewedModel(mixture(), ruler, weigh), Journal()
+    found = compare_views(viewed, views=views, nfes=[3, 5], journal=journal, progress=False)
     assert len(asked) == len(set(asked)) == 4  # bound, flow, and the chains of 3 and 5 layers
     layers = {likelihood.create(spec).layers for spec in asked if spec.startswith("elbo")}
     assert layers == {3, 5}
@@ -147,14 +180,13 @@ def test_each_likelihood_is_weighed_once(ruler):
         assert found.bits_of(row) == found.bits[row.likelihood]
     two = [found.bits_of(row) for row in found.rows if row.view in ("ancestral", "ddim")]
     assert two[:2] == two[2:]
-    compare_views(mixture(), ruler, views=views, nfes=[5], weigh=weigh, known=found, progress=False)
+    assert compare_views(viewed, views=views, nfes=[5], journal=journal, progress=False) == found
     assert len(asked) == 4
 
 
 def test_samples_are_delivered_before_they_are_measured(ruler):
-    found = compare_views(
-        mixture(), ruler, views=["ddim"], nfes=[5], deliver=torch.round, progress=False
-    )
+    viewed = ViewedModel(mixture(), ruler, deliver=torch.round)
+    found = compare_views(viewed, views=["ddim"], nfes=[5], progress=False)
     spec = found.rows[0].sampler
     drawn = samplers.sample(samplers.create(spec), mixture(), (2,), 60, progress=False)
     assert found.rows[0].distances == ruler(drawn.float().round())
@@ -169,9 +201,8 @@ def test_views_of_an_exact_score_reach_the_floor_and_bound_the_likelihood():
         bits = likelihood.bits_per_dim(model, raw, Scaling(), spec)
         return Bits(Interval(bits.mean, bits.standard_error), len(raw), 0.0)
 
-    found = compare_views(
-        model, ruler, views=[*FIXED[1:], "ode"], nfes=[150], weigh=weigh, progress=False
-    )
+    viewed = ViewedModel(model, ruler, weigh)
+    found = compare_views(viewed, views=[*FIXED[1:], "ode"], nfes=[150], progress=False)
     (floor,) = found.floors
     for row in found.rows:
         (found_at,) = row.distances
@@ -191,7 +222,7 @@ def test_samples_that_diverge_name_their_view(ruler):
 
     model = mixture(kind=Broken)
     with pytest.raises(ValueError, match=r"60 of 60 samples are not finite.*'reverse-sde'"):
-        compare_views(model, ruler, views=["reverse-sde"], nfes=[3], progress=False)
+        compare_views(ViewedModel(model, ruler), views=["reverse-sde"], nfes=[3], progress=False)
 
 
 @pytest.mark.parametrize(
@@ -205,11 +236,11 @@ def test_samples_that_diverge_name_their_view(ruler):
 )
 def test_mistakes_are_named(views, nfes, says):
     with pytest.raises(ValueError, match=says):
-        plan_rows(views, nfes)
+        plan_views(views, nfes)
 
 
 def test_a_budget_too_small_for_a_view_adds_no_row():
-    assert [cell.view for cell in plan_rows(["annealed-langevin", "pc", "ddim"], [1])] == ["ddim"]
+    assert [cell.view for cell in plan_views(["annealed-langevin", "pc", "ddim"], [1])] == ["ddim"]
 
 
 def test_a_view_is_one_line():

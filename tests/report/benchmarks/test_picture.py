@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
-from sde_score.evaluation.metrics.confidence import Interval
-from sde_score.report.benchmarks.benchmark import benchmark_table
-from sde_score.report.benchmarks.picture import benchmark_figure, panels, pareto_front
+from sde_score.evaluation import Benchmark, BenchmarkRow, Interval
+from sde_score.report import benchmark_figure, benchmark_table
+from sde_score.report.benchmarks.picture import panels, pareto_front
 
 
 def row(sampler, nfe, rms, **changes):
@@ -45,7 +44,7 @@ FLOORS = {
 
 def made(rows=ROWS, floors=FLOORS):
     names = tuple(name for name in floors if name != "nll gap")
-    return Benchmark("law", "EDM", "exact", 8, names, floors, tuple(rows))
+    return Benchmark("target", "EDM", "exact", 8, names, floors, tuple(rows))
 
 
 def test_front_is_what_no_other_beats():

@@ -1,4 +1,4 @@
-"""The comparison of a run: kept as it grows, the same in every file, and a picture of it."""
+"""A comparison is the same in every file, and has its picture and its place on the page."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-import torch
 from matplotlib.text import Text
 from PIL import Image
 
+from sde_score import evaluation
 from sde_score.evaluation import VIEWS, Bits, Comparison, Interval, ViewRow
-from sde_score.report.page import Section, insert, render
-from sde_score.report.run_report import put_views_on_page, write_report
-from sde_score.report.views.comparison import (
-    Settings,
-    compare_run,
+from sde_score.report import (
     comparison_csv,
-    comparison_section,
+    comparison_figure,
     comparison_table,
-    figure_text,
+    put_views_on_page,
+    write_comparison,
+    write_report,
 )
-from sde_score.report.views.picture import comparison_figure, headline, spread
+from sde_score.report.page import Section, insert, render
+from sde_score.report.tables import figure_text
+from sde_score.report.views.picture import headline, spread
+from sde_score.report.views.table import comparison_section
 from sde_score.training import TrainConfig, load_run, train
 
 TINY = TrainConfig(
@@ -34,19 +35,16 @@ TINY = TrainConfig(
     log_every=5,
     dequantize=True,
 )
-SMALL = Settings(count=16, bits_examples=3, extractor="pixels")
+SMALL = {"count": 16, "bits_examples": 3, "extractor": "pixels"}
 VIEWED = ("reverse-sde", "ancestral", "ddim", "heun")
 
 
-def compare(run, settings=SMALL, views=VIEWED, nfes=(3, 5)):
-    return compare_run(run, settings, views=views, nfes=nfes, progress=False)
-
-
-@pytest.fixture
-def unpictured(monkeypatch):
-    """Draws no picture, the slow part of a small comparison."""
-    monkeypatch.setattr("sde_score.report.views.comparison.comparison_figure", lambda *_: None)
-    monkeypatch.setattr("sde_score.report.views.comparison.png", lambda *_: b"")
+def compare(run, views=VIEWED, **changed):
+    """Measured and written, as the command does."""
+    settings = {**SMALL, "nfes": (3, 5), **changed}
+    found = evaluation.compare(run, views=views, progress=False, **settings)
+    write_comparison(run, found)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def found(run):
 
 def test_files_hold_what_was_measured(run, found):
     stored = json.loads((run.path / "comparison.json").read_text())
-    assert Comparison.from_record(stored["comparison"]) == found
+    assert Comparison.from_record(stored) == found
     with (run.path / "comparison.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["view"] for line in lines] == [row.view for row in found.rows]
@@ -78,83 +76,6 @@ def test_files_hold_what_was_measured(run, found):
         assert picture.size == (1800, 1500)
 
 
-def test_rows_and_bits_are_those_of_the_run(run, found):
-    assert found.names == ("sliced-wasserstein2", "frechet[pixels]")
-    assert found.count == 16
-    assert found.held_out == len(run.dataset("held_out"))
-    assert {row.nfe for row in found.rows} == {3, 5}
-    assert {bits.examples for bits in found.bits.values()} == {3}
-    # trained on levels spread over their bins, and asked about such
-    assert all("dequantization='uniform'" in likelihood for likelihood in found.bits)
-
-
-def test_samples_are_measured_in_the_terms_of_the_data(run, found):
-    """Rounded to the levels that a user would save, as the data are."""
-    from sde_score import samplers
-    from sde_score.report.views.comparison import _ruler
-
-    ruler = _ruler(run, run.dataset("held_out"), SMALL, False)
-    row = found.rows[0]
-    drawn = samplers.sample(
-        samplers.create(row.sampler), run.model, run.event_shape, 16, progress=False
-    )
-    levels = run.scaling.from_model(drawn.float())
-    assert levels.dtype == torch.uint8
-    assert ruler(run.scaling.to_model(levels)) == row.distances
-
-
-@pytest.mark.usefixtures("unpictured")
-def test_only_what_is_missing_is_measured(run, found):
-    before = run.model.nfe
-    assert compare(run) == found
-    assert run.model.nfe == before
-    more = compare(run, nfes=(3, 4, 5), views=("ddim",))
-    new = likelihoods = 4  # one row of 4 evaluations, and the ELBO of as many layers
-    assert run.model.nfe - before == new + likelihoods
-    assert len(more.rows) == len(found.rows) + 1
-    assert [row for row in more.rows if row.nfe != 4] == list(found.rows)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [{"count": 18}, {"seed": 1}, {"bits_examples": 2}, {"extractor": "random-convolution"}],
-)
-@pytest.mark.usefixtures("unpictured")
-def test_other_settings_start_anew(run, changed):
-    first = compare(run, views=("ddim",), nfes=(3,))
-    other = compare(run, replace(SMALL, **changed), views=("ddim",), nfes=(2,))
-    assert [row.nfe for row in other.rows] == [2]
-    assert first.rows[0] not in other.rows
-
-
-@pytest.mark.usefixtures("unpictured")
-def test_other_weights_start_anew(run):
-    compare(run, views=("ddim",), nfes=(3,))
-    raw = load_run(run.path, "raw")
-    assert [row.nfe for row in compare(raw, views=("ddim",), nfes=(2,)).rows] == [2]
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"settings": 1', "\x00", "null"])
-@pytest.mark.usefixtures("unpictured")
-def test_a_file_that_is_no_comparison_is_replaced(run, content):
-    (run.path / "comparison.json").write_text(content)
-    assert len(compare(run, views=("ddim",), nfes=(3,)).rows) == 1
-
-
-def test_a_kill_keeps_the_rows_that_were_done(run, monkeypatch):
-    (run.path / "comparison.json").unlink(missing_ok=True)
-
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("sde_score.report.views.comparison.bits_per_dim", stop)
-    with pytest.raises(KeyboardInterrupt):
-        compare(run)
-    stored = json.loads((run.path / "comparison.json").read_text())["comparison"]
-    assert len(stored["rows"]) == 8
-    assert stored["bits"] == {}
-
-
 def test_page_shows_the_comparison_once(run):
     found = compare(run)
     page = put_views_on_page(run)
@@ -166,6 +87,18 @@ def test_page_shows_the_comparison_once(run):
     assert figure_text(found.rows[0].distances[0]) in text
     write_report(run)  # as evaluate --report does: the comparison stays
     assert page.read_text().count("One network, all views") == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", '{"settings": {}, "comparison": {}}', "[]", "{", "[" * 100_000, "null", "\x00"],
+)
+def test_page_says_so_where_the_file_is_damaged_or_of_another_version(content, tmp_path):
+    (tmp_path / "comparison.png").write_bytes(b"x")
+    (tmp_path / "comparison.json").write_text(content)
+    section = comparison_section(tmp_path)
+    assert "comparison.json is damaged or of another version" in section.text
+    assert section.picture is None
 
 
 def test_page_without_a_comparison_has_no_section(tmp_path):
@@ -276,44 +209,6 @@ def test_points_and_missing_bits_have_their_picture(tmp_path):
     config = replace(TINY, data="moons", steps=5, dequantize=False)
     train(config, tmp_path / "r", progress=False)
     run = load_run(tmp_path / "r")
-    found = compare(run, replace(SMALL, bits_examples=0, extractor="auto"), views=("ddim", "heun"))
+    found = compare(run, views=("ddim", "heun"), bits_examples=0, extractor="auto")
     assert found.bits == {}
     assert (tmp_path / "r" / "comparison.png").exists()
-
-
-@pytest.mark.usefixtures("unpictured")
-def test_conditional_runs_are_sampled_with_the_labels_of_the_data(tmp_path):
-    train(replace(TINY, conditional=True, steps=5), tmp_path / "r", progress=False)
-    run, seen = load_run(tmp_path / "r"), []
-    for name in ("denoise", "velocity"):  # what Heun asks for, and what the flow's density does
-        ask = getattr(run.model, name)
-        setattr(run.model, name, _listening(ask, seen))
-    found = compare(run, views=("heun",), nfes=(3,))
-    assert len(found.bits) == 1
-    assert all(condition is not None for condition in seen)
-    assert len(set(seen[0].tolist())) > 3
-    held_out = run.dataset("held_out")
-    assert seen[-1].tolist() == held_out.labels[held_out.rows[:3]].tolist()
-
-
-def _listening(ask, seen):
-    def answer(x, t, condition=None):
-        seen.append(condition)
-        return ask(x, t, condition)
-
-    return answer
-
-
-def test_runs_without_noise_or_held_out_data_are_refused(tmp_path):
-    train(replace(TINY, objective="hutchinson", steps=2), tmp_path / "score", progress=False)
-    with pytest.raises(ValueError, match="data without noise"):
-        compare(load_run(tmp_path / "score"))
-    train(replace(TINY, held_out=0.0, steps=2), tmp_path / "all", progress=False)
-    with pytest.raises(ValueError, match="held_out=0"):
-        compare(load_run(tmp_path / "all"))
-
-
-@pytest.mark.parametrize("changed", [{"count": 3}, {"bits_examples": 1}, {"bits_examples": -1}])
-def test_settings_out_of_range_are_refused(changed):
-    with pytest.raises(ValueError, match=next(iter(changed))):
-        replace(SMALL, **changed)

@@ -1,0 +1,32 @@
+"""The verbs of `sde-score`, in the order in which a reader should meet them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sde_score.cli.benchmark import Benchmark
+from sde_score.cli.compare import Compare
+from sde_score.cli.data import Data
+from sde_score.cli.demo import Demo
+from sde_score.cli.evaluate import Evaluate
+from sde_score.cli.likelihood import Likelihood
+from sde_score.cli.objectives import Objectives
+from sde_score.cli.optimise_grid import OptimiseGrid
+from sde_score.cli.sample import Sample
+from sde_score.cli.samplers import Samplers
+from sde_score.cli.train import Train
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "train": Train,
+    "sample": Sample,
+    "likelihood": Likelihood,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "benchmark": Benchmark,
+    "optimise-grid": OptimiseGrid,
+    "data": Data,
+    "samplers": Samplers,
+    "objectives": Objectives,
+    "demo": Demo,
+}

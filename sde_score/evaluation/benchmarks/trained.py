@@ -1,0 +1,53 @@
+"""A trained network as a benchmark target: its own flow is the truth for solvers."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+
+from sde_score.evaluation.benchmarks.targets import BenchmarkTarget, exact_flow
+from sde_score.evaluation.samples import as_data
+from sde_score.training import Run
+
+_TOLERANCE = 1e-8
+_MOST = 10_000  # training examples that are looked at
+
+
+def target_of_run(run: Run) -> BenchmarkTarget:
+    """A trained network as a target: solvers are compared with its flow, samples with its data.
+
+    The flow is integrated with adaptive steps, on a float64 copy of the network, with both
+    tolerances 1e-8, down to where time grids end by default, and denoised there: the limit of a
+    sampler with ever more steps. The density is not known.
+
+    Args:
+        run: an open run, trained at all noise levels, with held-out data.
+
+    Raises:
+        ValueError: for a run without one of them.
+    """
+    if not run.all_noise_levels:
+        raise ValueError(
+            f"{run.path} was trained by {run.config.objective} on data without noise: samplers "
+            "need all noise levels; train denoising"
+        )
+    held_out, train = run.dataset("held_out"), run.dataset("train")
+    precise = copy.deepcopy(run.model).double()
+    end = run.model.sde.sampling_t_min
+
+    def flow(x: Tensor, condition: Tensor | None) -> Tensor:
+        return exact_flow(precise, x.double(), condition, end=end, tolerance=_TOLERANCE)
+
+    return BenchmarkTarget(
+        name=run.path.name,
+        model=run.model,
+        event_shape=run.event_shape,
+        truth=lambda count: held_out.subset(count).tensor(),
+        data=lambda count, seed: train.subset(max(count, min(len(train), _MOST)), seed).tensor(),
+        flow=flow,
+        flow_note=f"of the network: adaptive to {_TOLERANCE:g} in float64, down to t = {end:g}",
+        identity=f"run {run.digest[:16]} under {run.model.sde!r} on {run.config.data}",
+        condition=run.draw_labels,
+        deliver=lambda samples: as_data(run, samples.float()),
+    )

@@ -1,0 +1,228 @@
+"""Log-likelihood of a run's data under its model, in bits per dimension."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_score._core.checks import require_count
+from sde_score.data import DataSet
+from sde_score.discrete import ELBO
+from sde_score.likelihood import (
+    LIKELIHOODS,
+    BitsPerDim,
+    GaussianReference,
+    LayeredBound,
+    Likelihood,
+    LogPartition,
+    bits_per_dim,
+    energy_bits_per_dim,
+    gather_rows,
+    log_partition,
+    own_rows,
+)
+from sde_score.models import EnergyModel
+from sde_score.random import example_seeds
+from sde_score.training import Run
+
+
+@dataclass(frozen=True, eq=False)
+class RunLikelihood:
+    """The first examples of a part of a run's data, ready to be measured.
+
+    Args:
+        run: an open run.
+        part: `"held_out"`, `"train"` or `"all"`.
+        num: examples, at most as many as there are.
+        seed: random seed.
+        batch_size: examples that the model sees at once.
+        progress: show bars.
+    """
+
+    run: Run
+    part: str = "held_out"
+    num: int = 128
+    seed: int = 0
+    batch_size: int = 256
+    progress: bool = True
+
+    @cached_property
+    def dataset(self) -> DataSet:
+        """The part of the data."""
+        return self.run.dataset(self.part)
+
+    @property
+    def examples(self) -> int:
+        """Number of examples that are measured."""
+        return min(self.num, len(self.dataset))
+
+    def bits(self, by: str | Likelihood) -> BitsPerDim:
+        """By a likelihood of a model of all noise levels.
+
+        Processes share the examples; the values do not depend on their number.
+
+        Raises:
+            ValueError: for fewer examples than processes, or as `bits_per_dim` does.
+        """
+        rows = own_rows(self.examples)
+        if len(rows) == 0:
+            raise ValueError(f"{self.examples} examples are fewer than the processes: start fewer")
+        seeds = example_seeds(self.seed, self.examples)
+        found = bits_per_dim(
+            self.run.model,
+            self._raw(rows),
+            self.run.scaling,
+            by,
+            batch_size=self.batch_size,
+            seed=[seeds[row] for row in rows.tolist()],
+            condition=self._labels(rows),
+            progress=self.progress,
+        )
+        return BitsPerDim(gather_rows(found.values, self.examples), found.nfe)
+
+    def timed(self, by: str | Likelihood) -> tuple[BitsPerDim, float]:
+        """As `bits`, with the seconds that it took."""
+        start = time.perf_counter()
+        return self.bits(by), time.perf_counter() - start
+
+    def layers(self, bound: LayeredBound) -> ELBO:
+        """The terms of an evidence lower bound on the first batch of the examples."""
+        rows = torch.arange(min(self.examples, self.batch_size))
+        found, _ = bound.terms(
+            self.run.model,
+            self._raw(rows),
+            self.run.scaling,
+            seeds=example_seeds(self.seed, len(rows)),
+            condition=self._labels(rows),
+            progress=self.progress,
+        )
+        return found
+
+    def log_partition(self, chains: int = 1024) -> LogPartition:
+        """log Z of an energy trained without noise, by annealed particles.
+
+        Args:
+            chains: number of particles.
+
+        Raises:
+            ValueError: for a run that has no partition function.
+        """
+        data = self.dataset.tensor().to(self.run.device)
+        return log_partition(
+            self._energy,
+            GaussianReference.fit(data, 1.5),
+            method="smc",
+            chains=chains,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def energy_bits(self, partition: LogPartition, dequantizations: int = 1) -> BitsPerDim:
+        """By the energy and its partition function; see `energy_bits_per_dim`."""
+        return energy_bits_per_dim(
+            self._energy,
+            self._raw(torch.arange(self.examples)),
+            self.run.scaling,
+            partition,
+            dequantizations=dequantizations,
+            seed=self.seed,
+        )
+
+    @property
+    def _energy(self) -> EnergyModel:
+        model = self.run.model
+        if not isinstance(model, EnergyModel) or self.run.num_classes:
+            raise ValueError(
+                f"{self.run.path} holds a score, or one distribution for each class, of data "
+                "without noise: it has no likelihood; train all noise levels, or --model energy "
+                "without classes"
+            )
+        return model
+
+    def _raw(self, rows: Tensor) -> Tensor:
+        return self.dataset.raw(rows).to(self.run.device)
+
+    def _labels(self, rows: Tensor) -> Tensor | None:
+        labels = self.dataset.batch(rows).condition if self.run.num_classes else None
+        return None if labels is None else labels.to(self.run.device)
+
+
+@dataclass(frozen=True, eq=False)
+class RunBits:
+    """Bits per dimension of a part of a run's data.
+
+    Args:
+        part: of the data.
+        examples: their number.
+        by: results by likelihood, as text.
+        partition: log Z of an energy trained without noise, else None.
+        layers: terms of the first evidence lower bound, if they were asked for.
+    """
+
+    part: str
+    examples: int
+    by: Mapping[str, BitsPerDim]
+    partition: LogPartition | None = None
+    layers: ELBO | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        rows = [
+            {"by": name, "bits_per_dim": bits.mean, "standard_error": bits.standard_error,
+             "nfe": bits.nfe}
+            for name, bits in self.by.items()
+        ]  # fmt: skip
+        return {"part": self.part, "examples": self.examples, "rows": rows}
+
+
+def likelihood(
+    run: Run,
+    by: Sequence[str | Likelihood] = ("flow",),
+    *,
+    part: str = "held_out",
+    num: int = 128,
+    seed: int = 0,
+    batch_size: int = 256,
+    chains: int = 1024,
+    dequantizations: int = 1,
+    layers: bool = False,
+    progress: bool = True,
+) -> RunBits:
+    """Bits per dimension of the data of a run.
+
+    Args:
+        run: an open run. One of all noise levels is measured by each of `by`; an energy trained
+            without noise by its partition function.
+        by: likelihoods such as `"flow"`, `"bound"` or `"elbo(layers=100)"`, or objects.
+        part: `"held_out"`, `"train"` or `"all"`.
+        num: examples, the first of the part.
+        seed: random seed.
+        batch_size: examples that the model sees at once.
+        chains: particles that estimate the partition function of an energy.
+        dequantizations: draws of the noise that fills the gray levels of discrete data, for an
+            energy.
+        layers: keep the terms of the first evidence lower bound among `by`, on its first batch.
+        progress: show bars.
+
+    Raises:
+        ValueError: for an unknown likelihood, or a run that has none.
+    """
+    require_count(num=num)
+    chosen = [LIKELIHOODS.resolve(each) for each in by]
+    bounds = [each for each in chosen if isinstance(each, LayeredBound)] if layers else []
+    if layers and not bounds:
+        raise ValueError(f"by={list(by)} has no layers to show: give --by elbo")
+    measured = RunLikelihood(run, part, num, seed, batch_size, progress)
+    if run.all_noise_levels:
+        found = {str(each): measured.bits(made) for each, made in zip(by, chosen, strict=True)}
+        terms = measured.layers(bounds[0]) if bounds else None
+        return RunBits(part, measured.examples, found, layers=terms)
+    partition = measured.log_partition(chains)
+    bits = measured.energy_bits(partition, dequantizations)
+    return RunBits(part, measured.examples, {"partition": bits}, partition)

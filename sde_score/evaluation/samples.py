@@ -1,0 +1,204 @@
+"""Samples of one trained run by several samplers: distance to held-out data, and cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
+from sde_score.evaluation.metrics.distances import DEFAULT, Distance
+from sde_score.models import Model
+from sde_score.samplers import SAMPLERS, Callback, Sampler, sample
+from sde_score.training import Run
+
+_MOST = 4096  # examples of either part of the data that samples are compared with
+
+
+@dataclass(frozen=True, eq=False)
+class SamplesRow:
+    """The samples of one sampler.
+
+    Args:
+        sampler: as text.
+        nfe: network evaluations per sample, counted.
+        seconds: for all samples.
+        distances: to the held-out data, in the order of `Evaluation.names`.
+        samples: in model range, on the CPU.
+    """
+
+    sampler: str
+    nfe: int
+    seconds: float
+    distances: tuple[Interval, ...]
+    samples: Tensor
+
+    def record(self) -> dict[str, Any]:
+        """All but the samples, as plain values."""
+        return {
+            "sampler": self.sampler,
+            "nfe": self.nfe,
+            "seconds": self.seconds,
+            "distances": [asdict(found) for found in self.distances],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Several samplers on one run.
+
+    Args:
+        names: of the distances.
+        floors: what perfect samples would score, with the interval they would fall in.
+        count: samples per sampler.
+        size: samples in each measured subset.
+        held_out: examples they are measured against.
+        rows: one for each sampler.
+    """
+
+    names: tuple[str, ...]
+    floors: tuple[Interval, ...]
+    count: int
+    size: int
+    held_out: int
+    rows: tuple[SamplesRow, ...]
+
+    def record(self) -> dict[str, Any]:
+        """All but the samples, as plain values."""
+        return {
+            "names": list(self.names),
+            "floors": [asdict(floor) for floor in self.floors],
+            "count": self.count,
+            "size": self.size,
+            "held_out": self.held_out,
+            "rows": [row.record() for row in self.rows],
+        }
+
+
+def evaluate(
+    run: Run,
+    samplers: Sequence[str | Sampler],
+    *,
+    count: int = 500,
+    seed: int = 0,
+    batch_size: int = 256,
+    distances: Sequence[str | Distance] = DEFAULT,
+    progress: bool = True,
+) -> Evaluation:
+    """Sample a run by each sampler, from the same seeds, and measure the samples.
+
+    Samples are scaled to the data's own terms, as a user would save them, and compared with the
+    data that training never saw; the training data give the noise floor.
+
+    Args:
+        run: an open run with held-out data.
+        samplers: specs such as `"ddim(steps=20)"`, or objects.
+        count: samples per sampler, at least 4.
+        seed: random seed.
+        batch_size: samples that the model sees at once.
+        distances: specs such as `"energy"` (`DISTANCES`), or functions of two sets.
+        progress: show bars.
+
+    Raises:
+        ValueError: for an unknown sampler or distance or a run without held-out data, before
+            anything is computed; for samples that are not finite.
+    """
+    chosen = [SAMPLERS.resolve(sampler) for sampler in samplers]
+    if not chosen:
+        raise ValueError("samplers is empty: name at least one, such as 'heun(steps=18)'")
+    estimator = run_estimator(run, count, distances, seed=seed)
+    condition, rows = run.draw_labels(count, seed), []
+    for given, sampler in zip(samplers, chosen, strict=True):
+        drawn = draw_counted(
+            run.model,
+            sampler,
+            run.event_shape,
+            count,
+            seed=seed,
+            condition=condition,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        require_finite_samples(drawn.samples, str(given))
+        found = estimator(as_data(run, drawn.samples))
+        rows.append(SamplesRow(str(given), drawn.nfe, drawn.seconds, found, drawn.samples))
+    return Evaluation(
+        estimator.names, estimator.floors, count, estimator.size, len(estimator.held_out),
+        tuple(rows),
+    )  # fmt: skip
+
+
+def run_estimator(
+    run: Run, count: int, distances: Sequence[str | Distance], seed: int
+) -> DistanceEstimator:
+    """Distances to the held-out data of a run, at most 4096 of them, and their noise floors.
+
+    Raises:
+        ValueError: for a run without held-out data, or arguments as for `DistanceEstimator`.
+    """
+    train, held_out = (
+        run.dataset(part).subset(_MOST, seed).tensor() for part in ("train", "held_out")
+    )
+    return DistanceEstimator(train, held_out, count, distances, seed=seed)
+
+
+def as_data(run: Run, samples: Tensor) -> Tensor:
+    """Samples in model range after a round trip to the data's own terms, such as gray levels."""
+    return run.scaling.to_model(run.scaling.from_model(samples))
+
+
+class Drawn(NamedTuple):
+    """Samples on the CPU in float32, evaluations per sample, and the seconds for all."""
+
+    samples: Tensor
+    nfe: int
+    seconds: float
+
+
+def draw_counted(
+    model: Model,
+    sampler: Sampler,
+    event_shape: Sequence[int],
+    count: int,
+    *,
+    seed: int,
+    condition: Tensor | None,
+    batch_size: int,
+    progress: bool = False,
+    callback: Callback | None = None,
+) -> Drawn:
+    """Samples in batches, timed, with the evaluations of the model counted."""
+    before, start = model.nfe, time.perf_counter()
+    samples = sample(
+        sampler,
+        model,
+        tuple(event_shape),
+        count,
+        seed=seed,
+        condition=condition,
+        batch_size=batch_size,
+        progress=progress,
+        callback=callback,
+    )
+    seconds = time.perf_counter() - start
+    return Drawn(samples.float(), round((model.nfe - before) / -(-count // batch_size)), seconds)
+
+
+def require_finite_samples(samples: Tensor, sampler: str, hint: str = "leave it out") -> None:
+    """Refuse samples that are not finite.
+
+    Raises:
+        ValueError: with their number, the sampler and what to do.
+    """
+    bad = int((~samples.flatten(1).isfinite()).any(1).sum())
+    if bad:
+        raise ValueError(
+            f"{sampler} diverged: {bad} of {len(samples)} samples are not finite; {hint}"
+        )
+
+
+Deliver = Callable[[Tensor], Tensor]
+"""From samples in model range to what is compared with data, in model range."""
