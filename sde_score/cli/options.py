@@ -40,6 +40,9 @@ class RunCommand(Command):
     path: tyro.conf.Positional[Path]
     """Run directory."""
 
+    data: str | None = None
+    """Data of the run, where they have moved since; they are held against the run's record."""
+
     batch_size: int = 256
     """Examples that the network sees at once."""
 
@@ -62,7 +65,7 @@ class RunCommand(Command):
             ValueError: if the device is not there.
             CheckpointError: if the run cannot be read.
         """
-        run = load_run(self.path, self.weights)
+        run = load_run(self.path, self.weights, data=self.data)
         run.model.to(pick_device(self.device))
         return run
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,7 +14,7 @@ from sde_score._core.registry import parse_spec
 from sde_score.cli.options import Command
 from sde_score.cli.output import say, show_record
 from sde_score.data import load
-from sde_score.training import Metrics, TrainConfig, train
+from sde_score.training import TrainConfig, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +30,18 @@ class Train(Command):
         sde-score train --data table.csv --prediction velocity --sde rectified --out runs/table
         sde-score train --data ring --objective hutchinson --model energy --out runs/energy
         sde-score train --data moons --objective "contrastive-divergence(k=10)" --out runs/cd
+        sde-score train --data new/ --init-from runs/images --learning-rate 1e-4 --out runs/new
+        sde-score train ... --out runs/digits --continue-with learning_rate=1e-4
     """
 
     out: Path
     """Run directory; made if it is not there, continued if it holds this run."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+    continue_with: tuple[str, ...] = ()
+    """Changes to a run on its way, such as learning_rate=1e-4 clip=0.5; of learning_rate, warmup,
+    clip, ema, weight_decay and precision."""
 
     resume: bool = True
     """Continue a run found in the directory; otherwise refuse to touch it."""
@@ -50,10 +58,11 @@ class Train(Command):
             self.config,
             self.out,
             resume=self.resume,
+            continue_with=_changes(self.continue_with),
             progress=self.progress,
             on_samples=write_samples,
         )
-        last = Metrics(self.out / "metrics.jsonl").read()[-1]
+        last = run.metrics[-1]
         if self.json:
             show_record({"run": str(run.path), "parameters": _count(run.model), **last})
             return
@@ -69,6 +78,20 @@ class Train(Command):
         if name in ("ve", "edm") and "sigma_max" not in arguments and self.progress:
             info = load(self.config.data).info()
             say(f'hint: for these data, --sde "{name}(sigma_max={info.sigma_max:.3g})"')
+
+
+def _changes(words: Sequence[str]) -> dict[str, Any]:
+    """Values by name, of words such as `clip=0.5`."""
+    found = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign:
+            raise ValueError(f"continue_with={word!r} must be name=value, such as clip=0.5")
+        try:
+            found[name.replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name.replace("-", "_")] = value
+    return found
 
 
 def _count(model: object) -> int:

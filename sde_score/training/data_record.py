@@ -120,7 +120,7 @@ class DataRecord:
         except DataError as error:
             raise DataError(
                 f"the data of the run, {self.text!r}, are not at hand: {error}. If they moved, say "
-                "where they are: load_run(path, data=...)"
+                "where they are: --data on the command line, load_run(path, data=...) in Python"
             ) from error
 
     def _text_at_hand(self) -> str:
@@ -153,6 +153,7 @@ class DataRecord:
             rows = torch.arange(self.count) if rows is None else rows[: self.count]
         return replace(
             found,
+            name=self.name,
             scaling=self.scaling,
             num_classes=self.num_classes,
             class_names=self.class_names,

@@ -135,8 +135,8 @@ class Run:
         found = DataFacts.of(split_data(self.config, whole)[0])
         if not self.data.agrees(found):
             raise DataError(
-                f"the run in {self.path} was trained on {self.data}, and {self.config.data!r} is "
-                f"{found}: give its own data, as in load_run(path, data=...)"
+                f"the run in {self.path} was trained on {self.data}; at hand are {found}: give its "
+                "own data, --data on the command line, load_run(path, data=...) in Python"
             )
         warnings.warn(
             f"{self.path} was written by version 0.1.0, which kept no fingerprint of the data: "

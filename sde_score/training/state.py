@@ -44,6 +44,9 @@ class DataFacts:
         for index, size in enumerate(self.event_shape):
             require_count(**{f"event_shape[{index}]": size})
 
+    def __str__(self) -> str:
+        return f"{self.count} examples {self.event_shape} of {self.name!r}, {self.scaling}"
+
     def agrees(self, other: DataFacts) -> bool:
         """Whether these may be the same data, up to rounding in what was measured on them."""
         alike = replace(self, scaling=other.scaling) == other
@@ -127,15 +130,16 @@ class TrainState:
 
 
 def require_continuation(
-    state: TrainState, steps: int, batch_size: int, batch: int, out: Path
+    state: TrainState, steps: int, batch_size: int, batch: int, data: DataFacts, out: Path
 ) -> None:
-    """Refuse to continue a run with another batch, or with fewer steps than were taken.
+    """Refuse to continue a run with another batch, other data, or fewer steps than were taken.
 
     Args:
         state: of the checkpoint.
         steps: optimizer steps that are asked for.
         batch_size: examples per process and step.
         batch: examples per step over all processes.
+        data: facts of the data at hand.
         out: run directory, for the message.
 
     Raises:
@@ -145,6 +149,11 @@ def require_continuation(
         raise ValueError(
             f"batch_size={batch_size} makes {batch} examples a step over all processes, but the "
             f"run in {out} was begun with {state.batch}: choose batch_size x processes to match"
+        )
+    if not state.data.agrees(data):
+        raise ValueError(
+            f"the data have changed since the run in {out} was begun: they are {data}, they were "
+            f"{state.data}"
         )
     if steps < state.step:
         raise ValueError(

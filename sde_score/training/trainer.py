@@ -149,9 +149,8 @@ class Trainer:
         newest = self.checkpoints.newest()
         state = None if newest is None else self.checkpoints.state(newest)
         if state is not None:
-            require_continuation(
-                state, self.config.steps, self.config.batch_size, self.batches.total, self.out
-            )
+            steps, size = self.config.steps, self.config.batch_size
+            require_continuation(state, steps, size, self.batches.total, self.facts, self.out)
             weights, step = self.model.state_dict(), state.step
             model = self.checkpoints.tensors(step, "model", weights)
             average = self.checkpoints.tensors(step, "ema", weights)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sde_score.nn.blocks.group_norm import GroupNorm
-from sde_score.training.trainer import Trainer
+from sde_score.training import Trainer, prepare
 
 SMALL = "unet(base=4, multipliers=(1, 2), blocks=1, attention=())"
 
@@ -23,7 +23,7 @@ SMALL = "unet(base=4, multipliers=(1, 2), blocks=1, attention=())"
 )
 def test_training_takes_second_derivatives_where_its_loss_does(changes, twice, config, tmp_path):
     settled = replace(config, data="digits", backbone=SMALL, conditional=False, **changes)
-    trainer = Trainer(settled, tmp_path / "run", progress=False)
+    trainer = Trainer(prepare(settled, tmp_path / "run"), progress=False)
     norms = [m for m in trainer.model.modules() if isinstance(m, GroupNorm)]
     assert norms
     assert all(norm.second_derivatives == twice for norm in norms)
