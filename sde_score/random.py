@@ -1,7 +1,5 @@
 """Random draws that depend on the example, never on how the batch was cut.
 
-Two needs, two tools:
-
 - **Training** draws for a whole global batch and each process keeps its rows (`BatchSlice`), so
   that two processes with half the batch each see the very numbers that one process sees.
 - **Sampling** gives each example its own stream (`ExampleStreams`), so that sample i is the same
@@ -20,28 +18,52 @@ from torch import Generator, Tensor
 from sde_score._core.checks import require_choice, require_count
 
 Noise = Callable[[], Tensor]
-"""Gives the next standard normal draw of the batch, shape `(batch, *event)`."""
+"""A source of standard normal draws: each call gives the next, shape `(batch, *event)`."""
 
+# SplitMix64: the increment, and the factors of the finalizer.
+_INCREMENT, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
+
+GOLDEN = _INCREMENT - (1 << 64)
+"""The increment of SplitMix64 as an int64: the golden ratio in 64 bits."""
 
 
 def mix(*numbers: int) -> int:
-    """Hash whole numbers into one 63-bit seed; any change of any number changes every bit.
+    """Hash integers into one 63-bit seed; any change of any number changes every bit.
 
-    Reference: the SplitMix64 finaliser, Steele, Lea & Flood 2014,
+    Reference: the SplitMix64 finalizer, Steele, Lea & Flood 2014,
     https://doi.org/10.1145/2714064.2660195.
     """
     state = 0
     for number in numbers:
-        state = (state + (number & _MASK) + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state = (state + (number & _MASK) + _INCREMENT) & _MASK
+        state = ((state ^ (state >> 30)) * _FIRST) & _MASK
+        state = ((state ^ (state >> 27)) * _SECOND) & _MASK
         state ^= state >> 31
     return state >> 1
 
 
+def mix_tensor(state: Tensor, number: Tensor | int) -> Tensor:
+    """`mix` for tensors of int64: absorb a number into a 64-bit state, all 64 bits kept."""
+    return finalize_(state + number + GOLDEN)
+
+
+def finalize_(bits: Tensor) -> Tensor:
+    """The SplitMix64 finalizer for a tensor of int64, in place."""
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        bits ^= logical_shift(bits, shift)
+        bits *= factor - (1 << 64)
+    bits ^= logical_shift(bits, 31)
+    return bits
+
+
+def logical_shift(bits: Tensor, count: int) -> Tensor:
+    """Shift int64 to the right and fill with zeros; torch fills with the sign."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
 def generator_from(*numbers: int, device: torch.device | str = "cpu") -> Generator:
-    """A generator on `device` whose stream is a function of the given whole numbers."""
+    """A generator on `device` whose stream is a function of the given integers."""
     return Generator(device=device).manual_seed(mix(*numbers))
 
 
@@ -171,7 +193,7 @@ class ExampleStreams:
     """One stream of standard normal draws per example.
 
     Args:
-        seeds: one whole number per example.
+        seeds: one integer per example.
         like: a batch `(batch, *event)` that gives shape, dtype and device.
     """
 
@@ -201,8 +223,8 @@ def example_seeds(seed: int | Sequence[int] | None, batch: int, first: int = 0) 
     """Seeds of examples `first ... first + batch - 1`.
 
     Args:
-        seed: a whole number names a family of examples and example i gets a seed made from (seed,
-            i); a sequence gives the seed of each example; None draws a family at random.
+        seed: an integer names a family of examples and example i gets a seed made from (seed, i);
+            a sequence gives the seed of each example; None draws a family at random.
         batch: number of examples.
         first: index of the first example, for sampling a large set in parts.
 

@@ -19,7 +19,7 @@ from sde_score.likelihood.dequantization import (
     as_dequantization,
 )
 from sde_score.models import Model
-from sde_score.samplers import GRIDS, as_variance
+from sde_score.samplers import GRIDS, VARIANCES
 from sde_score.scaling import Scaling
 from sde_score.sdes import SDE
 
@@ -151,7 +151,7 @@ class LayeredBound:
         if self.decoder_std is not None:
             require_positive(decoder_std=self.decoder_std)
         GRIDS.create(self.grid)
-        as_variance(self.variance)
+        VARIANCES.resolve(self.variance)
         as_dequantization(self.dequantization)
 
     def __call__(

@@ -57,7 +57,6 @@ from sde_score.samplers.noise.reverse_variance import (
     PosteriorVariance,
     ReverseVariance,
     TransitionVariance,
-    as_variance,
     interpolated_std,
     posterior_coefficients,
 )
@@ -138,7 +137,6 @@ __all__ = [
     "UniformLogSNR",
     "UniformTime",
     "annealed_variance",
-    "as_variance",
     "available",
     "choose_step_ratio",
     "choose_steps_each",

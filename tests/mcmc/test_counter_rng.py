@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sde_score import random
-from sde_score.mcmc.counter_rng import Uniforms, mix
-from sde_score.random import ExampleStreams
+from sde_score.mcmc.counter_rng import Uniforms
+from sde_score.random import ExampleStreams, mix_tensor
 
 WORDS = [0, 1, 2, -1, 12345, (1 << 63) - 1, -(1 << 63), 0x1234567890ABCDEF]
 
@@ -23,7 +23,7 @@ def table(count, seed=0):
 def test_the_hash_is_the_one_of_whole_numbers(number):
     """`random.mix` computes it with Python's unbounded integers and drops the lowest bit."""
     words = torch.tensor(WORDS)
-    mixed = mix(mix(torch.zeros((), dtype=torch.int64), words), number)
+    mixed = mix_tensor(mix_tensor(torch.zeros((), dtype=torch.int64), words), number)
     for word, got in zip(WORDS, mixed.tolist(), strict=True):
         assert (got & ((1 << 64) - 1)) >> 1 == random.mix(word, number)
 

@@ -18,7 +18,7 @@ from sde_score._core.checks import expand_like, require_positive
 from sde_score.discrete.ddpm.encoder import Encoder, Layer
 from sde_score.distributions import Normal
 from sde_score.models import Model
-from sde_score.samplers import ReverseVariance, as_variance
+from sde_score.samplers import VARIANCES, ReverseVariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Decoder:
     data_std: float | None = None
 
     def __post_init__(self) -> None:
-        as_variance(self.variance)
+        VARIANCES.resolve(self.variance)
         if self.data_std is not None:
             require_positive(decoder_std=self.data_std)
 
@@ -49,7 +49,9 @@ class Decoder:
         first."""
         layers = self.encoder
         first = self.data_std or float(layers.sigmas[0] / layers.alphas[0])
-        steps = as_variance(self.variance).std(layers.sde, layers.times[:-1], layers.times[1:])
+        steps = VARIANCES.resolve(self.variance).std(
+            layers.sde, layers.times[:-1], layers.times[1:]
+        )
         return torch.cat([torch.tensor([first], dtype=torch.float64), steps])
 
     def prior(

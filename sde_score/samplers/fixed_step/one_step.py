@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from sde_score.samplers.base import Iteration, Problem, Sampler
 from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
-from sde_score.samplers.noise.reverse_variance import ReverseVariance, as_variance
+from sde_score.samplers.noise.reverse_variance import VARIANCES, ReverseVariance
 from sde_score.sdes import SDE
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
@@ -130,12 +130,12 @@ class Ancestral(Predictor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_variance(self.variance)
+        VARIANCES.resolve(self.variance)
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 1 / scale, b = std^2 / scale, c by `variance`."""
         scale, std = sde.transition(s, t)
-        return 1 / scale, std**2 / scale, as_variance(self.variance).std(sde, s, t)
+        return 1 / scale, std**2 / scale, VARIANCES.resolve(self.variance).std(sde, s, t)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-r"""A Brownian path for each example that can be looked at again, at other times and more closely.
+r"""Brownian paths, one per example, that can be evaluated at any time, in any order, repeatedly.
 
-Samplers of a stochastic equation differ by their steps and by their luck. On one path the luck is
-the same at every number of steps, so that what is left is the error of the steps.
+Samplers of a stochastic equation differ by their steps and by their noise. On one path the noise is
+the same at every number of steps, so that the difference is the error of the steps.
 
 Time on the path is the *clock* log(sigma / alpha), in which every SDE is the same diffusion. The
 path is Levy's construction: the value at the end of the clock, then that in the middle given both
@@ -11,8 +11,8 @@ ends, then those in the quarters, and so on,
 
 where c lies at the share u_j of a cell of length l_j = T / 2^j, and Z_j is the normal draw of that
 cell. No draw is kept: each is a hash of the seed, the cell and the entry, made when it is needed.
-So a look costs the same whatever was looked at before, the answers do not depend on the order of
-the questions, and a refined path takes no memory.
+So an evaluation costs the same whatever was evaluated before, its value does not depend on the
+order, and a refined path takes no memory.
 
 Times are rounded to 2^32 parts of the clock and the sum ends there, where it is exact: between any
 two of these points the change of W is normal, its variance is their distance, and changes over
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count, require_finite
-from sde_score.random import example_seeds, mix
+from sde_score.random import GOLDEN, example_seeds, finalize_, mix
 from sde_score.sdes import SDE
 
 _DEPTH = 32
@@ -50,11 +50,7 @@ _CHUNK = 1 << 15
 # does not depend on its order, which changes with the batch.
 _ROUNDING = 1.5 * (1 << 20)
 
-# Odd numbers that spread the entries and the cells over 64 bits, and the factors of the hash.
-_GOLDEN, _ODD, _FIRST, _SECOND = (
-    number - (1 << 64)
-    for number in (0x9E3779B97F4A7C15, 0xD1342543DE82EF95, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)
+_ODD = 0xD1342543DE82EF95 - (1 << 64)  # spreads the cells over 64 bits, as GOLDEN the entries
 _LOW_HALF = (1 << 32) - 1
 
 
@@ -74,7 +70,7 @@ class BrownianPath:
     Args:
         sde: gives the ends of the clock, those of `sde.t_min` and `sde.t_max`.
         shape: `(batch, *event)`.
-        seed: as for samplers: a whole number, one for each example, or None for a random one.
+        seed: random seed: an integer, one for each example, or None for a random one.
         span: other ends of the clock, low and high, as for one path on several SDEs.
         dtype: of the draws, floating point.
         device: of the draws.
@@ -103,7 +99,7 @@ class BrownianPath:
         seeds = [mix(s, _PATH_STREAM) for s in example_seeds(seed, self.shape[0])]
         self._keys = torch.tensor(seeds, dtype=torch.int64, device=device)
         pairs = (prod(self.shape[1:]) + 1) // 2  # one hash makes two normal draws
-        self._counters = torch.arange(pairs, device=device) * _GOLDEN
+        self._counters = torch.arange(pairs, device=device) * GOLDEN
         self._levels = _Levels(device)
         self._known: dict[int, Tensor] = {}
         self._drawn = 0
@@ -212,7 +208,7 @@ class BrownianPath:
         Returns:
             float64, shape `(n, numbers)`.
         """
-        bits = _hash((cells * _ODD + keys)[:, :, None] + self._counters)
+        bits = finalize_((cells * _ODD + keys)[:, :, None] + self._counters)
         angle = (bits & _LOW_HALF).double().mul_(2 * math.pi / (1 << 32))
         uniform = (bits >> 32).double().add_((1 << 31) + 0.5).div_(1 << 32)
         radius = uniform.log_().mul_(-2).sqrt_().mul_(weights[:, :, None])
@@ -252,12 +248,3 @@ def _span(sde: SDE, span: tuple[float, float] | None) -> tuple[float, float]:
     if not low < high:
         raise ValueError(f"span={span} must increase: the clock log(sigma / alpha), low and high")
     return low, high
-
-
-def _hash(numbers: Tensor) -> Tensor:
-    """SplitMix64's finalizer, as in `sde_score.random.mix`, for a tensor of int64, in place."""
-    for shift, factor in ((30, _FIRST), (27, _SECOND)):
-        numbers ^= (numbers >> shift) & ((1 << (64 - shift)) - 1)
-        numbers *= factor
-    numbers ^= (numbers >> 31) & ((1 << 33) - 1)
-    return numbers

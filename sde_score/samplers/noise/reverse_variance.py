@@ -1,4 +1,4 @@
-r"""How wide a step back is: the variance of p(x_s | x_t) for an earlier time s.
+r"""Variances of a step back in time: of p(x_s | x_t) for an earlier time s.
 
 Given the data, the step back from t to s is exact and normal,
 
@@ -7,7 +7,7 @@ Given the data, the step back from t to s is exact and normal,
           \frac{std^2 \sigma_s^2}{\sigma_t^2} I\right),
 
 with `scale` and `std` of the exact transition from s to t. A model puts its denoised mean in the
-place of x_0; what it does not know of x_0 then widens the best normal step, to a variance between
+place of x_0; the spread of x_0 given x_t then widens the best normal step, to a variance between
 that of this posterior and that of the transition if the data have at most unit variance.
 """
 
@@ -20,8 +20,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_choice
-from sde_score._core.registry import Registry, parse_spec
+from sde_score._core.registry import Registry
 from sde_score.sdes import SDE
 
 Numbers = float | tuple[float, ...]
@@ -53,7 +52,7 @@ class ReverseVariance(ABC):
 
 @dataclass(frozen=True)
 class PosteriorVariance(ReverseVariance):
-    """That of q(x_s | x_t, x_0): right when the data are one point. The smallest."""
+    """The variance of q(x_s | x_t, x_0), the smallest: exact when the data are one point."""
 
     def std(self, sde: SDE, s: Tensor, t: Tensor) -> Tensor:
         """std sigma_s / sigma_t."""
@@ -62,7 +61,7 @@ class PosteriorVariance(ReverseVariance):
 
 @dataclass(frozen=True)
 class TransitionVariance(ReverseVariance):
-    """That of the forward step: right when the data are N(0, I) and the SDE preserves it."""
+    """The variance of the forward step: exact when the data are N(0, I) and the SDE keeps it."""
 
     def std(self, sde: SDE, s: Tensor, t: Tensor) -> Tensor:
         """The std of the transition."""
@@ -71,7 +70,7 @@ class TransitionVariance(ReverseVariance):
 
 @dataclass(frozen=True)
 class InterpolatedVariance(ReverseVariance):
-    r"""Between the two, in logarithm: ln variance = v ln transition + (1 - v) ln posterior.
+    r"""Geometric mean of the two: ln variance = v ln transition + (1 - v) ln posterior.
 
     Args:
         v: in [0, 1]; one number, or one for each of the times `at` (linear in log-SNR between).
@@ -102,7 +101,7 @@ def interpolated_std(sde: SDE, s: Tensor, t: Tensor, v: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class OptimalVariance(ReverseVariance):
-    r"""The best one: the posterior's, and what is left to know of the data.
+    r"""Optimal (Analytic-DPM) variance: the posterior's plus scaled Cov(x_0 given x_t).
 
     .. math:: \frac{std^2 \sigma_s^2}{\sigma_t^2} + \left(\frac{\alpha_s\, std^2}{\sigma_t^2}
               \right)^2 spread(t), \qquad spread(t) = E\, \mathrm{tr\,Cov}(x_0 \mid x_t) / D
@@ -140,19 +139,8 @@ VARIANCES: Registry[ReverseVariance] = Registry(
         "interpolated": InterpolatedVariance,
         "optimal": OptimalVariance,
     },
+    base=ReverseVariance,
 )
-
-
-def as_variance(variance: str | ReverseVariance) -> ReverseVariance:
-    """The rule that a name such as `"posterior"` or `"interpolated(v=0.3)"` stands for.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    if isinstance(variance, ReverseVariance):
-        return variance
-    require_choice("variance", parse_spec(variance)[0], tuple(VARIANCES))
-    return VARIANCES.create(variance)
 
 
 def _require_table(name: str, values: Numbers, at: tuple[float, ...], most: float) -> None:
@@ -169,7 +157,7 @@ def _require_table(name: str, values: Numbers, at: tuple[float, ...], most: floa
 
 
 def _read(sde: SDE, values: Numbers, at: tuple[float, ...], t: Tensor) -> Tensor:
-    """The table at times t: linear in log-SNR between its times, constant beyond them."""
+    """Values of a table at times t: linear in log-SNR between its times, constant beyond them."""
     table = torch.tensor(values, dtype=torch.float64)
     if table.ndim == 0 or len(table) == 1:
         return table.reshape(()).expand(t.shape)

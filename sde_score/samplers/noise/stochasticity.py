@@ -1,11 +1,12 @@
-r"""How much noise a sampler adds: levels between the probability-flow ODE and the reverse SDE.
+r"""Stochasticity of a sampler: tau, between the probability-flow ODE and the reverse SDE.
 
 All samplers of
 
 .. math:: dx = \left[f x - \tfrac{1 + \tau^2}{2} g^2 score\right] dt + \tau\, g\, d\bar w
 
 share the marginals of the diffusion, whatever tau >= 0: 0 is the probability-flow ODE and 1 the
-reverse SDE. More noise forgets the errors of earlier steps and costs more steps.
+reverse SDE. The argument `eta` of a sampler is tau. More noise forgets the errors of earlier steps
+and costs more steps.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from sde_score._core.registry import Registry
 
 
 class EtaSchedule(ABC):
-    r"""A noise level tau as a function of the noise ratio s = sigma / alpha.
+    r"""tau as a function of the noise ratio s = sigma / alpha.
 
-    On the data form the linear part of a step is phi(s_1) / phi(s_0), with
+    Where the data are extrapolated, the linear part of a step is phi(s_1) / phi(s_0), with
 
     .. math:: \frac{d \log \phi}{d \log s} = 1 + \tau(s)^2 .
     """
 
     constant: bool = True
-    """Whether tau stays what it is within a step."""
+    """Whether tau is constant within a step."""
 
     @abstractmethod
     def rate(self, s: Tensor, start: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class EtaSchedule(ABC):
 
 @dataclass(frozen=True)
 class Constant(EtaSchedule):
-    """The same tau at all noises.
+    """The same tau at all noise ratios.
 
     Args:
         eta: tau, at least 0.
@@ -73,7 +74,7 @@ class Constant(EtaSchedule):
 
 @dataclass(frozen=True)
 class Interval(EtaSchedule):
-    """tau for steps that start at a noise ratio between two bounds, none for the others.
+    """tau for steps that start at a noise ratio between two bounds, 0 for the others.
 
     Args:
         eta: tau in between, at least 0.
@@ -104,7 +105,7 @@ class Interval(EtaSchedule):
 
 @dataclass(frozen=True)
 class Extended(EtaSchedule):
-    r"""ER-SDE's: much noise while there is much, little at the end.
+    r"""ER-SDE's schedule: tau falls with the noise.
 
     .. math:: \phi(s) = s\, (e^{s^{0.3}} + 10), \qquad
               \tau^2 = \frac{0.3\, s^{0.3} e^{s^{0.3}}}{e^{s^{0.3}} + 10}
@@ -126,16 +127,16 @@ class Extended(EtaSchedule):
 
 
 ETA_SCHEDULES: Registry[EtaSchedule] = Registry(
-    "noise level", {"constant": Constant, "interval": Interval, "extended": Extended}
+    "eta schedule",
+    {"constant": Constant, "interval": Interval, "extended": Extended},
+    base=EtaSchedule,
 )
 
 
 def eta_schedule(eta: float | str | EtaSchedule) -> EtaSchedule:
-    """The level that a number, a name such as `"interval(eta=0.8)"` or an object stands for.
+    """A schedule from a number, the name of one such as `"interval(eta=0.8)"`, or an object.
 
     Raises:
         ValueError: for a negative number or an unknown name.
     """
-    if isinstance(eta, EtaSchedule):
-        return eta
-    return ETA_SCHEDULES.create(eta) if isinstance(eta, str) else Constant(eta)
+    return Constant(eta) if isinstance(eta, (int, float)) else ETA_SCHEDULES.resolve(eta)

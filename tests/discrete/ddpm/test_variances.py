@@ -16,7 +16,6 @@ from sde_score.samplers import (
     InterpolatedVariance,
     OptimalVariance,
     ReverseVariance,
-    as_variance,
     create,
     interpolated_std,
 )
@@ -186,16 +185,18 @@ def test_variances_have_names_and_samplers_take_them():
     wide = Ancestral(variance=InterpolatedVariance(0.25))
     assert sampler.coefficients(VP(), t, s)[2] == wide.coefficients(VP(), t, s)[2]
     rule = OptimalVariance((0.5, 0.6), (0.1, 0.2))
-    assert as_variance(rule) is rule
-    assert isinstance(as_variance("optimal(spread=(0.5, 0.6), at=(0.1, 0.2))"), ReverseVariance)
-    assert as_variance("optimal(spread=(0.5, 0.6), at=(0.1, 0.2))") == rule
+    assert VARIANCES.resolve(rule) is rule
+    assert isinstance(
+        VARIANCES.resolve("optimal(spread=(0.5, 0.6), at=(0.1, 0.2))"), ReverseVariance
+    )
+    assert VARIANCES.resolve("optimal(spread=(0.5, 0.6), at=(0.1, 0.2))") == rule
 
 
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (lambda: as_variance("wide"), "variance='wide' is not known; accepted: posterior"),
-        (lambda: as_variance("interpolated(w=1)"), "does not take w"),
+        (lambda: VARIANCES.resolve("wide"), "unknown variance 'wide'; accepted: posterior"),
+        (lambda: VARIANCES.resolve("interpolated(w=1)"), "does not take w"),
         (lambda: InterpolatedVariance(1.5), r"v must be finite and lie in \[0, 1\]"),
         (lambda: InterpolatedVariance(math.nan), "v must be finite"),
         (lambda: OptimalVariance(-0.1), r"spread must be finite and lie in \[0, inf\]"),
