@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.sdes import EDM, SDE, VE, VP, Cosine, Rectified, SubVP
+from sde_score import sdes
+from sde_score.sdes import SDE
 
-SDES = [VP(), SubVP(0.4, 9.0), Cosine(), VE(0.2, 7.0), EDM(), Rectified()]
+TUNED = {
+    "subvp": {"beta_min": 0.4, "beta_max": 9.0},
+    "ve": {"sigma_min": 0.2, "sigma_max": 7.0},
+}
+SDES = [sdes.create(name, **TUNED.get(name, {})) for name in sdes.SDES]
 
 
 @pytest.fixture(params=SDES, ids=lambda sde: type(sde).__name__)

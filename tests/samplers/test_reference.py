@@ -16,7 +16,10 @@ class TableSDE(SDE):
 
     def __init__(self, alpha_bars) -> None:
         self.alpha_bars = alpha_bars
-        self.t_max = float(len(alpha_bars))
+
+    @property
+    def t_max(self):
+        return float(len(self.alpha_bars))
 
     def _at(self, t):
         return self.alpha_bars[torch.as_tensor(t).round().long() - 1]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sde_score import sdes
 from sde_score.sdes import EDM, SDE, VE, VP, Cosine, Rectified, SubVP
 
+# Beside the defaults.
+OTHERS = {
+    "vp": {"beta_min": 0.4, "beta_max": 9.0},
+    "subvp": {"beta_min": 0.4, "beta_max": 9.0},
+    "cosine": {"offset": 0.1},
+    "ve": {"sigma_min": 0.2, "sigma_max": 7.0},
+    "edm": {"sigma_min": 0.03, "sigma_max": 9.0},
+}
 SDES = [
-    VP(),
-    VP(beta_min=0.4, beta_max=9.0),
-    SubVP(),
-    SubVP(beta_min=0.4, beta_max=9.0),
-    Cosine(),
-    Cosine(offset=0.1),
-    VE(),
-    VE(sigma_min=0.2, sigma_max=7.0),
-    EDM(),
-    EDM(sigma_min=0.03, sigma_max=9.0),
-    Rectified(),
+    sdes.create(name, **chosen)
+    for name in sdes.SDES
+    for chosen in ({}, *filter(None, [OTHERS.get(name)]))
 ]
 
 
@@ -75,6 +76,8 @@ def exact_scales():
     }
 
     def scales(sde, t):
+        if type(sde) not in formulas:
+            pytest.skip("its formulas are not written a second time here")
         return formulas[type(sde)](sde, mp.mpf(float(t)))
 
     return scales

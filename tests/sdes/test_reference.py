@@ -68,9 +68,9 @@ def test_discrete_steps(recorded):
     elif isinstance(sde, VP):
         betas = linear_betas(n, sde.beta_min / n, sde.beta_max / n)
         vae = HierarchicalVAE.from_betas(betas)
-        scale, std = (table[index] for table in vae.steps)
-        close(vae.alphas, known["sqrt_alphas_cumprod"])
-        close(vae.sigmas, known["sqrt_1m_alphas_cumprod"])
+        scale, std = (table[index] for table in vae.encoder.steps)
+        close(vae.encoder.alphas, known["sqrt_alphas_cumprod"])
+        close(vae.encoder.sigmas, known["sqrt_1m_alphas_cumprod"])
         close(betas, known["discrete_betas"])
     else:
         sigmas = NoiseScales.geometric(sde.sigma_max, sde.sigma_min, n).sigmas.flip(0)
