@@ -1,7 +1,6 @@
-r"""What a warm-up tunes: the step size and the mass, chain by chain.
+r"""Adaptation in a warm-up: dual averaging of step sizes, and diagonal masses from variances.
 
-A chain never sees another, not even here: each has its own step size and its own mass, made from
-its own history.
+Each chain has its own step size and its own mass, made from its own history alone.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from sde_score.mcmc.kernel import Kernel, State, Transition
 
 
 class DualAveraging:
-    r"""Steers the log step size of each chain to a mean acceptance.
+    r"""Dual averaging: steers the log step size of each chain to a mean acceptance.
 
     .. math:: \bar H_m = \Big(1 - \frac{1}{m + t_0}\Big) \bar H_{m-1}
               + \frac{\delta - a_m}{m + t_0}, \qquad
               \log h_m = \mu - \frac{\sqrt m}{\gamma} \bar H_m
 
     with delta the target, a_m the acceptance at step m, mu = log(10 h_0), gamma = 0.05 and
-    t_0 = 10. What is kept in the end is the average of log h_m with weights m^-0.75.
+    t_0 = 10. The step size after the warm-up is the average of log h_m with weights m^-0.75.
 
     Args:
         step_size: h_0 of each chain, `(chains,)`.
@@ -47,7 +46,7 @@ class DualAveraging:
         return self._log_average.exp() if self._count else self.step_size
 
     def update(self, acceptance: Tensor) -> None:
-        """Take in one step's acceptance, `(chains,)`."""
+        """Record the acceptance of one step, `(chains,)`."""
         self._count += 1
         m = self._count
         share = 1 / (m + self.offset)
@@ -77,7 +76,7 @@ class RunningVariance:
         self._squares = torch.zeros_like(like)
 
     def update(self, x: Tensor) -> None:
-        """Take in one draw of each chain."""
+        """Record one draw of each chain."""
         self._count += 1
         before = x - self._mean
         self._mean = self._mean + before / self._count
@@ -93,9 +92,9 @@ class RunningVariance:
 def mass_windows(warmup: int) -> list[int]:
     """Steps of a warm-up after which the mass is renewed, from a list of windows that double.
 
-    The windows lie between a first part, in which chains find the law, and a last one, which the
-    step size has for itself: 75 and 50 steps, or 15 % and 10 % of a warm-up below 150. The first
-    window has 25 steps and the last takes in what would be left over. Below 20 steps: none.
+    The windows lie between a first part, in which chains reach the target, and a last one, in which
+    the step size alone is adapted: 75 and 50 steps, or 15 % and 10 % of a warm-up below 150. The
+    first window has 25 steps and the last takes in what would be left over. Below 20 steps: none.
 
     Returns:
         the first part's end, then each window's; the first entry only starts the collection.
@@ -117,13 +116,13 @@ def mass_windows(warmup: int) -> list[int]:
 
 
 class Warmup:
-    """Tunes a kernel while its chains run, and says which tuning to use next.
+    """Tunes a kernel while its chains run; `tuning` is the one to use next.
 
     Args:
-        kernel: whose acceptance is steered.
+        kernel: the kernel to tune.
         x: positions at the start, `(chains, *event)`.
         steps: length of the warm-up.
-        step_size: adapt the step size; done for adjusted kernels only, for the others accept all.
+        step_size: adapt the step size; of adjusted kernels only, since the others accept all.
         mass: adapt the mass to temperature / variance, entry by entry.
     """
 
@@ -141,7 +140,7 @@ class Warmup:
         """Learn from a step; returns the state to go on from.
 
         The state is the transition's, with momenta rescaled where the mass has changed, so that
-        they keep the law N(0, temperature mass).
+        their distribution is still N(0, temperature mass).
         """
         state = transition.state
         self._done += 1

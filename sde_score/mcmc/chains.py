@@ -1,10 +1,14 @@
-"""Running chains: warm-up, draws, and what is to be known of them."""
+"""Markov chains: warm-up, draws and diagnostics."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +22,7 @@ from sde_score.random import ExampleStreams, Noise, example_seeds
 
 @dataclass(frozen=True, eq=False)
 class Chains:
-    """Draws of several chains, with what says how good they are.
+    """Draws of several chains, with their diagnostics.
 
     Args:
         samples: shape `(draws, chains, *event)`.
@@ -51,6 +55,38 @@ class Chains:
         """The energy errors summed up."""
         return energy_errors(self.energy_error)
 
+    def to_arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """NumPy arrays `(chains, draws, ...)` in two groups: `posterior` with the samples `x`, and
+        `sample_stats` with `acceptance_rate` and `energy_error`."""
+        stats = {"acceptance_rate": self.acceptance, "energy_error": self.energy_error}
+        return {
+            "posterior": {"x": _chains_first(self.samples)},
+            "sample_stats": {name: _chains_first(value) for name, value in stats.items()},
+        }
+
+    def to_arviz(self) -> Any:
+        """The draws as ArviZ reads them, for its diagnostics and plots.
+
+        Returns:
+            a `DataTree`, or an `InferenceData` before ArviZ 1.0, of the groups of `to_arrays`.
+
+        Raises:
+            ImportError: if neither arviz nor arviz-base is installed.
+        """
+        try:
+            from_dict = import_module("arviz_base").from_dict
+        except ImportError:
+            try:
+                from_dict = import_module("arviz").from_dict
+            except ImportError as error:
+                raise ImportError(
+                    "to_arviz needs the package arviz: pip install arviz; to_arrays gives the same "
+                    "numbers without it"
+                ) from error
+        groups = self.to_arrays()
+        one_argument = next(iter(inspect.signature(from_dict).parameters)) == "data"
+        return from_dict(groups) if one_argument else from_dict(**groups)
+
     def summary(self) -> str:
         """A few lines for a person: size, acceptance, mixing, energy errors."""
         draws, chains = self.samples.shape[:2]
@@ -74,6 +110,10 @@ class Chains:
         return self.summary()
 
 
+def _chains_first(draws: Tensor) -> np.ndarray:
+    return draws.detach().cpu().transpose(0, 1).numpy()
+
+
 @torch.no_grad()
 def run_chains(
     density: Density,
@@ -92,12 +132,12 @@ def run_chains(
     """Run one Markov chain from each row of `start`.
 
     Args:
-        density: what is sampled: a target, or `Marginal(model, t)`; its score alone is enough for
-            kernels that do not need the energy.
+        density: the target, or `Marginal(model, t)`; its score alone is enough for kernels that do
+            not need the energy.
         start: shape `(chains, *event)`; left as it is.
         kernel: a name from `KERNELS`, such as `"mala(step_size=0.2)"`, or an object.
         draws: kept from each chain, at least 1.
-        warmup: steps before, of which nothing is kept and in which the kernel is tuned.
+        warmup: steps before the first draw, in which the kernel is tuned; none is kept.
         thin: steps from one kept draw to the next.
         seed: chain i depends on (seed, i) alone, not on the other chains; a sequence gives each
             chain's own seed; None draws one at random.
@@ -140,7 +180,7 @@ def run_chains(
 
 
 class _Record:
-    """Room for the draws, taken once."""
+    """Memory for the draws, allocated once."""
 
     def __init__(self, x: Tensor, draws: int) -> None:
         self.samples = x.new_empty((draws, *x.shape))
@@ -148,19 +188,19 @@ class _Record:
         self.energy_error = x.new_empty((draws, x.shape[0]))
 
     def add(self, index: int, transition: Transition, share: float) -> None:
-        """Take in a step on the way to draw `index`; the last one is the draw."""
+        """Record a step towards draw `index`; the last one is the draw."""
         self.samples[index] = transition.state.x
         self.acceptance[index].add_(transition.acceptance, alpha=share)
         self.energy_error[index] = transition.energy_error
 
 
 class Walk:
-    """Chains on their way, one step at a time, tuned in the first `warmup` steps.
+    """Chains, moved one step at a time and tuned in the first `warmup` steps.
 
     Args:
-        density: what is sampled.
+        density: the target.
         x: positions `(chains, *event)`; left as they are.
-        kernel: how.
+        kernel: moves the chains.
         noise: source of draws.
         warmup: steps in which the kernel is tuned.
         adapt: tune the step size of an adjusted kernel.
@@ -190,7 +230,7 @@ class Walk:
 
     @property
     def tuning(self) -> Tuning:
-        """With which the next step will be made."""
+        """Step size and mass of the next step."""
         return self._tuner.tuning
 
     def step(self) -> Transition:
@@ -204,11 +244,11 @@ class Walk:
 
 
 def _require_known(density: Density, kernel: Kernel) -> None:
-    """Refuse a density that does not know what the kernel needs."""
+    """Refuse a density without the energy that the kernel needs."""
     if isinstance(density, Model):
         raise TypeError(
-            f"{type(density).__name__} is a model, with a law for each time; accepted: a density, "
-            "such as Marginal(model, t)"
+            f"{type(density).__name__} is a model, with a distribution for each time; accepted: a "
+            "density, such as Marginal(model, t)"
         )
     known = density.has_energy if isinstance(density, Marginal) else isinstance(density, Density)
     if kernel.needs_energy and not known:

@@ -1,6 +1,6 @@
-r"""How far to trust chains: effective sample size, split R-hat and energy errors.
+r"""Diagnostics of Markov chains: effective sample size, split R-hat and energy errors.
 
-All take draws of shape `(draws, chains, *event)` and answer for each entry of an event by itself.
+All take draws of shape `(draws, chains, *event)` and treat each entry of an event by itself.
 
 Reference: Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021, https://arxiv.org/abs/1903.08008.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 DIVERGENT = 1000.0
-"""An energy error above this says that the integrator has left the law altogether."""
+"""Energy error above which the integrator is taken to have diverged."""
 
 
 def ess(samples: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def ess(samples: Tensor) -> Tensor:
         samples: shape `(draws, chains, *event)`, at least 4 draws.
 
     Returns:
-        float64; not a number where all draws are equal or one is not finite.
+        float64; NaN where all draws are equal or one is not finite.
 
     Raises:
         ValueError: for fewer than 4 draws, or a tensor without the dimension of chains.
@@ -55,7 +55,7 @@ def ess(samples: Tensor) -> Tensor:
 
 
 def split_r_hat(samples: Tensor, rank_normalized: bool = False) -> Tensor:
-    r"""How much wider the pooled halves of all chains are than each half, shape `event`.
+    r"""Split R-hat: pooled over mean standard deviation of the half chains, shape `event`.
 
     .. math:: \hat R = \sqrt{V / W}
 
@@ -69,7 +69,7 @@ def split_r_hat(samples: Tensor, rank_normalized: bool = False) -> Tensor:
             differ in spread alone.
 
     Returns:
-        float64; not a number where all draws are equal or one is not finite.
+        float64; NaN where all draws are equal or one is not finite.
 
     Raises:
         ValueError: for fewer than 4 draws, or a tensor without the dimension of chains.
@@ -89,7 +89,7 @@ def split_r_hat(samples: Tensor, rank_normalized: bool = False) -> Tensor:
 
 @dataclass(frozen=True)
 class EnergyErrors:
-    """What `Transition.energy_error` says of a run.
+    """Summary of the energy errors of a run.
 
     Args:
         mean: mean over steps and chains of those that are finite.

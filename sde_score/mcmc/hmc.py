@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo: long moves that are nearly always accepted."""
+"""Hamiltonian Monte Carlo."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class HMC(Kernel):
     .. math:: p \sim N(0, T m), \qquad (y, q) = leapfrog^L(x, p), \qquad
               \log r = \frac{H(x, p) - H(y, q)}{T}
 
-    The end is accepted with probability min(1, r), which keeps the law exactly. Since the whole
+    The end is accepted with probability min(1, r), which keeps the target exactly. Since the whole
     momentum is drawn anew at every step, the flip of p that makes the move its own inverse changes
     nothing and is left out.
 

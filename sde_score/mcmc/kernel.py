@@ -1,9 +1,9 @@
-r"""The contract of a Markov kernel: one step of many chains at once, none of which sees another.
+r"""The contract of a Markov kernel: one step of many independent chains at once.
 
-A kernel moves states of shape `(chains, *event)` so that exp(-energy / temperature) is kept, up to
-the kernel's own error if it is unadjusted. All its randomness comes from one source of standard
-normal draws, in which row i belongs to chain i alone, and all it tunes is one number or one tensor
-per chain: so chain i depends on its own seed and on nothing else.
+A kernel moves states of shape `(chains, *event)` so that the target exp(-energy / temperature) is
+kept, up to the discretization error of an unadjusted kernel. All its randomness comes from one
+source of standard normal draws, in which row i belongs to chain i alone, and all it tunes is one
+number or one tensor per chain: so chain i depends on its own seed and on nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sde_score.random import Noise
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where the chains are, with what was computed there.
+    """Positions of the chains, with score, energy and momentum there.
 
     Args:
         x: positions, `(chains, *event)`.
@@ -40,7 +40,7 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """What adaptation may change between steps, chain by chain.
+    """Parameters that adaptation may change between steps, chain by chain.
 
     Args:
         step_size: a scalar or `(chains,)`, > 0.
@@ -54,7 +54,7 @@ class Tuning:
 
 @dataclass(frozen=True, eq=False)
 class Transition:
-    """What one step did.
+    """The result of one step.
 
     Args:
         state: after the step.
@@ -74,8 +74,8 @@ class Kernel(ABC):
     """A way to move chains; an immutable description.
 
     Args:
-        step_size: epsilon, > 0, in the units that the kernel's formula says.
-        temperature: T of the law exp(-energy / T), > 0.
+        step_size: epsilon, > 0, in the units of the kernel's formula.
+        temperature: T of the target exp(-energy / T), > 0.
 
     Raises:
         ValueError: for arguments outside their range, on construction.
@@ -85,9 +85,9 @@ class Kernel(ABC):
     temperature: float = 1.0
 
     adjusted: ClassVar[bool] = False
-    """Whether the law is kept exactly."""
+    """Whether the target is kept exactly."""
     needs_energy: ClassVar[bool] = False
-    """Whether the density must know its energy and not its score alone."""
+    """Whether the density must have an energy and not a score alone."""
     uses_mass: ClassVar[bool] = False
     """Whether a mass in the tuning is used, and so may be adapted; the others refuse one."""
     target_acceptance: ClassVar[float] = 0.8
@@ -108,7 +108,7 @@ class Kernel(ABC):
         """The state at x: one evaluation.
 
         Args:
-            density: what is sampled.
+            density: the target.
             x: positions `(chains, *event)`, left as they are.
             noise: source of draws, for kernels whose state is more than a position.
         """
@@ -119,7 +119,7 @@ class Kernel(ABC):
         """Move every chain once.
 
         Args:
-            density: what is sampled.
+            density: the target.
             state: of the chains, left as it is.
             noise: gives the next standard normal draw, like x; valid until it is called again.
             tuning: step size and mass to use.
@@ -127,7 +127,7 @@ class Kernel(ABC):
 
 
 KERNELS: Registry[Kernel] = Registry("kernel", base=Kernel)
-"""Kernels by name, filled by the room."""
+"""The kernels by name; filled in `sde_score.mcmc`."""
 
 
 def evaluate(density: Density, x: Tensor, energy: bool) -> State:
@@ -139,7 +139,7 @@ def evaluate(density: Density, x: Tensor, energy: bool) -> State:
 
 
 def refuse_mass(tuning: Tuning) -> None:
-    """For kernels without momentum.
+    """Refuse a mass, for kernels without momentum.
 
     Raises:
         ValueError: if the tuning has a mass.

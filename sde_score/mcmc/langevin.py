@@ -55,7 +55,7 @@ class MALA(Kernel):
     .. math:: \log r = \frac{E(x) - E(y)}{T}
               - \frac{\lVert x - y - h\, s(y) \rVert^2 - \lVert y - x - h\, s(x) \rVert^2}{4 h T}
 
-    It keeps the law exactly: the second term is the log ratio of proposing the way back to
+    It keeps the target exactly: the second term is the log ratio of proposing the way back to
     proposing the way there. On a Gaussian of precision P, log r = (h / 4 T)(|Px|^2 - |Py|^2).
 
     Args:
@@ -91,7 +91,7 @@ def propose(state: State, z: Tensor, tuning: Tuning, temperature: float) -> Tens
 
 
 def unadjusted(state: State) -> Transition:
-    """A step that is always accepted, with no energy that it should have kept."""
+    """An unadjusted step: acceptance 1, energy error 0."""
     one = state.x.new_ones(state.x.shape[0])
     return Transition(state, one, torch.zeros_like(one))
 
@@ -99,18 +99,18 @@ def unadjusted(state: State) -> Transition:
 def metropolis(
     state: State, proposed: State, rise: Tensor, tuning: Tuning, temperature: float, noise: Noise
 ) -> Transition:
-    """Accept or refuse a proposal of `propose`, chain by chain, with one draw.
+    """Metropolis's acceptance of a proposal of `propose`, chain by chain, with one draw.
 
     Args:
-        state: before.
-        proposed: what `propose` led to.
+        state: before the step.
+        proposed: the proposal, evaluated.
         rise: energy of `proposed` less that of `state`, `(chains,)`.
-        tuning: with which it was proposed.
+        tuning: step size of the proposal.
         temperature: T.
         noise: source of the draw.
     """
     error = (rise + _asymmetry(state, proposed, tuning)) / temperature
-    # An error that is not a number comes of an overflow: it is never accepted.
+    # NaN comes of an overflow: such a proposal is never accepted.
     error = torch.where(error.isnan(), torch.inf, error)
     accept = log_uniform(noise) < -error
     return Transition(choose(accept, proposed, state), error.clamp(min=0).neg().exp(), error)
@@ -119,7 +119,7 @@ def metropolis(
 def _asymmetry(old: State, new: State, tuning: Tuning) -> Tensor:
     """T times the log of the densities of proposing `new` from `old` over `old` from `new`.
 
-    The squares of the formula in `MALA`, multiplied out, so that the large ones cancel on paper.
+    The squares of the formula in `MALA`, multiplied out, so that the large terms cancel exactly.
     """
     along = sum_event((new.x - old.x) * (old.score + new.score))
     norms = sum_event(new.score**2) - sum_event(old.score**2)

@@ -3,7 +3,7 @@ r"""Hamiltonian dynamics in discrete time: momenta, their energy, and the leapfr
 .. math:: H(x, p) = E(x) + \tfrac12 \sum_i p_i^2 / m_i, \qquad
           (x, p) \sim exp(-H / T) \iff x \sim exp(-E / T),\ p \sim N(0, T m)
 
-The temperature is in the law of the momenta alone; the dynamics do not know it.
+The temperature enters the distribution of the momenta alone, not the dynamics.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def leapfrog(
     .. math:: p \leftarrow p + \tfrac h2 score(x), \quad x \leftarrow x + h\, p / m, \quad
               p \leftarrow p + \tfrac h2 score(x)
 
-    It preserves volume, and with -h it steps back to where it came from. On E = k x^2 / 2 with
+    It preserves volume, and with -h it undoes the step. On E = k x^2 / 2 with
     m = 1 it conserves p^2 + k (1 - h^2 k / 4) x^2, and is stable for h below 2 / sqrt(k).
 
     Args:
-        density: what gives the score.
+        density: the target.
         state: with a momentum; left as it is.
         step_size: h, a scalar or `(chains,)`; negative to go back in time.
         mass: diagonal of the mass matrix, like x or an event; None for 1.
@@ -76,9 +76,9 @@ def leapfrog(
 
 
 def energy_rise(start: Tensor, end: Tensor, temperature: float) -> Tensor:
-    """(H_end - H_start) / T in float64, `(chains,)`; infinite where it is not a number.
+    """(H_end - H_start) / T in float64, `(chains,)`; infinite instead of NaN.
 
-    An overflow on the way is a rise without bound, so that it is never accepted.
+    NaN comes of an overflow, which must never be accepted.
     """
     rise = (end.double() - start.double()) / temperature
     return torch.where(rise.isnan(), torch.inf, rise)

@@ -1,4 +1,4 @@
-"""The No-U-Turn sampler: Hamiltonian trajectories that end where they would turn back."""
+"""The No-U-Turn sampler: Hamiltonian Monte Carlo with trajectories of adaptive length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WAY, _HALF, _POINT = range(3)
 
 @dataclass(frozen=True, eq=False)
 class NUTSTransition(Transition):
-    """What one step of `NUTS` did; every tensor is `(chains,)`.
+    """The result of one step of `NUTS`; every added tensor is `(chains,)`.
 
     Args:
         depth: doublings that were kept; the trajectory has 2^depth points.
@@ -51,7 +51,7 @@ class NUTS(Kernel):
 
     Within a doubling a point is drawn with probability proportional to exp(-H / T); it replaces the
     one drawn before with probability min(1, W_new / W_old), where W are the total weights of the
-    new points and the old, which favors points far away. This keeps the law exactly.
+    new points and the old, which favors points far away. This keeps the target exactly.
 
     All chains advance in step, each with its own direction; one that has ended waits, unchanged,
     for those that have not. The loop asks the device once per leapfrog whether any is left.
@@ -123,7 +123,7 @@ class NUTS(Kernel):
 
 
 class _Run:
-    """What one step needs all along, and what it records of every point."""
+    """Constants of one step, and its records of every point."""
 
     def __init__(
         self, density: Density, tuning: Tuning, kernel: NUTS, start: Tensor, uniforms: Uniforms

@@ -1,4 +1,4 @@
-"""Metropolis's correction where only the score is known: its line integral is the energy."""
+"""Metropolis-adjusted Langevin dynamics without an energy: line integrals of the score."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from sde_score.mcmc.langevin import metropolis, propose
 from sde_score.models import Density
 from sde_score.random import Noise
 
-RULES = ("simpson", "trapezoid")
-
 
 @dataclass(frozen=True)
 class ScoreMALA(Kernel):
@@ -27,16 +25,16 @@ class ScoreMALA(Kernel):
 
     - `"simpson"`: weights 1/6, 4/6, 1/6 on the ends and the middle, which costs one evaluation
       more. Exact where the score is a polynomial of degree 3 along the line, so on Gaussians and on
-      quartic energies, double wells among them, the kernel is MALA. Elsewhere the law is off by
-      O(h^2).
+      quartic energies, double wells among them, the kernel is MALA. Elsewhere the
+      stationary distribution has an error of O(h^2).
     - `"trapezoid"`: the ends alone. Exact for a linear score; elsewhere it misses a part as large
-      as the correction itself, and the law is off by O(h), no less than without any correction
-      (`ULA`). By its rule log r = (h / 4 T)(|s(x)|^2 - |s(y)|^2), whatever the law.
+      as the correction itself, and the error is O(h), as without any correction (`ULA`). By its
+      rule log r = (h / 4 T)(|s(x)|^2 - |s(y)|^2), whatever the target.
 
-    Where the score is not a gradient there is no energy, and no law is kept exactly.
+    Where the score is not a gradient there is no energy, and no distribution is kept exactly.
 
     Args:
-        step_size: h, > 0, as in `ULA`.
+        step_size: h of the proposal of `ULA`, > 0.
         temperature: T, > 0.
         rule: one of the above.
 
@@ -55,7 +53,7 @@ class ScoreMALA(Kernel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("rule", self.rule, RULES)
+        require_choice("rule", self.rule, ("simpson", "trapezoid"))
 
     @override
     def step(self, density: Density, state: State, noise: Noise, tuning: Tuning) -> Transition:

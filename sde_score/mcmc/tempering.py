@@ -1,4 +1,4 @@
-"""Parallel tempering: hot replicas cross barriers and hand down what they find."""
+"""Parallel tempering: replicas at higher temperatures that swap places with the chain."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Tempering(Kernel):
     .. math:: T_r = T\, hottest^{r / (replicas - 1)}, \qquad
               \log a = (1/T_r - 1/T_{r+1}) (E(x_r) - E(x_{r+1}))
 
-    Replica r has the law exp(-E / T_r); the chain is replica 0. Each step moves all replicas once
-    and then swaps neighbors with probability min(1, a): the pairs (0, 1), (2, 3), ... after one
-    step, (1, 2), (3, 4), ... after the next. So replicas travel along the ladder faster than with
-    pairs chosen at random. The joint law is kept exactly.
+    Replica r has the target exp(-E / T_r); the chain is replica 0. Each step moves all replicas
+    once and then swaps neighbors with probability min(1, a): the pairs (0, 1), (2, 3), ... after
+    one step, (1, 2), (3, 4), ... after the next. So replicas travel along the ladder faster than
+    with pairs chosen at random. The joint distribution is kept exactly.
 
     All replicas of all chains move in the same evaluations of the density. Replica r moves in the
     units y = x / sqrt(T_r / T), in which a Gaussian is the same at every temperature, so that one
@@ -50,8 +50,8 @@ class Tempering(Kernel):
 
     Args:
         step_size: of the inner kernel, > 0.
-        temperature: T, > 0, of the cold replica, whose law is kept.
-        inner: a kernel that keeps its law exactly and knows the energy, such as `"mala"` or
+        temperature: T, > 0, of the cold replica, whose target is that of the kernel.
+        inner: an adjusted kernel that uses the energy, such as `"mala"` or
             `"hmc(leapfrogs=5)"`: a spec or an object. Its step size and temperature are those
             given here.
         replicas: number of temperatures, at least 2.
@@ -86,7 +86,7 @@ class Tempering(Kernel):
                 "over the lowest; try 20"
             )
         kernel = self.kernel
-        # What suits the inner kernel suits this one; the class cannot know it.
+        # The best acceptance is that of the inner kernel, an instance's property.
         object.__setattr__(self, "target_acceptance", kernel.target_acceptance)
         object.__setattr__(self, "uses_mass", kernel.uses_mass)
 
@@ -96,8 +96,8 @@ class Tempering(Kernel):
         inner = KERNELS.resolve(self.inner)
         if isinstance(inner, Tempering) or not (inner.adjusted and inner.needs_energy):
             raise ValueError(
-                f"inner={self.inner!r} must keep its law exactly and use the energy, or the swaps "
-                "break the law; accepted: mala, hmc, nuts"
+                f"inner={self.inner!r} must keep its target exactly and use the energy, or the "
+                "swaps break it; accepted: mala, hmc, nuts"
             )
         for name in ("step_size", "temperature"):
             given, mine = getattr(inner, name), getattr(self, name)
@@ -146,7 +146,7 @@ class Tempering(Kernel):
     def _swap(self, before: TemperedState, moved: State, noise: Noise) -> TemperedState:
         energy = _energy(moved).double().reshape(self.replicas, -1)
         inverse = 1 / (self.temperature * self.ladder().to(energy))
-        # Two replicas make one pair, whose turn it always is.
+        # Two replicas make one pair, which is tried at every step.
         turns = 2 if self.replicas > 2 else 1
         low = torch.arange(before.steps % turns, self.replicas - 1, 2, device=energy.device)
         log_u = torch.stack([log_uniform(noise) for _ in range(len(low))])
@@ -159,7 +159,7 @@ class Tempering(Kernel):
 def swap_neighbors(
     energy: Tensor, inverse: Tensor, low: Tensor, log_u: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which replica comes to which temperature.
+    """Swap neighboring replicas: the new order over the temperatures.
 
     Args:
         energy: of each replica, `(replicas, chains)`.
@@ -169,7 +169,7 @@ def swap_neighbors(
 
     Returns:
         the replica that goes to each temperature, `(replicas, chains)`, and the probability with
-        which each pair was swapped, `(pairs, chains)`; 0 where it is not a number.
+        which each pair was swapped, `(pairs, chains)`; 0 instead of NaN.
     """
     high = low + 1
     log_ratio = (inverse[low] - inverse[high])[:, None] * (energy[low] - energy[high])
@@ -227,7 +227,7 @@ class _Tempered:
 
 
 def _repeated(density: Density, replicas: int, chains: int) -> Density:
-    """The density for all replicas: what it holds of each chain, once for every replica."""
+    """The density for all replicas: times and conditions of the chains, repeated per replica."""
     if not isinstance(density, Marginal):
         return density
     t, condition = density.t, density.condition
@@ -248,7 +248,7 @@ def _for_replicas(tuning: Tuning, x: Tensor, replicas: int) -> Tuning:
 
 
 def _reordered(state: State, order: Tensor) -> State:
-    """The replicas in another order; momenta stay, for their law knows no temperature here."""
+    """The replicas in another order; momenta stay, since their distribution is common to all."""
     chains = order.shape[1]
     rows = (order * chains + torch.arange(chains, device=order.device)).flatten()
     return State(state.x[rows], state.score[rows], _energy(state)[rows], state.momentum)

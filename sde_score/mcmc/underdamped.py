@@ -4,7 +4,7 @@ r"""Underdamped Langevin dynamics: positions with momentum, friction and noise.
 
 keeps exp(-E(x) / T) N(p; 0, T m). Both kernels compose its exactly solvable parts, in different
 orders: B (the score kicks the momentum), A (the momentum moves the position) and O (friction and
-noise, an exact Ornstein-Uhlenbeck step). The order decides what is left of the error.
+noise, an exact Ornstein-Uhlenbeck step). The order determines the discretization error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sde_score.random import Noise
 
 @dataclass(frozen=True)
 class Underdamped(Kernel):
-    """What both orders share: a momentum that stays, and its friction.
+    """Base of the two orders: a momentum that is kept from step to step, and its friction.
 
     Args:
         step_size: h, > 0, a time; stable for h below 2 sqrt(m / k) on a Gaussian of precision k.
@@ -66,7 +66,8 @@ class Underdamped(Kernel):
         """The state after a step from `state`, whose momentum is given."""
 
     def _refresh(self, momentum: Tensor, time: Tensor, noise: Noise, mass: Tensor | None) -> Tensor:
-        """O for a time of `()` or `(chains,)`: p e^(-gamma t) and noise that makes up for it."""
+        """O for a time of `()` or `(chains,)`: p e^(-gamma t), and noise that restores its
+        variance."""
         kept = expand_like(torch.exp(-self.friction * time), momentum)
         # expm1, because 1 - kept^2 loses its digits in small steps.
         fresh = expand_like((-torch.expm1(-2 * self.friction * time)).sqrt(), momentum)
@@ -78,8 +79,8 @@ class BAOAB(Underdamped):
     r"""Half a kick, half a move, friction, half a move, half a kick.
 
     On a Gaussian of precision k (m = T = 1) the variance of x is 1 / k exactly, at any stable step;
-    that of p is 1 - h^2 k / 4. The order to take where positions matter. Arguments as in
-    `Underdamped`.
+    that of p is 1 - h^2 k / 4. The order of choice where positions matter. Its arguments are
+    those of `Underdamped`.
 
     Reference: Leimkuhler & Matthews 2013, https://arxiv.org/abs/1203.5428.
     """
@@ -105,7 +106,7 @@ class OBABO(Underdamped):
     its correction and with part of its momentum kept.
 
     On a Gaussian of precision k (m = T = 1) the variance of x is 1 / (k (1 - h^2 k / 4)), that of
-    p is 1. Arguments as in `Underdamped`.
+    p is 1. Its arguments are those of `Underdamped`.
 
     Reference: Bussi & Parrinello 2007, https://arxiv.org/abs/0803.4083.
     """

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
+import numpy as np
 import pytest
 import torch
 
@@ -221,3 +225,44 @@ def test_the_bar_counts_all_steps_and_waits_two_seconds(monkeypatch):
     assert made[0].count == made[0].given["total"] == 17
     run(ULA(), progress=False)
     assert made[1].given["disable"] is True
+
+
+@pytest.fixture
+def two_chains():
+    return run_chains(Round(), START[:2].float(), draws=5, seed=1, progress=False)
+
+
+def test_arrays_have_chains_before_draws(two_chains):
+    groups = two_chains.to_arrays()
+    assert set(groups) == {"posterior", "sample_stats"}
+    x = groups["posterior"]["x"]
+    assert x.shape == (2, 5, 3)
+    np.testing.assert_array_equal(x[1, 3], two_chains.samples[3, 1].numpy())
+    stats = groups["sample_stats"]
+    assert set(stats) == {"acceptance_rate", "energy_error"}
+    np.testing.assert_array_equal(stats["acceptance_rate"], two_chains.acceptance.T.numpy())
+
+
+def fake_package(monkeypatch, name, from_dict):
+    for other in ("arviz", "arviz_base"):
+        monkeypatch.setitem(sys.modules, other, None)
+    package = types.ModuleType(name)
+    package.from_dict = from_dict
+    monkeypatch.setitem(sys.modules, name, package)
+
+
+def test_arviz_takes_the_arrays_in_its_new_form_and_its_old(two_chains, monkeypatch):
+    fake_package(monkeypatch, "arviz_base", lambda data, *, name=None: data)
+    new = two_chains.to_arviz()
+    fake_package(monkeypatch, "arviz", lambda posterior=None, *, sample_stats=None: locals())
+    old = two_chains.to_arviz()
+    for found in (new, old):
+        np.testing.assert_array_equal(found["posterior"]["x"], two_chains.samples.transpose(0, 1))
+        assert set(found["sample_stats"]) == {"acceptance_rate", "energy_error"}
+
+
+def test_without_arviz_it_is_named(two_chains, monkeypatch):
+    for name in ("arviz", "arviz_base"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="needs the package arviz: pip install arviz"):
+        two_chains.to_arviz()
