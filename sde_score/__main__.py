@@ -1,9 +1,7 @@
 """`python -m sde_score` is the `sde-score` command; `torchrun -m sde_score train ...` trains on
 many processes."""
 
-import sys
-
-from sde_score.cli import main
+from sde_score.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -9,12 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-_DESCRIPTION = (
-    "Score matching and diffusion: train a score once, sample and measure it in every view. "
-    "Start with: sde-score demo. Each command explains itself: sde-score train --help."
-)
 _TRACEBACK = "SDE_SCORE_TRACEBACK"
-"""Environment variable: if set, errors end in a traceback, for those who look for a mistake."""
+"""Environment variable: if set, errors end in a traceback, to find mistakes of the program."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + stop.signum
     except KeyboardInterrupt:
         return _stopped()
+    except BrokenPipeError:  # as of `sde-score samplers | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except TrainingError as error:
         return _failed(error, 1)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -48,21 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(words: Sequence[str]) -> Any:
-    """The verb with its flags; modules named by `--import` are imported first."""
-    import tyro
-
+    """The command with its flags; modules named by `--import` are imported first."""
     from sde_score.cli.imports import import_modules
-    from sde_score.cli.output import is_main_process
-    from sde_score.cli.verbs import VERBS
+    from sde_score.cli.parsing import parse
 
     import_modules(words)
-    return tyro.extras.subcommand_cli_from_dict(
-        VERBS,
-        prog="sde-score",
-        description=_DESCRIPTION,
-        args=words,
-        console_outputs=is_main_process(),
-    )
+    return parse(words)
 
 
 def _failed(error: Exception, status: int) -> int:

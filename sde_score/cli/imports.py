@@ -31,7 +31,7 @@ def import_modules(words: Sequence[str]) -> None:
 
 
 def _import(name: str) -> None:
-    if not all(part.isidentifier() for part in name.split(".")):
+    if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(
             f"import={name!r} must be the name of a module, such as my_samplers for my_samplers.py "
             "in the working directory"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from sde_score._core.registry import Registry
 from sde_score.cli.benchmark import Benchmark
 from sde_score.cli.compare import Compare
 from sde_score.cli.data import Data
@@ -17,16 +17,19 @@ from sde_score.cli.sample import Sample
 from sde_score.cli.samplers import Samplers
 from sde_score.cli.train import Train
 
-VERBS: dict[str, Callable[..., Any]] = {
-    "train": Train,
-    "sample": Sample,
-    "likelihood": Likelihood,
-    "evaluate": Evaluate,
-    "compare": Compare,
-    "benchmark": Benchmark,
-    "optimise-grid": OptimiseGrid,
-    "data": Data,
-    "samplers": Samplers,
-    "objectives": Objectives,
-    "demo": Demo,
-}
+VERBS: Registry[Any] = Registry(
+    "command",
+    {
+        "train": Train,
+        "sample": Sample,
+        "likelihood": Likelihood,
+        "evaluate": Evaluate,
+        "compare": Compare,
+        "benchmark": Benchmark,
+        "optimise-grid": OptimiseGrid,
+        "data": Data,
+        "samplers": Samplers,
+        "objectives": Objectives,
+        "demo": Demo,
+    },
+)

@@ -1,0 +1,73 @@
+"""Words of the command line to a command, and help for people."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from sde_score.cli.output import is_main_process
+from sde_score.cli.verbs import VERBS
+
+_ABOUT = (
+    "Score matching and diffusion: train a score once, sample and measure it in every view.\n\n"
+    "Start with: sde-score demo. Each command explains itself: sde-score train --help. Every "
+    "command takes --import MODULE, for samplers, networks, data and more of your own."
+)
+
+
+def parse(words: Sequence[str]) -> Any:
+    """The command that the words name, with its flags; `run()` runs it.
+
+    Raises:
+        ValueError: for an unknown command.
+        SystemExit: after `--help`, or for an unknown flag.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        return Help()
+    verb = VERBS[words[0]]
+    if is_main_process() and {"-h", "--help"} & set(words):
+        # tyro would join the lines of a description, whatever the width.
+        print(f"{wrapped(inspect.getdoc(verb) or '')}\n")
+    return tyro.cli(
+        verb,
+        prog=f"sde-score {VERBS.listed(words[0])}",
+        description="",
+        args=list(words[1:]),
+        console_outputs=is_main_process(),
+    )
+
+
+@dataclass(frozen=True)
+class Help:
+    """Commands and what each is for."""
+
+    def run(self) -> None:
+        """Print the list."""
+        if not is_main_process():
+            return
+        print(f"usage: sde-score COMMAND [OPTIONS]\n\n{wrapped(_ABOUT)}\n")
+        for name, verb in VERBS.items():
+            summary = (inspect.getdoc(verb) or "").split("\n\n")[0]
+            print(textwrap.fill(
+                " ".join(summary.split()), _width(), initial_indent=f"  {name:15}",
+                subsequent_indent=" " * 17,
+            ))  # fmt: skip
+
+
+def wrapped(text: str) -> str:
+    """Paragraphs filled to the width of the terminal; those with indented lines stay."""
+    parts = [
+        part if "\n " in part else textwrap.fill(" ".join(part.split()), _width())
+        for part in inspect.cleandoc(text).split("\n\n")
+    ]
+    return "\n\n".join(parts)
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 100)
