@@ -185,8 +185,7 @@ class Scaling:
         Returns:
             Bits per dimension, shape `(batch,)`.
         """
-        size = math.prod(event_shape)
-        return -(log_prob + self.log_abs_det(event_shape)) / (size * math.log(2))
+        return nats_to_bits(log_prob + self.log_abs_det(event_shape), event_shape)
 
     def is_close(self, other: Scaling) -> bool:
         """Whether both are the same map, up to rounding in what was measured."""
@@ -231,6 +230,11 @@ class Scaling:
                 f"event shape {tuple(event_shape)} does not fit a scaling of {features} features, "
                 f"which takes events of shape ({features},)"
             )
+
+
+def nats_to_bits(log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+    """Bits per dimension, `-log_prob / (D log 2)`, of log-probabilities in nats, in their shape."""
+    return -log_prob / (math.prod(event_shape) * math.log(2))
 
 
 def raw_dtype(levels: int) -> torch.dtype:

@@ -6,51 +6,54 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @contextmanager
-def gradients(wanted: bool, model: object = None, **inputs: object) -> Iterator[None]:
+def gradients(wanted: bool, **inputs: object) -> Iterator[None]:
     """Run a computation with a graph if `wanted`, without one otherwise.
 
     Args:
         wanted: the caller's `grad`.
-        model: whose parameters may take a gradient.
-        inputs: tensors that may, by the names of the caller's arguments.
+        inputs: what may require a gradient, by the names of the caller's arguments.
 
     Raises:
-        ValueError: if an input requires a gradient that is not wanted, or a gradient is wanted
-            where gradients are disabled or nothing requires one.
+        ValueError: as `require_gradients` does.
     """
-    require_gradients(wanted, model, **inputs)
+    require_gradients(wanted, **inputs)
     with torch.set_grad_enabled(wanted):
         yield
 
 
-def require_gradients(wanted: bool, model: object = None, **inputs: object) -> None:
-    """The refusals of `gradients`, for a computation that makes its graph itself."""
-    needed = [name for name, value in inputs.items() if _requires_grad(value)]
-    if not wanted:
-        if needed and torch.is_grad_enabled():
-            raise ValueError(
-                f"{needed[0]} requires a gradient, and the result has none unless grad=True: give "
-                f"grad=True, or {needed[0]}.detach()"
-            )
-    elif not torch.is_grad_enabled():
+def require_gradients(wanted: bool, **inputs: object) -> None:
+    """Refuse a gradient that the result would lack without a word.
+
+    Raises:
+        ValueError: if an input requires a gradient that is not wanted, or one is wanted where
+            gradients are disabled.
+    """
+    if wanted and not torch.is_grad_enabled():
         raise ValueError(
             "grad=True needs gradients to be enabled: call it outside torch.no_grad() and "
             "torch.inference_mode()"
         )
-    elif not needed and isinstance(model, nn.Module) and not any(_trainable(model)):
+    for name, value in inputs.items():
+        needed = isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
+        if needed and not wanted:
+            raise ValueError(
+                f"{name} requires a gradient, and the result has none unless asked for: give "
+                f"grad=True, or {name}.detach()"
+            )
+
+
+def require_graph(wanted: bool, *results: Tensor) -> None:
+    """Refuse to have asked for gradients where nothing takes one.
+
+    Raises:
+        ValueError: if no result has a graph.
+    """
+    if wanted and not any(result.requires_grad for result in results):
         raise ValueError(
-            f"grad=True, but neither {', '.join(inputs)} nor a parameter of the model requires a "
+            "grad=True, but neither the input nor anything that the model depends on requires a "
             "gradient: call requires_grad_() on one of them"
         )
-
-
-def _requires_grad(value: object) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _trainable(model: nn.Module) -> Iterator[bool]:
-    return (parameter.requires_grad for parameter in model.parameters())

@@ -21,6 +21,7 @@ from sde_score.likelihood import (
     LayeredBound,
     Likelihood,
     LogPartition,
+    Problem,
     bits_per_dim,
     energy_bits_per_dim,
     gather_rows,
@@ -94,7 +95,7 @@ class RunLikelihood:
     def layers(self, bound: LayeredBound) -> ELBO:
         """The terms of an evidence lower bound on the first batch of the examples."""
         rows = torch.arange(min(self.examples, self.batch_size))
-        found, _ = bound.terms(
+        problem = Problem(
             self.run.model,
             self._raw(rows),
             self.run.scaling,
@@ -102,7 +103,7 @@ class RunLikelihood:
             condition=self._labels(rows),
             progress=self.progress,
         )
-        return found
+        return bound.terms(problem)[0]
 
     def log_partition(self, chains: int = 1024) -> LogPartition:
         """log Z of an energy trained without noise, by annealed particles.

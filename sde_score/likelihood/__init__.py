@@ -1,13 +1,26 @@
-"""Likelihoods: how probable a model finds a point, in nats and in bits per dimension."""
+r"""Likelihoods: how probable a model finds a point, in nats and in bits per dimension.
 
-from sde_score.likelihood.base import Estimate, Likelihood
-from sde_score.likelihood.bits import (
-    BitsPerDim,
-    bits_per_dim,
-    energy_bits_per_dim,
+One interface, three ways to read the same model:
+
+=========== ================================================= ====================================
+`flow`      density of the probability-flow ODE               exact up to the solver and its probes
+`bound`     the SDE's variational bound in continuous time    at most the log density of the SDE
+`elbo`      the same for a chain of finitely many layers      at most the log density of the chain
+=========== ================================================= ====================================
+
+The ODE and the SDE of one model have the same distribution only if its score is exact, so their
+numbers differ, and neither bounds the other. An energy without noise levels has its likelihood from
+its partition function, see `log_partition`.
+"""
+
+from sde_score.likelihood.base import LIKELIHOODS, Estimate, Likelihood, Problem
+from sde_score.likelihood.bits import BitsPerDim, bits_per_dim, energy_bits_per_dim
+from sde_score.likelihood.continuous_bound import (
+    TIME_SAMPLINGS,
+    Bound,
+    ContinuousBound,
+    variational_bound,
 )
-from sde_score.likelihood.bound_likelihoods import ContinuousBound, LayeredBound
-from sde_score.likelihood.continuous_bound import TIME_SAMPLINGS, Bound, variational_bound
 from sde_score.likelihood.decoders import DataTerm, GaussianDecoder, KernelEntropy, LevelDecoder
 from sde_score.likelihood.dequantization import (
     DEQUANTIZATIONS,
@@ -16,9 +29,8 @@ from sde_score.likelihood.dequantization import (
     VariationalDequantization,
 )
 from sde_score.likelihood.distributed import gather_rows, own_rows
-from sde_score.likelihood.divergence import MODES, draw_probes, value_and_divergence
-from sde_score.likelihood.flow import Flow
-from sde_score.likelihood.likelihoods import LIKELIHOODS, available, create
+from sde_score.likelihood.flow import DIVERGENCES, Flow, LogLikelihood, draw_probes, log_prob
+from sde_score.likelihood.layered_bound import LayeredBound
 from sde_score.likelihood.partition import (
     PARTITION_METHODS,
     EnergyLikelihood,
@@ -29,14 +41,18 @@ from sde_score.likelihood.partition import (
     energy_log_prob,
     log_partition,
 )
-from sde_score.likelihood.probability_flow import DIVERGENCES, LogLikelihood, log_prob
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS
+
+LIKELIHOODS.fill({"flow": Flow, "bound": ContinuousBound, "elbo": LayeredBound})
+
+available = LIKELIHOODS.names
+create = LIKELIHOODS.create
+register = LIKELIHOODS.register
 
 __all__ = [
     "DEQUANTIZATIONS",
     "DIVERGENCES",
     "LIKELIHOODS",
-    "MODES",
     "PARTITION_METHODS",
     "SOLVERS",
     "TIME_SAMPLINGS",
@@ -57,6 +73,7 @@ __all__ = [
     "Likelihood",
     "LogLikelihood",
     "LogPartition",
+    "Problem",
     "Reference",
     "VariationalDequantization",
     "available",
@@ -70,6 +87,6 @@ __all__ = [
     "log_partition",
     "log_prob",
     "own_rows",
-    "value_and_divergence",
+    "register",
     "variational_bound",
 ]

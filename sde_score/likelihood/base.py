@@ -1,15 +1,17 @@
-"""What a likelihood is, and what it returns."""
+"""The contract of a likelihood: log-probability of raw data under a model, with its error."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from sde_score._core.gradients import require_gradients
+from sde_score._core.registry import Registry
 from sde_score.models import Model
 from sde_score.random import mix
 from sde_score.scaling import Scaling
@@ -17,7 +19,7 @@ from sde_score.scaling import Scaling
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a likelihood returns.
+    """Log-likelihoods of a batch.
 
     Args:
         values: log-probability of discrete data, or log density of continuous data in their own
@@ -32,8 +34,31 @@ class Estimate:
     nfe: int
 
 
-class Likelihood(Protocol):
-    """An immutable description of how log-likelihoods are computed."""
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model and the raw data whose likelihood is asked for.
+
+    Args:
+        model: anything with the model protocol.
+        raw: data in their own units, shape `(batch, *event)`.
+        scaling: of the data set that the model was trained on.
+        seeds: one number per example; its value depends on no other.
+        condition: passed to the model unchanged, shape `(batch, ...)`.
+        grad: keep the graph to continuous raw data, the condition and the model's parameters.
+        progress: show a bar.
+    """
+
+    model: Model
+    raw: Tensor
+    scaling: Scaling
+    seeds: list[int]
+    condition: Tensor | None = None
+    grad: bool = False
+    progress: bool = False
+
+
+class Likelihood(ABC):
+    """An immutable description of how log-likelihoods are computed; subclasses give `estimate`."""
 
     def __call__(
         self,
@@ -43,19 +68,27 @@ class Likelihood(Protocol):
         *,
         seeds: Sequence[int],
         condition: Tensor | None = None,
+        grad: bool = False,
         progress: bool = False,
     ) -> Estimate:
-        """Log-likelihood of raw data.
+        """Log-likelihoods of raw data; the arguments are those of `Problem`.
 
-        Args:
-            model: anything with the model protocol.
-            raw: data in their own terms, shape `(batch, *event)`.
-            scaling: of the data set the model was trained on.
-            seeds: one number per example; its value depends on no other.
-            condition: passed to the model unchanged, shape `(batch, ...)`.
-            progress: show a bar.
+        Raises:
+            ValueError: for a gradient that is required and not asked for, or the reverse.
         """
-        ...
+        require_gradients(grad, raw=raw, condition=condition)
+        problem = Problem(model, raw, scaling, list(seeds), condition, grad, progress)
+        evaluations = model.nfe
+        values, error = self.estimate(problem)
+        return Estimate(values, error.detach(), model.nfe - evaluations)
+
+    @abstractmethod
+    def estimate(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Values and standard errors, as in `Estimate`, each of shape `(batch,)`, float64."""
+
+
+LIKELIHOODS: Registry[Likelihood] = Registry("likelihood", base=Likelihood)
+"""All likelihoods by name; `sde_score.likelihood` fills it."""
 
 
 def independent_draws(

@@ -1,4 +1,4 @@
-r"""Bits per dimension: the log-likelihood in the terms of the data, not of the model.
+r"""Bits per dimension: the negative log-likelihood of raw data, per dimension and to base 2.
 
 .. math:: -\frac{\log_2 p(\mathrm{raw})}{D}
 
@@ -17,18 +17,17 @@ from torch import Tensor
 
 from sde_score._core.checks import require_count
 from sde_score.likelihood._validation import require_condition
-from sde_score.likelihood.base import Likelihood, standard_error
+from sde_score.likelihood.base import LIKELIHOODS, Likelihood, standard_error
 from sde_score.likelihood.dequantization import UniformDequantization
-from sde_score.likelihood.likelihoods import LIKELIHOODS
 from sde_score.likelihood.partition import LogPartition, energy_log_prob
 from sde_score.models import Model
 from sde_score.random import example_seeds, mix
-from sde_score.scaling import Scaling
+from sde_score.scaling import Scaling, nats_to_bits
 
 
 @dataclass(frozen=True, eq=False)
 class BitsPerDim:
-    """What `bits_per_dim` returns.
+    """Bits per dimension of a set of examples, with their errors.
 
     Args:
         values: of each example, the mean over its draws, shape `(examples,)`, float64.
@@ -52,7 +51,7 @@ class BitsPerDim:
     def standard_error(self) -> float:
         """Standard error of `mean` over examples, their draws and log Z; NaN for one example.
 
-        The examples are independent, so their spread holds the chance of their draws too.
+        The examples are independent, so their spread includes that of their draws.
         """
         if len(self.values) == 1:
             return math.nan
@@ -68,6 +67,7 @@ def bits_per_dim(
     batch_size: int = 128,
     seed: int | Sequence[int] | None = 0,
     condition: Tensor | None = None,
+    grad: bool = False,
     progress: bool = False,
 ) -> BitsPerDim:
     """Bits per dimension of raw data under a model.
@@ -75,47 +75,48 @@ def bits_per_dim(
     Args:
         model: anything with the model protocol. Its mode is left alone: call `eval()` first if it
             holds dropout.
-        raw: data in their own terms, shape `(examples, *event)`.
-        scaling: of the data set the model was trained on.
+        raw: data in their own units, shape `(examples, *event)`.
+        scaling: of the data set the model was trained on, such as `Scaling.discrete(256)` for 8-bit
+            images over [-1, 1].
         by: a likelihood or its spec, such as `"flow(rtol=1e-5, probes=4)"` or `"bound"`; names in
             `LIKELIHOODS`.
         batch_size: examples that the model sees at once.
         seed: of all that is drawn, which depends on the example and not on its batch; give one
             number per example (its index in the data set) when evaluating a part of a set.
         condition: passed to the model, one entry per example.
+        grad: keep the graph to continuous raw data, the condition and the model's parameters.
         progress: show a bar per batch.
 
     Returns:
         A `BitsPerDim`.
 
     Raises:
-        TypeError: for a model without the protocol.
+        TypeError: for a model without the protocol, or another scaling than a `Scaling`.
         ValueError: as for the likelihood, and for a batch size below 1 or no examples.
         RuntimeError: if a solver gives up, as it does when the model returns NaN.
     """
-    likelihood = LIKELIHOODS.create(by) if isinstance(by, str) else by
+    likelihood = LIKELIHOODS.resolve(by)
     require_count(batch_size=batch_size)
-    _require_raw(raw)
+    _require_raw(raw, scaling)
     require_condition(condition, len(raw))
-    seeds = example_seeds(seed, len(raw))
-    batches = [slice(first, first + batch_size) for first in range(0, len(raw), batch_size)]
-    found = [
-        likelihood(
-            model,
-            raw[rows],
-            scaling,
-            seeds=seeds[rows],
-            condition=None if condition is None else condition[rows],
-            progress=progress,
+    seeds, found = example_seeds(seed, len(raw)), []
+    for first in range(0, len(raw), batch_size):
+        rows = slice(first, first + batch_size)
+        found.append(
+            likelihood(
+                model,
+                raw[rows],
+                scaling,
+                seeds=seeds[rows],
+                condition=None if condition is None else condition[rows],
+                grad=grad,
+                progress=progress,
+            )
         )
-        for rows in batches
-    ]
     event = tuple(raw.shape[1:])
-    # A likelihood speaks of raw data already; `Scaling` has the one formula, for model space.
-    nats = torch.cat([part.values for part in found]) - scaling.log_abs_det(event)
-    errors = torch.cat([part.standard_error for part in found]) * _per_nat(raw)
-    nfe = sum(part.nfe for part in found)
-    return BitsPerDim(scaling.bits_per_dim(nats, event), nfe, value_errors=errors)
+    values = nats_to_bits(torch.cat([part.values for part in found]), event)
+    errors = -nats_to_bits(torch.cat([part.standard_error for part in found]), event)
+    return BitsPerDim(values, sum(part.nfe for part in found), value_errors=errors)
 
 
 def energy_bits_per_dim(
@@ -131,7 +132,7 @@ def energy_bits_per_dim(
 
     Args:
         model: energy-based, without a condition.
-        raw: data in their own terms, shape `(examples, *event)`.
+        raw: data in their own units, shape `(examples, *event)`.
         scaling: of the data set the model was trained on.
         partition: from `log_partition`, of this model.
         dequantizations: independent draws of uniform noise per example, at least 1.
@@ -141,11 +142,11 @@ def energy_bits_per_dim(
         A `BitsPerDim`, whose shared error is that of log Z.
 
     Raises:
-        TypeError: if the model knows no energy.
-        ValueError: for a count below 1 or no examples.
+        TypeError: if the model has no energy.
+        ValueError: for a count below 1, no examples, or raw data that require a gradient.
     """
     require_count(dequantizations=dequantizations)
-    _require_raw(raw)
+    _require_raw(raw, scaling)
     seeds, evaluations, rows = example_seeds(seed, len(raw)), model.nfe, []
     for draw in range(dequantizations):
         numbers = [mix(number, draw) for number in seeds]
@@ -154,15 +155,15 @@ def energy_bits_per_dim(
         rows.append(scaling.bits_per_dim(found.log_prob, tuple(raw.shape[1:])))
     bits = torch.stack(rows)
     errors = torch.zeros_like(bits[0]) if scaling.levels is None else standard_error(bits)
-    shared = partition.standard_error * _per_nat(raw)
+    shared = partition.standard_error / (math.log(2) * max(1, math.prod(raw.shape[1:])))
     return BitsPerDim(bits.mean(0), model.nfe - evaluations, shared, errors)
 
 
-def _per_nat(raw: Tensor) -> float:
-    """Bits per dimension in a nat."""
-    return 1 / (math.log(2) * max(1, math.prod(raw.shape[1:])))
-
-
-def _require_raw(raw: Tensor) -> None:
+def _require_raw(raw: Tensor, scaling: Scaling) -> None:
     if raw.ndim < 1 or raw.numel() == 0:
         raise ValueError(f"raw has shape {tuple(raw.shape)}; accepted: (examples, *event)")
+    if not isinstance(scaling, Scaling):
+        raise TypeError(
+            f"scaling={scaling!r} must be the `Scaling` of the data that the model was trained on, "
+            "such as Scaling.discrete(256) for 8-bit images over [-1, 1]"
+        )

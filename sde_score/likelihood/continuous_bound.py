@@ -1,4 +1,4 @@
-r"""The variational bound of a diffusion in continuous time, term by term.
+r"""The variational bound of a diffusion in continuous time, term by term, and as a likelihood.
 
 Read as a hierarchical VAE with infinitely many layers, from a start t_0 >= t_min on, a diffusion
 and a model of its noise bound the code length of x_0 by
@@ -34,11 +34,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_choice, require_count, sum_event
+from sde_score._core.checks import require_choice, require_count, require_positive, sum_event
+from sde_score._core.gradients import gradients, require_graph
 from sde_score.distributions import Normal
 from sde_score.likelihood._validation import require_inputs, start_time
-from sde_score.likelihood.base import standard_error
-from sde_score.likelihood.decoders import DataTerm, GaussianDecoder
+from sde_score.likelihood.base import Likelihood, Problem, independent_draws, standard_error
+from sde_score.likelihood.decoders import (
+    BoundedPoints,
+    DataTerm,
+    GaussianDecoder,
+    KernelEntropy,
+    LevelDecoder,
+    bounded_points,
+    decoding_time,
+)
+from sde_score.likelihood.dequantization import DEQUANTIZATIONS, Dequantization
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
 from sde_score.sdes import SDE
@@ -46,12 +56,12 @@ from sde_score.sdes import SDE
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """What `variational_bound` returns: nats, float64, each of shape `(batch,)`.
+    """A bound on -log p in three terms: nats, float64, each of shape `(batch,)`.
 
     Args:
         prior: KL from the last state to the prior, exact.
         diffusion: the integral over time.
-        residual: what is left at the start.
+        residual: the data term at the start.
         standard_error: of `nats` over the independent draws; NaN for a single one.
         nfe: evaluations of the model for the batch.
     """
@@ -68,7 +78,6 @@ class Bound:
         return self.prior + self.diffusion + self.residual
 
 
-@torch.no_grad()
 def variational_bound(
     model: Model,
     x0: Tensor,
@@ -81,6 +90,7 @@ def variational_bound(
     start: float | None = None,
     seed: int | Sequence[int] | None = 0,
     condition: Tensor | None = None,
+    grad: bool = False,
     progress: bool = False,
 ) -> Bound:
     """Estimate the bound on -log p(x0) without bias.
@@ -98,14 +108,15 @@ def variational_bound(
             ScoreFlow's bound.
         draws: independent draws per example, at least 1; 2 for a standard error.
         times: noise levels per draw, at least 1.
-        time_sampling: `log-snr`, the law that makes the weight of all times equal (importance
-            sampling), or `uniform` in t.
+        time_sampling: `log-snr`, with which all times have equal weight (importance sampling), or
+            `uniform` in t.
         antithetic: ask the model at each noise and at its negative, twice the evaluations.
         start: time t_0 from which data are decoded, in [t_min, t_max); None is `t_min`. The bound
             holds for any; for levels it is closest where the noise is a fraction of a bin.
-        seed: a whole number for a family of examples, one number per example, or None; see
+        seed: an integer for a family of examples, one number per example, or None; see
             `sde_score.random.example_seeds`. The value of an example does not depend on its batch.
         condition: passed to the model unchanged, shape `(batch, ...)`.
+        grad: keep the graph to x0, the condition and the model's parameters.
         progress: show a bar.
 
     Returns:
@@ -114,7 +125,8 @@ def variational_bound(
     Raises:
         TypeError: for a model without the protocol, or x0 that is not floating point.
         ValueError: for counts below 1, an unknown name, a start out of range, x0 that is empty or
-            not finite, or a condition of another length.
+            not finite, a condition of another length, or x0 that requires a gradient without
+            `grad`.
     """
     from tqdm.auto import tqdm
 
@@ -122,11 +134,12 @@ def variational_bound(
     require_count(draws=draws, times=times)
     require_choice("time_sampling", time_sampling, tuple(TIME_SAMPLINGS))
     begin = start_time(model.sde, start)
-    x0, evaluations = x0.double(), model.nfe
     seeds, signs = example_seeds(seed, len(x0)), (1.0, -1.0) if antithetic else (1.0,)
-    end = residual or GaussianDecoder()
+    end, evaluations = residual or GaussianDecoder(), model.nfe
     ends, paths = [], []
-    with tqdm(total=draws * times, disable=not progress, delay=2, desc="bound") as bar:
+    bar = tqdm(total=draws * times, disable=not progress, delay=2, desc="bound")
+    with gradients(grad, x0=x0, condition=condition), bar:
+        x0 = x0.double()
         for draw in range(draws):
             streams = _Streams([mix(number, draw) for number in seeds], x0, signs)
             states = (model.sde.perturb(x0, begin, noise) for noise in streams.noises())
@@ -135,13 +148,15 @@ def variational_bound(
             for u in streams.uniforms(times):
                 t, weight = TIME_SAMPLINGS[time_sampling](model.sde, begin, u)
                 errors = [noise_error(model, x0, t, z, condition) for z in streams.noises()]
-                path += weight * _mean(errors) / times
+                path = path + weight * _mean(errors) / times
                 bar.update()
             paths.append(path)
-    diffusion, rest = torch.stack(paths), torch.stack(ends)
-    error = standard_error(diffusion + rest)
-    nfe = model.nfe - evaluations
-    return Bound(_prior(model.sde, x0), diffusion.mean(0), rest.mean(0), error, nfe)
+        diffusion, rest = torch.stack(paths), torch.stack(ends)
+        prior = _prior(model.sde, x0)
+    totals = diffusion + rest
+    require_graph(grad, totals)
+    error = standard_error(totals.detach())
+    return Bound(prior, diffusion.mean(0), rest.mean(0), error, model.nfe - evaluations)
 
 
 def noise_error(
@@ -176,6 +191,86 @@ def _prior(sde: SDE, x0: Tensor) -> Tensor:
     """KL(q(x_T | x_0) || prior) in nats, shape `(batch,)`."""
     std = torch.tensor(sde.prior_std, dtype=x0.dtype)
     return Normal(*sde.marginal(x0, sde.t_max)).kl(Normal(torch.zeros_like(x0), std))
+
+
+@dataclass(frozen=True)
+class ContinuousBound(Likelihood):
+    """The variational bound in continuous time, see `variational_bound`.
+
+    Args:
+        draws: independent draws per example, at least 1; 2 for a standard error.
+        times: noise levels per draw, at least 1.
+        time_sampling: a name in `TIME_SAMPLINGS`.
+        antithetic: evaluate the model at each noise and at its negative.
+        residual: `decoder` decodes x at the start to the data: to levels if they are discrete, to a
+            density if not; `kernel-entropy` is ScoreFlow's bound, on the density at the start.
+        decoder_std: standard deviation of the decoder, > 0; None for sigma / alpha at the start.
+        start: time from which data are decoded, in [t_min, t_max). If not given, `t_min`, or for
+            levels the time at which half a bin holds three standard deviations of the noise, if it
+            is later: earlier noise carries no information on the level, but costs its own.
+        dequantization: `none`: discrete data are decoded to their levels. `uniform` or an object:
+            they are dequantized and bounded as continuous data, as for published numbers made that
+            way or a model that was trained on dequantized data; the points must live at t_min.
+
+    Raises:
+        ValueError: for an argument outside its range; when called, for `kernel-entropy` of levels,
+            or noise that does not live at t_min.
+    """
+
+    draws: int = 4
+    times: int = 16
+    time_sampling: str = "log-snr"
+    antithetic: bool = False
+    residual: str = "decoder"
+    decoder_std: float | None = None
+    start: float | None = None
+    dequantization: str | Dequantization = "none"
+
+    def __post_init__(self) -> None:
+        require_count(draws=self.draws, times=self.times)
+        require_choice("time_sampling", self.time_sampling, tuple(TIME_SAMPLINGS))
+        require_choice("residual", self.residual, ("decoder", "kernel-entropy"))
+        if self.decoder_std is not None:
+            require_positive(decoder_std=self.decoder_std)
+        DEQUANTIZATIONS.resolve(self.dequantization)
+
+    def estimate(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Lower bounds on the log-likelihoods and their standard errors, shape `(batch,)` each."""
+        rows, _ = independent_draws(
+            lambda seeds: self._draw(problem, seeds), self.draws, problem.seeds
+        )
+        return rows.mean(0), standard_error(rows)
+
+    def _draw(self, problem: Problem, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        points = bounded_points(self.dequantization, problem, seeds)
+        start = decoding_time(problem.model.sde, points.quantization)
+        found = variational_bound(
+            problem.model,
+            points.x,
+            residual=self._data_term(points),
+            draws=1,
+            times=self.times,
+            time_sampling=self.time_sampling,
+            antithetic=self.antithetic,
+            start=start if self.start is None else self.start,
+            seed=seeds,
+            condition=problem.condition,
+            grad=problem.grad,
+            progress=problem.progress,
+        )
+        return -found.nats - points.log_q, found.standard_error
+
+    def _data_term(self, points: BoundedPoints) -> DataTerm:
+        if self.residual == "decoder":
+            if points.quantization is None:
+                return GaussianDecoder(self.decoder_std)
+            return LevelDecoder(points.quantization, self.decoder_std)
+        if points.quantization is not None:
+            raise ValueError(
+                "residual='kernel-entropy' bounds a density: discrete data need "
+                "dequantization='uniform' with it, or residual='decoder'"
+            )
+        return KernelEntropy()
 
 
 class _Streams:

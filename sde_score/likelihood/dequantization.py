@@ -1,11 +1,11 @@
-r"""From discrete data to points that have a density: noise that fills the bins of the levels.
+r"""Dequantization: noise that fills the bins of discrete data, and its density.
 
 If x given the levels has density q, all of it within their bin, then in nats
 
 .. math:: \log P(\mathrm{levels}) \ge E_{q}[\log p_t(x) - \log q(x)],
 
 where t is the time at which x lives and p_t the density of the model there. Both densities are over
-x, so that no Jacobian is left over: the result is a probability, whatever the units of x.
+x, so that their ratio has no Jacobian: the result is a probability, whatever the units of x.
 Continuous data are their own points and -log q is the Jacobian log |d x / d raw|, so that the same
 difference is the log density of the raw data.
 
@@ -22,9 +22,9 @@ https://arxiv.org/abs/1509.00519 (many draws).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -52,20 +52,19 @@ class Dequantized:
     start: float | None = None
 
 
-class Dequantization(Protocol):
-    """A law of points given raw data."""
+class Dequantization(ABC):
+    """A distribution of points given raw data."""
 
+    @abstractmethod
     def __call__(
         self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
     ) -> Dequantized:
         """Draw a point for each example of raw data `(batch, *event)`, from the example's seed."""
-        ...
 
 
 @dataclass(frozen=True)
-class UniformDequantization:
-    """Levels spread evenly over their bins, as most published numbers are; continuous data stay as
-    they are."""
+class UniformDequantization(Dequantization):
+    """Uniform noise over the bins, that of most published numbers; continuous data unchanged."""
 
     def __call__(
         self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
@@ -81,8 +80,8 @@ class UniformDequantization:
 
 
 @dataclass(frozen=True)
-class NoDequantization:
-    """Continuous data as they are."""
+class NoDequantization(Dequantization):
+    """Continuous data unchanged."""
 
     def __call__(
         self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
@@ -90,7 +89,7 @@ class NoDequantization:
         """Raw data in model space.
 
         Raises:
-            ValueError: for discrete data, whose density has no meaning.
+            ValueError: for discrete data, which have no density.
         """
         if scaling.levels is not None:
             raise ValueError(
@@ -101,8 +100,8 @@ class NoDequantization:
 
 
 @dataclass(frozen=True)
-class TruncatedNormalDequantization:
-    r"""The model's own noise, cut off where the bin ends: nothing to train, and a small gap.
+class TruncatedNormalDequantization(Dequantization):
+    r"""The model's own noise, truncated to the bin: nothing to train, and a small gap.
 
     .. math:: x = \alpha x_0 + \sigma z, \qquad z \sim N(0, I) \text{ within } |z_i| \le \tau,
               \qquad \tau\, \sigma / \alpha = \text{half the width of a bin}
@@ -138,8 +137,8 @@ class TruncatedNormalDequantization:
         u = torch.special.ndtr(_noise(x0, seeds))
         z = torch.special.ndtri(below + within * u).clamp(-self.truncation, self.truncation)
         x = alpha * x0 + std * z
-        law = Normal(alpha * x0, torch.tensor(std, dtype=torch.float64))
-        log_q = law.log_prob(x) - x0[0].numel() * math.log(within)
+        normal = Normal(alpha * x0, torch.tensor(std, dtype=torch.float64))
+        log_q = normal.log_prob(x) - x0[0].numel() * math.log(within)
         return Dequantized(x, log_q, start)
 
     def start(self, sde: SDE, half_bin: float) -> float:
@@ -161,7 +160,7 @@ class TruncatedNormalDequantization:
 
     @property
     def _tail(self) -> float:
-        """Mass of the normal law below -tau."""
+        """Mass of the standard normal distribution below -tau."""
         return 0.5 * math.erfc(self.truncation / math.sqrt(2))
 
     def _half_bin(self, scaling: Scaling) -> float:
@@ -173,40 +172,40 @@ class TruncatedNormalDequantization:
         return 0.5 / scaling.width
 
 
-NoiseLaw = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+BinNoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`(raw, noise) -> (u, log q(u | raw))`: from standard normal noise like raw to u in [0, 1)^D, the
 place in the bin, and its log density in nats, shape `(batch,)`."""
 
 
 @dataclass(frozen=True)
-class VariationalDequantization:
-    """Levels spread by any law over the bin, such as a trained network's.
+class VariationalDequantization(Dequantization):
+    """Noise in the bin from any distribution, such as that of a trained network.
 
     Args:
-        law: of the place in the bin, raw + u being the point.
+        noise: the distribution of the place u in the bin; the point is raw + u.
     """
 
-    law: NoiseLaw
+    noise: BinNoise
 
     def __call__(
         self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
     ) -> Dequantized:
-        """raw + u with u drawn from the law.
+        """raw + u with u drawn from the distribution.
 
         Raises:
-            ValueError: for continuous data, or if the law leaves the bin or returns another shape.
+            ValueError: for continuous data, or if u leaves the bin or has another shape.
         """
         if scaling.levels is None:
-            raise ValueError("a law of the place in a bin needs discrete data: try 'none'")
+            raise ValueError("noise in the bins needs discrete data: try 'none'")
         value = raw.double()
-        u, log_q = self.law(raw, _noise(value, seeds))
+        u, log_q = self.noise(raw, _noise(value, seeds))
         if u.shape != raw.shape or log_q.shape != (len(raw),):
             raise ValueError(
-                f"the law returned u of shape {tuple(u.shape)} and log q of shape "
+                f"noise returned u of shape {tuple(u.shape)} and log q of shape "
                 f"{tuple(log_q.shape)}; accepted: {tuple(raw.shape)} and ({len(raw)},)"
             )
         if not bool(((u >= 0) & (u <= 1)).all()):
-            raise ValueError(f"the law returned u in {u.min():g}..{u.max():g}; accepted: [0, 1)")
+            raise ValueError(f"noise returned u in {u.min():g}..{u.max():g}; accepted: [0, 1)")
         # `to_model` puts a level at the center of its bin, half a unit up
         x = scaling.to_model(value + u.double() - 0.5)
         return Dequantized(x, log_q.double() + _unit_density(raw, scaling))
@@ -219,12 +218,8 @@ DEQUANTIZATIONS: Registry[Dequantization] = Registry(
         "truncated-normal": TruncatedNormalDequantization,
         "none": NoDequantization,
     },
+    base=Dequantization,
 )
-
-
-def as_dequantization(law: str | Dequantization) -> Dequantization:
-    """The object that a spec names, or the object itself."""
-    return DEQUANTIZATIONS.create(law) if isinstance(law, str) else law
 
 
 def log_mean_exp(rows: Tensor) -> Tensor:

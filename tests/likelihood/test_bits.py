@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.distributions import Normal
 
-from sde_score.likelihood import Estimate, Flow, bits_per_dim
+from sde_score.likelihood import Flow, Likelihood, bits_per_dim
 from sde_score.likelihood.dequantization import UniformDequantization
 from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds, mix
@@ -113,17 +114,21 @@ def test_what_a_likelihood_says_is_turned_into_bits_batch_by_batch():
     """3 nats over 2 dimensions are 3 / (2 ln 2) bits, whatever the scaling; nfe adds up."""
     asked = []
 
-    def likelihood(model, raw, scaling, *, seeds, condition=None, progress=False):
-        asked.append((len(raw), list(seeds), condition, progress))
-        values = -3.0 * (1 + raw[:, 0].double())
-        return Estimate(values, 0.5 * torch.ones(len(raw)).double(), 10)
+    class Threes(Likelihood):
+        def estimate(self, problem):
+            asked.append(
+                (len(problem.raw), problem.seeds, problem.condition, problem.grad, problem.progress)
+            )
+            problem.model.nfe += 10
+            values = -3.0 * (1 + problem.raw[:, 0].double())
+            return values, 0.5 * torch.ones(len(values)).double()
 
     raw = torch.tensor([[0, 0], [1, 0], [2, 0]], dtype=torch.uint8)
     scaling = Scaling.discrete(8)
     found = bits_per_dim(
-        None, raw, scaling, likelihood, batch_size=2, seed=[4, 5, 6], progress=True
+        SimpleNamespace(nfe=3), raw, scaling, Threes(), batch_size=2, seed=[4, 5, 6], progress=True
     )
-    assert asked == [(2, [4, 5], None, True), (1, [6], None, True)]
+    assert asked == [(2, [4, 5], None, False, True), (1, [6], None, False, True)]
     bit = 2 * math.log(2)
     want = torch.tensor([3.0, 6.0, 9.0], dtype=torch.float64) / bit
     torch.testing.assert_close(found.values, want)
@@ -142,4 +147,8 @@ def test_refusals(model):
         bits_per_dim(model, raw, Scaling(), condition=torch.zeros(2))
     with pytest.raises(ValueError, match="unknown likelihood 'flwo'; did you mean 'flow'"):
         bits_per_dim(model, raw, Scaling(), "flwo")
+    with pytest.raises(TypeError, match=r"such as Scaling.discrete\(256\) for 8-bit images"):
+        bits_per_dim(model, raw, 256)
+    with pytest.raises(TypeError, match="is no likelihood: accepted are text such as 'flow'"):
+        bits_per_dim(model, raw, Scaling(), Flow)
     assert model.nfe == 0

@@ -203,7 +203,7 @@ def test_refusals():
     assert draw("truncated-normal(truncation=0.39)", raw, VE(0.01, 50.0), fine).start > 0
     with pytest.raises(ValueError, match="sigma / alpha = 250"):
         draw("truncated-normal(truncation=0.0005)", raw, VE(0.01, 50.0))
-    with pytest.raises(ValueError, match="needs discrete data"):
+    with pytest.raises(ValueError, match="needs discrete data: try"):
         VariationalDequantization(lambda raw, z: (z, z))(raw, Scaling(), SHARP, range(8))
     for law, said in (
         (lambda raw, z: (z[:, 0], z[:, 0]), r"u of shape \(8,\)"),

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sde_score._core.gradients import gradients
+from sde_score._core.gradients import gradients, require_graph
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.elbo_table import ELBO
 from sde_score.discrete.ddpm.layer_batches import LayerEvaluator, LayerNoise, Rows
@@ -73,12 +73,14 @@ def evidence_lower_bound(
     sweep = LayerEvaluator(vae, model, x0, draws, seed, condition, batch_size, noise, progress)
     quantization = quantization_of(levels, x0)
     first_nfe, n = model.nfe, len(vae.encoder)
-    with gradients(grad, model, x0=x0, condition=condition):
+    with gradients(grad, x0=x0, condition=condition):
         last = vae.decoder.prior(x0.shape, torch.float64, x0.device)
         prior = vae.encoder.marginal(x0.double(), n).kl(last)
         ends = sweep.map([1], lambda rows: -_data_term(vae, rows, quantization))[:, 0]
         layers = sweep.map(range(2, n + 1), lambda rows: _layer_term(vae, rows))
-    totals = (ends + layers.sum(1)).detach()
+    totals = ends + layers.sum(1)
+    require_graph(grad, totals)
+    totals = totals.detach()
     spread = totals.std(0) if draws > 1 else torch.full_like(totals[0], math.nan)
     return ELBO(
         prior=prior,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sde_score.scaling import Scaling
+from sde_score.scaling import Scaling, nats_to_bits
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class ELBO:
             ValueError: if continuous data have none.
         """
         if self.discrete:
-            return self.nats / (math.prod(self.event_shape) * math.log(2))
+            return nats_to_bits(-self.nats, self.event_shape)
         if scaling is None:
             raise ValueError(
                 "bits per dimension of a density depend on the units of the raw data: give the "

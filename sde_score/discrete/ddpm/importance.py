@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
-from sde_score._core.gradients import gradients
+from sde_score._core.gradients import gradients, require_graph
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.elbo import log_likelihood, quantization_of
 from sde_score.discrete.ddpm.layer_batches import require_examples
@@ -65,12 +65,13 @@ def importance_weighted_bound(
     streams = [mix(number, particle) for particle in range(particles) for number in seeds]
     example = torch.arange(len(x0), device=x0.device).repeat(particles)
     weights = []
-    with gradients(grad, model, x0=x0, condition=condition):
+    with gradients(grad, x0=x0, condition=condition):
         for first in range(0, len(example), batch_size):
             part = slice(first, first + batch_size)
             rows, own = x0[example[part]], None if condition is None else condition[example[part]]
             weights.append(_log_weights(vae, model, rows, quantization, streams[part], own))
         log_weights = torch.cat(weights).reshape(particles, -1)
+        require_graph(grad, log_weights)
         return log_weights.logsumexp(0) - math.log(particles)
 
 

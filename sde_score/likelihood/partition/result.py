@@ -75,7 +75,6 @@ class EnergyLikelihood:
     upper: Tensor | None
 
 
-@torch.no_grad()
 def energy_log_prob(
     density: Density | Model, x: Tensor, partition: LogPartition
 ) -> EnergyLikelihood:
@@ -89,11 +88,18 @@ def energy_log_prob(
         partition: from `log_partition`.
 
     Raises:
-        TypeError: if x is not floating point or the model knows no energy.
+        TypeError: if x is not floating point or the model has no energy.
+        ValueError: if x requires a gradient, which is the score of the density.
     """
     require_batch("x", x)
-    law = Marginal(density) if isinstance(density, Model) else density
-    minus = -law.energy(x).double()
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "x requires a gradient, and the result has none: that gradient is its score, "
+            "density.score(x); give x.detach()"
+        )
+    marginal = Marginal(density) if isinstance(density, Model) else density
+    with torch.no_grad():
+        minus = -marginal.energy(x).double()
     low, high = partition.lower, partition.upper
     return EnergyLikelihood(
         minus - partition.value,

@@ -220,7 +220,7 @@ def integrate(
         _refresh(pair, batch, fresh)
         time, before = batch.time, batch.state
         accepted, landed = _advance(pair, controller, batch, stops[batch.goal])
-        if record is not None:
+        if record is not None and bool(accepted.any()):
             steps = batch.rows, batch.goal + 1, landed, time, batch.time - time, before
             record(AcceptedSteps(*(column[accepted] for column in steps)))
         finished = landed & (batch.goal == len(stops) - 1)

@@ -135,8 +135,7 @@ def torchdiffeq_dopri5(
         if leaves is None:
             path = odeint(counted, state, stops, **given)
         else:
-            more = {"adjoint_options": {}, "adjoint_params": leaves}
-            path = odeint_adjoint(counted, state, stops, **given, **more)
+            path = odeint_adjoint(counted, state, stops, **given, adjoint_params=leaves)
     except AssertionError as error:  # raised where a step shrinks to nothing
         raise gave_up(str(error)) from error
     counts = torch.tensor([[counted.evaluations], [counted.steps]], device=state.device)
