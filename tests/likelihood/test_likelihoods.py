@@ -308,7 +308,7 @@ REFUSED = [
     ("elbo(layers=1)", "layers=1 must be an integer of at least 2"),
     ("elbo(draws=0)", "draws=0 must be"),
     ("elbo(grid='even')", "unknown grid 'even'"),
-    ("elbo(variance='big')", "variance='big' is not known"),
+    ("elbo(variance='big')", "unknown variance 'big'; accepted: posterior"),
     ("elbo(decoder_std=-1)", "decoder_std=-1 must be"),
 ]
 

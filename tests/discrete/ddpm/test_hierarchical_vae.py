@@ -307,7 +307,7 @@ REFUSED = {
     "leaves \\[1e-05, 1\\]": lambda: HierarchicalVAE(VP(), torch.tensor([0.5, 1.5])),
     "layers=0": lambda: HierarchicalVAE.from_sde(VP(), 0),
     "unknown grid": lambda: HierarchicalVAE.from_sde(VP(), 5, grid="even"),
-    "variance='big' is not known; accepted: posterior, transition, interpolated": lambda: (
+    "unknown variance 'big'; accepted: posterior, transition, interpolated": lambda: (
         HierarchicalVAE.from_sde(VP(), 5, variance="big")
     ),
     "decoder_std=0": lambda: HierarchicalVAE.from_sde(VP(), 5, decoder_std=0),

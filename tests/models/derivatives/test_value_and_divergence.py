@@ -15,6 +15,11 @@ COPIES = 12_000
 
 
 @pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
 def matrix(generator):
     return torch.randn(4, 4, generator=generator, dtype=torch.float64)
 
