@@ -19,7 +19,7 @@ class DataError(ValueError):
 
 @contextmanager
 def naming(where: Path | str) -> Iterator[None]:
-    """Put the name of the file, or other place, in front of every `DataError` raised inside."""
+    """Prefix every `DataError` raised inside with the name of the file or other place."""
     try:
         yield
     except DataError as error:
@@ -35,7 +35,7 @@ def damaged(what: str) -> Iterator[None]:
     every `Exception`. Only calls of such readers belong inside, never code of ours.
 
     Args:
-        what: the thing that was to be read, such as "a PNG image".
+        what: kind of file, such as "a PNG image".
     """
     try:
         yield

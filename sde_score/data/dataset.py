@@ -1,4 +1,4 @@
-"""A data set: raw examples in their own terms, and the scaling that shows them to a model."""
+"""Data sets: raw examples in their own terms, and the scaling into the range of a model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What one should know of a data set before choosing a diffusion.
+    """Facts of a data set by which a diffusion is chosen.
 
     Attributes:
         name: name of the data set.
@@ -85,13 +85,13 @@ class DataSet:
     counts them, and a loop meets them in order.
 
     Args:
-        name: what the data set is called in reports.
+        name: of the data set, in reports.
         _source: raw examples, shape `(count, *event)`, on the CPU; may be memory-mapped.
         scaling: the map between raw terms and model range.
         labels: int64, shape `(count,)`, values 0 ... num_classes - 1; None without labels.
         num_classes: number of classes, 0 without labels.
-        class_names: name of each class where the source knows them, else empty.
-        rows: which rows of `_source` the data set consists of, int64; None for all of them.
+        class_names: name of each class where the source has them, else empty.
+        rows: rows of `_source` that make up the data set, int64; None for all of them.
     """
 
     name: str
@@ -178,7 +178,7 @@ class DataSet:
 
         Args:
             held_out: number of examples to hold out, or the fraction of them between 0 and 1.
-            seed: names the draw.
+            seed: random seed.
 
         Raises:
             ValueError: if either part would be empty.
@@ -257,11 +257,11 @@ def from_tensor(
         x: raw examples, shape `(count, *event)`. uint8 is taken as discrete with 256 levels,
             floating-point as continuous, standardized by one mean and one standard deviation for
             all dimensions.
-        labels: whole numbers from 0, shape `(count,)`.
-        scaling: how `x` is shown to a model, where the above is not meant:
-            `Scaling.discrete(levels)` for whole numbers 0 ... levels - 1, `Scaling.standardize(x,
+        labels: integers from 0, shape `(count,)`.
+        scaling: map into model range, where that default is not meant:
+            `Scaling.discrete(levels)` for integers 0 ... levels - 1, `Scaling.standardize(x,
             per_feature=True)` for tables, `Scaling()` for data that are in model range already.
-        name: what the data set is called in reports.
+        name: of the data set, in reports.
         class_names: name of each class; gives the number of classes, which is otherwise the largest
             label + 1.
 

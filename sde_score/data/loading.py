@@ -74,7 +74,7 @@ _MAGIC = {
 
 
 def available() -> list[str]:
-    """The data sets that `load` knows by name."""
+    """Names of the data sets that `load` makes or that come with the package."""
     return NAMED.names()
 
 

@@ -1,4 +1,4 @@
-"""The order in which training meets the examples, as a pure function of one position."""
+"""Order of the examples in training, as a function of one position."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class EpochOrder:
     """An endless sequence of example indices: epoch after epoch, each its own permutation.
 
     Global position `p` lies in epoch `p // length`; epoch `e` is a permutation seeded by `(seed,
-    e)`. So one whole number says where training stands, resuming is exact, batches run across the
-    borders of epochs, and each of several processes takes its own slice of every batch.
+    e)`. The position alone determines the examples, so that resuming is exact, batches run across
+    the borders of epochs, and each of several processes takes its own slice of every batch.
 
     Args:
         length: number of examples, at least 1.
-        seed: names the sequence.
+        seed: random seed.
     """
 
     def __init__(self, length: int, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Laws that are known exactly, as data sets: what is learned can be held against the truth."""
+"""Data sets drawn from distributions that are known exactly."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Two-dimensional toys with known laws.
+"""Two-dimensional toy data of known distributions.
 
-Each is centered and divided by a constant from its closed form, so that the *law* (not the sample)
-has mean 0 and a variance that averages 1 over the two dimensions. They are in model range already:
-the scaling is the identity.
+Each is centered and divided by a constant from its closed form, so that the *distribution* (not the
+sample) has mean 0 and a variance that averages 1 over the two dimensions. They are in model range
+already: the scaling is the identity.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Training: a configuration in, a run directory out, and back into memory with `load_run`.
+"""Training: from a configuration, or objects, to a run directory; `load_run` opens it again.
 
 `train(TrainConfig(data="digits"), "runs/digits")` trains and returns a `Run`; the same call again
-continues what was stopped, to the same bits.
+continues a run that was stopped, to the same bits.
 """
 
 from sde_score.training.batches import Batches, MicroBatch

@@ -1,4 +1,4 @@
-"""Which examples and which random numbers each step of each process gets."""
+"""Batches: the examples and random numbers of each step of each process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ class Batches:
     """The batches of a run as a function of the step.
 
     Step k takes the examples at positions `k total ... (k + 1) total - 1` of an endless order, and
-    draws its random numbers for all of them at once. Processes and micro-batches take their rows of
-    both, so that how a batch is cut changes nothing but rounding.
+    draws its random numbers for all of them at once. Processes and micro-batches take their share
+    of both, so that the division of a batch changes nothing but rounding.
 
     Args:
         dataset: the examples to train on.
-        config: gives the batch size, the seed, and what to do with labels and levels.
+        config: gives batch size and random seed; whether labels are conditions, and discrete data
+            are dequantized.
         rank: index of this process.
         processes: number of processes.
-        device: where the network is.
+        device: of the network.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""From a configuration to the objects it names: data, model and objective."""
+"""Objects of a configuration: data, model and objective."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def complete_spec(registry: Registry[Any], spec: str, given: tuple[str, ...] = (
     """A spec with its default arguments: `vp` becomes `vp(beta_min=0.1, beta_max=20.0)`.
 
     Args:
-        registry: knows the name.
+        registry: of the kind of thing.
         spec: a name with optional arguments.
         given: arguments that come from elsewhere, left out.
     """

@@ -1,4 +1,4 @@
-"""The configuration of a training run: one immutable object that is `config.yaml` and the flags.
+"""Configuration of a training run: one immutable object, the same as `config.yaml` and the flags.
 
 What a field names by text it also takes as an object. The file of a run holds text and numbers
 alone, and is *resolved*: `backbone="auto"` and `sigma_data=None` have become what they stand for,
@@ -49,7 +49,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "prediction": PARAMETRIZATIONS,
     "objective": OBJECTIVES,
 }
-"""Fields that hold a spec or an object, and the registry that knows both."""
+"""Fields that hold a spec or an object, and the registry of their kind."""
 
 OBJECT_FIELDS = ("data", *REGISTRIES, "model", "init_from")
 """Fields that may hold an object."""
@@ -69,12 +69,12 @@ FREE = (
 the examples of a step stay the same in all (`batch_size` times processes; the trainer checks)."""
 
 ADJUSTABLE = ("learning_rate", "warmup", "clip", "ema", "weight_decay", "precision")
-"""Fields that a continued run changes where it is told to by `continue_with`."""
+"""Fields that `continue_with` may change in a continued run."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What to train, on what, and how."""
+    """All choices of a training run."""
 
     data: data_sets.Source = "digits"
     """Data set: a name, or the path of a file or folder."""
@@ -86,11 +86,11 @@ class TrainConfig:
     """Network, such as mlp(width=256) or unet(base=64); auto chooses by the shape of an example."""
 
     model: AnyModel = "auto"
-    """What the network gives: a score, or an energy whose gradient is the score; auto takes an
+    """Output of the network: a score, or an energy whose gradient is the score; auto takes an
     energy where the objective needs one."""
 
     head: Literal["scalar", "square", "residual", "inner"] = "residual"
-    """How the network's output becomes an energy."""
+    """Map from the network's output to an energy."""
 
     prediction: AnyPrediction = "auto"
     """Parametrization of the network's output: noise, data, velocity, score, edm or scaled_score;
@@ -98,7 +98,7 @@ class TrainConfig:
     are."""
 
     objective: AnyObjective = "denoising"
-    """What is minimized, such as denoising(weighting='likelihood') or hutchinson; see sde-score
+    """Loss to minimize, such as denoising(weighting='likelihood') or hutchinson; see sde-score
     objectives."""
 
     steps: int = 3000
@@ -138,7 +138,7 @@ class TrainConfig:
     """Standard deviation of the data in model range, > 0; None measures it."""
 
     dequantize: bool = False
-    """Spread each level of discrete data evenly over its bin, as likelihoods need."""
+    """Spread each level of discrete data evenly over its bin, for likelihoods."""
 
     held_out: float = 0.1
     """Fraction of the data kept out of training for evaluation, in [0, 1)."""
@@ -147,7 +147,7 @@ class TrainConfig:
     """Random seed."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes a GPU where there is one."""
+    """Device to train on; auto takes a GPU where there is one."""
 
     checkpoint_every: int = 1000
     """Steps between checkpoints, at least 1; the last step always gets one."""

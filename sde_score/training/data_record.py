@@ -1,8 +1,8 @@
-"""`data.json`: what a run was trained on, so that nothing is measured against other data unnoticed.
+"""`data.json`: the record of the data that a run was trained on.
 
-The file holds the data set's name, event shape, class names and scaling, how it was asked for, with
-an absolute path, and a fingerprint of its content. Data at hand are compared with it wherever a run
-loads them: when it is continued, sampled beside its data, or evaluated.
+The file holds the name, event shape, class names and scaling of the data set, its name or path as
+typed and with an absolute path, and a fingerprint of its content. Data at hand are compared with it
+wherever a run loads them, so that nothing is continued on, or measured against, other data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DataRecord:
     """Content of `data.json`.
 
     Args:
-        text: how the data were asked for; for data in memory their name in angle brackets.
+        text: name or path as typed; for data in memory their name in angle brackets.
         absolute: `text` with an absolute path; None for a name or data in memory.
         name: of the data set.
         count: number of examples, held-out ones included.
@@ -67,7 +67,7 @@ class DataRecord:
 
         Args:
             dataset: the whole data set.
-            text: how it was asked for, None for data in memory.
+            text: name or path as typed, None for data in memory.
         """
         return cls(
             note(dataset) if text is None else text,
@@ -105,7 +105,7 @@ class DataRecord:
         return is_note(self.text)
 
     def load(self) -> DataSet:
-        """Find the data again, at the absolute path or else as they were asked for, and check them.
+        """The data at the absolute path, or else at the path as typed, after a comparison.
 
         Raises:
             DataError: if they are not there, cannot be read or have changed, with what to do.

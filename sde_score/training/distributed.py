@@ -21,7 +21,7 @@ def accelerator_for(device: str) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import DistributedType
 
-    # accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
+    # accelerate forms a group of CPU processes only with cpu=True.
     cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     accelerator = Accelerator(cpu=cpu, mixed_precision="no")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -47,12 +47,12 @@ def accelerator_for(device: str) -> Any:
 def wrap(accelerator: Any, module: nn.Module, unused: bool) -> nn.Module:
     """The module as the processes share it.
 
-    Buffers are left to each process: what an objective keeps in them is the same everywhere after a
-    step, and in the midst of one it is the process's own.
+    Buffers are not broadcast: those of an objective are equal in all processes after a step, and
+    differ during one.
 
     Args:
         accelerator: made by `accelerator_for`.
-        module: what runs forward.
+        module: runs the forward pass.
         unused: whether a parameter may be without gradient, such as the constant of an energy.
     """
     from accelerate.utils import DistributedDataParallelKwargs
@@ -76,10 +76,10 @@ def seed_network(seed: int, device: torch.device) -> None:
 
 
 class Vote:
-    """Lets all processes know what one of them knows, without making a GPU wait.
+    """A yes or no shared by all processes, without making a GPU wait.
 
     Args:
-        processes: how many there are; with one there is nothing to ask.
+        processes: number of processes.
     """
 
     def __init__(self, processes: int) -> None:

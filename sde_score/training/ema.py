@@ -1,4 +1,4 @@
-"""The running average of the weights, which samples better than the weights themselves."""
+"""Exponential moving average of the weights, which samples better than the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EMA:
 
     Args:
         parameters: what to average, in a fixed order.
-        decay: in [0, 1); about 1 - 1 / (steps it remembers).
+        decay: in [0, 1); about 1 - 1 / (number of steps in the average).
 
     Raises:
         ValueError: for a decay out of range.
@@ -36,7 +36,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, parameters: Iterable[Tensor]) -> None:
-        """Take the parameters after an optimizer step into the average."""
+        """Add the parameters after an optimizer step to the average."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.shadow, list(parameters), 1 - decay)
@@ -49,7 +49,7 @@ class EMA:
 
     @contextmanager
     def swapped(self, parameters: Iterable[Tensor]) -> Iterator[None]:
-        """Let parameters have the value of their average inside a `with` block."""
+        """Parameters equal to their average inside a `with` block."""
         parameters = list(parameters)
         kept = [parameter.detach().clone() for parameter in parameters]
         self.copy_to(parameters)

@@ -1,4 +1,4 @@
-"""What can go wrong in a training run, each with a name one can catch."""
+"""Errors of training and of the files of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, such as after a loss that is not a number. What was saved stays."""
+    """Training that cannot go on, such as after a loss that is not finite. Checkpoints stay."""
 
 
 class CheckpointError(ValueError):
@@ -14,7 +14,7 @@ class CheckpointError(ValueError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A signal asked training to stop; the step was finished and a checkpoint saved.
+    """Training that a signal stopped, after the step was finished and a checkpoint saved.
 
     Args:
         message: what happened and how to go on.

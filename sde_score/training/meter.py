@@ -13,11 +13,11 @@ from sde_score.training.state import TrainState
 
 
 class Meter:
-    """Sums that stay on the device until they are asked for, so that steps never wait for the host.
+    """Sums on the device, read only when a line is written, so that steps never wait for the host.
 
     Args:
         accelerator: averages over processes.
-        state: where an earlier session stopped, None at the start of a run.
+        state: of the checkpoint that is continued; None at the start of a run.
     """
 
     def __init__(self, accelerator: Any, state: TrainState | None = None) -> None:
@@ -59,7 +59,11 @@ class Meter:
         return all(math.isfinite(total) for total in self.totals())
 
     def line(self, batch: int) -> dict[str, float]:
-        """Means since the last line, which this call ends; `batch` is examples per step."""
+        """Means since the last line, and the start of a new one.
+
+        Args:
+            batch: examples per step over all processes.
+        """
         loss, grad_norm = self.totals()
         now = self.seconds
         measures = {

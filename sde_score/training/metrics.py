@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per line, appended while training runs."""
+"""`metrics.jsonl`: one JSON object a line, appended while training runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Metrics:
         return [json.loads(line) for line in lines]
 
     def rewind(self, step: int) -> None:
-        """Drop the records of steps after `step`, which a resumed run will measure again."""
+        """Drop the records of steps after `step`, which a resumed run measures again."""
         if self.path.exists():
             kept = [json.dumps(r) + "\n" for r in self._all() if r["step"] <= step]
             replace_file(self.path, "".join(kept).encode())

@@ -1,4 +1,4 @@
-"""Names in configurations of earlier versions, and what they are called now."""
+"""Renamed values: configurations of earlier versions in the names of today."""
 
 from __future__ import annotations
 

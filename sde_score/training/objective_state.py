@@ -1,4 +1,4 @@
-"""What an objective remembers between steps, as tensors that go into checkpoints."""
+"""State of an objective between steps, as tensors for checkpoints."""
 
 from __future__ import annotations
 

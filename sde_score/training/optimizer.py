@@ -81,7 +81,7 @@ class Update:
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments and counts as tensors named `<parameter>/<entry>`."""
+        """Moments and counts of Adam, as tensors named `<parameter>/<entry>`."""
         return {
             f"{name}/{entry}": value
             for name, weight in self.parameters.items()

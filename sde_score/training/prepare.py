@@ -1,4 +1,4 @@
-"""From what a user asks for to the objects of a training run, in one place."""
+"""The objects of a training run, from its configuration and its directory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Job:
         config: resolved, as the file of the run holds it.
         whole: all examples, held-out ones included.
         examples: the training part.
-        record: what `data.json` says of the data.
+        record: content of `data.json`.
         model: with its first weights.
         objective: set up on the data.
         start: where the first weights come from, None for random ones.

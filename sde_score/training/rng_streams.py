@@ -1,6 +1,6 @@
-"""Names of the streams of random numbers in a run: each draw is a function of (seed, stream, ...).
+"""Streams of random numbers in a run: each draw is a function of (seed, stream, step, ...).
 
-So no random state is ever stored: a resumed run draws what it would have drawn.
+No random state is stored, and a resumed run draws the same numbers.
 """
 
 from __future__ import annotations
@@ -21,4 +21,4 @@ NETWORK = 4
 """Dropout inside the network, per step and process."""
 
 SETUP = 5
-"""What an objective with a state begins with."""
+"""First state of an objective."""

@@ -1,4 +1,4 @@
-"""A run on disk, opened to be used."""
+"""Runs: trained models opened from their directory."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Run:
         model: in evaluation mode, on the CPU.
         step: optimizer steps behind the weights.
         data: facts of the training data, known without loading them.
-        all_noise_levels: whether the model knows every noise level, or the data without noise
-            alone.
+        all_noise_levels: whether the model was trained at every noise level, or on data without
+            noise alone.
         record: content of `data.json`; None for a run of version 0.1.0.
     """
 
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def sampler(self) -> str:
-        """A sampler that suits what the model knows, as `sde_score.samplers.create` takes it."""
+        """Spec of a sampler that suits the noise levels of the model."""
         if self.all_noise_levels:
             return "heun(steps=18)"
         kernel = "mala" if hasattr(self.model, "energy") else "mala-score"
@@ -193,8 +193,8 @@ def load_run(
 ) -> Run:
     """Open a run directory.
 
-    A run that was trained with objects of the user's, which no text names, asks for them by name;
-    they are copied, and the weights are held against them.
+    A run that was trained with an object that no text names requires it again; it is copied, and
+    must fit the weights.
 
     Args:
         path: written by `train`.

@@ -1,4 +1,4 @@
-"""Ending well: a signal asks, the step is finished, the checkpoint saved."""
+"""Signals: a request to stop, obeyed after the step is finished and a checkpoint saved."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM inside a `with` block instead of obeying at once.
+    """Record of SIGINT and SIGTERM inside a `with` block, in place of their usual handlers.
 
     After the first signal, and at the end of the block, the former handlers are back: a second
-    Ctrl-C stops at once. Outside the main thread, where Python delivers no signals, it notes
-    nothing.
+    Ctrl-C stops at once. Outside the main thread Python delivers no signals.
     """
 
     def __init__(self) -> None:

@@ -69,7 +69,7 @@ class TrainState:
     """Progress of a run after a step.
 
     The position in the data is `step * batch`, and every random number is a function of the seed
-    and the step, so that there is nothing else to remember about either.
+    and the step: neither needs a state of its own.
 
     Args:
         step: optimizer steps taken, at least 1.
@@ -80,8 +80,8 @@ class TrainState:
         grad_norm_sum: gradient norms since the last line of metrics, summed.
         window: number of steps in these sums.
         all_noise_levels: whether the objective trains every noise level, or data without noise
-            alone; None in version 0.1.0, where the configuration says it.
-        versions: what wrote the checkpoint.
+            alone; None in version 0.1.0, where it follows from the configuration.
+        versions: of the software that wrote the checkpoint.
     """
 
     step: int

@@ -322,8 +322,8 @@ def train(
     `samples/`. Under `torchrun` or `accelerate launch` every process calls this, and the first one
     writes.
 
-    What is given as an object is copied and noted in the configuration; where no text names it, the
-    same call continues the run, and `load_run` asks for it by name.
+    Objects are copied. One that no text names is noted in the configuration by its class: the same
+    call continues the run, and `load_run` requires the object.
 
     Args:
         config: what to train; fields that name a thing take an object as well.

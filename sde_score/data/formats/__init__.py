@@ -1,1 +1,1 @@
-"""One file for each format that a data set can come in."""
+"""Formats of data files, one module each."""

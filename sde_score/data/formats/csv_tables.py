@@ -21,7 +21,7 @@ def table(path: Path, delimiter: str | None = None) -> DataSet:
 
     Args:
         path: a text file in UTF-8.
-        delimiter: what stands between cells; by default a tab for `.tsv` and a comma otherwise.
+        delimiter: character between cells; by default a tab for `.tsv` and a comma otherwise.
 
     Raises:
         DataError: naming line and column of what is not a number; or if lines differ in length, a

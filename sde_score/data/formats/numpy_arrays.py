@@ -21,7 +21,7 @@ def array(path: Path) -> DataSet:
 
     A `.npy` file holds one array `(count, *event)` and is memory-mapped, so it may exceed the
     memory. A `.npz` file holds it under one of the keys x, data, images, samples, and optionally
-    whole numbers under `labels`. Continuous data are standardized by one mean and one standard
+    integers under `labels`. Continuous data are standardized by one mean and one standard
     deviation. 8-bit images are `(count, channels, height, width)`, or `(count, height, width)` for
     grey ones; channels last is refused.
 

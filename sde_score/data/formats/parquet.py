@@ -18,8 +18,8 @@ from sde_score.data.formats.images import decode_all
 def parquet(path: Path, label: str = "label") -> DataSet:
     """Images of a parquet file, `(channels, height, width)`, 256 levels, decoded once into memory.
 
-    The image column is the one that holds `{bytes, path}`. Labels are whole numbers; where every
-    one is -1, which is how hidden labels are written, there are none.
+    The image column is the one that holds `{bytes, path}`. Labels are integers; where every
+    one is -1, as hidden labels are written, there are none.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""Any data set of torch, torchvision or a user's own."""
+"""Map-style data sets of torch, torchvision or users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
     Args:
         dataset: has `__len__` and `__getitem__`, such as `torch.utils.data.Dataset`.
         scaling: as for `from_tensor`.
-        name: what the data set is called in reports; by default the name of its class.
+        name: of the data set, in reports; by default that of its class.
 
     Raises:
         TypeError: if `dataset` is not map-style, or an item is something else.
