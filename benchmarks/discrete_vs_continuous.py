@@ -204,13 +204,12 @@ def sampling_rows(
     """Every network with every sampler, all from the same seeds of examples."""
 
     def measure(sampler: Sampler, run: Run) -> Row:
-        evaluations, start = run.model.nfe, time.process_time()
-        x = samplers.sample(
-            sampler, run.model, run.event_shape, options.num, batch_size=BATCH, progress=False
+        start = time.process_time()
+        found = samplers.run(
+            run.model, sampler, run.event_shape, options.num, batch_size=BATCH, progress=False
         )
         seconds = time.process_time() - start
-        evaluations = (run.model.nfe - evaluations) // math.ceil(options.num / BATCH)
-        return {"nfe": evaluations, "cpu_s": seconds, **judge.distances(x)}
+        return {"nfe": found.nfe, "cpu_s": seconds, **judge.distances(found.samples)}
 
     floor = {"sampler": "(training data)", "training": "", "seed": 0, **judge.floor()}
     settings = (options.num, options.extractor)

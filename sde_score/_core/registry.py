@@ -138,8 +138,9 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         mistake."""
         wanted = _canonical(name)
         alike = {key for key in self._listed if _digits(key) == _digits(wanted)}
-        near = difflib.get_close_matches(wanted, alike, n=1, cutoff=0.75)
-        return self._listed[near[0]] if near else None
+        near = difflib.get_close_matches(wanted, alike, n=3, cutoff=0.75)
+        swapped = [key for key in near if sorted(key) == sorted(wanted)]
+        return self._listed[(swapped or near)[0]] if near else None
 
     def names(self) -> list[str]:
         """All names, in the order in which a reader should meet them."""

@@ -28,6 +28,12 @@ def show_record(record: dict[str, Any]) -> None:
         print(json.dumps(record, indent=2))
 
 
+def show_lines(lines: Sequence[str]) -> None:
+    """Print lines as they are, so that what is longer than the terminal can still be copied."""
+    if is_main_process():
+        print("\n".join(lines))
+
+
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Print a table; in a pipe it is plain text as wide as it needs to be."""
     if not is_main_process():

@@ -59,9 +59,9 @@ class Sample(RunCommand):
         hint_at_noise(run, [spec])
         condition = self._condition(run.num_classes, run.device)
         start = time.perf_counter()
-        x = samplers.sample(
-            samplers.create(spec),
+        drawn = samplers.run(
             run.model,
+            spec,
             run.event_shape,
             self.num,
             seed=self.seed,
@@ -70,8 +70,8 @@ class Sample(RunCommand):
             progress=self.progress,
         )
         seconds = time.perf_counter() - start
-        nfe = round(run.model.nfe / -(-self.num // self.batch_size))
-        save_samples(x, self.out, run.scaling, condition)
+        nfe = round(drawn.nfe)
+        save_samples(drawn.samples, self.out, run.scaling, condition)
         if self.json:
             record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": nfe}
             show_record({**record, "seconds": seconds, "seed": self.seed})

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from sde_score import samplers
-from sde_score.cli.options import Command
-from sde_score.cli.output import show_record, show_table
+from sde_score.cli.output import show_lines, show_record
+
+_LINE = "{:<20}{:<20}{:>5}  {:>8}  {:<5}  {}"
+_HEADER = _LINE.format("name", "family", "order", "NFE/step", "noise", "good at NFE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samplers(Command):
     """List every sampler: family, order of convergence, cost per step, good budgets, paper.
 
-    All of them run on every SDE and on every model: trained networks and exact ones. With --json
-    their arguments and defaults too.
+    Those to try first come first. All of them run on every SDE and on every model: trained
+    networks and exact ones. With --json their arguments, defaults and other names too.
     """
 
     def run(self) -> None:
         """Print the list."""
-        records = [_describe(name) for name in samplers.available()]
+        listed = [samplers.describe(name) for name in samplers.available()]
         if self.json:
-            show_record({"samplers": records})
+            show_record({"samplers": [asdict(each) for each in listed]})
             return
-        header = ["name", "family", "order", "NFE per step", "noise", "good at NFE", "paper"]
-        keys = ("name", "family", "order", "evaluations", "noise", "nfe", "paper")
-        show_table(header, [[record[key] for key in keys] for record in records])
+        first = [each for each in listed if each.first_tier]
+        others = [each for each in listed if not each.first_tier]
+        show_lines(["Try these first", *_table(first), "", "All others", *_table(others)])
 
 
-def _describe(name: str) -> dict[str, str]:
-    sampler = samplers.create(name)
-    fields = [f.name for f in dataclasses.fields(sampler) if f.repr]
-    return {
-        "name": name,
-        "family": samplers.GUIDE[name].family,
-        "order": str(sampler.convergence_order),
-        "evaluations": sampler.evaluations,
-        "noise": "drawn" if sampler.stochastic else "none",
-        "nfe": samplers.GUIDE[name].nfe,
-        "arguments": ", ".join(f"{field}={getattr(sampler, field)!r}" for field in fields),
-        "paper": sampler.reference,
-    }
+def _table(listed: Sequence[samplers.Description]) -> list[str]:
+    """Two lines for each sampler: its facts in columns and its paper."""
+    lines = [_HEADER]
+    for each in listed:
+        facts = (each.family, each.order, each.nfe_per_step, each.noise, each.good_at)
+        lines.append(_LINE.format(each.name, *facts).rstrip())
+        names = f"; also {', '.join(each.aliases)}" if each.aliases else ""
+        if each.paper or names:
+            lines.append(f"    {each.paper}{names}")
+    return lines

@@ -12,7 +12,8 @@ from torch import Tensor
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
 from sde_score.models import Model
-from sde_score.samplers import SAMPLERS, Callback, Sampler, sample
+from sde_score.samplers import SAMPLERS, Callback, Sampler
+from sde_score.samplers import run as draw
 from sde_score.training import Run
 
 _MOST = 4096  # examples of either part of the data that samples are compared with
@@ -171,10 +172,10 @@ def draw_counted(
     callback: Callback | None = None,
 ) -> Drawn:
     """Samples in batches, timed, with the evaluations of the model counted."""
-    before, start = model.nfe, time.perf_counter()
-    samples = sample(
-        sampler,
+    start = time.perf_counter()
+    found = draw(
         model,
+        sampler,
         tuple(event_shape),
         count,
         seed=seed,
@@ -184,7 +185,7 @@ def draw_counted(
         callback=callback,
     )
     seconds = time.perf_counter() - start
-    return Drawn(samples.float(), round((model.nfe - before) / -(-count // batch_size)), seconds)
+    return Drawn(found.samples.float(), round(found.nfe), seconds)
 
 
 def require_finite_samples(samples: Tensor, sampler: str, hint: str = "leave it out") -> None:

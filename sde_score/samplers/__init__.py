@@ -1,23 +1,28 @@
-"""Samplers: how a model becomes samples. Swapping one is changing a string."""
+"""Samplers: from a model to samples. Another sampler is another string.
 
-from sde_score._core.registry import Registry
+A sampler of your own is a class with one method; `samplers.register("mine", Mine)` adds it to all
+that lists, compares and benchmarks samplers. Grids, reverse variances, correctors and predictors
+are added alike: `samplers.GRIDS.register("mine", MyGrid)`.
+"""
+
 from sde_score.random import Noise
 from sde_score.samplers.adaptive.dpm_solver import DPMAdaptive
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
 from sde_score.samplers.adaptive.reverse_sde import AdaptiveSDE
-from sde_score.samplers.base import Callback, Sampler, Trajectory
-from sde_score.samplers.batched import sample
+from sde_score.samplers.base import SAMPLERS, Callback, Sampler
+from sde_score.samplers.batched import run, sample
 from sde_score.samplers.composite.parallel import Parallel
 from sde_score.samplers.composite.restart import Repeat, Restart
-from sde_score.samplers.fixed_step.multistep import ROWS, Multistep
+from sde_score.samplers.fixed_step.multistep import Multistep
 from sde_score.samplers.fixed_step.one_step import (
     DDIM,
     Ancestral,
     EulerMaruyama,
     Predictor,
     ReverseDiffusion,
+    Stay,
 )
-from sde_score.samplers.fixed_step.runge_kutta import RUNGE_KUTTA_ROWS, Heun, RungeKutta
+from sde_score.samplers.fixed_step.runge_kutta import RungeKutta
 from sde_score.samplers.grids import (
     GRIDS,
     Angle,
@@ -35,15 +40,10 @@ from sde_score.samplers.grids import (
     read_grid_file,
     write_grid_file,
 )
-from sde_score.samplers.guide import GUIDE, Advice
-from sde_score.samplers.langevin.corrector import Langevin
+from sde_score.samplers.langevin.annealed import AnnealedLangevin
+from sde_score.samplers.langevin.corrector import CORRECTORS, Langevin
 from sde_score.samplers.langevin.markov_chain import MCMC
-from sde_score.samplers.langevin.predictor_corrector import (
-    CORRECTORS,
-    PREDICTORS,
-    AnnealedLangevin,
-    PredictorCorrector,
-)
+from sde_score.samplers.langevin.predictor_corrector import PREDICTORS, PredictorCorrector
 from sde_score.samplers.langevin.step_sizes import (
     annealed_variance,
     choose_step_ratio,
@@ -60,59 +60,55 @@ from sde_score.samplers.noise.reverse_variance import (
     interpolated_std,
     posterior_coefficients,
 )
+from sde_score.samplers.problem import Samples, Trajectory
+from sde_score.samplers.published import (
+    ALIASES,
+    FIRST_TIER,
+    METHODS,
+    Description,
+    Method,
+    constructors,
+    describe,
+)
 from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
 
-SAMPLERS: Registry[Sampler] = Registry(
-    "sampler",
-    {
-        "euler-maruyama": EulerMaruyama,
-        "reverse-diffusion": ReverseDiffusion,
-        "ancestral": Ancestral,
-        "ddim": DDIM,
-        **RUNGE_KUTTA_ROWS,
-        "runge-kutta": RungeKutta,
-        **ROWS,
-        "multistep": Multistep,
-        "ode": ProbabilityFlowODE,
-        "dpm-adaptive": DPMAdaptive,
-        "adaptive-sde": AdaptiveSDE,
-        "restart": Restart,
-        "parallel": Parallel,
-        "pc": PredictorCorrector,
-        "annealed-langevin": AnnealedLangevin,
-        "mcmc": MCMC,
-    },
+SAMPLERS.fill(constructors(Sampler), ALIASES)
+_steppers = constructors(Predictor, RungeKutta, Multistep)
+PREDICTORS.fill(
+    {**_steppers, "none": Stay}, {alias: to for alias, to in ALIASES.items() if to in _steppers}
 )
 
 available = SAMPLERS.names
 create = SAMPLERS.create
+register = SAMPLERS.register
 
 __all__ = [
     "CORRECTORS",
     "DDIM",
+    "FIRST_TIER",
     "GRIDS",
-    "GUIDE",
     "MCMC",
+    "METHODS",
     "PREDICTORS",
     "SAMPLERS",
     "VARIANCES",
     "AdaptiveSDE",
-    "Advice",
     "Ancestral",
     "Angle",
     "AnnealedLangevin",
     "BrownianPath",
     "Callback",
     "DPMAdaptive",
+    "Description",
     "EulerMaruyama",
     "FoundGrid",
     "Grid",
     "GridFile",
-    "Heun",
     "InterpolatedVariance",
     "Karras",
     "Langevin",
     "LogitNormal",
+    "Method",
     "Multistep",
     "Noise",
     "NoiseGrid",
@@ -131,6 +127,7 @@ __all__ = [
     "ReverseVariance",
     "RungeKutta",
     "Sampler",
+    "Samples",
     "Times",
     "Trajectory",
     "TransitionVariance",
@@ -141,10 +138,13 @@ __all__ = [
     "choose_step_ratio",
     "choose_steps_each",
     "create",
+    "describe",
     "interpolated_std",
     "optimise_grid",
     "posterior_coefficients",
     "read_grid_file",
+    "register",
+    "run",
     "sample",
     "write_grid_file",
 ]

@@ -1,4 +1,4 @@
-"""What every sampler does around its own step: start, seeds, progress, trajectory, the last step.
+"""The sampler contract: start, seeds, progress, trajectory, the last step, steps for a budget.
 
 A sampler is an immutable description. Its method is one generator, `iterate`, that yields the state
 after each step; the rest is here.
@@ -6,109 +6,34 @@ after each step; the rest is here.
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, overload, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from inspect import signature
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
-from sde_score._core.checks import require_batch, require_count
-from sde_score.models import Model
+from sde_score._core.checks import require_count
+from sde_score._core.registry import Registry, format_spec, parse_spec
+from sde_score.models import GaussianMixture, Model
 from sde_score.random import ExampleStreams, Noise, example_seeds
+from sde_score.samplers.budget import most_steps
 from sde_score.samplers.grids import GRIDS, Grid
-from sde_score.sdes import SDE
+from sde_score.samplers.problem import Iteration, Problem, Samples, Trajectory
+from sde_score.samplers.start import blank, fitting, sigma_data_of
+from sde_score.sdes import SDE, VP
 
-
-@runtime_checkable
-class Path(Protocol):
-    """A source of noise that is a path over the clock log(sigma / alpha)."""
-
-    def between(self, a: float, b: float) -> Tensor:
-        """The increment of the path from a to b, scaled to a standard normal draw."""
-        ...
-
+S = TypeVar("S", bound="Sampler")
 
 Callback = Callable[[int, float, Tensor], None]
 """Called after each step with its number (from 1), the time reached and the state; must not change
 the state."""
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """A sampling run with all that happened on the way.
-
-    Args:
-        samples: the result, shape `(batch, *event)`.
-        times: time of each state, from `t_max`; 0 for the denoised result, float64 of shape
-            `(states,)`.
-        states: shape `(states, batch, *event)`, the start included.
-        nfe: network evaluations, counted on the model.
-    """
-
-    samples: Tensor
-    times: Tensor
-    states: Tensor
-    nfe: int
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """All that an iteration needs besides its state.
-
-    Args:
-        model: read through the model protocol alone.
-        times: decreasing, float64, on the CPU.
-        noise: source of standard normal draws.
-        condition: passed to the model.
-        tick: moves the progress bar; for iterations whose steps are not those they yield.
-    """
-
-    model: Model
-    times: Tensor
-    noise: Noise
-    condition: Tensor | None
-    tick: Callable[[], object]
-
-    @property
-    def sde(self) -> SDE:
-        """The model's diffusion."""
-        return self.model.sde
-
-    def moments(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The times as scalars on a device, so that the loop does not copy any."""
-        return self.times.to(device).unbind()
-
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """The model's score under the condition."""
-        return self.model.score(x, t, self.condition)
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """The model's denoised mean under the condition."""
-        return self.model.denoise(x, t, self.condition)
-
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """The model's velocity under the condition."""
-        return self.model.velocity(x, t, self.condition)
-
-    def expected_noise(self, x: Tensor, t: Tensor) -> Tensor:
-        """The model's noise under the condition."""
-        return self.model.noise(x, t, self.condition)
-
-    def between(self, t: float, s: float) -> Tensor:
-        """A standard normal draw for the step from t to an earlier s > 0.
-
-        A path answers with its own increment, so that steps of any size see the same noise.
-        """
-        if not isinstance(self.noise, Path):
-            return self.noise()
-        clock = -0.5 * self.sde.log_snr(torch.tensor([t, s], dtype=torch.float64))
-        return self.noise.between(*clock.tolist())
-
-
-Iteration = Iterator[tuple[float, Tensor]]
-"""Yields the time reached and the state, step by step."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +47,7 @@ class Sampler(ABC):
             an object.
         denoise: end with the denoised mean E[x0 | x_t] (one evaluation). Without it the samples
             keep the noise of the last time.
+        name: what it is called in tables and progress bars; `create` gives the registered name.
 
     Raises:
         ValueError: for arguments outside their range, on construction.
@@ -130,10 +56,18 @@ class Sampler(ABC):
     steps: int = 100
     grid: str | Grid = "native"
     denoise: bool = True
+    name: str = field(default="", kw_only=True, repr=False, compare=False)
+
+    ends_at_data: ClassVar[bool] = False
+    """Whether `iterate` takes the last step, to zero noise, itself."""
+    descends: ClassVar[bool] = True
+    """Whether the time falls at every step; not where chains stay at one time or go back up."""
+    from_noise: ClassVar[bool] = True
+    """Whether the samples have come all the way from noise, through all times of the SDE."""
 
     @property
-    def ends_at_data(self) -> bool:
-        """Whether `iterate` takes the last step, to zero noise, itself."""
+    def adaptive(self) -> bool:
+        """Whether a tolerance decides the evaluations, instead of the steps."""
         return False
 
     @property
@@ -142,28 +76,77 @@ class Sampler(ABC):
         return 1
 
     @property
-    def evaluations(self) -> str:
-        """Network evaluations per step, for tables; the truth is counted on the model."""
-        return "1"
+    def stochastic(self) -> bool:
+        """Whether noise is drawn on the way, beyond the start."""
+        return True
 
     @property
-    def reference(self) -> str:
-        """The paper."""
+    def undifferentiable(self) -> str:
+        """Why no gradient goes through the steps; empty if one does."""
         return ""
+
+    def __init_subclass__(cls) -> None:
+        """Keep the text of the contract: `dataclass` would write another for each class."""
+        super().__init_subclass__()
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Sampler.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         require_count(steps=self.steps)
         _ = self.time_grid
 
+    def __repr__(self) -> str:
+        return self.text()
+
+    def text(self, *left_out: str) -> str:
+        """The spec: the name, the steps, and all fields that differ from the name's own.
+
+        Args:
+            left_out: fields that are not said.
+        """
+        name = self.name or SAMPLERS.name_of(type(self)) or type(self).__name__
+        constructor = SAMPLERS[name] if name in SAMPLERS else type(self)
+        defaults = signature(constructor).parameters
+        said = {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.repr}
+        said = {
+            key: str(value) if isinstance(value, Sampler) else value
+            for key, value in said.items()
+            if key not in defaults
+            or value != defaults[key].default
+            or (key == "steps" and not self.adaptive)
+        }
+        return format_spec(name, {k: v for k, v in said.items() if k not in left_out})
+
     @property
     def time_grid(self) -> Grid:
         """The grid as an object."""
-        return GRIDS.create(self.grid) if isinstance(self.grid, str) else self.grid
+        return GRIDS.resolve(self.grid)
+
+    def times(self, sde: SDE) -> Tensor:
+        """The times at which the model is evaluated, decreasing, float64."""
+        return self.time_grid.times(sde, self.steps if self.denoise else self.steps + 1)
+
+    def start_time(self, sde: SDE) -> float:
+        """The time of the start: the first of the grid, which most start at `t_max`."""
+        return self.times(sde)[0].item()
+
+    def start_spread(self, sde: SDE, sigma_data: float = 1.0) -> float:
+        """Standard deviation of a start that is drawn: at `t_max` the prior's, below it that of
+        x_t, sqrt(alpha^2 sigma_data^2 + sigma^2).
+
+        Args:
+            sde: the diffusion.
+            sigma_data: standard deviation of the data.
+        """
+        time = self.start_time(sde)
+        if time == sde.t_max:
+            return sde.prior_std
+        return math.hypot(float(sde.alpha(time)) * sigma_data, float(sde.sigma(time)))
 
     @property
-    def stochastic(self) -> bool:
-        """Whether noise is drawn on the way, beyond the start."""
-        return True
+    def total(self) -> int | None:
+        """Number of states that `iterate` yields; None if it moves the bar itself."""
+        return self.steps if self.ends_at_data else self.steps - self.denoise
 
     @abstractmethod
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
@@ -174,8 +157,44 @@ class Sampler(ABC):
 
         Args:
             problem: the model, the times and the source of noise.
-            x: state at `problem.times[0]`; owned by the iteration, which may change it in place.
+            x: state at `problem.times[0]`; owned by the iteration, which may change it in place
+                unless gradients are enabled.
         """
+
+    def count_nfe(self, sde: SDE | None = None) -> int:
+        """Network evaluations per sample, counted on a Gaussian of one dimension.
+
+        Args:
+            sde: the diffusion of the model; None for `VP()`, since few samplers depend on it.
+        """
+        model = GaussianMixture([[0.3]], 0.5, VP() if sde is None else sde)
+        self(model, (1, 1), seed=0, progress=False)
+        return model.nfe
+
+    def steps_for(self, nfe: int, sde: SDE | None = None) -> int:
+        """The most steps that make at most `nfe` evaluations, found by counting.
+
+        Args:
+            nfe: the budget, network evaluations per sample.
+            sde: as for `count_nfe`.
+
+        Raises:
+            ValueError: if no number of steps fits the budget, or a tolerance decides the cost.
+        """
+        require_count(nfe=nfe)
+        if self.adaptive:
+            raise ValueError(
+                f"nfe={nfe} cannot be met by {self}, whose tolerance decides the evaluations: "
+                "set rtol and atol"
+            )
+        try:
+            return _steps_for(self, nfe, sde)
+        except TypeError:  # a field that cannot be hashed
+            return _steps_for.__wrapped__(self, nfe, sde)
+
+    def within(self: S, nfe: int, sde: SDE | None = None) -> S:
+        """The same sampler with the most steps for a budget; see `steps_for`."""
+        return replace(self, steps=self.steps_for(nfe, sde))
 
     @overload
     def __call__(
@@ -189,6 +208,7 @@ class Sampler(ABC):
         callback: Callback | None = ...,
         progress: bool = ...,
         noise: Noise | None = ...,
+        grad: bool = ...,
     ) -> Tensor: ...
     @overload
     def __call__(
@@ -202,8 +222,8 @@ class Sampler(ABC):
         callback: Callback | None = ...,
         progress: bool = ...,
         noise: Noise | None = ...,
+        grad: bool = ...,
     ) -> Trajectory: ...
-    @torch.no_grad()
     def __call__(
         self,
         model: Model,
@@ -215,13 +235,14 @@ class Sampler(ABC):
         callback: Callback | None = None,
         progress: bool = True,
         noise: Noise | None = None,
+        grad: bool = False,
     ) -> Tensor | Trajectory:
         """Draw samples.
 
         Args:
             model: anything with the model protocol.
-            start: shape `(batch, *event)` to start from the prior, or the state at `sde.t_max`,
-                which is left as it is.
+            start: shape `(batch, *event)` to start from the prior, or the state at
+                `start_time(model.sde)`, which is left as it is.
             seed: sample i depends on (seed, i) alone, not on the batch; a sequence gives each
                 sample's own seed; None draws one at random.
             condition: passed to the model, one entry per example.
@@ -230,40 +251,81 @@ class Sampler(ABC):
             progress: show a bar once sampling takes over two seconds.
             noise: replaces the seeded draws; called once per draw, the start included if it is
                 drawn.
+            grad: keep the graph through all steps, so that gradients reach the start and the
+                model's parameters; memory grows with the steps.
 
         Returns:
             samples of shape `(batch, *event)`, in at least float32, or the `Trajectory`.
 
         Raises:
-            ValueError: if shapes do not agree.
+            ValueError: if shapes do not agree, `grad` is asked of a sampler without a gradient, or
+                not asked for a start that requires one.
             TypeError: if `start` is not floating point.
         """
-        x = _blank(model, start)
+        x = blank(model, start)
         draw = noise or ExampleStreams(example_seeds(seed, x.shape[0]), x)
+        self._check_gradient(start, grad)
+        with torch.set_grad_enabled(grad):
+            x = self._start(model, start, draw, x)
+            first_nfe = model.nfe
+            states = [(self.start_time(model.sde), x.clone())] if trajectory else []
+            steps = self._walk(model, x, draw, condition, progress)
+            for index, (time, state) in enumerate(steps, 1):
+                x = state
+                if callback is not None:
+                    callback(index, time, state)
+                if trajectory:
+                    states.append((time, state.clone()))
+            if not trajectory:
+                return x
+            times = torch.tensor([time for time, _ in states], dtype=torch.float64)
+            return Trajectory(x, model.nfe - first_nfe, times, torch.stack([s for _, s in states]))
+
+    def run(
+        self,
+        model: Model,
+        start: Sequence[int] | Tensor,
+        *,
+        seed: int | Sequence[int] | None = None,
+        condition: Tensor | None = None,
+        callback: Callback | None = None,
+        progress: bool = True,
+        noise: Noise | None = None,
+        grad: bool = False,
+    ) -> Samples:
+        """Draw samples, and count their cost. Arguments and errors are those of a call."""
+        before = model.nfe
+        x = self(
+            model, start, seed=seed, condition=condition, callback=callback, progress=progress,
+            noise=noise, grad=grad,
+        )  # fmt: skip
+        return Samples(x, model.nfe - before)
+
+    def _check_gradient(self, start: Sequence[int] | Tensor, grad: bool) -> None:
+        if grad and self.undifferentiable:
+            raise ValueError(f"grad=True: no gradient goes through {self}: {self.undifferentiable}")
+        wanted = isinstance(start, Tensor) and start.requires_grad and torch.is_grad_enabled()
+        if wanted and not grad:
+            raise ValueError(
+                "start requires a gradient and grad=False keeps none: set grad=True, or give "
+                "start.detach()"
+            )
+
+    def _start(
+        self, model: Model, start: Sequence[int] | Tensor, draw: Noise, empty: Tensor
+    ) -> Tensor:
+        """The first state, in a tensor of its own."""
         if isinstance(start, Tensor):
-            x.copy_(start)
-        else:
-            torch.mul(_fitting(draw(), x), self.start_std_on(model.sde), out=x)
-        first_nfe = model.nfe
-        states = [(self.start_time(model.sde), x.clone())] if trajectory else []
-        for index, (time, state) in enumerate(self._walk(model, x, draw, condition, progress), 1):
-            x = state
-            if callback is not None:
-                callback(index, time, state)
-            if trajectory:
-                states.append((time, state.clone()))
-        if not trajectory:
-            return x
-        times = torch.tensor([time for time, _ in states], dtype=torch.float64)
-        return Trajectory(x, times, torch.stack([s for _, s in states]), model.nfe - first_nfe)
+            return start.to(empty).clone() if start.requires_grad else empty.copy_(start)
+        std = self.start_spread(model.sde, sigma_data_of(model))
+        return torch.mul(fitting(draw(), empty), std, out=empty)
 
     def _walk(
         self, model: Model, x: Tensor, noise: Noise, condition: Tensor | None, progress: bool
     ) -> Iteration:
         from tqdm.auto import tqdm
 
-        times, total = self.times(model.sde), self.total
-        name = type(self).__name__
+        times, total, name = self.times(model.sde), self.total, self.text("steps")
         with tqdm(total=total, desc=name, unit="step", delay=2, disable=not progress) as bar:
             problem = Problem(model, times, noise, condition, bar.update)
             for time, state in self.iterate(problem, x):
@@ -273,44 +335,44 @@ class Sampler(ABC):
             if self.denoise and not self.ends_at_data:
                 yield 0.0, problem.denoise(x, times[-1].to(x.device))
 
-    def start_time(self, sde: SDE) -> float:
-        """The time of the start: the first of the grid, which most start at `t_max`."""
-        return self.times(sde)[0].item()
 
-    def start_std_on(self, sde: SDE) -> float:
-        """Standard deviation of a start that is drawn: that of the prior, and of a grid that starts
-        below `t_max` the same share of it as of the noise."""
-        share = sde.sigma(self.start_time(sde)) / sde.sigma(sde.t_max)
-        return sde.prior_std * share.item()
-
-    @property
-    def total(self) -> int | None:
-        """Number of states that `iterate` yields; None if it moves the bar itself."""
-        return self.steps if self.ends_at_data else self.steps - self.denoise
-
-    def times(self, sde: SDE) -> Tensor:
-        """The times at which the model is evaluated, decreasing, float64."""
-        return self.time_grid.times(sde, self.steps if self.denoise else self.steps + 1)
+@lru_cache(maxsize=4096)
+def _steps_for(sampler: Sampler, nfe: int, sde: SDE | None) -> int:
+    return most_steps(lambda steps: replace(sampler, steps=steps).count_nfe(sde), nfe)
 
 
-def _fitting(draw: Tensor, x: Tensor) -> Tensor:
-    """A draw from a source of noise that is not ours, if it has the shape of the state."""
-    if draw.shape != x.shape:
-        raise ValueError(
-            f"noise gave a draw of shape {tuple(draw.shape)} for samples of shape {tuple(x.shape)}"
-        )
-    return draw
+class SamplerRegistry(Registry[Sampler]):
+    """Samplers by name; each that is made knows its name."""
+
+    @override
+    def create(self, spec: str, *, sde: SDE | None = None, **arguments: Any) -> Sampler:
+        """Build the sampler that `spec` names; keyword arguments override those in the spec.
+
+        Args:
+            spec: such as `"dpmpp-2m"`, `"heun(steps=18)"` or `"heun(nfe=35)"`.
+            sde: for `nfe`, the diffusion of the model; see `Sampler.count_nfe`.
+            arguments: fields of the sampler, or `nfe` in place of `steps`: a budget of network
+                evaluations, within which as many steps are taken as it allows.
+
+        Raises:
+            ValueError: for an unknown name, arguments that it does not accept, both `nfe` and
+                `steps`, or a budget that cannot be met.
+        """
+        if not isinstance(spec, str):
+            return super().create(spec)
+        given, from_spec = parse_spec(spec)
+        merged = {**from_spec, **arguments}
+        nfe = merged.pop("nfe", None)
+        if nfe is not None and "steps" in merged:
+            raise ValueError(f"nfe={nfe} and steps={merged['steps']} both say how long: give one")
+        made = copy.copy(super().create(given, **merged))
+        object.__setattr__(made, "name", made.name or self.listed(given))
+        return made if nfe is None else made.within(nfe, sde)
+
+    def name_of(self, kind: type[Sampler]) -> str | None:
+        """The first name under which a class is registered, if any."""
+        return next((name for name, made in self.items() if made is kind), None)
 
 
-def _blank(model: Model, start: Sequence[int] | Tensor) -> Tensor:
-    """An empty state: where and how precise the model and the start are, at least float32."""
-    if isinstance(start, Tensor):
-        require_batch("start", start)
-        dtype = torch.promote_types(start.dtype, torch.float32)
-        return torch.empty_like(start, dtype=dtype, memory_format=torch.contiguous_format)
-    shape = tuple(start)
-    require_count(**{f"start[{i}]": size for i, size in enumerate(shape)})
-    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
-    like = next((p for p in tensors if p.is_floating_point()), torch.empty(()))
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.empty(shape, dtype=dtype, device=like.device)
+SAMPLERS = SamplerRegistry("sampler", base=Sampler)
+"""All samplers by name, filled from `published.METHODS` and by `register`."""

@@ -1,4 +1,4 @@
-"""Large sets of samples, drawn in parts that fit in memory."""
+"""Samples in any number, drawn in batches that fit in memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from torch import Tensor
 from sde_score._core.checks import require_count
 from sde_score.models import Model
 from sde_score.random import example_seeds
-from sde_score.samplers.base import Callback, Sampler
+from sde_score.samplers.base import SAMPLERS, Callback, Sampler
+from sde_score.samplers.problem import Samples
 
 
 def sample(
-    sampler: Sampler,
     model: Model,
+    sampler: str | Sampler,
     event_shape: Sequence[int],
-    count: int,
+    num: int,
     *,
     seed: int = 0,
     condition: Tensor | None = None,
@@ -25,34 +26,67 @@ def sample(
     progress: bool = True,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Draw `count` samples, `batch_size` at a time.
+    """Draw samples from a model, such as `sample(run.model, "adams", run.event_shape, 64)`.
 
-    Sample i depends on (seed, i) alone, so the parts change nothing.
+    Sample i depends on (seed, i) alone, so the batches change nothing.
 
     Args:
-        sampler: how.
-        model: from what.
+        model: anything with the model protocol.
+        sampler: a name from `available()`, such as `"dpmpp-2m(steps=20)"` or `"heun(nfe=35)"`, or a
+            sampler.
         event_shape: shape of one sample.
-        count: how many.
-        seed: names the set.
-        condition: one entry per sample, shape `(count, ...)`.
+        num: how many.
+        seed: random seed.
+        condition: passed to the model, one entry per sample: shape `(num, ...)`.
         batch_size: samples that the model sees at once.
-        progress: show a bar for each part that takes over two seconds.
-        callback: called after each step of each part.
+        progress: show a bar for each batch that takes over two seconds.
+        callback: called after each step of each batch.
 
     Returns:
-        samples on the CPU, shape `(count, *event)`.
+        samples on the CPU, shape `(num, *event_shape)`.
 
     Raises:
-        ValueError: if a count is below 1, or `condition` has another length.
+        ValueError: for an unknown sampler, a count below 1, or `condition` of another length.
     """
-    require_count(count=count, batch_size=batch_size)
-    if condition is not None and len(condition) != count:
-        raise ValueError(f"condition has {len(condition)} entries for {count} samples")
+    return run(
+        model,
+        sampler,
+        event_shape,
+        num,
+        seed=seed,
+        condition=condition,
+        batch_size=batch_size,
+        progress=progress,
+        callback=callback,
+    ).samples
+
+
+def run(
+    model: Model,
+    sampler: str | Sampler,
+    event_shape: Sequence[int],
+    num: int,
+    *,
+    seed: int = 0,
+    condition: Tensor | None = None,
+    batch_size: int = 256,
+    progress: bool = True,
+    callback: Callback | None = None,
+) -> Samples:
+    """Draw samples as `sample` does, and count their cost.
+
+    Returns:
+        the samples, and the network evaluations per sample: their mean over the batches.
+    """
+    require_count(num=num, batch_size=batch_size)
+    if condition is not None and len(condition) != num:
+        raise ValueError(f"condition has {len(condition)} entries for {num} samples")
+    if isinstance(sampler, str):
+        sampler = SAMPLERS.create(sampler, sde=model.sde)
     parts = []
-    for first in range(0, count, batch_size):
-        size = min(batch_size, count - first)
-        part = sampler(
+    for first in range(0, num, batch_size):
+        size = min(batch_size, num - first)
+        part = SAMPLERS.resolve(sampler).run(
             model,
             (size, *event_shape),
             seed=example_seeds(seed, size, first),
@@ -60,5 +94,6 @@ def sample(
             progress=progress,
             callback=callback,
         )
-        parts.append(part.cpu())
-    return torch.cat(parts)
+        parts.append(Samples(part.samples.cpu(), part.nfe))
+    nfe = sum(part.nfe for part in parts) / len(parts)
+    return Samples(torch.cat([part.samples for part in parts]), nfe)

@@ -15,9 +15,9 @@ from scipy.integrate import quad
 from sde_score import samplers
 from sde_score.discrete import HierarchicalVAE, NoiseScales
 from sde_score.objectives import DenoisingScoreMatching
-from sde_score.samplers import DDIM, Ancestral
-from sde_score.samplers.fixed_step.multistep import ROWS
+from sde_score.samplers import DDIM, Ancestral, Multistep
 from sde_score.samplers.grids import Times
+from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, VE, VP, SubVP
 
 ROUNDING = {"rtol": 1e-10, "atol": 1e-10}
@@ -198,7 +198,9 @@ SAME = {
     "heun": {},
     "heun, churned": {"churn": 5.0},
     "annealed-langevin": {"steps_each": 3},
-    **{name: {} for name in ROWS if name not in ("deis", "adams-time")},  # of one clock
+    **{
+        name: {} for name in constructors(Multistep) if name not in ("deis", "adams-time")
+    },  # of one clock
     "multistep, to the data": {"final_order": 3, "corrector": 2, "coordinate": "angle"},
     "multistep, on the circle": {"prediction": "angular", "eta": 0.6},
 }

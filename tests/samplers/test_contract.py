@@ -10,8 +10,8 @@ import torch
 from sde_score import samplers
 from sde_score.models import GaussianMixture
 from sde_score.random import ExampleStreams, example_seeds
-from sde_score.samplers import Heun, Langevin, PredictorCorrector
-from sde_score.samplers.fixed_step.multistep import ROWS
+from sde_score.samplers import Langevin, Multistep, PredictorCorrector
+from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, VE, VP
 
 EVENT = (2, 3)
@@ -149,7 +149,7 @@ COUNTS = {
     "reverse-diffusion": lambda n: (n, n),
     "ancestral": lambda n: (n, n),
     "ddim": lambda n: (n, n),
-    **{name: lambda n: (n, n) for name in ROWS},
+    **{name: lambda n: (n, n) for name in constructors(Multistep)},
     "midpoint": lambda n: (2 * n - 1, 2 * n),
     "dpm-3s": lambda n: (3 * n - 2, 3 * n),
     "rk4": lambda n: (4 * n - 3, 4 * n),
@@ -334,7 +334,7 @@ def test_parts_may_be_objects():
 
 def test_churn_needs_noise_only_where_it_churns():
     """gamma = min(churn / steps, sqrt(2) - 1); levels outside the window are left alone."""
-    sampler = Heun(steps=6, churn=100.0, churn_min=0.5, churn_max=3.0)
+    sampler = samplers.create("heun", steps=6, churn=100.0, churn_min=0.5, churn_max=3.0)
     levels = sampler.times(EDM(0.05, 9.0))
     raised = sampler._raise(levels)
     inside = (levels >= 0.5) & (levels <= 3.0)
@@ -345,6 +345,6 @@ def test_churn_needs_noise_only_where_it_churns():
     sampler(Elementwise(EDM(0.05, 9.0)), 9 * ones, noise=lambda: drawn.append(1) or ones,
             progress=False)  # fmt: skip
     assert len(drawn) == int(inside[:-1].sum())
-    everywhere = Heun(steps=6, churn=1.2)._raise(levels)
+    everywhere = samplers.create("heun", steps=6, churn=1.2)._raise(levels)
     torch.testing.assert_close(everywhere[1:], 1.2 * levels[1:])
     assert everywhere[0] == levels[0]  # never beyond the noise of t_max

@@ -18,19 +18,21 @@ from sde_score.models import GaussianMixture
 from sde_score.samplers import (
     DDIM,
     GRIDS,
+    METHODS,
     PREDICTORS,
     Ancestral,
     EulerMaruyama,
-    Heun,
     Langevin,
+    Multistep,
     PredictorCorrector,
     ProbabilityFlowODE,
     ReverseDiffusion,
     Times,
 )
-from sde_score.samplers.fixed_step.multistep import ROWS
+from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, VE, VP
 
+ROWS, HEUN = constructors(Multistep), METHODS["heun"].constructor
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.6, 0.35], [0.35, 0.9]], dtype=torch.float64)
 
@@ -47,13 +49,13 @@ STOCHASTIC = {
     "pc": lambda n, **way: PredictorCorrector(
         steps=n, corrector=Langevin(snr=0.8 * n**-0.5, steps=2), **way
     ),
-    "heun, churn": lambda n, **way: Heun(steps=n, churn=3.0, **way),
+    "heun, churn": lambda n, **way: HEUN(steps=n, churn=3.0, **way),
 }
 DETERMINISTIC = {
     "euler": lambda n, **way: EulerMaruyama(steps=n, eta=0.0, **way),
     "reverse-diffusion": lambda n, **way: ReverseDiffusion(steps=n, eta=0.0, **way),
     "ddim": lambda n, **way: DDIM(steps=n, **way),
-    "heun": lambda n, **way: Heun(steps=n, **way),
+    "heun": lambda n, **way: HEUN(steps=n, **way),
 }
 ORDERS = {"heun": 2, "heun, churn": 2}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.samplers import DDIM, Ancestral, AnnealedLangevin, Heun, Karras, UniformTime
+from sde_score.samplers import DDIM, METHODS, Ancestral, AnnealedLangevin, Karras, UniformTime
 from sde_score.sdes import EDM, SDE, VE
+
+Heun = METHODS["heun"].constructor
 
 
 class TableSDE(SDE):

@@ -14,9 +14,9 @@ import torch
 
 from sde_score.models import GaussianMixture
 from sde_score.samplers import Ancestral, EulerMaruyama, Langevin, PredictorCorrector
-from sde_score.samplers.base import Problem
 from sde_score.samplers.fixed_step.linear import weighted_sum_
 from sde_score.samplers.fixed_step.one_step import ReverseDiffusion
+from sde_score.samplers.problem import Problem
 from sde_score.sdes import SDE, VE, VP, SubVP
 
 KINDS = {"vp": VP, "subvp": SubVP, "ve": VE}

@@ -30,13 +30,13 @@ def draw(spec, start, **given):
 
 def test_every_name_has_its_facts_and_settings_are_frozen():
     for name in samplers.available():
-        sampler = samplers.create(name)
+        sampler, method = samplers.create(name), samplers.METHODS[name]
         assert sampler.convergence_order >= 1
-        assert re.match(r"[A-Z].* (et al\. )?(19|20)\d\d.*https://", sampler.reference), name
+        assert re.match(r"[A-Z].* (et al\. )?(19|20)\d\d, https://\S+$", method.paper), name
+        assert re.match(r"any$|\d+-", method.good_at)
         assert samplers.create(name) == sampler
         with pytest.raises(FrozenInstanceError):
             sampler.steps = 3
-    assert list(samplers.GUIDE) == samplers.available()
     noisy = {name for name in samplers.available() if samplers.create(name).stochastic}
     assert noisy == NOISY
     assert samplers.create("heun").convergence_order == 2
@@ -77,7 +77,11 @@ def test_every_name_has_its_facts_and_settings_are_frozen():
         ("mcmc(start_std=0)", "start_std=0"),
         ("mcmc(warmup=-1)", "warmup=-1"),
         ("mcmc(adapt_mass=True)", "adapt_mass=True, but MALA has no mass"),
-        ("mcmc(grid='karras')", "grid='karras' has no place in a chain at one time"),
+        ("mcmc(grid='karras')", "does not take grid; accepted: steps, denoise"),
+        ("ddim(nfe=0)", "nfe=0"),
+        ("ddim(nfe=5, steps=5)", "nfe=5 and steps=5 both say how long"),
+        ("restart(nfe=5)", "nfe=5 is too small: 2 steps make 21 evaluations"),
+        ("ode(nfe=50)", "nfe=50 cannot be met by ode, whose tolerance decides"),
     ],
 )
 def test_wrong_settings_are_refused_on_construction(spec, message):

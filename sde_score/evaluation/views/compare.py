@@ -27,7 +27,8 @@ from sde_score.evaluation.samples import (
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow, in_order
 from sde_score.evaluation.views.views import VIEWS
 from sde_score.models import Model
-from sde_score.samplers import SAMPLERS
+from sde_score.samplers import Sampler
+from sde_score.sdes import SDE
 from sde_score.training import Run
 
 VIEW_BUDGETS = (5, 10, 20, 50, 100)
@@ -165,7 +166,7 @@ def compare_views(
 
     journal = Journal() if journal is None else journal
     row_key, bits_key = f"{identity} | view | ", f"{identity} | bits | "
-    plan = plan_views(views, nfes)
+    plan = plan_views(views, nfes, viewed.model.sde)
     known = journal.under(row_key, ViewRow.from_record)
     missing = [cell for cell in plan if cell.key not in known]
     total = sum(cell.budget for cell in missing)
@@ -187,10 +188,10 @@ def compare_views(
 
 
 class Cell(NamedTuple):
-    """A row to be measured: a sampler of a view as text, and its budget, 0 for none."""
+    """A row to be measured: a sampler of a view, and its budget, 0 for none."""
 
     view: str
-    sampler: str
+    sampler: Sampler
     budget: int
 
     @property
@@ -199,8 +200,8 @@ class Cell(NamedTuple):
         return f"{self.view} | {self.sampler}"
 
 
-def plan_views(views: Sequence[str], nfes: Sequence[int]) -> list[Cell]:
-    """The rows that `compare_views` measures.
+def plan_views(views: Sequence[str], nfes: Sequence[int], sde: SDE | None = None) -> list[Cell]:
+    """The rows that `compare_views` measures on a model with a diffusion.
 
     Raises:
         ValueError: for an unknown view, no views or budgets, or a budget below 1.
@@ -212,13 +213,13 @@ def plan_views(views: Sequence[str], nfes: Sequence[int]) -> list[Cell]:
         raise ValueError("nfes is empty: give budgets of network evaluations, such as 10 20 50")
     for nfe in nfes:
         require_count(nfe=nfe)
-    plan: dict[tuple[str, str], Cell] = {}
+    plan: dict[tuple[str, Sampler], Cell] = {}
     for name in dict.fromkeys(views):
         view = VIEWS[name]
         for budget in [0] if view.adaptive else sorted(set(nfes)):
-            spec = view.sampler_within(max(budget, 1))
-            if spec is not None:
-                plan.setdefault((name, spec), Cell(name, spec, budget))
+            sampler = view.sampler_within(max(budget, 1), sde)
+            if sampler is not None:
+                plan.setdefault((name, sampler), Cell(name, sampler, budget))
     return list(plan.values())
 
 
@@ -235,7 +236,7 @@ def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) 
 
     drawn = draw_counted(
         model,
-        SAMPLERS.resolve(cell.sampler),
+        cell.sampler,
         estimator.held_out.shape[1:],
         estimator.count,
         seed=viewed.seed,
@@ -245,10 +246,10 @@ def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) 
     )
     advance(cell.budget - shown)
     hint = f"leave out the view {cell.view!r} or its smallest budgets"
-    require_finite_samples(drawn.samples, cell.sampler, hint)
+    require_finite_samples(drawn.samples, str(cell.sampler), hint)
     return ViewRow(
         view=cell.view,
-        sampler=cell.sampler,
+        sampler=str(cell.sampler),
         nfe=drawn.nfe,
         seconds=drawn.seconds,
         distances=estimator(viewed.deliver(drawn.samples)),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sde_score._core.checks import require_count
 from sde_score._core.registry import format_spec, parse_spec
+from sde_score.samplers import Sampler, create
 from sde_score.sdes import SDE
 
 
@@ -18,40 +19,38 @@ from sde_score.sdes import SDE
 class View:
     """One way to read a score.
 
-    A sampler of s steps costs `each * s + extra` evaluations.
-
     Args:
         family: the model whose view it is, such as `"hierarchical VAE"`.
         label: its sampler in two words, for pictures.
-        sampler: a spec of `sde_score.samplers`, in which `{steps}` stands for the steps; without it
-            a tolerance decides the cost, whatever the budget.
+        sampler: its sampler, whose steps are those that a budget allows; an adaptive one has a cost
+            of its own, whatever the budget.
         likelihood: a spec of `sde_score.likelihood`, in which `{nfe}` stands for the evaluations,
             `{end}` for the last time of samplers; None for a view that has none of its own.
-        each: evaluations of a step.
-        extra: evaluations beyond those of the steps; negative where the last step costs less.
     """
 
     family: str
     label: str
-    sampler: str
+    sampler: Sampler
     likelihood: str | None = None
-    each: int = 1
-    extra: int = 0
 
     @property
     def adaptive(self) -> bool:
         """Whether a tolerance decides the cost."""
-        return "{steps}" not in self.sampler
+        return self.sampler.adaptive
 
-    def sampler_within(self, nfe: int) -> str | None:
+    def sampler_within(self, nfe: int, sde: SDE | None = None) -> Sampler | None:
         """The sampler with the most steps that `nfe` evaluations pay for; None if for none.
 
         Raises:
             ValueError: for a budget below 1.
         """
         require_count(nfe=nfe)
-        steps = (nfe - self.extra) // self.each
-        return self.sampler.format(steps=steps) if steps > 0 else None
+        if self.adaptive:
+            return self.sampler
+        try:
+            return self.sampler.within(nfe, sde)
+        except ValueError:
+            return None
 
     @property
     def layered(self) -> bool:
@@ -75,23 +74,21 @@ class View:
         return format_spec(name, arguments)
 
 
-_LADDER = "annealed-langevin(steps={steps}, steps_each=1, step_ratio=None)"
 # One chain both samples and bounds. Its layers are where the bound is closest: even in the log
 # signal-to-noise ratio.
-_ANCESTRAL = "ancestral(steps={steps}, grid='log_snr')"
-_DDIM = "ddim(steps={steps}, grid='log_snr')"
 _LAYERS = "elbo(layers={nfe}, grid='log_snr(end={end})')"
-_ODE = "ode(rtol=0.001, atol=0.001)"
 
 _NCSN, _SDE, _VAE, _FLOW = "multi-noise", "reverse SDE", "hierarchical VAE", "probability-flow ODE"
 
 VIEWS: Mapping[str, View] = {
-    "annealed-langevin": View(_NCSN, "annealed Langevin", _LADDER, extra=1),
-    "pc": View(_NCSN, "predictor-corrector", "pc(steps={steps})", each=2),
-    "reverse-sde": View(_SDE, "Euler-Maruyama", "euler-maruyama(steps={steps})", "bound"),
-    "ancestral": View(_VAE, "ancestral", _ANCESTRAL, _LAYERS),
-    "ddim": View(_VAE, "DDIM", _DDIM, _LAYERS),
-    "heun": View(_FLOW, "Heun", "heun(steps={steps})", "flow", each=2, extra=-1),
-    "ode": View(_FLOW, "adaptive", _ODE, "flow"),
+    "annealed-langevin": View(
+        _NCSN, "annealed Langevin", create("annealed-langevin", steps_each=1, step_ratio=None)
+    ),
+    "pc": View(_NCSN, "predictor-corrector", create("pc")),
+    "reverse-sde": View(_SDE, "Euler-Maruyama", create("euler-maruyama"), "bound"),
+    "ancestral": View(_VAE, "ancestral", create("ancestral", grid="log_snr"), _LAYERS),
+    "ddim": View(_VAE, "DDIM", create("ddim", grid="log_snr"), _LAYERS),
+    "heun": View(_FLOW, "Heun", create("heun"), "flow"),
+    "ode": View(_FLOW, "adaptive", create("ode", rtol=0.001, atol=0.001), "flow"),
 }
 """All views, in the order in which a reader should meet them."""

@@ -285,8 +285,8 @@ def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison) -> None:
 
 def _samples(run: Run, spec: str, count: int, seed: int) -> Tensor:
     return samplers.sample(
-        samplers.create(spec),
         run.model,
+        spec,
         run.event_shape,
         count,
         seed=seed,

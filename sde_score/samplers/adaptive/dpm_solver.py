@@ -11,7 +11,7 @@ from typing_extensions import override
 from sde_score._core.checks import require_choice
 from sde_score.samplers.adaptive.engine import Attempt, BatchState, StepSizeController
 from sde_score.samplers.adaptive.sampler import AdaptiveSampler, UnitVariancePair, scales
-from sde_score.samplers.base import Problem
+from sde_score.samplers.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,6 @@ class DPMAdaptive(AdaptiveSampler):
     @override
     def convergence_order(self) -> int:
         return self.order
-
-    @property
-    @override
-    def reference(self) -> str:
-        return "Lu et al. 2022, https://arxiv.org/abs/2206.00927, adaptive step size"
 
     @property
     @override

@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_choice, require_positive
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS, rows_of
-from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.samplers.base import Sampler
+from sde_score.samplers.problem import Iteration, Problem
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,6 @@ class ProbabilityFlowODE(Sampler):
     atol: float = 1e-5
     solver: str = "dopri5"
 
-    convergence_order = 5
-    evaluations = "adaptive"
-    reference = "Song et al. 2021, https://arxiv.org/abs/2011.13456, section 4.3"
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(rtol=self.rtol, atol=self.atol)
@@ -53,8 +50,27 @@ class ProbabilityFlowODE(Sampler):
 
     @property
     @override
+    def adaptive(self) -> bool:
+        return True
+
+    @property
+    @override
+    def convergence_order(self) -> int:
+        return 5
+
+    @property
+    @override
     def stochastic(self) -> bool:
         return False
+
+    @property
+    @override
+    def undifferentiable(self) -> str:
+        return (
+            ""
+            if self.solver == "torchdiffeq"
+            else "steps are accepted or rejected by their error; try solver='torchdiffeq'"
+        )
 
     @property
     @override

@@ -11,7 +11,7 @@ from typing_extensions import override
 from sde_score.random import mix
 from sde_score.samplers.adaptive.engine import Attempt, BatchState, StepSizeController
 from sde_score.samplers.adaptive.sampler import AdaptiveSampler, UnitVariancePair, scales
-from sde_score.samplers.base import Problem
+from sde_score.samplers.problem import Problem
 from sde_score.samplers.noise.brownian import BrownianPath
 
 # Hashed into the seed of a path: enough bits of the streams that no two examples share one.
@@ -56,11 +56,6 @@ class AdaptiveSDE(AdaptiveSampler):
     @override
     def convergence_order(self) -> int:
         return 2
-
-    @property
-    @override
-    def reference(self) -> str:
-        return "Jolicoeur-Martineau et al. 2021, https://arxiv.org/abs/2105.14080, algorithm 1"
 
     @property
     @override

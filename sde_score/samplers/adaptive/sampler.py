@@ -33,7 +33,8 @@ from sde_score.samplers.adaptive.engine import (
     integrate,
 )
 from sde_score.samplers.adaptive.ode_solvers import rows_of
-from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.samplers.base import Sampler
+from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes.clocks import LOG_SNR
 
 
@@ -110,8 +111,13 @@ class AdaptiveSampler(Sampler):
 
     @property
     @override
-    def evaluations(self) -> str:
-        return "adaptive"
+    def adaptive(self) -> bool:
+        return True
+
+    @property
+    @override
+    def undifferentiable(self) -> str:
+        return "steps are accepted or rejected by their error"
 
     @property
     @override

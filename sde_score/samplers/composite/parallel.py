@@ -10,10 +10,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_nonnegative
-from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.samplers.base import Sampler
 from sde_score.samplers.fixed_step.one_step import Predictor
 from sde_score.samplers.grids import Grid
 from sde_score.samplers.langevin.predictor_corrector import PREDICTORS
+from sde_score.samplers.problem import Iteration, Problem
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,6 @@ class Parallel(Sampler):
     tolerance: float = 0.001
     sweeps: int | None = None
 
-    evaluations = "< 1"
-    reference = "Shih et al. 2023, https://arxiv.org/abs/2305.16317"
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count(window=self.window)
@@ -85,7 +83,7 @@ class Parallel(Sampler):
     @property
     def _steps(self) -> Predictor:
         """The inner method."""
-        inner = PREDICTORS.create(self.inner) if isinstance(self.inner, str) else self.inner
+        inner = PREDICTORS.resolve(self.inner)
         if not isinstance(inner, Predictor):
             raise ValueError(
                 f"inner={self.inner!r} has a memory or more than one evaluation per step; accepted "

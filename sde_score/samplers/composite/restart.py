@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_increasing
-from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.samplers.base import SAMPLERS, Sampler
 from sde_score.samplers.fixed_step.linear import weighted_sum_
 from sde_score.samplers.grids import Grid
+from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
 from sde_score.sdes.clocks import root
 
@@ -49,8 +50,9 @@ class Restart(Sampler):
     .. math:: x_t = \frac{\alpha_t}{\alpha_s} x_s + \sigma_t \sqrt{1 - e^{\lambda_t - \lambda_s}}
               \, z .
 
-    Going up keeps the law and contracts its errors, going down adds only those of the inner
-    sampler's steps: so a deterministic sampler gains what stochastic ones have, for few steps.
+    Going up keeps the distribution and contracts its errors, going down adds only those of the
+    inner sampler's steps: so a deterministic sampler gains what stochastic ones have, for few
+    steps.
 
     `steps` and `grid` are those of the way from noise to data, with a stop added at each `low`;
     every repeat is `1 + its steps` states more, and the times of a trajectory rise at each. The
@@ -76,8 +78,8 @@ class Restart(Sampler):
     inner: str | Sampler = "heun"
     repeats: Sequence[Repeat | tuple[float, float, int, int]] = (Repeat(0.1, 0.5, 2, 4),)
 
-    ends_at_data = True
-    reference = "Xu et al. 2023, https://arxiv.org/abs/2306.14878"
+    ends_at_data: ClassVar[bool] = True
+    descends: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,10 +92,8 @@ class Restart(Sampler):
     @property
     def _inner(self) -> Sampler:
         """The inner sampler, on the way without a last step to zero noise."""
-        from sde_score.samplers import MCMC, SAMPLERS
-
-        inner = SAMPLERS.create(self.inner) if isinstance(self.inner, str) else self.inner
-        if not isinstance(inner, Sampler) or isinstance(inner, (MCMC, Restart)):
+        inner = SAMPLERS.resolve(self.inner)
+        if not inner.descends:
             raise ValueError(
                 f"inner={self.inner!r} does not go from noise to data in one way; accepted: any "
                 "other sampler, such as 'heun' or 'ddim'"
@@ -113,8 +113,13 @@ class Restart(Sampler):
 
     @property
     @override
-    def evaluations(self) -> str:
-        return f"{self._inner.evaluations} + repeats"
+    def adaptive(self) -> bool:
+        return self._inner.adaptive
+
+    @property
+    @override
+    def undifferentiable(self) -> str:
+        return self._inner.undifferentiable
 
     @property
     @override

@@ -1,18 +1,17 @@
-r"""Multistep methods of one evaluation per step: one driver, and a table of methods.
+r"""Multistep methods of one evaluation per step.
 
 Each step extrapolates a combination of the model's predictions (`exponential.PREDICTIONS`) by the
 polynomial through its last values, in a chosen coordinate (`sdes.clocks.CLOCKS`), and solves
 the rest exactly. DDIM, DEIS, DPM-Solver, UniPC, SA-Solver and Adams-Bashforth on the flow's
-velocity are choices of these, on any SDE: `ROWS` lists them.
+velocity are choices of these, on any SDE: `published.METHODS` lists them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from sde_score._core.checks import require_choice, require_count
-from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.samplers.base import Sampler
 from sde_score.samplers.fixed_step.exponential import (
     MOMENT_RULES,
     PREDICTIONS,
@@ -30,13 +29,11 @@ from sde_score.samplers.fixed_step.exponential import (
     require_eta_schedule,
 )
 from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
-from sde_score.samplers.fixed_step.published import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
 from sde_score.samplers.grids import Grid
 from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
+from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
 from sde_score.sdes.clocks import CLOCKS, FINITE, Clock
-
-_EXPONENTIAL = "Zhang & Chen 2022, https://arxiv.org/abs/2204.13902"
 
 MOST = 6
 """Most points of a polynomial; beyond them extrapolation only amplifies."""
@@ -123,7 +120,6 @@ class Multistep(Sampler):
             mean. More needs a prediction other than the data and a coordinate that is finite at
             zero noise.
         taper: use no more points than steps are left, the step to zero noise included.
-        reference: the paper.
 
     Raises:
         ValueError: for arguments outside their range or that do not go together.
@@ -139,9 +135,8 @@ class Multistep(Sampler):
     rule: str = "exact"
     final_order: int = 1
     taper: bool = False
-    reference: str = field(default=_EXPONENTIAL, repr=False)
 
-    ends_at_data = True
+    ends_at_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,44 +232,3 @@ class Multistep(Sampler):
 def _wide(weights: Tensor, left: int, width: int) -> Tensor:
     """Zeros on both sides, as many as said on the left and `width` columns in all."""
     return pad(weights, (left, width - left - weights.shape[1]))
-
-
-_PNDM = "Liu et al. 2022 (PNDM), https://arxiv.org/abs/2202.09778"
-_UNIPC = "Zhao et al. 2023, https://arxiv.org/abs/2302.04867"
-_ER = "Cui et al. 2023, https://arxiv.org/abs/2309.06169"
-_SA = "Xue et al. 2023, https://arxiv.org/abs/2309.05019"
-
-
-_data_in_sigma: dict[str, Any] = {**ON_DATA, "coordinate": "sigma"}
-_flow: dict[str, Any] = {"grid": "rectified(last=0.5)", "final_order": 3}
-
-ROWS: Mapping[str, Callable[..., Multistep]] = {
-    "adams": row(Multistep, FLOW, **_flow, coordinate="angle", order=4, corrector=3),
-    "adams-time": row(Multistep, FLOW, coordinate="time", corrector=2, grid="polynomial"),
-    "flow-ab": row(Multistep, FLOW, **_flow),
-    "angular-ab": row(Multistep, FLOW, **_flow, prediction="angular", coordinate="angle"),
-    "sigma-ab": row(Multistep, EDM, prediction="noise", coordinate="sigma", grid="karras", order=4),
-    "ipndm": row(Multistep, _PNDM, **_flow, prediction="noise", coordinate="index"),
-    "deis": row(Multistep, _EXPONENTIAL, prediction="noise", coordinate="time", grid="polynomial"),
-    "dpm-2m": row(Multistep, DPM, **ON_NOISE, order=2, rule="midpoint"),
-    "dpm-3m": row(Multistep, DPM, **ON_NOISE),
-    "dpmpp-2m": row(Multistep, DPMPP, **ON_DATA, order=2, rule="midpoint"),
-    "dpmpp-3m": row(Multistep, DPMPP, **ON_DATA),
-    "dpmpp-3m-published": row(Multistep, DPMPP, **ON_DATA, rule="midpoint-halved"),
-    "unipc": row(Multistep, _UNIPC, **ON_DATA, corrector=3, rule="midpoint"),
-    "dpmpp-1-sde": row(Multistep, DPMPP, **ON_DATA, order=1, eta=1.0),
-    "dpmpp-2m-sde": row(Multistep, DPMPP, **ON_DATA, order=2, eta=1.0, rule="midpoint"),
-    "dpmpp-3m-sde": row(Multistep, DPMPP, **ON_DATA, eta=1.0),
-    "sa-solver": row(Multistep, _SA, **ON_DATA, corrector=2, eta="interval"),
-    "adams-sde": row(Multistep, _SA, **_data_in_sigma, order=2, corrector=2, eta=0.7),
-    "er-sde": row(Multistep, _ER, **_data_in_sigma, eta="extended"),
-}
-"""Named methods, each a choice of `Multistep`'s fields that can still be changed.
-
-`adams`, `adams-time` and `adams-sde` are ours: Adams-Bashforth and its corrector on the flow's
-velocity, in the angle or the SDE's own time, and on the data with noise. The first suits laws with
-exact scores, the second networks on VP, whose predictions are smoothest in the clock they were
-trained on.
-`dpmpp-3m` is of third order. The published code halves the second difference, which makes it a
-method of second order; that one is `dpmpp-3m-published`.
-"""

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.samplers.base import Sampler
+from sde_score.samplers.problem import Iteration, Problem
 from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
 from sde_score.samplers.noise.reverse_variance import VARIANCES, ReverseVariance
 from sde_score.sdes import SDE
@@ -83,9 +84,9 @@ class EulerMaruyama(_BetweenODEAndSDE):
     Args:
         eta: noise level; 1 is the reverse-time SDE, 0 Euler's method on the probability-flow ODE,
             and all share the same marginals.
-    """
 
-    reference = "Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix D"
+    Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix D.
+    """
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 1 - f h, b = (1 + eta^2) g^2 h / 2, c = eta g sqrt(h)."""
@@ -102,9 +103,9 @@ class ReverseDiffusion(_BetweenODEAndSDE):
 
     Args:
         eta: noise level; 1 is the reverse-time SDE, 0 the probability-flow ODE.
-    """
 
-    reference = "Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix E"
+    Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix E.
+    """
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 2 - scale, b = (1 + eta^2) std^2 / 2, c = eta std."""
@@ -122,11 +123,11 @@ class Ancestral(Predictor):
         variance: of the noise; `"posterior"` that of x_s given x_t and the data, c = std sigma_s /
             sigma_t (right when the data are one point), `"transition"` that of the forward step,
             c = std (right when the data are N(0, I)), or any other name or object of `VARIANCES`.
+
+    Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 3.2.
     """
 
     variance: str | ReverseVariance = "posterior"
-
-    reference = "Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 3.2"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,11 +152,11 @@ class DDIM(Predictor):
 
     Args:
         eta: noise level in [0, 1].
+
+    Reference: Song et al. 2020, https://arxiv.org/abs/2010.02502, eq. 12 and 16.
     """
 
     eta: float = 0.0
-
-    reference = "Song et al. 2020, https://arxiv.org/abs/2010.02502, eq. 12 and 16"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,10 +1,11 @@
-r"""One-step methods of several evaluations: one driver, and a table of methods.
+r"""One-step methods of several evaluations: Runge-Kutta with any prediction in any clock.
 
 Like a multistep method (`multistep`), each step replaces a combination of the model's predictions
 (`exponential.PREDICTIONS`) by a polynomial in a chosen clock and solves the rest exactly. Here the
 polynomial goes through evaluations within the step, the *stages* of a tableau in `butcher`, and
 nothing is remembered from earlier steps. In a prediction's natural clock these are the classical
-Runge-Kutta methods; in log-SNR they are DPM-Solver's. `RUNGE_KUTTA_ROWS` lists them.
+Runge-Kutta methods; in log-SNR they are DPM-Solver's. `published.METHODS` lists
+them.
 
 Noise comes in three ways, all with the marginals of the diffusion:
 
@@ -20,17 +21,16 @@ Noise comes in three ways, all with the marginals of the diffusion:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_choice, require_positive
-from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.samplers.base import Sampler
 from sde_score.samplers.fixed_step.butcher import TABLEAUX, Tableau
 from sde_score.samplers.fixed_step.exponential import (
     PREDICTIONS,
@@ -39,9 +39,9 @@ from sde_score.samplers.fixed_step.exponential import (
     require_eta_schedule,
 )
 from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
-from sde_score.samplers.fixed_step.published import DPM, DPMPP, EDM, FLOW, ON_DATA, ON_NOISE, row
 from sde_score.samplers.grids import Grid
 from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
+from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
 from sde_score.sdes.clocks import CLOCKS
 
@@ -113,7 +113,6 @@ class RungeKutta(Sampler):
         churn_max: churn only where s is at most this. The noise is never raised beyond that of the
             first time.
         churn_noise: standard deviation of the fresh noise of churn, near 1.
-        reference: the paper.
 
     Raises:
         ValueError: for arguments outside their range or that do not go together.
@@ -130,7 +129,6 @@ class RungeKutta(Sampler):
     churn_min: float = 0.0
     churn_max: float = math.inf
     churn_noise: float = 1.0
-    reference: str = field(default=FLOW, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,11 +163,6 @@ class RungeKutta(Sampler):
             return min(self.tableau.order, 2)
         natural = NATURAL.get(self.prediction) == self.coordinate
         return self.tableau.order if natural else min(self.tableau.order, 3)
-
-    @property
-    @override
-    def evaluations(self) -> str:
-        return str(len(self.tableau.goals))
 
     @property
     @override
@@ -343,39 +336,3 @@ def _apart(
         return weighted_sum_(room, 1, *rest)
     torch.mul(x, scale, out=room)
     return weighted_sum_(room, 1, first, *rest)
-
-
-_RES = "Zhang et al. 2023 (RES), https://arxiv.org/abs/2308.02157"
-_SEEDS = "Gonzalez et al. 2023, https://arxiv.org/abs/2305.14267"
-_HEUN = "Kloeden & Platen 1992, section 15.1, https://doi.org/10.1007/978-3-662-12616-5"
-
-_sigma: dict[str, Any] = {"prediction": "noise", "coordinate": "sigma", "grid": "karras"}
-
-RUNGE_KUTTA_ROWS: Mapping[str, Callable[..., RungeKutta]] = {
-    "heun": row(RungeKutta, EDM, **_sigma, steps=18),
-    "midpoint": row(RungeKutta, FLOW, method="midpoint"),
-    "rk4": row(RungeKutta, FLOW, method="rk4"),
-    "dpm-2s": row(RungeKutta, DPM, **ON_NOISE, method="midpoint"),
-    "dpm-3s": row(RungeKutta, DPM, **ON_NOISE, method="heun-3"),
-    "dpmpp-2s": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint"),
-    "dpmpp-3s": row(RungeKutta, DPMPP, **ON_DATA, method="heun-3"),
-    "res-2s": row(RungeKutta, _RES, **ON_DATA, method="half-line"),
-    "dpm-2s-ancestral": row(RungeKutta, DPM, **ON_NOISE, method="midpoint", ancestral=1.0),
-    "dpmpp-2s-ancestral": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint", ancestral=1.0),
-    "dpmpp-sde": row(RungeKutta, DPMPP, **ON_DATA, method="midpoint", eta=1.0),
-    "seeds-1": row(RungeKutta, _SEEDS, **ON_NOISE, method="euler", eta=1.0),
-    "seeds-2": row(RungeKutta, _SEEDS, **ON_NOISE, method="midpoint", eta=1.0),
-    "seeds-3": row(RungeKutta, _SEEDS, **ON_NOISE, method="heun-3", eta=1.0),
-    "stochastic-heun": row(RungeKutta, _HEUN, **ON_DATA, method="heun", eta=1.0),
-}
-"""Named methods, each a choice of `RungeKutta`'s fields that can still be changed.
-
-The names `-2s` and `-3s` are of methods with two and three stages. Euler's method in any natural
-clock is `ddim`, and with ancestral noise `ancestral`. All stages of a stochastic step share one
-Brownian motion with exact covariances, which makes `seeds-2`, `seeds-3`, `dpmpp-sde` and
-`stochastic-heun` methods of weak order 2; code that draws the noise of the stages of `dpmpp-sde`
-independently is of order 1.
-"""
-
-Heun = RUNGE_KUTTA_ROWS["heun"]
-"""EDM's sampler: Heun's method in sigma, on Karras's grid, with `churn` if asked."""

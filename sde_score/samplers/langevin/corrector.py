@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import expand_like, require_choice, require_count, require_positive
-from sde_score.samplers.base import Problem
+from sde_score._core.registry import Registry
+from sde_score.samplers.problem import Problem
 from sde_score.sdes import SDE
 
 RULES = ("marginal", "example", "batch")
@@ -87,3 +88,14 @@ class Langevin:
         of_noise, of_score = (n.mean() if self.rule == "batch" else n for n in norms)
         ratio: Tensor = of_noise / of_score.clamp(min=torch.finfo(score.dtype).tiny)
         return ratio
+
+
+def no_correction() -> Langevin:
+    """A corrector of no steps."""
+    return Langevin(steps=0)
+
+
+CORRECTORS: Registry[Langevin] = Registry(
+    "corrector", {"langevin": Langevin, "none": no_correction}, base=Langevin
+)
+"""Correctors by name."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,8 +14,25 @@ from sde_score.mcmc.adaptation import require_tunable
 from sde_score.mcmc.chains import Walk
 from sde_score.mcmc.kernel import KERNELS, Kernel
 from sde_score.models import Marginal
-from sde_score.samplers.base import Iteration, Problem, Sampler
+from sde_score.samplers.base import Sampler
+from sde_score.samplers.grids import Grid
+from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
+
+
+@dataclass(frozen=True)
+class OneTime(Grid):
+    """One time, at which a chain stays; `end`, or `sde.t_min`."""
+
+    @override
+    def place(self, sde: SDE, u: Tensor, end: float) -> Tensor:
+        return torch.full_like(u, end)
+
+    @override
+    def times(self, sde: SDE, count: int) -> Tensor:
+        time = sde.t_min if self.end is None else self.end
+        sde.check_time(time)
+        return self.place(sde, torch.empty(count, dtype=torch.float64), time)
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,6 @@ class MCMC(Sampler):
         start_std: standard deviation of a start that is drawn, > 0; a given start is one at t.
         warmup: steps before, in which each chain's step size is tuned where the kernel is adjusted.
         adapt_mass: learn each chain's mass in the warm-up too.
-        grid: must stay `"native"`: the time does not change.
         denoise: end with E[x0 | x_t], for a t whose noise is to be seen.
 
     Raises:
@@ -43,6 +60,7 @@ class MCMC(Sampler):
         TypeError: when called, if the kernel needs an energy that the model does not have.
     """
 
+    grid: str | Grid = field(default="native", init=False, repr=False)
     denoise: bool = False
     kernel: str | Kernel = "mala"
     t: float | None = None
@@ -50,40 +68,29 @@ class MCMC(Sampler):
     warmup: int = 0
     adapt_mass: bool = False
 
-    evaluations = "of the kernel"
-    reference = "Roberts & Tweedie 1996, https://doi.org/10.2307/3318418"
+    descends: ClassVar[bool] = False
+    from_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", OneTime(self.t))
         super().__post_init__()
         require_positive(start_std=self.start_std)
         require_count(0, warmup=self.warmup)
         require_tunable(KERNELS.resolve(self.kernel), self.adapt_mass)
-        if self.grid != "native":
-            raise ValueError(
-                f"grid={self.grid!r} has no place in a chain at one time; give t instead"
-            )
+
+    @property
+    @override
+    def undifferentiable(self) -> str:
+        return "a step of a chain may be rejected"
 
     @override
-    def start_time(self, sde: SDE) -> float:
-        """The time at which the model is sampled."""
-        return sde.t_min if self.t is None else self.t
-
-    @override
-    def start_std_on(self, sde: SDE) -> float:
+    def start_spread(self, sde: SDE, sigma_data: float = 1.0) -> float:
         return self.start_std
 
     @property
     @override
     def total(self) -> int | None:
         return self.warmup + self.steps - self.denoise
-
-    @override
-    def times(self, sde: SDE) -> Tensor:
-        """The one time, once for each state."""
-        time = self.start_time(sde)
-        sde.check_time(time)
-        count = self.steps if self.denoise else self.steps + 1
-        return torch.full((count,), time, dtype=torch.float64)
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:

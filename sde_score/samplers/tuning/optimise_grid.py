@@ -5,7 +5,7 @@ The grid that minimizes
 .. math:: \frac1n \sum_i \log rms\big(\tilde x^{(i)} - x^{(i)}\big),
 
 with x~ the end of a sampling run and x that of a fine solution from the same start, is searched by
-gradient, through all steps of the sampler (`grid_search`). The mean of logarithms counts a factor
+gradient, through all steps of the sampler (`search`). The mean of logarithms counts a factor
 of two in the error the same for every start, where a mean of squares would see the few starts at a
 boundary between modes and nothing else.
 
@@ -18,18 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score._core.modules import evaluating
-from sde_score._core.registry import format_spec, parse_spec
 from sde_score.models import Model
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
-from sde_score.samplers.base import Sampler
+from sde_score.samplers.base import SAMPLERS, Sampler
 from sde_score.samplers.grids import GridFile, NoiseRatios, UniformTime, write_grid_file
 from sde_score.samplers.tuning.search import EndErrors, Parts, Search, ratios_of
 
@@ -134,12 +132,13 @@ def optimise_grid(
     require_count(nfe=nfe, num=num, fresh=fresh, iterations=iterations, batch_size=batch_size)
     require_positive(learning_rate=learning_rate)
     require_choice("method", method, METHODS)
-    name, arguments, sampler = _in_words(sampler)
-    _require_suitable(format_spec(name, arguments), sampler)
+    sampler = SAMPLERS.resolve(sampler)
+    _require_suitable(sampler)
     shape = _event_shape(model, event_shape)
     reference = reference or _fine_solution(model)
     with _frozen(model):
-        sampler, spent = _within_budget(model, sampler, nfe, shape, condition)
+        steps = replace(sampler, grid="rectified").steps_for(nfe, model.sde)
+        sampler = replace(sampler, steps=steps)
         parts = Parts(model, reference, shape, seed, condition, batch_size, progress)
         fit, held, new = parts.take(num, max(1, num // 2), fresh)
         search = Search(model, sampler, fit, held, progress)
@@ -149,7 +148,7 @@ def optimise_grid(
             theta = search.by_gradient(theta, iterations, learning_rate)
         else:
             theta = search.by_coordinate(theta, 4 * iterations)
-        spec = format_spec(name, {**arguments, "steps": sampler.steps})
+        spec, spent = sampler.text("grid"), replace(sampler, grid="rectified").count_nfe(model.sde)
         ratios = tuple(ratios_of(model.sde, theta).tolist())
         grid = NoiseRatios(ratios=ratios, made_for=f"{spec}, {spent} NFE")
         better = replace(sampler, grid=grid)
@@ -161,30 +160,15 @@ def optimise_grid(
     return FoundGrid(grid, better, spec, spent, target, method, began, errors)
 
 
-def _in_words(sampler: str | Sampler) -> tuple[str, dict[str, Any], Sampler]:
-    """Name and arguments of a sampler, but for its grid and steps, and itself."""
-    from sde_score.samplers import SAMPLERS
-
-    if isinstance(sampler, str):
-        name, arguments = parse_spec(sampler)
-        sampler = SAMPLERS.create(sampler)
-    else:
-        kind = type(sampler)
-        name = next((name for name, made in SAMPLERS.items() if made is kind), kind.__name__)
-        shown = {f.name: (getattr(sampler, f.name), f.default) for f in fields(sampler) if f.repr}
-        arguments = {key: value for key, (value, default) in shown.items() if value != default}
-    return name, {k: v for k, v in arguments.items() if k not in ("grid", "steps")}, sampler
-
-
-def _require_suitable(spec: str, sampler: Sampler) -> None:
+def _require_suitable(sampler: Sampler) -> None:
     """Refuse a sampler to which no grid can be fitted."""
     if sampler.stochastic:
         raise ValueError(
-            f"sampler={spec} draws noise on the way: a grid is fitted to end points, which only "
+            f"sampler={sampler} draws noise on the way: a grid is fitted to end points, which only "
             "deterministic samplers repeat; try adams, or eta=0"
         )
-    if sampler.evaluations == "adaptive":
-        raise ValueError(f"sampler={spec} chooses its own steps: there is no grid to find")
+    if sampler.adaptive:
+        raise ValueError(f"sampler={sampler} chooses its own steps: there is no grid to find")
     if not sampler.denoise:
         raise ValueError(
             "denoise=False keeps the noise of the last time: which one is best is part of what is "
@@ -235,30 +219,3 @@ def _frozen(model: Model) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _within_budget(
-    model: Model, sampler: Sampler, nfe: int, shape: Sequence[int], condition: Tensor | None
-) -> tuple[Sampler, int]:
-    """The sampler with the most steps that `nfe` evaluations allow, and the evaluations it makes.
-
-    They are counted on one example.
-    """
-    one = None if condition is None else condition[:1]
-
-    def cost(steps: int) -> int:
-        before = model.nfe
-        trial = replace(sampler, steps=steps, grid="rectified")
-        trial(model, (1, *shape), seed=0, condition=one, progress=False)
-        return model.nfe - before
-
-    spent = cost(nfe)
-    if spent <= nfe:
-        return replace(sampler, steps=nfe), spent
-    fits, exceeds = 0, nfe
-    while exceeds - fits > 1:
-        middle = (fits + exceeds) // 2
-        fits, exceeds = (middle, exceeds) if cost(middle) <= nfe else (fits, middle)
-    if not fits:
-        raise ValueError(f"nfe={nfe} is below {cost(1)}, what one step of the sampler takes")
-    return replace(sampler, steps=fits), cost(fits)

@@ -23,8 +23,10 @@ from torch.utils.checkpoint import checkpoint
 
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds, generator_from
-from sde_score.samplers.base import Problem, Sampler, _blank
+from sde_score.samplers.base import Sampler
 from sde_score.samplers.grids import GRIDS
+from sde_score.samplers.problem import Problem
+from sde_score.samplers.start import blank, sigma_data_of
 from sde_score.sdes import SDE
 from sde_score.sdes.clocks import RECTIFIED
 
@@ -91,9 +93,9 @@ class Parts:
         return sets
 
     def _batch(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        like = _blank(self.model, (last - first, *self.shape))
+        like = blank(self.model, (last - first, *self.shape))
         x = ExampleStreams(example_seeds(self.seed, last - first, first), like)()
-        x = x * self.reference.start_std_on(self.model.sde)
+        x = x * self.reference.start_spread(self.model.sde, sigma_data_of(self.model))
         condition = None if self.condition is None else self.condition[first:last]
         end = self.reference(self.model, x, condition=condition, progress=self.progress)
         return x, end, condition

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,14 +52,13 @@ def test_a_view_spends_its_budget_and_no_more(name, sde):
     """The sampler costs at most the budget, and one more step would cost more."""
     model, view = mixture(sde), VIEWS[name]
     for budget in BUDGETS:
-        spec = view.sampler_within(budget)
-        if spec is None:
-            assert budget < view.each + view.extra
+        sampler = view.sampler_within(budget, sde)
+        if sampler is None:
+            assert replace(view.sampler, steps=1).run(model, (2, 2), progress=False).nfe > budget
             continue
-        before = model.nfe
-        samplers.create(spec)(model, (2, 2), seed=0, progress=False)
-        spent = model.nfe - before
-        assert budget - view.each < spent <= budget
+        assert sampler.run(model, (2, 2), progress=False).nfe <= budget
+        more = replace(sampler, steps=sampler.steps + 1)
+        assert more.run(model, (2, 2), progress=False).nfe > budget
 
 
 def test_a_tolerance_decides_the_cost_of_an_adaptive_view():
@@ -85,7 +85,7 @@ def test_one_layer_is_no_chain():
 @pytest.mark.parametrize("name", ["ancestral", "ddim"])
 def test_the_chain_that_samples_is_the_chain_that_bounds(name, sde):
     """The layers of the ELBO are the times at which the sampler asks the model."""
-    sampler = samplers.create(VIEWS[name].sampler_within(7))
+    sampler = VIEWS[name].sampler_within(7, sde)
     chain = likelihood.create(VIEWS[name].likelihood_at(7, sde, False))
     grid = samplers.GRIDS.create(chain.grid)
     assert grid.end == sde.sampling_t_min
@@ -103,7 +103,7 @@ def test_rows_are_measured_once_and_agree_with_the_parts(ruler):
         ("heun", 3),
     ]  # fmt: skip  (4 evaluations buy no more of Heun than 3)
     spec = "ddim(steps=4, grid='log_snr')"
-    by_hand = samplers.sample(samplers.create(spec), model, (2,), 60, seed=0, progress=False)
+    by_hand = samplers.sample(model, spec, (2,), 60, seed=0, progress=False)
     assert found.row("ddim", spec).distances == ruler(by_hand.float())
     assert found.floors == ruler.floors
     assert (found.names, found.count, found.size, found.held_out) == (("energy",), 60, 30, 100)
@@ -188,7 +188,7 @@ def test_samples_are_delivered_before_they_are_measured(ruler):
     viewed = ViewedModel(mixture(), ruler, deliver=torch.round)
     found = compare_views(viewed, views=["ddim"], nfes=[5], progress=False)
     spec = found.rows[0].sampler
-    drawn = samplers.sample(samplers.create(spec), mixture(), (2,), 60, progress=False)
+    drawn = samplers.sample(mixture(), spec, (2,), 60, progress=False)
     assert found.rows[0].distances == ruler(drawn.float().round())
 
 
@@ -244,7 +244,7 @@ def test_a_budget_too_small_for_a_view_adds_no_row():
 
 
 def test_a_view_is_one_line():
-    view = View("mine", "two steps each", "pc(steps={steps})", each=2, extra=3)
-    assert view.sampler_within(12) == "pc(steps=4)"
-    assert view.sampler_within(4) is None
+    view = View("mine", "two corrections", samplers.create("pc(corrector='langevin(steps=2)')"))
+    assert view.sampler_within(12).steps == 4
+    assert view.sampler_within(2) is None
     assert view.likelihood_at(12, VP(), True) is None

@@ -12,7 +12,7 @@ from sde_score.models import GaussianMixture
 from sde_score.samplers import UniformTime
 from sde_score.samplers.adaptive.dpm_solver import DPMAdaptive
 from sde_score.samplers.adaptive.engine import BatchState, StepSizeController
-from sde_score.samplers.base import Problem
+from sde_score.samplers.problem import Problem
 from sde_score.sdes import EDM, VE, VP
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)

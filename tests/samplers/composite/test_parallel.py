@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture
-from sde_score.samplers import DDIM, PREDICTORS, Heun
+from sde_score.samplers import DDIM, METHODS, PREDICTORS
 from sde_score.samplers.composite.parallel import Parallel
 from sde_score.sdes import VE, VP
 
@@ -219,9 +219,9 @@ def test_what_it_says_of_itself():
         ({"sweeps": 0}, "sweeps=0"),
         ({"sweeps": 9, "window": 8}, "sweeps=9 must be at most window=8"),
         ({"inner": "heun"}, "inner='heun' has a memory or more than one evaluation"),
-        ({"inner": Heun()}, "inner=RungeKutta"),
+        ({"inner": METHODS["heun"].constructor()}, "inner=runge-kutta"),
         ({"inner": "dpmpp-2m"}, "inner='dpmpp-2m'"),
-        ({"inner": "ddm"}, "did you mean 'ddim'"),
+        ({"inner": "ddimm"}, "did you mean 'ddim'"),
     ],
 )
 def test_refusals(given, message):

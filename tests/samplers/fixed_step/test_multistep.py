@@ -10,8 +10,9 @@ import torch
 from sde_score import samplers
 from sde_score.models import GaussianMixture
 from sde_score.samplers import BrownianPath, EulerMaruyama, Multistep, Times
-from sde_score.samplers.base import Problem
-from sde_score.samplers.fixed_step.multistep import ROWS, advance
+from sde_score.samplers.fixed_step.multistep import advance
+from sde_score.samplers.problem import Problem
+from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, VP
 
 MODES = [[-1.0, 0.4], [1.0, 0.2]]
@@ -66,7 +67,9 @@ def test_a_step_is_one_graph_whatever_its_numbers():
     assert graphs.frame_count <= 2  # the second time with numbers that may vary
 
 
-@pytest.mark.parametrize("spec", [*ROWS, "heun", "ddim", "rk4", "multistep(final_order=3)"])
+@pytest.mark.parametrize(
+    "spec", [*constructors(Multistep), "heun", "ddim", "rk4", "multistep(final_order=3)"]
+)
 def test_ends_can_be_differentiated_in_the_times(spec):
     """Autograd through all steps against differences, in one of the times."""
     sampler, model = samplers.create(spec, steps=6), modes(EDM(0.01, 9.0))

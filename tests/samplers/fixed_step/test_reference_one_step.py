@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.samplers.fixed_step.runge_kutta import RUNGE_KUTTA_ROWS, RungeKutta
+from sde_score.samplers.fixed_step.runge_kutta import RungeKutta
+from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, VP
 
 CHURN = {"churn": 4.0, "churn_min": 0.05, "churn_max": 15.0, "churn_noise": 1.003}
@@ -62,7 +63,7 @@ def test_k_diffusion(case, reference, stored_mixture, recorder, stored, table, c
     if case == "dpmpp_sde_eta1":
         draws = of_pieces(draws, sigmas)
     fields = {**K_DIFFUSION[case], "steps": len(sigmas) - (not denoise), "denoise": denoise}
-    row = RUNGE_KUTTA_ROWS[fields.pop("spec")] if "spec" in fields else RungeKutta
+    row = constructors(RungeKutta)[fields.pop("spec")] if "spec" in fields else RungeKutta
     sampler = row(grid=table(sigmas), **fields)
     model = recorder(stored_mixture(arrays, EDM(float(sigmas[-1]), float(sigmas[0]))))
     left = stored(draws)

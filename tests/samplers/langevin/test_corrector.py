@@ -7,7 +7,7 @@ import torch
 
 from sde_score.models import GaussianMixture
 from sde_score.samplers import AnnealedLangevin, Langevin, PredictorCorrector
-from sde_score.samplers.base import Problem
+from sde_score.samplers.problem import Problem
 from sde_score.sdes import EDM, VE
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)

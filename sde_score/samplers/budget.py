@@ -1,0 +1,48 @@
+"""The most steps within a budget of network evaluations, found by counting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+REFUSALS = (ValueError, RuntimeError, ArithmeticError, LookupError)
+"""What a sampler may raise where a number of steps does not suit it."""
+
+_MOST_STEPS = 4  # per evaluation: steps that are solved in parallel take less than one each
+
+
+def most_steps(count: Callable[[int], int], nfe: int) -> int:
+    """The most steps that cost at most `nfe` evaluations.
+
+    Args:
+        count: evaluations of a number of steps, which does not fall with it; raises one of
+            `REFUSALS` where the number does not suit.
+        nfe: the budget.
+
+    Raises:
+        ValueError: if no number of steps fits, with the reason.
+    """
+    best, low, high, steps = 0, 0, _MOST_STEPS * nfe + 1, nfe
+    refused = exceeded = ""
+    while high - low > 1:
+        try:
+            found = count(steps)
+        except REFUSALS as error:  # more steps are needed, as a rule
+            low, refused = steps, f"{steps} steps: {error}"
+        else:
+            if found > nfe:
+                high, exceeded = steps, f"{steps} steps make {found} evaluations"
+            else:
+                best = low = steps
+        steps = nfe + 1 if low == nfe and high > nfe + 1 else (low + high) // 2
+    # A grid of given times suits one number of steps, which halving does not find.
+    best = best or next((s for s in range(nfe, 0, -1) if _fits(count, s, nfe)), 0)
+    if not best:
+        raise ValueError(f"nfe={nfe} is too small: {exceeded or refused}")
+    return best
+
+
+def _fits(count: Callable[[int], int], steps: int, nfe: int) -> bool:
+    try:
+        return count(steps) <= nfe
+    except REFUSALS:
+        return False

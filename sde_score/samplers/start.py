@@ -1,0 +1,39 @@
+"""The state that sampling starts from: its shape, dtype, device and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sde_score._core.checks import require_batch, require_count
+from sde_score.models import Model
+
+
+def sigma_data_of(model: Model) -> float:
+    """Standard deviation of the data that a model was made for, or 1."""
+    return float(getattr(getattr(model, "preconditioning", model), "sigma_data", 1.0))
+
+
+def fitting(draw: Tensor, x: Tensor) -> Tensor:
+    """A draw from a source of noise that is not ours, if it has the shape of the state."""
+    if draw.shape != x.shape:
+        raise ValueError(
+            f"noise gave a draw of shape {tuple(draw.shape)} for samples of shape {tuple(x.shape)}"
+        )
+    return draw
+
+
+def blank(model: Model, start: Sequence[int] | Tensor) -> Tensor:
+    """An empty state: where and how precise the model and the start are, at least float32."""
+    if isinstance(start, Tensor):
+        require_batch("start", start)
+        dtype = torch.promote_types(start.dtype, torch.float32)
+        return torch.empty_like(start, dtype=dtype, memory_format=torch.contiguous_format)
+    shape = tuple(start)
+    require_count(**{f"start[{i}]": size for i, size in enumerate(shape)})
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    like = next((p for p in tensors if p.is_floating_point()), torch.empty(()))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.empty(shape, dtype=dtype, device=like.device)
