@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_choice, require_positive
+from sde_score.samplers.adaptive.ode_gradients import GRADIENT_SOLVERS, leaves_of
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS, rows_of
 from sde_score.samplers.base import Sampler
 from sde_score.samplers.problem import Iteration, Problem
@@ -66,11 +68,8 @@ class ProbabilityFlowODE(Sampler):
     @property
     @override
     def undifferentiable(self) -> str:
-        return (
-            ""
-            if self.solver == "torchdiffeq"
-            else "steps are accepted or rejected by their error; try solver='torchdiffeq'"
-        )
+        known = ", ".join(map(repr, GRADIENT_SOLVERS))
+        return "" if self.solver in GRADIENT_SOLVERS else f"solver must be one of {known}"
 
     @property
     @override
@@ -91,6 +90,12 @@ class ProbabilityFlowODE(Sampler):
 
         start = x.double().reshape(len(x), -1)
         stops = sde.log_snr(problem.times).to(x.device)
-        path = SOLVERS[self.solver](slope, start, stops, rtol=self.rtol, atol=self.atol).path
+        tolerance = {"rtol": self.rtol, "atol": self.atol}
+        if torch.is_grad_enabled():
+            first = slope(stops[:1].expand(len(x)), start, torch.arange(len(x), device=x.device))
+            leaves, solver = leaves_of(first, problem.model), GRADIENT_SOLVERS[self.solver]
+            path = solver(slope, start, stops, leaves, **tolerance).path
+        else:
+            path = SOLVERS[self.solver](slope, start, stops, **tolerance).path
         states = path[1:].reshape(-1, *x.shape).to(x.dtype)
         yield from zip(problem.times[1:].tolist(), states, strict=True)
