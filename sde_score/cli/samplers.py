@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sde_score import samplers
+from sde_score.cli.options import Command
 from sde_score.cli.output import show_lines, show_record
 
 _LINE = "{:<20}{:<20}{:>5}  {:>8}  {:<5}  {}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ class ProbabilityFlowODE(Sampler):
 
         start = x.double().reshape(len(x), -1)
         stops = sde.log_snr(problem.times).to(x.device)
-        tolerance = {"rtol": self.rtol, "atol": self.atol}
+        tolerance: Any = {"rtol": self.rtol, "atol": self.atol}
         if torch.is_grad_enabled():
             first = slope(stops[:1].expand(len(x)), start, torch.arange(len(x), device=x.device))
             leaves, solver = leaves_of(first, problem.model), GRADIENT_SOLVERS[self.solver]

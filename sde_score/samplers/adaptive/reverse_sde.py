@@ -11,8 +11,8 @@ from typing_extensions import override
 from sde_score.random import mix
 from sde_score.samplers.adaptive.engine import Attempt, BatchState, StepSizeController
 from sde_score.samplers.adaptive.sampler import AdaptiveSampler, UnitVariancePair, scales
-from sde_score.samplers.problem import Problem
 from sde_score.samplers.noise.brownian import BrownianPath
+from sde_score.samplers.problem import Problem
 
 # Hashed into the seed of a path: enough bits of the streams that no two examples share one.
 _SEED_DRAWS, _SEED_NUMBERS = 4, 4

@@ -20,9 +20,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score.samplers.base import Sampler
-from sde_score.samplers.problem import Iteration, Problem
 from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
 from sde_score.samplers.noise.reverse_variance import VARIANCES, ReverseVariance
+from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
 
 Coefficients = tuple[Tensor, Tensor, Tensor]

@@ -57,9 +57,7 @@ def test_samples_are_measured_in_the_terms_of_the_data(run, found):
     distances = ["sliced-wasserstein2(projections=128)", "frechet"]
     estimator = DistanceEstimator(train_part, held_out, 16, distances)
     row = found.rows[0]
-    drawn = samplers.sample(
-        samplers.create(row.sampler), run.model, run.event_shape, 16, progress=False
-    )
+    drawn = samplers.sample(run.model, row.sampler, run.event_shape, 16, progress=False)
     levels = run.scaling.from_model(drawn.float())
     assert levels.dtype == torch.uint8
     assert estimator(run.scaling.to_model(levels)) == row.distances
