@@ -9,6 +9,8 @@ import pytest
 
 from sde_score import sdes
 
+TESTS = Path(__file__).parent
+
 # What ships with the repository, then a larger collection beside a checkout.
 REFERENCES = [
     Path(__file__).parent / "reference",
@@ -23,6 +25,17 @@ TUNED = {
     "edm": {"sigma_min": 0.05, "sigma_max": 9.0},
 }
 SDES = [sdes.create(name, **TUNED.get(name, {})) for name in sdes.SDES]
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as slow what tests/slow.txt lists: all cases but the first, or the one there is."""
+    listed = set((TESTS / "slow.txt").read_text(encoding="utf-8").split())
+    begun = set()
+    for item in items:
+        if item.originalname in listed:
+            if item.originalname in begun or not hasattr(item, "callspec"):
+                item.add_marker(pytest.mark.slow)
+            begun.add(item.originalname)
 
 
 @pytest.fixture(scope="session")

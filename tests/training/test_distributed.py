@@ -101,7 +101,6 @@ ENERGY = {
 CONTROL = {"objective": "denoising-control(bins=2)"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("changes", [CONTROL, ENERGY], ids=["score", "energy"])
 def test_two_processes_equal_one_with_twice_the_batch_and_stop_together(
     config, run_to, tensor_bytes, measured, tmp_path, changes

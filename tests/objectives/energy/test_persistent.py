@@ -147,7 +147,6 @@ distributed.destroy_process_group()
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not distributed.is_available(), reason="torch was built without distributed")
 def test_two_processes_end_with_the_buffer_of_one(tmp_path):
     x0, one = data(6, 2), persistent(data(6, 2))
