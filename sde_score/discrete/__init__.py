@@ -40,7 +40,7 @@ from sde_score.discrete.ncsn.design_rules import (
     variance_after_level,
 )
 from sde_score.discrete.ncsn.noise_scales import NoiseScales, NoiseScalesGrid
-from sde_score.discrete.ncsn.time_labels import LABELS, LabelConvention, labelled
+from sde_score.discrete.ncsn.time_labels import LABELS, LabelConvention, LabelledNetwork, labelled
 
 __all__ = [
     "ELBO",
@@ -50,6 +50,7 @@ __all__ = [
     "Encoder",
     "HierarchicalVAE",
     "LabelConvention",
+    "LabelledNetwork",
     "LadderDesign",
     "NoiseScales",
     "NoiseScalesGrid",

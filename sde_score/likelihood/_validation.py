@@ -1,4 +1,4 @@
-"""Refusals that the likelihoods share."""
+"""Checks of arguments that the likelihoods share."""
 
 from __future__ import annotations
 

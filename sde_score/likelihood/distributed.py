@@ -1,13 +1,12 @@
-"""Examples shared out over processes: each takes its own, and all learn all values.
+"""Shard examples over processes, and gather the results.
 
     rows = own_rows(len(raw))
     seeds = [example_seeds(seed, len(raw))[row] for row in rows.tolist()]
     found = bits_per_dim(model, raw[rows], scaling, seed=seeds)
     values = gather_rows(found.values, len(raw))
 
-An example's value depends on itself and its seed, and a solve needs nothing of other processes. So
-they may take different numbers of steps, and meet in `gather_rows` alone; one process gives the
-same values as many.
+An example's value depends on itself and its seed alone. So processes may take different numbers of
+steps and synchronize in `gather_rows` only, and the values do not depend on their number.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from sde_score._core.checks import require_count
 
 
 def own_rows(count: int) -> Tensor:
-    """Which of `count` examples are this process's: every world-th, from its rank on.
+    """Indices of this process's share of `count` examples: every world-th, from its rank on.
 
     Args:
         count: examples of all processes, at least 1.

@@ -1,9 +1,9 @@
-r"""The multi-noise view: a diffusion seen on a ladder of noise levels, as NCSN sees it.
+r"""The multi-noise view: a diffusion at n noise levels, the view of NCSN.
 
 NCSN perturbs data at n levels, x_0 + sigma_i z, learns the score at each, and samples by Langevin
 dynamics from the largest level down. These are the marginals of the variance-exploding diffusion
 at n times; on any other diffusion they are those of x_t / alpha, with the noise sigma / alpha. So
-a ladder is nothing but n decreasing numbers, and every trained model can be read on it.
+noise scales are n decreasing numbers, and every trained model can be read at them.
 
 Reference: Song & Ermon 2019, https://arxiv.org/abs/1907.05600; Song & Ermon 2020,
 https://arxiv.org/abs/2006.09011; Song et al. 2021, https://arxiv.org/abs/2011.13456, section 3.
@@ -58,7 +58,7 @@ class NoiseScales:
 
     @classmethod
     def geometric(cls, sigma_max: float, sigma_min: float, n: int) -> NoiseScales:
-        """NCSN's ladder: n levels of constant ratio, sigma_max and sigma_min among them.
+        """NCSN's geometric sequence of n levels, sigma_max and sigma_min among them.
 
         Raises:
             ValueError: if the bounds are not positive and increasing, or n < 2.
@@ -94,8 +94,7 @@ class NoiseScales:
             ValueError: if n < 2, or the grid does not fit the SDE.
         """
         require_count(minimum=2, n=n)
-        chosen = GRIDS.create(grid) if isinstance(grid, str) else grid
-        times = chosen.times(sde, n)
+        times = GRIDS.resolve(grid).times(sde, n)
         return cls(sde.sigma(times) / sde.alpha(times))
 
     def __len__(self) -> int:
@@ -130,15 +129,15 @@ class NoiseScales:
 
     @property
     def ratio(self) -> float:
-        """Largest ratio of neighboring levels; that of all of them if the ladder is geometric."""
+        """Largest ratio of neighboring levels; constant if they are geometric."""
         return (self.sigmas[:-1] / self.sigmas[1:]).max().item()
 
     @property
     def sde(self) -> VE:
         """The variance-exploding diffusion from the last level to the first.
 
-        Its marginals at `times(sde)` are the ladder's; for a geometric ladder the times are those
-        of `sde.discretize(n)`.
+        Its marginals at `times(sde)` have these levels; for geometric ones the times are evenly
+        spaced.
         """
         return VE(self.sigma_min, self.sigma_max)
 
@@ -149,7 +148,7 @@ class NoiseScales:
             decreasing, float64 of shape `(n,)`.
 
         Raises:
-            ValueError: if a level lies outside those of the SDE, where its models know nothing.
+            ValueError: if a level lies outside those of the SDE, where its models are not trained.
         """
         return sde.time_of_noise_ratio(self.sigmas, strict=True)
 
@@ -171,7 +170,7 @@ class NoiseScales:
         Args:
             weighting: `"variance"` is lambda = sigma^2, NCSN's `anneal_power` of 2, and `"unit"`
                 its `anneal_power` of 0; other names as in `WEIGHTINGS`, or an object.
-            stratified: spread the levels of a batch evenly over the ladder.
+            stratified: spread the levels of a batch evenly over the scales.
             variance_reduction: as in `DenoisingScoreMatching`.
 
         Reference: Song & Ermon 2019, https://arxiv.org/abs/1907.05600, eq. 6.
@@ -191,7 +190,7 @@ class NoiseScales:
         data_std: float | tuple[float, ...] = (0.0, 1.0),
         denoise: bool = True,
     ) -> AnnealedLangevin:
-        r"""Annealed Langevin dynamics on the rungs, for a model on any SDE that has them.
+        r"""Annealed Langevin dynamics at these levels, for a model on any SDE that has them.
 
         .. math:: x \leftarrow x + a_i\, score(x, \sigma_i) + \sqrt{2 a_i}\, z, \qquad
                   a_i = r \sigma_i^2 = step\_lr\, \frac{\sigma_i^2}{\sigma_n^2}
@@ -225,10 +224,10 @@ class NoiseScales:
 
 @dataclass(frozen=True)
 class NoiseScalesGrid(Grid):
-    """The times of a ladder on whatever SDE a model has; a sampler stops at all of them.
+    """Time grid of given noise scales, on the SDE of whichever model is sampled.
 
     Args:
-        scales: the ladder.
+        scales: the noise scales, at all of which a sampler stops.
     """
 
     end: None = field(default=None, init=False, repr=False)
@@ -242,7 +241,7 @@ class NoiseScalesGrid(Grid):
             ValueError: if there are not `count` levels, or the SDE does not have them.
         """
         if count != len(self.scales):
-            raise ValueError(f"a ladder of {len(self.scales)} levels has no grid of {count} times")
+            raise ValueError(f"{len(self.scales)} noise scales have no grid of {count} times")
         return self.place(sde, torch.empty(0), self.scales.sigma_min)
 
     @override

@@ -1,8 +1,8 @@
-r"""How others name a noise level: what their networks are told in place of t.
+r"""Time labels: the numbers that published networks take in place of t.
 
-One level has many names: an index that counts from the most noise or from the least, the noise
+A noise level has many labels: an index that counts from the most noise or from the least, the noise
 itself, its logarithm, a multiple of t. Each convention here turns a time of an SDE into its label
-and back, so that a network from elsewhere becomes a model in one line:
+and back, so that a network of other code becomes a model in one line:
 
     model = ScoreFunction(labelled(network, "ncsnv2(n=232)", sde), sde)
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sde_score._core.checks import expand_like, require_choice, require_count
 from sde_score._core.registry import Registry
@@ -25,10 +25,10 @@ from sde_score.sdes import SDE
 
 @dataclass(frozen=True)
 class LabelConvention(ABC):
-    """A way to name the noise levels of an SDE.
+    """A labeling of the noise levels of an SDE.
 
-    Times and labels are scalars or `(batch,)`; a label has the shape of its time. Whole-numbered
-    labels are int64, others have the dtype of the time; times of labels are float64.
+    Times and labels are scalars or `(batch,)`; a label has the shape of its time. Integer labels
+    are int64, others have the dtype of the time; times of labels are float64.
     """
 
     @abstractmethod
@@ -81,8 +81,8 @@ class _Index(LabelConvention):
 class NCSN(_Index):
     """Index into DESCENDING noise levels: 0 is the most noise, n - 1 the least.
 
-    The levels are the geometric ladder of n between the ends of the SDE. NCSN's network is told
-    the index, for its conditional normalization; its output is the score.
+    The levels are n geometric ones between the ends of the SDE. NCSN's network takes the index for
+    its conditional normalization; its output is the score.
 
     Reference: Song & Ermon 2019, https://arxiv.org/abs/1907.05600, section 4.
     """
@@ -102,7 +102,7 @@ class NCSN(_Index):
 class NCSNv2(NCSN):
     """NCSN's index, 0 the most noise; used only to divide the output by sigma[label].
 
-    The network proper does not know the level (technique 3).
+    The network itself takes no level (technique 3).
 
     Reference: Song & Ermon 2020, https://arxiv.org/abs/2006.09011, section 3.3.
     """
@@ -238,6 +238,7 @@ LABELS: Registry[LabelConvention] = Registry(
         "ddpm": DDPM,
         "edm": EDMLabel,
     },
+    base=LabelConvention,
 )
 
 
@@ -253,32 +254,52 @@ def _require_unit_clock(sde: SDE, convention: LabelConvention) -> None:
 OUTPUTS = ("score", "noise", "data")
 
 
-def labelled(
-    network: Callable[..., Tensor],
-    convention: str | LabelConvention,
-    sde: SDE,
-    output: str = "score",
-) -> Callable[..., Tensor]:
-    """A network that is told a label, as the score at (x, t) that `ScoreFunction` takes.
+class LabelledNetwork(nn.Module):
+    """A network that takes a label, as the score at (x, t) that `ScoreFunction` takes.
+
+    Its parameters are those of the network, in whose dtype x and labels that are no index come in.
 
     Args:
         network: called as `network(x, labels)`, or `network(x, labels, condition)` where a
             condition is given, with labels of shape `(batch,)`; its x is that of the SDE.
         convention: a name from `LABELS`, such as `"ddpm(n=1000)"`, or an object.
         sde: the diffusion that the network was trained on.
-        output: what the network returns: the score, the noise, or the denoised data.
+        output: the network's output: the score, the noise, or the denoised data.
 
     Raises:
         ValueError: for an unknown name or output.
     """
-    require_choice("output", output, OUTPUTS)
-    names = LABELS.create(convention) if isinstance(convention, str) else convention
 
-    def score(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
-        out = network(x, names.label(sde, t).expand(x.shape[0]), *condition)
-        if output == "score":
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        convention: str | LabelConvention,
+        sde: SDE,
+        output: str = "score",
+    ) -> None:
+        super().__init__()
+        require_choice("output", output, OUTPUTS)
+        self.convention = LABELS.resolve(convention)
+        self.network, self.sde, self.output = network, sde, output
+
+    def forward(self, x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+        """The score at x and t, in the dtype of x."""
+        labels = self.convention.label(self.sde, t).expand(x.shape[0])
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), x.dtype)
+        labels = labels.to(dtype) if labels.is_floating_point() else labels
+        out = self.network(x.to(dtype), labels, *condition).to(x.dtype)
+        if self.output == "score":
             return out
+        sde = self.sde
         alpha, sigma = expand_like(sde.alpha(t), x), expand_like(sde.sigma(t), x)
-        return -out / sigma if output == "noise" else (alpha * out - x) / sigma**2
+        return -out / sigma if self.output == "noise" else (alpha * out - x) / sigma**2
 
-    return score
+
+def labelled(
+    network: Callable[..., Tensor],
+    convention: str | LabelConvention,
+    sde: SDE,
+    output: str = "score",
+) -> LabelledNetwork:
+    """`LabelledNetwork`, for one line with `ScoreFunction`."""
+    return LabelledNetwork(network, convention, sde, output)

@@ -1,4 +1,4 @@
-"""Walk many chains along a path and weigh them: what all estimators of log Z share."""
+"""Annealing: move many chains along a path of densities, and weigh them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
-from sde_score.likelihood.partition.geometric_path import Path
+from sde_score.likelihood.partition.geometric_path import GeometricPath
 from sde_score.mcmc import Kernel
 from sde_score.random import Noise
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Where on the path to stop, and how to move there.
+class AnnealingPlan:
+    """Stops on the path, and the moves at each.
 
     Args:
         betas: from 0 to 1, increasing.
         step_sizes: of the kernel at each beta.
-        kernel: an adjusted one, which keeps the law at every beta.
+        kernel: an adjusted one, which leaves the density invariant at every beta.
         moves: kernel steps at each beta.
     """
 
@@ -29,20 +29,21 @@ class Plan:
     kernel: Kernel
     moves: int
 
-    def reverse(self) -> Plan:
+    def reverse(self) -> AnnealingPlan:
         """The same stops from 1 to 0."""
         return replace(self, betas=self.betas[::-1], step_sizes=self.step_sizes[::-1])
 
 
 @dataclass
 class ParticleRun:
-    """What came of walking the chains along a plan.
+    """Chains after an annealing run, with their weights.
 
     Args:
-        x: where the chains are, `(chains, *event)`.
+        x: states of the chains, `(chains, *event)`.
         log_weights: log of (density at the end / density at the start) along each chain since it
             was last resampled, float64 `(chains,)`.
-        log_gain: what was factored out of the weights by resampling, one per population, or 0.
+        log_gain: log of the factor that resampling took out of the weights, one per population, or
+            0.
         gaps: dE / d beta at each stop before the weights moved on, if recorded.
         weights: normalized over each population, at each stop, if recorded.
         acceptance: mean over the chains of each stop's moves.
@@ -60,7 +61,7 @@ Tick = Callable[[], object]
 
 
 def move(
-    path: Path, beta: float, x: Tensor, noise: Noise, plan: Plan, step_size: float
+    path: GeometricPath, beta: float, x: Tensor, noise: Noise, plan: AnnealingPlan, step_size: float
 ) -> tuple[Tensor, Tensor]:
     """Positions after `plan.moves` kernel steps at one beta, and their mean acceptance."""
     density = path.at(beta)
@@ -75,7 +76,9 @@ def move(
     return state.x, torch.stack(acceptance).mean()
 
 
-def anneal(path: Path, plan: Plan, x: Tensor, noise: Noise, tick: Tick) -> ParticleRun:
+def anneal(
+    path: GeometricPath, plan: AnnealingPlan, x: Tensor, noise: Noise, tick: Tick
+) -> ParticleRun:
     r"""Annealed importance sampling along the plan, in the order of its betas.
 
     .. math:: \log w = -\sum_j (\beta_{j+1} - \beta_j)\, \frac{dE_\beta}{d\beta}(x_j), \qquad
@@ -100,8 +103,8 @@ def anneal(path: Path, plan: Plan, x: Tensor, noise: Noise, tick: Tick) -> Parti
 
 
 def sequential(
-    path: Path,
-    plan: Plan,
+    path: GeometricPath,
+    plan: AnnealingPlan,
     x: Tensor,
     noise: Noise,
     populations: int,
@@ -111,8 +114,8 @@ def sequential(
 ) -> ParticleRun:
     r"""Sequential Monte Carlo along the plan: weigh, resample where weights are uneven, move.
 
-    Each of the populations is a run of its own: particles are resampled among their own population
-    only, and only where its effective sample size has fallen below `threshold` of its particles.
+    The populations are independent runs: particles are resampled within their own population only,
+    and only where its effective sample size has fallen below `threshold` of its particles.
     On a plan that was fixed beforehand, each gives an unbiased estimate of Z.
     """
     zero = x.new_zeros(len(x), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Log weights in, log Z and its standard error out."""
+"""Estimators of log Z and its standard error from log weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from sde_score.likelihood.partition.annealing import ParticleRun, log_mean
 
 
-class Estimate(NamedTuple):
-    """A number and how well it is known.
+class Measurement(NamedTuple):
+    """A number with its standard error.
 
     Args:
         value: in nats.
@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
     standard_error: float
 
 
-def exponential_average(log_weights: Tensor) -> Estimate:
+def exponential_average(log_weights: Tensor) -> Measurement:
     r"""log of the mean of independent weights, with the error of the delta method.
 
     .. math:: \log \bar w, \qquad se = \frac{sd(w)}{\bar w \sqrt n}
@@ -35,32 +35,32 @@ def exponential_average(log_weights: Tensor) -> Estimate:
     """
     scaled = (log_weights - log_weights.max()).exp()
     if not bool(scaled.isfinite().all()):
-        return Estimate(float(log_mean(log_weights)), math.nan)
+        return Measurement(float(log_mean(log_weights)), math.nan)
     error = scaled.std() / scaled.mean() / math.sqrt(len(log_weights))
-    return Estimate(float(log_mean(log_weights)), float(error))
+    return Measurement(float(log_mean(log_weights)), float(error))
 
 
-def negative(estimate: Estimate) -> Estimate:
-    """Minus the value, as well known."""
-    return Estimate(-estimate.value, estimate.standard_error)
+def negative(estimate: Measurement) -> Measurement:
+    """Minus the value, with the same error."""
+    return Measurement(-estimate.value, estimate.standard_error)
 
 
 def effective_size(log_weights: Tensor) -> float:
-    """(sum w)^2 / sum w^2: as many equal weights as would vary as much."""
+    """Effective sample size, (sum w)^2 / sum w^2."""
     return float((2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp())
 
 
-def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
+def bennett(forward: Tensor, reverse: Tensor) -> Measurement:
     r"""Bennett's acceptance ratio: the L at which the two sides agree,
 
     .. math:: \sum_{i=1}^{n} \mathrm{sigmoid}(a_i - L - M)
               = \sum_{i=1}^{m} \mathrm{sigmoid}(b_i + L + M), \qquad M = \log(n / m),
 
-    the optimal bridge between two laws, and its error by the delta method.
+    the optimal bridge between two distributions, and its error by the delta method.
 
     Args:
         forward: a, log weights with E[exp a] = Z, `(n,)`, n at least 2.
-        reverse: b, log weights of the reversed law with E[exp b] = 1 / Z, `(m,)`, m at least 2.
+        reverse: b, log weights of the reversed run with E[exp b] = 1 / Z, `(m,)`, m at least 2.
 
     Reference: Bennett 1976, https://doi.org/10.1016/0021-9991(76)90078-4; Meng & Wong 1996,
     https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n43/j6n43.htm.
@@ -74,7 +74,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
     ends = torch.cat([forward, -reverse])
     ends = ends[ends.isfinite()]
     if len(ends) == 0:
-        return Estimate(math.nan, math.nan)
+        return Measurement(math.nan, math.nan)
     low, high = float(ends.min()) - 50 - abs(shift), float(ends.max()) + 50 + abs(shift)
     # The difference of the sides falls in L, so halving the interval cannot fail.
     while high - low > 1e-12 * max(1.0, abs(low), abs(high)):
@@ -84,10 +84,10 @@ def bennett(forward: Tensor, reverse: Tensor) -> Estimate:
     f, r = sides(low)
     slope = (f * (1 - f)).sum() + (r * (1 - r)).sum()
     variance = n * f.var() + m * r.var()
-    return Estimate(low, float(variance.sqrt() / slope))
+    return Measurement(low, float(variance.sqrt() / slope))
 
 
-def thermodynamic(walk: ParticleRun, betas: list[float]) -> Estimate:
+def thermodynamic(walk: ParticleRun, betas: list[float]) -> Measurement:
     r"""The integral of the mean gap over the path, one estimate per population.
 
     .. math:: \log Z = -\int_0^1 \left\langle U \right\rangle_\beta d\beta
@@ -96,8 +96,8 @@ def thermodynamic(walk: ParticleRun, betas: list[float]) -> Estimate:
               \qquad U = \frac{dE_\beta}{d\beta}
 
     The second term, with the variances V, corrects the trapezoidal rule, as
-    d<U>/d beta = -Var(U). The error is that of the mean over the populations plus, squared, a tenth
-    of the correction, for what it may leave out.
+    d<U>/d beta = -Var(U). The squared error is that of the mean over the populations plus a tenth
+    of the correction, squared, for the error that remains.
 
     Raises:
         RuntimeError: if the mean energy is not finite somewhere on the path.
@@ -120,4 +120,4 @@ def thermodynamic(walk: ParticleRun, betas: list[float]) -> Estimate:
     values = rule + correction
     error = values.std() / math.sqrt(len(values))
     spread = math.hypot(float(error), 0.1 * float(correction.mean()))
-    return Estimate(float(values.mean()), spread)
+    return Measurement(float(values.mean()), spread)

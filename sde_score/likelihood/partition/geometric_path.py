@@ -1,9 +1,9 @@
-r"""From a law that is known to one that is not: the geometric path between them.
+r"""The geometric path from a density of known constant to one of unknown constant.
 
 .. math:: E_\beta(x) = (1 - \beta) \left( E_0(x) + \log Z_0 \right) + \beta\, E(x),
           \qquad 0 \le \beta \le 1
 
-so that exp(-E_0) is normalized at beta = 0, and log Z is what is gained on the way to 1.
+so that the density is normalized at beta = 0 and integrates to Z at beta = 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sde_score.models import Density
 
 @runtime_checkable
 class Reference(Density, Protocol):
-    """A density with exact samples and a known constant, where a path can start.
+    """A density with exact samples and a known constant, the start of a path.
 
     `GaussianReference` is one, and so is every target of known log Z (`sde_score.models.Target`).
     """
@@ -65,7 +65,7 @@ class GaussianReference:
 
         Args:
             samples: shape `(count, *event)`, at least two.
-            inflation: above 1 the reference covers the tails of the samples' law.
+            inflation: above 1 the reference covers the tails of the samples.
 
         Raises:
             ValueError: for fewer than two samples, or an entry that does not vary.
@@ -112,7 +112,7 @@ def as_reference(start: Sequence[int] | Reference, like: Tensor) -> Reference:
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class GeometricPath:
     """The geometric path from a reference to a density.
 
     Args:
@@ -124,8 +124,8 @@ class Path:
     density: Density
 
     def gap(self, x: Tensor) -> Tensor:
-        """dE_beta / d beta = E - E_0 - log Z_0, float64 `(batch,)`; not a number becomes +inf."""
-        # An energy that is not a number is nowhere: it gets weight zero.
+        """dE_beta / d beta = E - E_0 - log Z_0, float64 `(batch,)`; NaN becomes +inf."""
+        # A NaN energy counts as +inf, so its weight is zero.
         start = self.reference.energy(x).double() + self.reference.log_z
         return (self.density.energy(x).double() - start).nan_to_num(
             nan=torch.inf, posinf=torch.inf, neginf=-torch.inf
@@ -145,7 +145,7 @@ class Intermediate:
         beta: in [0, 1].
     """
 
-    path: Path
+    path: GeometricPath
     beta: float
 
     def energy(self, x: Tensor) -> Tensor:

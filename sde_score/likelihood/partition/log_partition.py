@@ -1,4 +1,4 @@
-"""`log_partition`: the one door to the partition function."""
+"""log Z of an energy, by annealing from a density whose constant is known."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sde_score._core.checks import require_batch, require_choice, require_count
-from sde_score.likelihood.partition.annealing import Plan, Tick
-from sde_score.likelihood.partition.geometric_path import Path, Reference, as_reference
-from sde_score.likelihood.partition.methods import PARTITION_METHODS, Task
+from sde_score._core.checks import require_batch, require_count
+from sde_score.likelihood.partition.annealing import AnnealingPlan, Tick
+from sde_score.likelihood.partition.geometric_path import GeometricPath, Reference, as_reference
+from sde_score.likelihood.partition.methods import (
+    PARTITION_METHODS,
+    PartitionMethod,
+    PartitionProblem,
+)
 from sde_score.likelihood.partition.result import LogPartition
 from sde_score.likelihood.partition.schedule import pilot, refine
 from sde_score.mcmc import KERNELS, Kernel
@@ -30,7 +34,7 @@ def log_partition(
     density: Density | Model,
     start: Sequence[int] | Reference,
     *,
-    method: str = "ais",
+    method: str | PartitionMethod = "ais",
     chains: int = 1024,
     steps: int = 200,
     moves: int = 1,
@@ -68,13 +72,13 @@ def log_partition(
     nor its noise, and so stays unbiased: E[exp(value)] = Z for `ais` and `smc`.
 
     Args:
-        density: an energy with its score; a model stands for its law at `t_min` (for another time
-            or a condition see `Marginal`). Energies that are infinite or not a number mean density
+        density: an energy with its score; a model stands for its marginal at `t_min` (for another
+            time or a condition see `Marginal`). Where an energy is infinite or NaN the density is
             zero.
-        start: event shape, for the standard normal law, or a density with `sample` and `log_z`:
-            `GaussianReference(mean, std)`, `GaussianReference.fit(data)`, any target. It should
-            cover the density.
-        method: one of the above.
+        start: event shape, for the standard normal distribution, or a density with `sample` and
+            `log_z`: `GaussianReference(mean, std)`, `GaussianReference.fit(data)`, any target. It
+            should cover the density.
+        method: one of the above, or an object.
         chains: walked at once, at least 2 (at least 2 per population, and a multiple of them).
         steps: stops after beta = 0, at least 1.
         moves: kernel steps at each stop, at least 1.
@@ -93,36 +97,36 @@ def log_partition(
         score, and `steps * moves` times those of the kernel; for `bridge` twice that.
 
     Raises:
-        TypeError: if start is neither a shape nor such a density, or the model knows no energy.
+        TypeError: if start is neither a shape nor such a density, or the model has no energy.
         ValueError: for an unknown name, a number outside its range, a kernel that is not adjusted,
             or samples that are missing.
         RuntimeError: if the energy is finite on no sample of start, or the path does not end.
 
     Reference: see `PARTITION_METHODS`.
     """
-    require_choice("method", method, tuple(PARTITION_METHODS))
-    mover = KERNELS.create(kernel) if isinstance(kernel, str) else kernel
+    chosen, mover = PARTITION_METHODS.resolve(method), KERNELS.resolve(kernel)
     _check(mover, chains, steps, moves, populations, betas, tune, samples)
-    if method in ("smc", "thermodynamic") and (chains % populations or chains < 2 * populations):
+    if chosen.populations and (chains % populations or chains < 2 * populations):
         raise ValueError(
             f"chains={chains} must be a multiple of populations={populations}, at least 2 in each"
         )
     seed = int(torch.randint(1 << 62, ()).item()) if seed is None else seed
-    law = Marginal(density) if isinstance(density, Model) else density
+    end = Marginal(density) if isinstance(density, Model) else density
     like = _like(density)
-    path = Path(as_reference(start, like), law)
+    path = GeometricPath(as_reference(start, like), end)
     with _bar("pilot", progress) as bar:
         plan = _plan(
             path, mover, steps if betas is None else betas, moves, tune, like, seed, bar.update
         )
-    chosen = PARTITION_METHODS[method]
-    total = chosen.walks * (len(plan.betas) - 1) + (method in ("smc", "thermodynamic"))
-    with _bar(method, progress, total) as bar:
-        return chosen.run(Task(path, plan, chains, populations, samples, like, seed, bar.update))
+    total = chosen.walks * (len(plan.betas) - 1) + chosen.populations
+    with _bar("log Z", progress, total) as bar:
+        return chosen.run(
+            PartitionProblem(path, plan, chains, populations, samples, like, seed, bar.update)
+        )
 
 
 def _plan(
-    path: Path,
+    path: GeometricPath,
     kernel: Kernel,
     stops: Sequence[float] | int,
     moves: int,
@@ -130,9 +134,9 @@ def _plan(
     like: Tensor,
     seed: int,
     tick: Tick,
-) -> Plan:
+) -> AnnealingPlan:
     if not tune and not isinstance(stops, int):
-        return Plan(list(stops), [kernel.step_size] * len(stops), kernel, moves)
+        return AnnealingPlan(list(stops), [kernel.step_size] * len(stops), kernel, moves)
     generator = generator_from(seed, 0)
     x = path.reference.sample(_PILOT, generator).to(like)
     noise = ExampleStreams(example_seeds(mix(seed, 1), _PILOT), x)

@@ -1,41 +1,43 @@
-"""The ways to estimate log Z: each walks the path and reads the weights in its own manner."""
+"""The methods that estimate log Z: each anneals along the path and combines the weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
+from typing_extensions import override
 
+from sde_score._core.registry import Registry
 from sde_score.likelihood.partition.annealing import (
+    AnnealingPlan,
     ParticleRun,
-    Plan,
     Tick,
     anneal,
     resample,
     sequential,
 )
 from sde_score.likelihood.partition.estimators import (
-    Estimate,
+    Measurement,
     bennett,
     exponential_average,
     negative,
     thermodynamic,
 )
-from sde_score.likelihood.partition.geometric_path import Path
+from sde_score.likelihood.partition.geometric_path import GeometricPath
 from sde_score.likelihood.partition.result import LogPartition
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """What a method needs to know."""
+class PartitionProblem:
+    """A path with its annealing plan, and the settings of one estimate of log Z."""
 
-    path: Path
-    plan: Plan
+    path: GeometricPath
+    plan: AnnealingPlan
     chains: int
     populations: int
     samples: Tensor | None
@@ -83,16 +85,16 @@ class Task:
 
     def result(
         self,
-        best: Estimate | None,
+        best: Measurement | None,
         walk: ParticleRun,
         forward: Tensor | None = None,
         reverse: Tensor | None = None,
         samples: Tensor | None = None,
     ) -> LogPartition:
-        """The best estimate, by default the only bound there is, with what else is known."""
+        """The best estimate, by default the only bound, with all bounds, weights and samples."""
         lower = None if forward is None else exponential_average(forward)
         upper = None if reverse is None else negative(exponential_average(reverse))
-        value = best or lower or upper or Estimate(math.nan, math.nan)
+        value = best or lower or upper or Measurement(math.nan, math.nan)
         return LogPartition(
             value=value.value,
             standard_error=value.standard_error,
@@ -107,56 +109,102 @@ class Task:
         )
 
 
-def _ais(task: Task) -> LogPartition:
-    walk = task.forward()
-    return task.result(None, walk, forward=walk.log_weights)
+class PartitionMethod(ABC):
+    """A method that estimates log Z."""
 
+    walks: ClassVar[int] = 1
+    """Number of times that it anneals along the path."""
 
-def _reverse_ais(task: Task) -> LogPartition:
-    walk = task.backward()
-    return task.result(None, walk, reverse=walk.log_weights)
+    populations: ClassVar[bool] = False
+    """Whether the chains are divided into populations, each resampled on its own."""
 
+    reference: ClassVar[str] = ""
+    """The paper."""
 
-def _bridge(task: Task) -> LogPartition:
-    reverse, forward = task.backward().log_weights, task.forward()
-    best = bennett(forward.log_weights, reverse)
-    return task.result(best, forward, forward.log_weights, reverse)
-
-
-def _smc(task: Task, integrate: bool = False) -> LogPartition:
-    generator = generator_from(task.seed, 5)
-    walk = task.particles(generator)
-    best = thermodynamic(walk, task.plan.betas) if integrate else None
-    resample(walk, task.populations, generator, threshold=2.0)
-    return task.result(best, walk, forward=walk.log_gain, samples=walk.x)
+    @abstractmethod
+    def run(self, problem: PartitionProblem) -> LogPartition:
+        """Estimate log Z of the density at the end of the path."""
 
 
 @dataclass(frozen=True)
-class Method:
-    """One way to estimate log Z.
+class AnnealedImportance(PartitionMethod):
+    """Annealed importance sampling: a lower bound on average."""
 
-    Args:
-        run: does it.
-        walks: times that it walks the path.
-        reference: the paper.
-    """
+    reference = "Neal 2001, https://arxiv.org/abs/physics/9803008"
 
-    run: Callable[[Task], LogPartition]
-    walks: int
-    reference: str
+    @override
+    def run(self, problem: PartitionProblem) -> LogPartition:
+        walk = problem.forward()
+        return problem.result(None, walk, forward=walk.log_weights)
 
 
-PARTITION_METHODS: Mapping[str, Method] = {
-    "ais": Method(_ais, 1, "Neal 2001, https://arxiv.org/abs/physics/9803008"),
-    "reverse-ais": Method(_reverse_ais, 1, "Grosse et al. 2015, https://arxiv.org/abs/1511.02543"),
-    "bridge": Method(_bridge, 2, "Bennett 1976, https://doi.org/10.1016/0021-9991(76)90078-4"),
-    "smc": Method(
-        _smc, 1, "Del Moral et al. 2006, https://doi.org/10.1111/j.1467-9868.2006.00553.x"
-    ),
-    "thermodynamic": Method(
-        partial(_smc, integrate=True),
-        1,
-        "Gelman & Meng 1998, https://doi.org/10.1214/ss/1028905934",
-    ),
-}
-"""Ways to estimate log Z, by name."""
+@dataclass(frozen=True)
+class ReverseAnnealedImportance(PartitionMethod):
+    """Annealed importance sampling from exact samples of the density: an upper bound on average."""
+
+    reference = "Grosse et al. 2015, https://arxiv.org/abs/1511.02543"
+
+    @override
+    def run(self, problem: PartitionProblem) -> LogPartition:
+        walk = problem.backward()
+        return problem.result(None, walk, reverse=walk.log_weights)
+
+
+@dataclass(frozen=True)
+class Bridge(PartitionMethod):
+    """Bennett's acceptance ratio of both directions."""
+
+    walks = 2
+    reference = "Bennett 1976, https://doi.org/10.1016/0021-9991(76)90078-4"
+
+    @override
+    def run(self, problem: PartitionProblem) -> LogPartition:
+        reverse, forward = problem.backward().log_weights, problem.forward()
+        best = bennett(forward.log_weights, reverse)
+        return problem.result(best, forward, forward.log_weights, reverse)
+
+
+@dataclass(frozen=True)
+class SequentialMonteCarlo(PartitionMethod):
+    """Sequential Monte Carlo: chains resampled by weight, a lower bound on average."""
+
+    populations = True
+    reference = "Del Moral et al. 2006, https://doi.org/10.1111/j.1467-9868.2006.00553.x"
+
+    @override
+    def run(self, problem: PartitionProblem) -> LogPartition:
+        return _resampled(problem, integrate=False)
+
+
+@dataclass(frozen=True)
+class ThermodynamicIntegration(PartitionMethod):
+    """The mean energy integrated over the path of sequential Monte Carlo."""
+
+    populations = True
+    reference = "Gelman & Meng 1998, https://doi.org/10.1214/ss/1028905934"
+
+    @override
+    def run(self, problem: PartitionProblem) -> LogPartition:
+        return _resampled(problem, integrate=True)
+
+
+def _resampled(problem: PartitionProblem, integrate: bool) -> LogPartition:
+    generator = generator_from(problem.seed, 5)
+    walk = problem.particles(generator)
+    best = thermodynamic(walk, problem.plan.betas) if integrate else None
+    resample(walk, problem.populations, generator, threshold=2.0)
+    return problem.result(best, walk, forward=walk.log_gain, samples=walk.x)
+
+
+PARTITION_METHODS: Registry[PartitionMethod] = Registry(
+    "partition method",
+    {
+        "ais": AnnealedImportance,
+        "reverse-ais": ReverseAnnealedImportance,
+        "bridge": Bridge,
+        "smc": SequentialMonteCarlo,
+        "thermodynamic": ThermodynamicIntegration,
+    },
+    base=PartitionMethod,
+)
+"""Methods that estimate log Z, by name."""

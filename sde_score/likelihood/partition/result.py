@@ -1,4 +1,4 @@
-"""What is known of a partition function, and what it makes of an energy: a likelihood."""
+"""An estimated partition function, and the log-likelihood of an energy that it gives."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_batch
-from sde_score.likelihood.partition.estimators import Estimate, effective_size
+from sde_score.likelihood.partition.estimators import Measurement, effective_size
 from sde_score.models import Density, Marginal, Model
 
 
 @dataclass(frozen=True, eq=False)
 class LogPartition:
-    """log Z = log of the integral of exp(-energy), and how well it is known.
+    """log Z = log of the integral of exp(-energy), with its error.
 
     Args:
         value: in nats.
@@ -31,8 +31,8 @@ class LogPartition:
 
     value: float
     standard_error: float
-    lower: Estimate | None
-    upper: Estimate | None
+    lower: Measurement | None
+    upper: Measurement | None
     forward: Tensor | None
     reverse: Tensor | None
     samples: Tensor | None
@@ -60,7 +60,7 @@ class LogPartition:
 
 @dataclass(frozen=True, eq=False)
 class EnergyLikelihood:
-    """What `energy_log_prob` returns.
+    """Log densities under an energy-based model, with their error from log Z.
 
     Args:
         log_prob: -energy - log Z of each example, in nats, float64 `(batch,)`.
@@ -83,7 +83,7 @@ def energy_log_prob(
     .. math:: \log p(x) = -E(x) - \log Z
 
     Args:
-        density: the one whose partition function it is; a model stands for its law at `t_min`.
+        density: the one whose partition function it is; a model stands for its marginal at `t_min`.
         x: shape `(batch, *event)`.
         partition: from `log_partition`.
 

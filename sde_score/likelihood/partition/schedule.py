@@ -1,4 +1,4 @@
-"""A pilot run finds where on the path to stop and how far to step there."""
+"""The annealing schedule: a pilot run finds the stops on the path and the step sizes there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from sde_score.likelihood.partition.annealing import Plan, Tick, move, systematic
-from sde_score.likelihood.partition.geometric_path import Path
+from sde_score.likelihood.partition.annealing import AnnealingPlan, Tick, move, systematic
+from sde_score.likelihood.partition.geometric_path import GeometricPath
 from sde_score.mcmc import Kernel
 from sde_score.random import Noise
 
@@ -25,8 +25,8 @@ _LARGEST = 4000
 
 
 def pilot(
-    path: Path, kernel: Kernel, x: Tensor, noise: Noise, generator: Generator, tick: Tick
-) -> Plan:
+    path: GeometricPath, kernel: Kernel, x: Tensor, noise: Noise, generator: Generator, tick: Tick
+) -> AnnealingPlan:
     r"""Adaptive sequential Monte Carlo: the stops at which weights stay even, and step sizes.
 
     The next beta is the one at which the effective sample size falls to 0.7 of the particles;
@@ -50,7 +50,7 @@ def pilot(
     Jasra et al. 2011, https://doi.org/10.1111/j.1467-9469.2010.00723.x, for the adaptation.
     """
     betas, logs = [0.0], [math.log(kernel.step_size)]
-    one = Plan([], [], kernel, 1)
+    one = AnnealingPlan([], [], kernel, 1)
     while betas[-1] < 1:
         gap = path.gap(x)
         step = _next_step(gap, 1 - betas[-1])
@@ -74,7 +74,7 @@ def pilot(
     return replace(one, betas=betas, step_sizes=[math.exp(value) for value in logs])
 
 
-def refine(plan: Plan, betas: Sequence[float] | int, moves: int) -> Plan:
+def refine(plan: AnnealingPlan, betas: Sequence[float] | int, moves: int) -> AnnealingPlan:
     """A plan with other stops, its step sizes read off this one.
 
     Args:

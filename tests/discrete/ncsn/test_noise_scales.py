@@ -242,7 +242,7 @@ def test_a_grid_of_rungs_has_as_many_times_as_levels():
     scales = NoiseScales([4.0, 2.0, 1.0])
     grid = NoiseScalesGrid(scales)
     assert torch.equal(grid.times(VP(), 3), scales.times(VP()))
-    with pytest.raises(ValueError, match=r"ladder of 3 levels has no grid of 4 times"):
+    with pytest.raises(ValueError, match=r"3 noise scales have no grid of 4 times"):
         grid.times(VP(), 4)
     heun = samplers.create("heun", steps=3, grid=grid)  # any sampler takes it
     assert torch.equal(heun.times(EDM()), torch.tensor([4.0, 2.0, 1.0], dtype=F64))

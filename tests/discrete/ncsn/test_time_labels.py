@@ -215,3 +215,35 @@ def test_wrong_arguments_are_refused():
         labelled(torch.add, "ncsn", VE(), "x0")
     with pytest.raises(TypeError):
         LabelConvention()
+
+
+def test_a_labelled_network_owns_its_parameters_and_their_dtype():
+    """Device, dtype and state are those of the network; inputs follow, outputs come back."""
+    seen = []
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def forward(self, x, label):
+            seen.append((x.dtype, label.dtype))
+            return self.layer(x)
+
+    sde, net = VP(), Net()
+    for convention in ("ddpm(n=1000)", "score-sde-vp"):
+        model = ScoreFunction(labelled(net, convention, sde, output="noise"), sde)
+        assert {id(p) for p in model.parameters()} == {id(p) for p in net.parameters()}
+        assert list(model.state_dict()) == [
+            "function.network.layer.weight",
+            "function.network.layer.bias",
+        ]
+        x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+        single = model.to(torch.float32).noise(x, 0.5)
+        assert single.dtype == torch.float32
+        double = model.to(torch.float64).noise(x, 0.5)
+        assert double.dtype == torch.float32
+        torch.testing.assert_close(single, double)
+    index = torch.int64
+    single, double = torch.float32, torch.float64
+    assert seen == [(single, index), (double, index), (single, single), (double, double)]

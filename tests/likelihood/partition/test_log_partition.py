@@ -20,8 +20,8 @@ from sde_score.likelihood import (
     log_partition,
 )
 from sde_score.likelihood.partition.annealing import (
+    AnnealingPlan,
     ParticleRun,
-    Plan,
     anneal,
     resample,
     sequential,
@@ -32,7 +32,7 @@ from sde_score.likelihood.partition.estimators import (
     exponential_average,
     thermodynamic,
 )
-from sde_score.likelihood.partition.geometric_path import Path
+from sde_score.likelihood.partition.geometric_path import GeometricPath
 from sde_score.likelihood.partition.schedule import pilot, refine
 from sde_score.mcmc import MALA, ULA, Kernel, State, Transition
 from sde_score.models import EnergyFunction, GaussianMixture, Marginal, ScoreFunction
@@ -134,8 +134,8 @@ UNEVEN = [0.0, 0.05, 0.3, 0.4, 1.0]
 
 
 def walk_perfectly(noise, x, k, plan_of=lambda plan: plan):
-    plan = Plan(UNEVEN, [0.1] * len(UNEVEN), Perfect(k=k), 1)
-    path = Path(STANDARD, gaussian(k))
+    plan = AnnealingPlan(UNEVEN, [0.1] * len(UNEVEN), Perfect(k=k), 1)
+    path = GeometricPath(STANDARD, gaussian(k))
     return anneal(path, plan_of(plan), x, noise, lambda: None).log_weights - 0.0
 
 
@@ -156,7 +156,7 @@ def test_log_weights_of_perfect_transitions_have_the_exact_mean(k):
     lambdas = [(1 - b) + b * k for b in UNEVEN]
     forward = walk_perfectly(lambda: z, z, k)
     assert float(weights @ forward) == pytest.approx(closed_form(k, lambdas[:-1])[0], rel=1e-12)
-    backward = walk_perfectly(lambda: z, z / k**0.5, k, Plan.reverse)
+    backward = walk_perfectly(lambda: z, z / k**0.5, k, AnnealingPlan.reverse)
     assert float(weights @ backward) == pytest.approx(-closed_form(k, lambdas[1:])[0], rel=1e-12)
 
 
@@ -171,14 +171,14 @@ def test_log_weights_of_perfect_transitions_have_the_exact_variance():
 
 
 def test_the_way_back_makes_the_same_stops_with_the_same_steps():
-    there = Plan([0.0, 0.3, 1.0], [3.0, 2.0, 1.0], MALA(), 4)
-    assert there.reverse() == Plan([1.0, 0.3, 0.0], [1.0, 2.0, 3.0], MALA(), 4)
+    there = AnnealingPlan([0.0, 0.3, 1.0], [3.0, 2.0, 1.0], MALA(), 4)
+    assert there.reverse() == AnnealingPlan([1.0, 0.3, 0.0], [1.0, 2.0, 3.0], MALA(), 4)
 
 
 def crude(law, event, betas, moves=1):
     """A path from the standard normal law and a plan with an untuned kernel."""
-    path = Path(GaussianReference(torch.zeros(event).double()), law)
-    return path, Plan(betas, [0.1] * len(betas), MALA(), moves)
+    path = GeometricPath(GaussianReference(torch.zeros(event).double()), law)
+    return path, AnnealingPlan(betas, [0.1] * len(betas), MALA(), moves)
 
 
 @pytest.mark.parametrize("name", ["double_well", "gaussian"])
@@ -335,11 +335,18 @@ def test_thermodynamic_integration_weighs_its_particles():
     """Importance weights and no moves at all: the averages must be the weighted ones."""
     law, n = gaussian(2.0), 10_000
     betas = np.linspace(0, 1, 41).tolist()
-    plan = Plan(betas, [1e-9] * 41, MALA(1e-9), 1)
+    plan = AnnealingPlan(betas, [1e-9] * 41, MALA(1e-9), 1)
     x = randn(seeded(), n, 1)
     generator = seeded(2)
     walk = sequential(
-        Path(STANDARD, law), plan, x, lambda: randn(generator, n, 1), 2, seeded(1), lambda: None, 0
+        GeometricPath(STANDARD, law),
+        plan,
+        x,
+        lambda: randn(generator, n, 1),
+        2,
+        seeded(1),
+        lambda: None,
+        0,
     )
     assert thermodynamic(walk, betas).value == pytest.approx(law.log_z, abs=0.03)
 
@@ -438,7 +445,7 @@ def test_the_pilot_finds_even_weights_and_the_step_sizes_that_are_accepted():
     """Each stop keeps 0.7 of the sample size: Z(b + d)^2 / (Z(b) Z(b + 2 d)) in closed form."""
     k, m, dim = 50.0, 0.3, 4
     path, generator = (
-        Path(GaussianReference(torch.zeros(dim).double()), gaussian(k, m, dim)),
+        GeometricPath(GaussianReference(torch.zeros(dim).double()), gaussian(k, m, dim)),
         seeded(),
     )
     x = path.reference.sample(1000, generator)
@@ -474,7 +481,7 @@ def test_the_pilot_resamples_towards_the_density():
     """With a kernel that never moves, the second stop is even only if the particles were resampled
     to the law of the first."""
     k, n, generator = 300.0, 20_000, seeded()
-    path, x = Path(STANDARD, gaussian(k)), randn(generator, n, 1)
+    path, x = GeometricPath(STANDARD, gaussian(k)), randn(generator, n, 1)
     plan = pilot(path, Still(), x, lambda: x, generator, lambda: None)
     assert len(plan.betas) > 4
     for low, high in list(pairwise(plan.betas))[:3]:
@@ -662,7 +669,7 @@ def test_wrong_arguments_are_refused():
         return log_partition(density, start, progress=False, **arguments)
 
     for arguments, message in (
-        ({"method": "harmonic"}, "method='harmonic' is not known; accepted: ais"),
+        ({"method": "harmonic"}, "unknown partition method 'harmonic'; accepted: ais"),
         ({"kernel": ULA(0.1)}, "does not keep exp"),
         ({"kernel": MALA(0.1, temperature=2.0)}, "temperature 1"),
         ({"kernel": "malla"}, "unknown kernel 'malla'; did you mean 'mala'"),
