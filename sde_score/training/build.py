@@ -21,7 +21,7 @@ from sde_score.nn import default_for
 from sde_score.objectives import OBJECTIVES, Objective, StatefulObjective
 from sde_score.random import generator_from, mix
 from sde_score.sdes import SDE, SDES
-from sde_score.training.config import REGISTRIES, TrainConfig, is_note, note
+from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
 from sde_score.training.rng_streams import INIT, SETUP
 
 TrainedModel = ScoreModel | EnergyModel
@@ -47,7 +47,7 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
         raise ValueError(f"conditional=True needs labels; data={config.data!r} has none")
     objective = OBJECTIVES.resolve(config.objective)
     model: Any = config.model
-    if not isinstance(model, str):
+    if is_whole(model):
         return _settle_whole(config, objective)
     if model == "score" and objective.needs == "energy":
         raise ValueError(
@@ -59,7 +59,7 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
         "prediction": "noise" if objective.all_noise_levels else "scaled_score",
     }
     taken: dict[str, Any] = {
-        n: value for n, value in automatic.items() if _is_auto(getattr(config, n))
+        n: value for n, value in automatic.items() if is_auto(getattr(config, n))
     }
     sigma_data = config.sigma_data
     taken["sigma_data"] = examples.sigma_data if sigma_data is None else float(sigma_data)
@@ -82,16 +82,12 @@ def _settle_whole(config: TrainConfig, objective: Objective) -> TrainConfig:
     return dataclasses.replace(config, sde=sde)
 
 
-def _is_auto(value: Any) -> bool:
-    return isinstance(value, str) and value == "auto"
-
-
 def as_text(config: TrainConfig) -> TrainConfig:
     """The configuration as a file holds it: specs in full, and notes for what no text can name."""
     texts: dict[str, Any] = {
         n: _text(registry, getattr(config, n)) for n, registry in REGISTRIES.items()
     }
-    if not isinstance(config.model, str):
+    if is_whole(config.model):
         texts["model"] = note(config.model)
     return dataclasses.replace(config, **texts, init_from=start_text(config.init_from))
 
@@ -116,7 +112,7 @@ def as_fields(model: Any) -> dict[str, Any]:
     """
     if model is None:
         return {}
-    if hasattr(model, "score") and hasattr(model, "sde"):
+    if is_whole(model):
         return {"model": model}
     if isinstance(model, nn.Module):
         return {"backbone": model}
@@ -204,20 +200,20 @@ def build_model(
     Raises:
         ValueError: for an unknown SDE or network, or a configuration that is not settled.
     """
-    if not isinstance(config.model, str):
+    if is_whole(config.model):
         return cast(TrainedModel, copy.deepcopy(config.model)).cpu()
     if config.sigma_data is None or any(
-        map(_is_auto, (config.backbone, config.model, config.prediction))
+        map(is_auto, (config.backbone, config.model, config.prediction))
     ):
         raise ValueError("config is not resolved: pass it through resolve(config, dataset) first")
-    own = not isinstance(config.backbone, str)
+    own = isinstance(config.backbone, nn.Module)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(mix(config.seed, INIT))
-        if isinstance(config.backbone, str):
+        if isinstance(config.backbone, nn.Module):
+            backbone = copy.deepcopy(config.backbone).cpu()
+        else:
             classes = num_classes if config.conditional else 0
             backbone = create_backbone(config.backbone, tuple(event_shape), num_classes=classes)
-        else:
-            backbone = copy.deepcopy(config.backbone).cpu()
         if config.model == "energy" and config.head in ("square", "scalar"):
             _wake(backbone)
     sde, scales = SDES.resolve(config.sde), (config.prediction, config.sigma_data)

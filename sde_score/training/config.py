@@ -9,14 +9,19 @@ object that no text can name is noted by its class in angle brackets, such as `<
 from __future__ import annotations
 
 import dataclasses
-import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from sde_score import data as data_sets
-from sde_score._core.checks import require_choice, require_count, require_positive
+from sde_score._core.arguments import checked_value
+from sde_score._core.checks import (
+    refusal,
+    require_count,
+    require_nonnegative,
+    require_positive,
+)
 from sde_score._core.files import read_text, replace_file
 from sde_score._core.registry import Registry, refuse_unknown
 from sde_score.models import PARAMETRIZATIONS
@@ -167,14 +172,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(TrainConfig).items():
             if name not in OBJECT_FIELDS:
-                _require_type(name, getattr(self, name), hint)
+                value = checked_value(name, getattr(self, name), hint)
+                object.__setattr__(self, name, value)
         for name, registry in REGISTRIES.items():
-            _require_kind(name, getattr(self, name), registry)
-        if not hasattr(self.model, "score"):
-            choices = ("auto", "score", "energy", *filter(is_note, [self.model]))
-            _require_type("model", self.model, Literal[choices])
+            if not isinstance(getattr(self, name), (str, registry.base)):
+                raise refusal(name, getattr(self, name), f"text or a {registry.kind}")
+        if not is_whole(self.model) and not is_note(self.model):
+            checked_value("model", self.model, Literal["auto", "score", "energy"])
+        if not is_auto(self.prediction) and not is_note(self.prediction):
+            PARAMETRIZATIONS.resolve(self.prediction)
         if self.data is None:
-            raise TypeError("data=None must be text, a path or a data set")
+            raise refusal("data", None, "text, a path or a data set")
         require_count(
             steps=self.steps,
             batch_size=self.batch_size,
@@ -187,9 +195,7 @@ class TrainConfig:
         require_positive(learning_rate=self.learning_rate)
         if self.sigma_data is not None:
             require_positive(sigma_data=self.sigma_data)
-        for name in ("clip", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be finite and at least 0")
+        require_nonnegative(clip=self.clip, weight_decay=self.weight_decay)
         for name in ("ema", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie in [0, 1)")
@@ -198,31 +204,6 @@ class TrainConfig:
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size}: "
                 "a batch is cut into equal parts"
             )
-
-
-def _require_type(name: str, value: object, hint: Any) -> None:
-    if get_origin(hint) is Literal:
-        if not isinstance(value, str):
-            raise TypeError(f"{name}={reprlib.repr(value)} must be text")
-        require_choice(name, value, get_args(hint))
-        return
-    accepted = tuple(get_args(hint)) or (hint,)
-    if float in accepted:
-        accepted = (*accepted, int)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-        words = " or ".join("None" if t is type(None) else t.__name__ for t in accepted)
-        raise TypeError(
-            f"{name}={reprlib.repr(value)} must be of type {words}"
-            + (" (YAML wants 1.0e-3 for 1e-3)" if isinstance(value, str) else "")
-        )
-
-
-def _require_kind(name: str, value: object, registry: Registry[Any]) -> None:
-    if isinstance(value, str):
-        if name == "prediction" and value != "auto" and not is_note(value):
-            registry.resolve(value)  # as cheap as looking it up
-    elif not isinstance(value, registry.base):
-        raise TypeError(f"{name}={reprlib.repr(value)} must be text or an object of its kind")
 
 
 def note(thing: object) -> str:
@@ -236,18 +217,24 @@ def is_note(value: object) -> bool:
     return isinstance(value, str) and value.startswith("<")
 
 
+def is_auto(value: object) -> bool:
+    """Whether a value of a configuration is left open."""
+    return isinstance(value, str) and value == "auto"
+
+
+def is_whole(model: object) -> bool:
+    """Whether a value is a model, with its SDE and network, rather than the name of a kind."""
+    return hasattr(model, "score") and hasattr(model, "sde")
+
+
 def adopt(
     config: TrainConfig,
     stored: TrainConfig,
     names: tuple[str, ...] = ("backbone", "model", "prediction", "sigma_data", "init_from"),
 ) -> TrainConfig:
     """Fill what `config` leaves open (`auto`, `None`) from the stored configuration of a run."""
-    left_open = [n for n in names if getattr(config, n) is None or _is_auto(getattr(config, n))]
+    left_open = [n for n in names if getattr(config, n) is None or is_auto(getattr(config, n))]
     return dataclasses.replace(config, **{name: getattr(stored, name) for name in left_open})
-
-
-def _is_auto(value: object) -> bool:
-    return isinstance(value, str) and value == "auto"
 
 
 def require_same(
@@ -312,4 +299,5 @@ def load_config(path: str | Path) -> TrainConfig:
                 raise TypeError(f"{name}={reprlib.repr(values[name])} must be text")
         return TrainConfig(**migrated(values))
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read as a configuration: {error}") from error
+        hint = " (YAML wants 1.0e-3 for 1e-3)" if "without quotes" in str(error) else ""
+        raise CheckpointError(f"{path} cannot be read as a configuration: {error}{hint}") from error

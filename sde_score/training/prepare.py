@@ -31,6 +31,7 @@ from sde_score.training.config import (
     TrainConfig,
     adopt,
     is_note,
+    is_whole,
     load_config,
     require_same,
 )
@@ -106,8 +107,8 @@ def prepare(
     if config.init_from is not None and Checkpoints(out / "checkpoints").newest() is None:
         start = first_weights(config.init_from)
         config = start.fill(config)
-    if not hasattr(config.model, "score"):
-        require_objects(config, (*OPENING, "objective"), f"the run in {out}", "train(..., {}=...)")
+    parts = () if is_whole(config.model) else OPENING
+    require_objects(config, (*parts, "objective"), f"the run in {out}", "train(..., {}=...)")
     whole, record = _data(config, out, stored)
     examples, _ = split_data(config, whole)
     settled = settle(config, examples)
