@@ -1,4 +1,8 @@
-"""Runge-Kutta methods as tables: where in a step the model is evaluated, and what for."""
+"""Butcher tableaux of the Runge-Kutta methods, with interpolation nodes in place of weights.
+
+The weights of a stage are those of the polynomial through earlier evaluations of the step, which
+depend on the clock; in the prediction's natural clock they are the classical ones.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 Nodes = tuple[int | tuple[int, ...], ...]
-"""Which evaluations of the step a polynomial goes through, the first being 0; a tuple within stands
-for the average of evaluations at the same point."""
+"""Indices of the evaluations of the step that a polynomial interpolates, the first being 0; a tuple
+within stands for the average of evaluations at the same point."""
 
 
 class Stage(NamedTuple):
-    """Where the model is evaluated within a step, and how the state gets there.
+    """An evaluation of the model within a step, or the end of the step.
 
     Args:
-        at: share of the step in the coordinate, 0 to 1.
-        through: the evaluations that lead there from the start of the step.
+        at: share of the step in the clock, 0 to 1.
+        nodes: the evaluations by which the state is carried there from the start of the step.
     """
 
     at: float
@@ -28,10 +32,10 @@ class Tableau:
     """A Runge-Kutta method: one evaluation at the start of the step and one at each stage.
 
     Args:
-        order: of convergence; the fourth is reached in the natural clock of a form alone, and is
-            the third in other coordinates.
-        final: the evaluations that the step itself goes through.
-        stages: after the first evaluation, in the order of their places.
+        order: of convergence; the fourth is reached in a prediction's natural clock alone, and is
+            the third in other clocks.
+        final: the nodes of the step itself.
+        stages: after the first evaluation, ordered along the step.
     """
 
     order: int

@@ -1,12 +1,12 @@
 r"""Exponential integrators: the linear part of a step exactly, the model's part by a polynomial.
 
-Write y = x / alpha and s = sigma / alpha. Between the probability-flow ODE and the reverse SDE
-(noise level tau, see `levels`) all samplers solve
+With y = x / alpha and s = sigma / alpha, all samplers between the probability-flow ODE and the
+reverse SDE, of stochasticity tau (`noise.stochasticity`), solve
 
 .. math:: dy = (1 + \tau^2)\, \hat\epsilon\, ds + \sqrt{2 s |ds|}\, \tau\, z .
 
-What a step extrapolates is a combination q = p x0_hat + r eps_hat of the model's two predictions, a
-*form*. With y = x0_hat + s eps_hat the equation becomes linear in y with q as its source,
+A step extrapolates a combination q = p x0_hat + r eps_hat of the model's two predictions, called
+`prediction`. With y = x0_hat + s eps_hat the equation becomes linear in y with q as its source,
 
 .. math:: \frac{dy}{ds} = (1 + \tau^2) \frac{q - p\, y}{r - p\, s} + noise ,
 
@@ -15,10 +15,10 @@ and with an integrating factor I of its linear part the step from s_0 to s_1 is
 .. math:: y_1 = \frac{I_0}{I_1} y_0 + \frac{1}{I_1} \int_{s_0}^{s_1} \frac{1 + \tau^2}{r - p s}\,
           I\, q\, ds + \Big( \frac{1}{I_1^2} \int_{s_1}^{s_0} 2 \tau^2 s\, I^2 ds \Big)^{1/2} z .
 
-q is replaced by the polynomial, in some coordinate, through the points where it is known. The
-integrals are taken by Gauss-Legendre quadrature in float64: to rounding, however short the step.
+q is replaced by the polynomial, in some clock, through the points where it is known. The integrals
+are taken by Gauss-Legendre quadrature in float64: to rounding, however short the step.
 
-| form | q | I without noise | natural clock |
+| prediction | q | I without noise | natural clock |
 |---|---|---|---|
 | `noise` | eps_hat | 1 | s |
 | `data` | x0_hat | 1 / s | 1 / s |
@@ -26,7 +26,7 @@ integrals are taken by Gauss-Legendre quadrature in float64: to rounding, howeve
 | `angular` | cos(a) eps_hat - sin(a) x0_hat, a = atan s | 1 / sqrt(1 + s^2) | a |
 
 Reference: Zhang & Chen 2022 (DEIS), https://arxiv.org/abs/2204.13902; Lu et al. 2022
-(DPM-Solver++), https://arxiv.org/abs/2211.01095; the forms in one frame are ours.
+(DPM-Solver++), https://arxiv.org/abs/2211.01095; the predictions in one frame are ours.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from torch import Tensor
 from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
 from sde_score.sdes.clocks import Clock
 
-Scale = Callable[[Tensor], Tensor]
+Function = Callable[[Tensor], Tensor]
+"""Of the noise ratio s, entry by entry."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,15 @@ class Prediction:
         on_data: p as a function of the noise ratio s.
         on_noise: r.
         source: 1 / (r - p s).
-        log_factor: log I without noise; with a noise level that is constant within the step, the
-            factor is I^(1 + tau^2).
-        model: the prediction that is asked of the model, `"noise"` or `"data"`.
+        log_factor: log I without noise; with tau constant within the step, the factor is
+            I^(1 + tau^2).
+        model: the prediction of the model that it is computed from, `"noise"` or `"data"`.
     """
 
-    on_data: Scale
-    on_noise: Scale
-    source: Scale
-    log_factor: Scale
+    on_data: Function
+    on_noise: Function
+    source: Function
+    log_factor: Function
     model: str = "data"
 
 
@@ -95,23 +96,23 @@ PREDICTIONS: Mapping[str, Prediction] = {
         log_factor=lambda s: -0.5 * torch.log1p(s**2),
     ),
 }
-"""The forms by name."""
+"""The predictions by name."""
 
 
 def require_eta_schedule(prediction: str, eta: float | str | EtaSchedule) -> EtaSchedule:
-    """The noise level, if the form can be solved with it.
+    """The schedule of tau, if steps that extrapolate the prediction can be solved with it.
 
     Raises:
-        ValueError: for an unknown level, or one that varies within a step on a form that needs it
-            constant.
+        ValueError: for an unknown schedule, or one that varies within a step where the prediction
+            needs it constant.
     """
-    level = eta_schedule(eta)
-    if not level.constant and prediction not in ("data", "noise"):
+    schedule = eta_schedule(eta)
+    if not schedule.constant and prediction not in ("data", "noise"):
         raise ValueError(
             f"eta={eta!r} varies within a step, which prediction={prediction!r} does not allow; "
             "accepted: 'data', 'noise'"
         )
-    return level
+    return schedule
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ class Steps:
 
 
 def exponential_steps(
-    form: Prediction,
-    level: EtaSchedule,
+    prediction: Prediction,
+    schedule: EtaSchedule,
     clock: Clock,
     start: Tensor,
     stop: Tensor,
@@ -142,11 +143,11 @@ def exponential_steps(
     """The steps from noise ratios `start` down to `stop`.
 
     Args:
-        form: what is extrapolated.
-        level: of the noise. None is added on a step to zero noise.
-        clock: in which q is a polynomial.
+        prediction: q, the combination that is extrapolated.
+        schedule: tau. No noise is added on a step to zero noise.
+        clock: q is a polynomial in it.
         start: shape `(steps,)`, > 0.
-        stop: shape `(steps,)`, below start; 0 only for the last, and not on the data form.
+        stop: shape `(steps,)`, below start; 0 only for the last, and not where q is the data.
         points: noise ratios of the points that the polynomial goes through, shape
             `(steps, points)`.
         counts: how many of them it goes through in each step, the first ones; shape `(steps,)`.
@@ -156,23 +157,23 @@ def exponential_steps(
     begin, end = start[:, None], stop[:, None]
 
     def rate_at(s: Tensor) -> Tensor:
-        return torch.where(end > 0, level.rate(s, begin), 0.0)
+        return torch.where(end > 0, schedule.rate(s, begin), 0.0)
 
     def log_factor(s: Tensor) -> Tensor:
-        if form is PREDICTIONS["data"]:
-            return -level.log_phi(s, begin)
-        return (1 + rate_at(s)) * form.log_factor(s)
+        if prediction is PREDICTIONS["data"]:
+            return -schedule.log_phi(s, begin)
+        return (1 + rate_at(s)) * prediction.log_factor(s)
 
     arrived, rate = log_factor(end), rate_at(s)
     carry = torch.exp(log_factor(begin) - arrived)
     factor = log_factor(s) - arrived
-    density = (1 + rate) * form.source(s) * torch.exp(factor)
+    density = (1 + rate) * prediction.source(s) * torch.exp(factor)
     origin, width = clock.forward(begin), clock.forward(end) - clock.forward(begin)
     within, of_points = ((clock.forward(v) - origin) / width for v in (s, points))
     degrees = torch.arange(points.shape[1], dtype=s.dtype)
     powers = within[..., None] ** degrees
     moments = ((density * measure)[..., None] * powers).sum(1)
-    last = (1 + rate_at(end)) * form.source(end) * end * length
+    last = (1 + rate_at(end)) * prediction.source(end) * end * length
     used = degrees < counts[:, None]
     moments = torch.where(used, MOMENT_RULES[rule](moments, last, counts[:, None]), 0.0)
     system = (of_points[..., None] ** degrees).mT

@@ -1,4 +1,4 @@
-"""The arithmetic of a step: a weighted sum, in place in a loop and differentiable when asked.
+"""The arithmetic of a step: a weighted sum, in place in a loop and differentiable on request.
 
 Coefficients are float64 tensors until the loop, where they become numbers, so that a step costs
 its tensor operations and nothing else. When the times of a grid are being optimized, the same steps
@@ -29,7 +29,9 @@ def as_floats(values: Tensor) -> list[Any]:
 
 
 def weighted_sum_(x: Tensor, scale: Number, *terms: tuple[Tensor, Number]) -> Tensor:
-    """scale x + sum of weight times tensor; in place in x unless gradients are enabled.
+    """scale x + sum of weight times tensor, in place in x; a new tensor if gradients are enabled.
+
+    Callers use the returned tensor alone.
 
     Args:
         x: the state, `(batch, *event)`.

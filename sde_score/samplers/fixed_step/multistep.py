@@ -40,7 +40,7 @@ MOST = 6
 
 
 class StepCoefficients(NamedTuple):
-    """The numbers of one step, on the state x."""
+    """The coefficients of one step, on the state x."""
 
     carry: Number
     """Factor on x."""
@@ -49,41 +49,41 @@ class StepCoefficients(NamedTuple):
     std: Number
     """On fresh noise."""
     corrections: list[Number]
-    """Added before the step, on the same values: what the newest says about the last step."""
+    """Added before the step, on the same values: the last step corrected by the newest value."""
 
 
-def advance(x: Tensor, move: StepCoefficients, past: tuple[Tensor, ...]) -> Tensor:
-    """A step but for its noise; `torch.compile` makes one graph of it.
+def advance(x: Tensor, step: StepCoefficients, past: tuple[Tensor, ...]) -> Tensor:
+    """A step without its noise; `torch.compile` makes one graph of it.
 
     Args:
         x: the state, overwritten unless gradients are enabled.
-        move: the numbers of the step.
+        step: its coefficients.
         past: values of the prediction, the newest first.
     """
-    if move.corrections:
-        x = weighted_sum_(x, 1.0, *zip(past, move.corrections, strict=False))
-    return weighted_sum_(x, move.carry, *zip(past, move.weights, strict=False))
+    if step.corrections:
+        x = weighted_sum_(x, 1.0, *zip(past, step.corrections, strict=False))
+    return weighted_sum_(x, step.carry, *zip(past, step.weights, strict=False))
 
 
 @dataclass(frozen=True)
 class PredictionReader:
-    """How the prediction comes from the model: on_x x + on_model m."""
+    """The prediction from the model's output m and the state x: on_x x + on_model m."""
 
     model: str
     on_x: list[Number]
     on_model: list[Number]
 
     @classmethod
-    def along(cls, form: Prediction, sde: SDE, times: Tensor) -> PredictionReader:
-        """The factors at times of a grid.
+    def along(cls, prediction: Prediction, sde: SDE, times: Tensor) -> PredictionReader:
+        """The factors at the times of a grid.
 
         With m the data, eps_hat = x / sigma - m / s, so q = (r / sigma) x + (p - r / s) m.
         """
         s, sigma = sde.noise_ratio(times), sde.sigma(times)
-        p, r = form.on_data(s), form.on_noise(s)
-        if form.model == "noise" or not r.any():
-            return cls(form.model, [], [])
-        return cls(form.model, as_floats(r / sigma), as_floats(p - r / s))
+        p, r = prediction.on_data(s), prediction.on_noise(s)
+        if prediction.model == "noise" or not r.any():
+            return cls(prediction.model, [], [])
+        return cls(prediction.model, as_floats(r / sigma), as_floats(p - r / s))
 
     def take(self, problem: Problem, x: Tensor, t: Tensor, k: int) -> Tensor:
         """The prediction at the k-th time t, from one evaluation."""
@@ -99,26 +99,33 @@ class PredictionReader:
 
 @dataclass(frozen=True)
 class Multistep(Sampler):
-    """Extrapolate the model's prediction through its last `order` values.
+    r"""Extrapolate the model's prediction through its last `order` values.
 
-    Sampling starts with fewer points, since there are no more: the first step is DDIM's on every
-    form.
+    The general step is that of `exponential`. With lambda = log(alpha / sigma), h_i = lambda_i -
+    lambda_{i-1} and the data D_i = x0_hat(x_i, t_i) as the prediction, order 2 in the clock
+    `log_snr` with the rule `midpoint` is DPM-Solver++(2M),
+
+    .. math:: x_i = \frac{\sigma_i}{\sigma_{i-1}} x_{i-1} - \alpha_i (e^{-h_i} - 1)
+              \left[\Big(1 + \frac{1}{2 r_i}\Big) D_{i-1} - \frac{1}{2 r_i} D_{i-2}\right], \qquad
+              r_i = \frac{h_{i-1}}{h_i} .
+
+    The first steps have fewer points: the first is DDIM's for every prediction.
 
     Args:
-        prediction: what is extrapolated: `"noise"`, `"data"`, `"velocity"` (noise less data) or
-            `"angular"` (the velocity on the circle of data and noise).
-        coordinate: in which it is a polynomial: `"log_snr"`, `"sigma"`, `"rectified"`, `"angle"`,
-            `"time"` or `"index"`.
+        prediction: the quantity that is extrapolated: `"noise"`, `"data"`, `"velocity"` (noise less
+            data) or `"angular"` (the velocity on the circle of data and noise).
+        coordinate: clock in which it is a polynomial: `"log_snr"`, `"sigma"`, `"rectified"`,
+            `"angle"`, `"time"` or `"index"`.
         order: points of the polynomial, 1 to 6.
         corrector: if not 0, each state is corrected once the model has been evaluated at it, by the
             polynomial through that value and this many before it. It costs no evaluation.
         eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such
             as `"interval(eta=0.8)"`, or an `EtaSchedule`.
-        rule: how the integrals are taken: `"exact"`, or as a published method does (see
-            `exponential.MOMENT_RULES`).
+        rule: moments of the polynomial: `"exact"`, or those of a published method, from
+            `exponential.MOMENT_RULES`.
         final_order: points of the polynomial on the last step, to zero noise; 1 is the denoised
-            mean. More needs a prediction other than the data and a coordinate that is finite at
-            zero noise.
+            mean. More needs a prediction other than the data and a clock that is finite at zero
+            noise.
         taper: use no more points than steps are left, the step to zero noise included.
 
     Raises:
@@ -171,22 +178,22 @@ class Multistep(Sampler):
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         past = deque[Tensor](maxlen=1 + max(self.order, self.corrector, self.final_order))
-        times, moves = [*problem.times.tolist(), 0.0], self.moves(problem.sde, problem.times)
-        reading = PredictionReader.along(PREDICTIONS[self.prediction], problem.sde, problem.times)
+        times, steps = [*problem.times.tolist(), 0.0], self.coefficients(problem.sde, problem.times)
+        reader = PredictionReader.along(PREDICTIONS[self.prediction], problem.sde, problem.times)
         for k, t in enumerate(problem.moments(x.device)):
-            if k == len(moves):
+            if k == len(steps):
                 if self.denoise:
                     yield 0.0, problem.denoise(x, t)
                 return
-            value, move = reading.take(problem, x, t, k), moves[k]
+            value, step = reader.take(problem, x, t, k), steps[k]
             past.appendleft(value)
-            x = advance(x, move, tuple(past))
-            if move.std:
-                x = weighted_sum_(x, 1.0, (problem.between(times[k], times[k + 1]), move.std))
+            x = advance(x, step, tuple(past))
+            if step.std:
+                x = weighted_sum_(x, 1.0, (problem.between(times[k], times[k + 1]), step.std))
             yield times[k + 1], x
 
-    def moves(self, sde: SDE, times: Tensor) -> list[StepCoefficients]:
-        """The steps along a grid, but for a last one that is the denoised mean.
+    def coefficients(self, sde: SDE, times: Tensor) -> list[StepCoefficients]:
+        """Those of the steps along a grid, without a last one that is the denoised mean.
 
         Args:
             sde: the diffusion.
@@ -221,8 +228,10 @@ class Multistep(Sampler):
         newest is given."""
         most = int(counts.max()) if len(counts) else 1
         points = s[(newest[:, None] - torch.arange(most)).clamp(min=0)]
-        form, level = PREDICTIONS[self.prediction], eta_schedule(self.eta)
-        found = exponential_steps(form, level, clock, s[k], s[k + 1], points, counts, self.rule)
+        prediction, schedule = PREDICTIONS[self.prediction], eta_schedule(self.eta)
+        found = exponential_steps(
+            prediction, schedule, clock, s[k], s[k + 1], points, counts, self.rule
+        )
         after = alpha[k + 1]
         return Steps(
             found.carry * after / alpha[k], found.weights * after[:, None], found.std * after
@@ -230,5 +239,5 @@ class Multistep(Sampler):
 
 
 def _wide(weights: Tensor, left: int, width: int) -> Tensor:
-    """Zeros on both sides, as many as said on the left and `width` columns in all."""
+    """Padded by `left` columns of zeros on the left, and on the right to `width` columns."""
     return pad(weights, (left, width - left - weights.shape[1]))

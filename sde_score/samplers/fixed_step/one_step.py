@@ -1,4 +1,4 @@
-r"""Methods of one evaluation per step, each a row of three coefficients.
+r"""Methods of one evaluation per step, linear in the score.
 
 A step from time t to an earlier time s is linear in the state, the score and the noise,
 
@@ -55,27 +55,13 @@ class Predictor(Sampler):
             yield stops[k + 1], x
 
 
-@dataclass(frozen=True)
-class _BetweenODEAndSDE(Predictor):
-    """A step of the reverse-time SDE whose noise is scaled by eta; all share the same marginals."""
-
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.eta < float("inf"):
-            raise ValueError(
-                f"eta={self.eta} must be at least 0: 0 is the ODE, 1 the reverse-time SDE"
-            )
-
-    @property
-    @override
-    def stochastic(self) -> bool:
-        return self.eta > 0
+def _require_noise_level(eta: float) -> None:
+    if not 0 <= eta < float("inf"):
+        raise ValueError(f"eta={eta} must be at least 0: 0 is the ODE, 1 the reverse-time SDE")
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(_BetweenODEAndSDE):
+class EulerMaruyama(Predictor):
     r"""Euler-Maruyama on the reverse-time SDE, h = t - s.
 
     .. math:: x_s = x_t - h \left[f x_t - \tfrac{1 + \eta^2}{2} g^2 score\right]
@@ -88,6 +74,17 @@ class EulerMaruyama(_BetweenODEAndSDE):
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix D.
     """
 
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_noise_level(self.eta)
+
+    @property
+    @override
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 1 - f h, b = (1 + eta^2) g^2 h / 2, c = eta g sqrt(h)."""
         h, g = t - s, sde.diffusion(t)
@@ -96,8 +93,8 @@ class EulerMaruyama(_BetweenODEAndSDE):
 
 
 @dataclass(frozen=True)
-class ReverseDiffusion(_BetweenODEAndSDE):
-    r"""The forward chain's step turned around.
+class ReverseDiffusion(Predictor):
+    r"""Reverse diffusion: the forward chain's transition, reversed.
 
     .. math:: x_s = (2 - scale)\, x_t + \tfrac{1 + \eta^2}{2} std^2\, score + \eta\, std\, z
 
@@ -107,6 +104,17 @@ class ReverseDiffusion(_BetweenODEAndSDE):
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix E.
     """
 
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_noise_level(self.eta)
+
+    @property
+    @override
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 2 - scale, b = (1 + eta^2) std^2 / 2, c = eta std."""
         scale, std = sde.transition(s, t)
@@ -115,7 +123,7 @@ class ReverseDiffusion(_BetweenODEAndSDE):
 
 @dataclass(frozen=True)
 class Ancestral(Predictor):
-    r"""Draw x_s given x_t as if the denoised mean were the data.
+    r"""Ancestral sampling: x_s given x_t with the denoised mean in the place of the data.
 
     .. math:: x_s = \frac{x_t + std^2\, score}{scale} + c\, z
 
@@ -141,7 +149,7 @@ class Ancestral(Predictor):
 
 @dataclass(frozen=True)
 class DDIM(Predictor):
-    r"""Denoise, then put part of the predicted noise back and part fresh.
+    r"""DDIM: denoise, then add part of the predicted noise and part fresh noise.
 
     .. math:: x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - c^2}\, \hat\epsilon + c\, z, \qquad
               c = \eta\, std\, \sigma_s / \sigma_t
@@ -182,7 +190,7 @@ class DDIM(Predictor):
 
 @dataclass(frozen=True)
 class Stay(Predictor):
-    r"""No prediction: x_t / alpha stays what it is, x_s = (alpha_s / alpha_t) x_t.
+    r"""No prediction: x_t / alpha is kept, x_s = (alpha_s / alpha_t) x_t.
 
     Alone it samples nothing; with a Langevin corrector it makes annealed Langevin dynamics.
     """

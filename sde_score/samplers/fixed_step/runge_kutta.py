@@ -49,59 +49,72 @@ PLACEMENTS = ("log_snr", "sigma", "rectified", "angle", "time")
 """The clocks in which stages can be placed within a step."""
 
 NATURAL = {"noise": "sigma", "velocity": "rectified", "angular": "angle"}
-"""The coordinate of each form in which its steps are those of a classical Runge-Kutta method."""
+"""The clock of each prediction in which its steps are those of a classical Runge-Kutta method."""
 
 
 class StageCoefficients(NamedTuple):
-    """The numbers of a way from the start of a step to a stage or to its end."""
+    """Coefficients of one stage, from the start of the step to the stage or to the step's end."""
 
     carry: Number
-    """Factor on the state x at the start."""
+    """On the state x at the start of the step."""
     on_model: list[tuple[int, Number]]
-    """On what the model said in this step so far: which evaluation, and its factor."""
+    """On evaluations of the model within the step: index and coefficient."""
     on_noise: list[Number]
-    """On the draws of this step so far, the last for this leg."""
+    """On the draws of the step so far, the last one made for this stage."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Held(EtaSchedule):
-    """A level within a step, wherever in it an integral starts."""
+    """A schedule whose step is the whole one, wherever in it an integral starts."""
 
-    level: EtaSchedule
+    schedule: EtaSchedule
     first: Tensor
 
     def rate(self, s: Tensor, start: Tensor) -> Tensor:
-        return self.level.rate(s, self.first)
+        return self.schedule.rate(s, self.first)
 
     def log_phi(self, s: Tensor, start: Tensor) -> Tensor:
-        return self.level.log_phi(s, self.first)
+        return self.schedule.log_phi(s, self.first)
 
 
-class Plan(NamedTuple):
-    """All numbers of a run, computed before it.
+class RunCoefficients(NamedTuple):
+    """All coefficients of a run, computed before it.
 
     Args:
         times: of the evaluations, float64 of shape `(steps, evaluations)`.
         lifts: per step, factors on x and on the noise of churn.
-        legs: per step, one for each stage and one for the end.
+        stages: per step, one entry for each stage and one for the end.
     """
 
     times: Tensor
     lifts: list[tuple[Number, Number]]
-    legs: list[list[StageCoefficients]]
+    stages: list[list[StageCoefficients]]
 
 
 @dataclass(frozen=True)
 class RungeKutta(Sampler):
-    """Extrapolate the model's prediction through evaluations within the step.
+    r"""Extrapolate the model's prediction through evaluations within the step.
+
+    The general step is that of `exponential`. With y = x / alpha and s = sigma / alpha, `heun` with
+    the noise eps_hat as the prediction in the clock `sigma` is EDM's sampler,
+
+    .. math:: y' = y_0 + (s_1 - s_0)\, \hat\epsilon(y_0, s_0), \qquad
+              y_1 = y_0 + \tfrac{s_1 - s_0}{2}
+              \left[\hat\epsilon(y_0, s_0) + \hat\epsilon(y', s_1)\right],
+
+    and `midpoint` in the clock `log_snr`, with step size h in log(alpha / sigma) and the stage m in
+    the middle, is DPM-Solver-2,
+
+    .. math:: x_m &= \frac{\alpha_m}{\alpha_0} x_0 - \sigma_m (e^{h/2} - 1)\, \hat\epsilon(x_0), \\
+              x_1 &= \frac{\alpha_1}{\alpha_0} x_0 - \sigma_1 (e^h - 1)\, \hat\epsilon(x_m) .
 
     The last step, to zero noise, is the denoised mean and costs one evaluation.
 
     Args:
-        prediction: what is extrapolated: `"noise"`, `"data"`, `"velocity"` (noise less data) or
-            `"angular"` (the velocity on the circle of data and noise).
-        coordinate: in which it is a polynomial and the stages are placed: `"log_snr"`, `"sigma"`,
-            `"rectified"`, `"angle"` or `"time"`.
+        prediction: the quantity that is extrapolated: `"noise"`, `"data"`, `"velocity"` (noise less
+            data) or `"angular"` (the velocity on the circle of data and noise).
+        coordinate: clock in which it is a polynomial and the stages are placed: `"log_snr"`,
+            `"sigma"`, `"rectified"`, `"angle"` or `"time"`.
         method: a name of `TABLEAUX`.
         eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such
             as `"interval(eta=0.8)"`, or an `EtaSchedule`.
@@ -176,36 +189,36 @@ class RungeKutta(Sampler):
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
-        plan = self.plan(problem.sde, problem.times)
-        ask = problem.expected_noise if self._form.model == "noise" else problem.denoise
-        stops, instants = problem.times.tolist(), plan.times.tolist()
-        moments = [row.unbind() for row in plan.times.to(x.device).unbind()]
-        room, said = torch.empty_like(x), [x] * len(self.tableau.goals)
-        for k, ((lift, churned), legs) in enumerate(zip(plan.lifts, plan.legs, strict=True)):
+        run = self.coefficients(problem.sde, problem.times)
+        predict = problem.expected_noise if self._q.model == "noise" else problem.denoise
+        stops, instants = problem.times.tolist(), run.times.tolist()
+        moments = [row.unbind() for row in run.times.to(x.device).unbind()]
+        buffer, evaluated = torch.empty_like(x), [x] * len(self.tableau.goals)
+        for k, ((lift, churned), stages) in enumerate(zip(run.lifts, run.stages, strict=True)):
             if churned:
                 x = weighted_sum_(x, lift, (problem.noise(), churned))
             ends, last = [*instants[k][1:], stops[k + 1]], stops[k]
             state, draws = x, list[Tensor]()
-            for n, leg in enumerate(legs):
-                said[n] = ask(state, moments[k][n])
-                if len(leg.on_noise) > len(draws) and leg.on_noise[-1]:
+            for n, stage in enumerate(stages):
+                evaluated[n] = predict(state, moments[k][n])
+                if len(stage.on_noise) > len(draws) and stage.on_noise[-1]:
                     draws.append(problem.between(last, ends[n]))
                     last = ends[n]
-                terms = [(said[i], weight) for i, weight in leg.on_model]
+                terms = [(evaluated[i], weight) for i, weight in stage.on_model]
                 if draws:
-                    terms += zip(draws, leg.on_noise, strict=False)
-                if leg is legs[-1]:
-                    x = weighted_sum_(x, leg.carry, *terms)
+                    terms += zip(draws, stage.on_noise, strict=False)
+                if stage is stages[-1]:
+                    x = weighted_sum_(x, stage.carry, *terms)
                 else:
-                    state = _apart(room, x, leg.carry, *terms)
+                    state = _apart(buffer, x, stage.carry, *terms)
             yield stops[k + 1], x
 
     @property
-    def _form(self) -> Prediction:
+    def _q(self) -> Prediction:
         return PREDICTIONS[self.prediction]
 
-    def plan(self, sde: SDE, times: Tensor) -> Plan:
-        """The numbers of all steps along a grid.
+    def coefficients(self, sde: SDE, times: Tensor) -> RunCoefficients:
+        """Those of all steps along a grid.
 
         Args:
             sde: the diffusion.
@@ -223,10 +236,10 @@ class RungeKutta(Sampler):
             stop, last = down, sde.time_of_noise_ratio(down)
         ratios, clock = self._places(sde, start, stop, first, last)
         within = sde.alpha(clock.flatten()).reshape(clock.shape)
-        legs = self._stages(sde, torch.cat([ratios, stop[:, None]], 1),
+        stages = self._stages(sde, torch.cat([ratios, stop[:, None]], 1),
                           torch.cat([within, end[:, None]], 1), fresh)  # fmt: skip
         lifts = as_floats(scale / sde.alpha(times[:-1]))
-        return Plan(clock, [*zip(lifts, as_floats(churned), strict=True)], legs)
+        return RunCoefficients(clock, [*zip(lifts, as_floats(churned), strict=True)], stages)
 
     def _raise(self, ratio: Tensor) -> Tensor:
         """Noise levels after churn; shape and dtype of `ratio`."""
@@ -235,7 +248,7 @@ class RungeKutta(Sampler):
         return torch.where(churned, (1 + gamma) * ratio, ratio).clamp(max=ratio[0])
 
     def _below(self, sde: SDE, start: Tensor, stop: Tensor) -> Tensor:
-        """Where the ODE goes before ancestral noise, no further than the model can be evaluated."""
+        """The noise ratio s_down before ancestral noise, bounded by the range of the model."""
         up = self.ancestral * stop * torch.sqrt(1 - (stop / start) ** 2)
         down = torch.sqrt(stop**2 - up**2)
         farthest = max([stage.at for stage in self.tableau.stages], default=0.0)
@@ -262,10 +275,10 @@ class RungeKutta(Sampler):
     def _stages(
         self, sde: SDE, s: Tensor, alpha: Tensor, fresh: Tensor | None
     ) -> list[list[StageCoefficients]]:
-        """The ways from the start of each step to its stages and its end.
+        """Coefficients of the stages of each step and of its end.
 
-        All states of a step are sums of its start, the model's answers and the draws; here they are
-        vectors of factors on these.
+        All states of a step are linear in its start, the evaluations of the model and the draws;
+        they are computed as vectors of coefficients on these.
 
         Args:
             sde: the diffusion.
@@ -273,23 +286,23 @@ class RungeKutta(Sampler):
             alpha: signal scales, the same shape.
             fresh: factor on noise added at the end, `(steps,)`.
         """
-        goals, level = self.tableau.goals, eta_schedule(self.eta)
-        solve = partial(exponential_steps, self._form, _Held(level, s[:, :1]),
+        goals, schedule = self.tableau.goals, eta_schedule(self.eta)
+        solve = partial(exponential_steps, self._q, _Held(schedule, s[:, :1]),
                         CLOCKS[self.coordinate](sde, s[:, 0]))  # fmt: skip
         on_x, on_model = self._reading(s, alpha)
         unit = torch.eye(1 + 2 * len(goals), dtype=s.dtype)
-        states, said, noise = [unit[0].expand(len(s), -1)], list[Tensor](), 0 * unit[0]
-        legs, drawn, before, at = list[list[StageCoefficients]](), 0, 0, 0.0
+        states, values, noise = [unit[0].expand(len(s), -1)], list[Tensor](), 0 * unit[0]
+        found, drawn, before, at = list[list[StageCoefficients]](), 0, 0, 0.0
         for n, goal in enumerate(goals, 1):
-            said.append(on_x[:, n - 1, None] * states[-1] + on_model[:, n - 1, None] * unit[n])
-            ways = [(p,) if isinstance(p, int) else p for p in goal.nodes]
-            points = torch.stack([s[:, way[0]] for way in ways], 1)
-            counts = torch.full((len(s),), len(ways))
+            values.append(on_x[:, n - 1, None] * states[-1] + on_model[:, n - 1, None] * unit[n])
+            nodes = [(p,) if isinstance(p, int) else p for p in goal.nodes]
+            points = torch.stack([s[:, node[0]] for node in nodes], 1)
+            counts = torch.full((len(s),), len(nodes))
             step = solve(s[:, 0], s[:, n], points, counts)
             state = (step.carry / alpha[:, 0])[:, None] * unit[0]
-            for weight, way in zip(step.weights.unbind(1), ways, strict=True):
-                state = state + weight[:, None] * sum(said[i] for i in way) / len(way)
-            if level.stochastic and goal.at > at:
+            for weight, node in zip(step.weights.unbind(1), nodes, strict=True):
+                state = state + weight[:, None] * sum(values[i] for i in node) / len(node)
+            if schedule.stochastic and goal.at > at:
                 piece = solve(s[:, before], s[:, n], points[:, :1], counts.clamp(max=1))
                 drawn, before, at = drawn + 1, n, goal.at
                 noise = piece.carry[:, None] * noise + piece.std[:, None] * unit[-drawn]
@@ -297,42 +310,43 @@ class RungeKutta(Sampler):
             if fresh is not None and n == len(goals):
                 drawn, states[n] = 1, states[n] + fresh[:, None] * unit[-1]
             row = states[n][:, 0], states[n][:, 1 : n + 1], states[n].flip(1)[:, :drawn]
-            legs.append([_leg(*leg) for leg in zip(*map(as_floats, row), strict=True)])
-        return [list(step) for step in zip(*legs, strict=True)]
+            found.append([_used(*stage) for stage in zip(*map(as_floats, row), strict=True)])
+        return [list(step) for step in zip(*found, strict=True)]
 
     def _reading(self, s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """How the prediction comes from the state and what the model says there.
+        """Factors on the state and on the model's output that make the prediction.
 
         With m the data, eps_hat = (x / alpha - m) / s, so q = (r / (alpha s)) x + (p - r / s) m.
         """
-        p, r = self._form.on_data(s), self._form.on_noise(s)
-        if self._form.model == "noise":
+        p, r = self._q.on_data(s), self._q.on_noise(s)
+        if self._q.model == "noise":
             return torch.zeros_like(s), r
         return r / (alpha * s), p - r / s
 
 
-def _leg(carry: Number, on_model: list[Number], on_noise: list[Number]) -> StageCoefficients:
-    """The leg with these numbers, but for evaluations that play no part."""
+def _used(carry: Number, on_model: list[Number], on_noise: list[Number]) -> StageCoefficients:
+    """The coefficients of a stage, without evaluations that play no part."""
     return StageCoefficients(
         carry, [(i, weight) for i, weight in enumerate(on_model) if weight], on_noise
     )
 
 
 def _rest(high: Tensor, low: Tensor) -> Tensor:
-    """The noise that leads from a lower noise ratio to a higher one; its slope at none is 0."""
+    """Standard deviation of the noise from a lower noise ratio to a higher; slope 0 where equal."""
     gap = high**2 - low**2
     return torch.where(gap > 0, torch.where(gap > 0, gap, 1.0).sqrt(), 0.0)
 
 
 def _apart(
-    room: Tensor, x: Tensor, scale: Number, first: tuple[Tensor, Number],
+    buffer: Tensor, x: Tensor, scale: Number, first: tuple[Tensor, Number],
     *rest: tuple[Tensor, Number],
 ) -> Tensor:  # fmt: skip
-    """`weighted_sum_` that leaves x as it is and writes to `room`, unless gradients are enabled."""
+    """`weighted_sum_` that leaves x as it is and writes to `buffer`, unless gradients are
+    enabled."""
     if torch.is_grad_enabled():
         return weighted_sum_(x, scale, first, *rest)
     if scale == 1:
-        torch.add(x, first[0], alpha=first[1], out=room)
-        return weighted_sum_(room, 1, *rest)
-    torch.mul(x, scale, out=room)
-    return weighted_sum_(room, 1, first, *rest)
+        torch.add(x, first[0], alpha=first[1], out=buffer)
+        return weighted_sum_(buffer, 1, *rest)
+    torch.mul(x, scale, out=buffer)
+    return weighted_sum_(buffer, 1, first, *rest)

@@ -56,14 +56,14 @@ def test_a_step_is_one_graph_whatever_its_numbers():
 
     sampler = Multistep(steps=12, order=3, corrector=2)
     sde = VP()
-    moves = sampler.moves(sde, sampler.times(sde))
+    steps = sampler.coefficients(sde, sampler.times(sde))
     graphs = CompileCounter()
     compiled = torch.compile(advance, fullgraph=True, backend=graphs)
     past = tuple(torch.randn(4, 3) for _ in range(4))
     with torch.no_grad():
-        for move in moves[4:]:
+        for step in steps[4:]:
             x = torch.randn(4, 3)
-            torch.testing.assert_close(compiled(x.clone(), move, past), advance(x, move, past))
+            torch.testing.assert_close(compiled(x.clone(), step, past), advance(x, step, past))
     assert graphs.frame_count <= 2  # the second time with numbers that may vary
 
 

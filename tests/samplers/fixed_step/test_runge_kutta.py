@@ -357,7 +357,7 @@ def test_evaluations_are_as_said_and_nothing_is_remembered(name):
 def test_stages_at_the_end_of_a_step_are_at_the_very_times_of_the_grid(name, sde):
     sampler = RUNGE_KUTTA_ROWS[name](steps=12)
     times = sampler.times(sde)
-    plan = sampler.plan(sde, times)
+    plan = sampler.coefficients(sde, times)
     assert torch.equal(plan.times[:, 0], times[:-1])
     assert torch.equal(plan.times[:, -1], times[1:])
 
@@ -466,7 +466,7 @@ def test_ancestral_steps_ask_the_model_within_its_times_alone(name, ancestral, s
     first = clock.forward(start)
     farthest = clock.inverse(first + at * (clock.forward(down) - first))
     assert bool((farthest > s[-1] * (1 - 1e-9)).all())
-    asked = row.plan(sde, times).times[:, -1]
+    asked = row.coefficients(sde, times).times[:, -1]
     torch.testing.assert_close(torch.exp(-0.5 * sde.log_snr(asked)), farthest, rtol=1e-6, atol=0)
 
 
