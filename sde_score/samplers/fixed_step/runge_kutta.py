@@ -4,8 +4,7 @@ Like a multistep method (`multistep`), each step replaces a combination of the m
 (`exponential.PREDICTIONS`) by a polynomial in a chosen clock and solves the rest exactly. Here the
 polynomial goes through evaluations within the step, the *stages* of a tableau in `butcher`, and
 nothing is remembered from earlier steps. In a prediction's natural clock these are the classical
-Runge-Kutta methods; in log-SNR they are DPM-Solver's. `published.METHODS` lists
-them.
+Runge-Kutta methods; in log-SNR they are DPM-Solver's. `published.METHODS` lists them.
 
 Noise comes in three ways, all with the marginals of the diffusion:
 
