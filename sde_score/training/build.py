@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import inspect
@@ -178,11 +179,19 @@ def complete_spec(registry: Registry[Any], spec: str, given: tuple[str, ...] = (
     refuse_unknown(f"{registry.kind} {name!r}", arguments, set(parameters) - set(given))
     full = {}
     for key, parameter in parameters.items():
-        if key in arguments or (key not in given and parameter.default is not parameter.empty):
+        if key in arguments or (key not in given and _is_literal(parameter.default)):
             value = arguments.get(key, parameter.default)
             # 12 and 12.0 are one choice, so they are written alike.
             full[key] = float(value) if isinstance(parameter.default, float) else value
     return format_spec(registry.listed(name), full)
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether a spec can hold a value; the defaults of things of users may be anything."""
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
 
 
 def build_model(

@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from sde_score import data
-from sde_score.sdes import SDES
+from sde_score.sdes import SDES, VP
 from sde_score.training import CheckpointError, TrainConfig, load_config, resolve, save_config
 from sde_score.training.build import complete_spec
 from sde_score.training.config import FREE, adopt, require_same
@@ -135,6 +135,14 @@ def test_specs_are_written_out_in_full():
     assert complete_spec(SDES, "vp(beta_max=12)") == "vp(beta_min=0.1, beta_max=12.0)"
     with pytest.raises(ValueError, match="beta_mux"):
         complete_spec(SDES, "vp(beta_mux=12)")
+
+
+def test_a_default_that_no_text_can_hold_is_left_out(register_for_test):
+    def mine(width: int = 3, inner: VP = VP(), bound: float = float("inf")) -> VP:  # noqa: B008
+        return inner
+
+    register_for_test(SDES, "mine", mine)
+    assert complete_spec(SDES, "mine") == "mine(width=3)"
 
 
 def test_resolving_measures_the_data_leaves_nothing_open_and_is_idempotent():
