@@ -14,7 +14,7 @@ demo: $(VENV)/.installed  ## train, sample and measure on real digits: runs/demo
 test: $(VENV)/.installed  ## everything: 6 minutes on two idle cores
 	$(PYTEST)
 
-test-fast: $(VENV)/.installed  ## the inner loop: what is quick, and one case of what is not
+test-fast: $(VENV)/.installed  ## all but the tests marked slow: the inner loop
 	$(PYTEST) -m "not slow"
 
 coverage: $(VENV)/.installed  ## lines and branches that no test reaches
@@ -37,6 +37,9 @@ format: $(VENV)/.installed
 
 hooks: $(VENV)/.installed  ## lint at every commit
 	$(BIN)/pre-commit install
+
+docs: $(VENV)/.installed  ## the tables of docs/, from the registries
+	$(BIN)/python docs/tables.py
 
 clean:
 	rm -rf $(VENV) .nox dist build .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def stored():
         return lambda: next(left)
 
     return source
+
+
+@pytest.fixture
+def fresh_registries(monkeypatch):
+    """What a test registers anywhere is gone after it."""
+    import sde_score
+    from sde_score._core.registry import Registry
+
+    for room in dir(sde_score):  # rooms are loaded when they are first named
+        getattr(sde_score, room)
+    for registry in [thing for thing in gc.get_objects() if isinstance(thing, Registry)]:
+        for table in ("_entries", "_listed"):
+            monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import picture
 import torch
 
 from sde_score import samplers
-from sde_score.evaluation import distances
+from sde_score.evaluation import compare
 
 BUDGETS, SHOWN = (10, 20, 40, 80, 160), 18
 VIEWS = {
@@ -34,8 +34,7 @@ COLORS = ("#7a3e9d", picture.OTHER, picture.INK, picture.LEARNED)
 options = picture.arguments(__file__, __doc__, steps=1200, samples=240)
 train, held_out = digits.load()
 model = digits.train(train, options.steps)
-SW2 = "sliced-wasserstein2"
-data, unseen = train.tensor(), held_out.tensor()
+data = torch.cat([train.tensor(), held_out.tensor()])
 start = torch.randn(options.samples, *train.event_shape, generator=torch.Generator().manual_seed(0))
 
 figure, grid = picture.sheet("One network in every view", 8, (1.25, 1, 0.7), (1, 0.98))
@@ -46,13 +45,14 @@ for (name, spec), color in zip(VIEWS.items(), COLORS, strict=True):
     for budget in BUDGETS:
         sampler = samplers.create(spec.format(budget, budget // 2))
         samples = sampler(model, start, seed=0, progress=False)
-        found, floor = distances(samples, unseen, [SW2], train=data)[SW2]
-        far.append(found.value)
+        (score,) = compare(samples, data, ["sliced-wasserstein2"])
+        far.append(score.value)
     drawn.append(samples)
     cost.plot(BUDGETS, far, color=color, marker="o", markersize=4, label=name)
     print(f"{name:5}", *(f" {n}: {d:.3f}" for n, d in zip(BUDGETS, far, strict=True)))
-print(f"data against data: {floor.value:.3f} ± {floor.margin:.3f}")
-cost.axhspan(floor.low, floor.high, color=picture.TRUTH, alpha=0.25, linewidth=0)
+low, high = (score.floor_mean + factor * score.floor_std for factor in (-2, 2))
+print(f"data against data: {score.floor_mean:.3f} ± {score.floor_std:.3f}")
+cost.axhspan(low, high, color=picture.TRUTH, alpha=0.25, linewidth=0)
 picture.say(cost, 10, 0.069, "data to data", picture.TRUTH)
 cost.legend()
 picture.name(cost, "Distance to the data", "evaluations per sample", "sliced Wasserstein-2")

@@ -1,0 +1,193 @@
+"""Write docs/reference.md: a table for each kind of named thing, read off the registries.
+
+    python docs/tables.py
+
+What a row says is the first sentence of the docstring of the thing, so the page changes where the
+code does; `make docs` writes it anew, and a test compares.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from sde_score import data, discrete, evaluation, likelihood, mcmc, models, nn, objectives, samplers
+from sde_score import sdes as forward
+
+PAGE = Path(__file__).with_name("reference.md")
+HIDDEN = {"event_shape", "num_classes"}  # arguments that a run fills in
+
+PREDICTIONS = {
+    "noise": "the noise in x_t",
+    "data": "the data behind x_t",
+    "velocity": "alpha' data + sigma' noise, the drift of the probability-flow ODE",
+    "score": "sigma times the score",
+    "edm": "EDM's preconditioned mixture, of unit variance at every noise level",
+    "scaled_score": "the score times the scale of its input, for training without noise",
+}
+DISTANCES = {
+    "sliced-wasserstein2": "optimal transport on lines, averaged over directions",
+    "mmd2": "squared maximum mean discrepancy with Gaussian kernels",
+    "energy": "energy distance, whose kernel is the distance itself",
+    "frechet": "between Gaussians fitted to features, FID's",
+    "kernel": "between features by a cubic kernel, KID's",
+    "precision-gap": "1 - precision: the share of samples outside the data, by nearest neighbors",
+    "recall-gap": "1 - recall: the share of the data outside the samples",
+    "density-gap": "1 - density: how sparsely the data surround the samples",
+    "coverage-gap": "1 - coverage: the share of the data without a sample nearby",
+}
+
+
+class Section(NamedTuple):
+    """One table: what it lists, in which registry, and what a reader should know first."""
+
+    title: str
+    registry: Mapping[str, Callable]
+    text: str
+    says: Mapping[str, str] = {}
+
+
+SECTIONS = [
+    Section(
+        "Forward SDEs",
+        forward.SDES,
+        "`x_t = alpha(t) x_0 + sigma(t) noise`; noise grows with t. `alpha` and `sigma` are enough "
+        "to add one.",
+    ),
+    Section(
+        "Predictions",
+        models.PARAMETRIZATIONS,
+        "The output of the network in `ScoreModel(network, sde, prediction)`. `EnergyModel` makes "
+        "an energy of the network first, by one of its heads "
+        + ", ".join(f"`{head}`" for head in models.HEADS)
+        + "; `ScoreFunction` and `EnergyFunction` take any function of (x, t).",
+        PREDICTIONS,
+    ),
+    Section("Networks", nn.BACKBONES, "For `train`; `ScoreModel` takes any module."),
+    Section(
+        "Objectives",
+        objectives.OBJECTIVES,
+        "`objective(model, x0)` is one loss per example. `sde-score objectives` lists what each "
+        "needs and costs. With `time_sampler='uniform'` most of those that learn from data alone "
+        "learn at every noise level. `check_differentiable` names what would make second "
+        "derivatives silently wrong, before training.",
+    ),
+    Section("Weightings", objectives.WEIGHTINGS, "Of the noise levels, for objectives."),
+    Section("Domain weights", objectives.DOMAIN_WEIGHTS, "The argument `weight` of `generalized`."),
+    Section("Time samplers", objectives.TIME_SAMPLERS, "Which times an objective looks at."),
+    Section(
+        "Samplers",
+        samplers.SAMPLERS,
+        "Every sampler runs on every SDE, on trained networks and exact models alike, and ends "
+        "with the denoised mean unless told otherwise (`denoise=False`). Those in bold are to be "
+        "tried first. [Each method in its paper's notation](published_methods.md); "
+        "[which to take](samplers.md). `guidance.Clipped` and `guidance.Thresholded` wrap a model "
+        "to keep its denoised mean in the range of the data.",
+    ),
+    Section("Time grids", samplers.GRIDS, "The argument `grid` of a sampler."),
+    Section(
+        "Markov kernels",
+        mcmc.KERNELS,
+        "`mcmc.run_chains` runs them in batches, with acceptance, effective sample size, split "
+        "R-hat and energy errors.",
+    ),
+    Section(
+        "Reverse variances",
+        samplers.VARIANCES,
+        "The argument `variance` of `ancestral` and `elbo`.",
+    ),
+    Section("Correctors", samplers.CORRECTORS, "The argument `corrector` of `pc`."),
+    Section(
+        "Likelihoods",
+        likelihood.LIKELIHOODS,
+        "`bits_per_dim(model, raw, scaling, by='flow')` gives bits per dimension in the scaling of "
+        "the data set; each example's ODE has steps of its own, so its value does not depend on "
+        "its batch. The likelihood of an energy without noise is by its partition function, "
+        "`likelihood.log_partition`: annealed importance sampling in both directions (a lower and "
+        "an upper bound), bridge sampling, sequential Monte Carlo and thermodynamic integration, "
+        "each with error bars.",
+    ),
+    Section(
+        "Dequantizations",
+        likelihood.DEQUANTIZATIONS,
+        "How gray levels become real numbers. A network that was trained on levels spread over "
+        "their bins knows nothing of their centers: ask it with "
+        "`bound(dequantization='uniform')`, and `elbo` likewise.",
+    ),
+    Section(
+        "Targets",
+        models.TARGETS,
+        "Exact distributions to test against, with known log Z, samples and diffused scores; as "
+        "data, `target(name='funnel')`.",
+    ),
+    Section("Data sets", data.NAMED, "Beside paths of files and folders."),
+    Section("Distances", evaluation.DISTANCES, "Between two sets of samples.", DISTANCES),
+    Section(
+        "Benchmark targets",
+        evaluation.BENCHMARK_TARGETS,
+        "Models whose score and flow are known, for `sde-score benchmark --target`.",
+    ),
+    Section("Features", evaluation.EXTRACTORS, "What `frechet` and `kernel` look at."),
+    Section("Noise labels", discrete.LABELS, "How the networks of others are told the noise."),
+]
+
+
+def signature(name: str, constructor: Callable) -> str:
+    """The name with its arguments; defaults where they are short."""
+    words = []
+    for parameter in inspect.signature(constructor).parameters.values():
+        default, empty = parameter.default, parameter.default is inspect.Parameter.empty
+        short = not empty and len(repr(default)) <= 16 and default is not None
+        if parameter.name not in HIDDEN:
+            words.append(f"{parameter.name}={default!r}" if short else parameter.name)
+    return f"`{name}({', '.join(words)})`" if words else f"`{name}`"
+
+
+def sentence(thing: Callable) -> str:
+    """The first paragraph of a docstring in one line."""
+    text = inspect.getdoc(getattr(thing, "func", thing)) or ""
+    return re.sub(r"\s+", " ", text.split("\n\n")[0]).replace("|", "\\|").rstrip(".")
+
+
+def paper(reference: str) -> str:
+    """A link to the first paper of a reference."""
+    found = re.match(r"(.*?\d{4})\D.*?(https://[^\s,;]+)", reference)
+    return f"[{found[1]}]({found[2]})" if found else reference
+
+
+def rows(section: Section) -> Iterator[str]:
+    """The lines of a table."""
+    if section.registry is samplers.SAMPLERS:
+        yield "| name | also | family | order | NFE per step | noise | good at NFE | paper |"
+        yield "|" + 8 * "---|"
+        for each in map(samplers.describe, section.registry):
+            name = f"**`{each.name}`**" if each.first_tier else f"`{each.name}`"
+            others = ", ".join(f"`{alias}`" for alias in each.aliases)
+            facts = (each.family, each.order, each.nfe_per_step, each.noise, each.good_at)
+            yield f"| {name} | {others} | {' | '.join(facts)} | {paper(each.paper)} |"
+        return
+    yield "| name | what it is |"
+    yield "|---|---|"
+    for name, constructor in section.registry.items():
+        says = section.says.get(name) or sentence(constructor)
+        yield f"| {signature(name, constructor)} | {says} |"
+
+
+def page() -> str:
+    """The text of the page."""
+    parts = [
+        "# Everything by name",
+        "Written by `make docs` from the registries; every name here is text that `create`, "
+        "`train` and the command line take, with arguments as in Python: `vp(beta_max=12)`. "
+        "[Your own](registering.md) stand beside them.",
+    ]
+    for section in SECTIONS:
+        parts += [f"## {section.title}", section.text, "\n".join(rows(section))]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,44 @@
+"""The examples run, end with what they promise, and are short."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUNS = {
+    "own_loop": (["--steps", "5"], "the data's is 1.4"),
+    "train_tensor": (["--steps", "3", "--out", "run"], "bits/dim"),
+    "class_conditional": (["--steps", "3", "--out", "run"], "class 7"),
+    "own_network": (["--steps", "3", "--out", "run"], "step 3"),
+    "fine_tune": (["--steps", "3", "--out", "run"], "9 steps of moons, 3 of spirals"),
+    "swap_samplers": (["--count", "20", "--nfe", "10"], "truth against truth"),
+    "log_likelihood": ([], "ideal denoiser"),
+    "ncsn_vs_sde": (["--count", "20"], "500 evaluations"),
+}
+
+
+def test_each_is_here():
+    assert sorted(RUNS) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_example_runs(name, monkeypatch, tmp_path, capsys):
+    arguments, says = RUNS[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with torch.random.fork_rng():
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_example_is_short_and_says_how_to_run_it(name):
+    text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 42
+    assert f"python examples/{name}.py" in ast.get_docstring(ast.parse(text))
