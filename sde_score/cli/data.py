@@ -24,7 +24,7 @@ class Data(Command):
 
     action: tyro.conf.Positional[Literal["info", "ladder"]]
     """What to do; info measures the data set, ladder designs the noise levels of NCSN for it and
-    says why."""
+    gives the reasons."""
 
     data: tyro.conf.Positional[str]
     """Data set: a name (digits, ring, moons, ...) or the path of a file or folder."""

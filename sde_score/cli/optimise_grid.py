@@ -47,7 +47,7 @@ class OptimiseGrid(RunCommand):
     """How: gradient, search (no gradients, one step size at a time), or auto."""
 
     def run(self) -> None:
-        """Search, write, say what was found."""
+        """Search, write, print the errors."""
         if self.out.suffix != ".json":
             raise ValueError(f"out={self.out} must end with .json")
         run = self.open()

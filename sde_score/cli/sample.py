@@ -33,8 +33,7 @@ class Sample(RunCommand):
 
     sampler: str = "auto"
     """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
-    takes the one that the grid's file was made for, or heun(steps=18), or mcmc for a model that
-    knows the data without noise alone."""
+    takes that of the grid's file, or heun(steps=18), or mcmc for a model trained without noise."""
 
     steps: int | None = None
     """Steps, the final denoising included; the sampler's default if not given."""
@@ -50,7 +49,7 @@ class Sample(RunCommand):
     """Class of all samples, for conditional models; classes in turn if not given."""
 
     def run(self) -> None:
-        """Draw, write, say what was done."""
+        """Draw, write, print a line."""
         if self.out.suffix not in FORMATS:
             raise ValueError(f"out={self.out} must end with one of {', '.join(FORMATS)}")
         run = self.open()

@@ -146,6 +146,12 @@ def run_estimator(
     return DistanceEstimator(train, held_out, count, distances, seed=seed)
 
 
+def run_identity(run: Run) -> tuple[str, str]:
+    """Digests of the weights and of the data, which name a run in a journal."""
+    data = run.config.data if run.record is None else run.record.fingerprint.rows
+    return run.digest, data
+
+
 def as_data(run: Run, samples: Tensor) -> Tensor:
     """Samples in model range after a round trip to the data's own terms, such as gray levels."""
     return run.scaling.to_model(run.scaling.from_model(samples))

@@ -18,10 +18,10 @@ PART = 256
 
 @dataclass(frozen=True, eq=False)
 class FlowEnds:
-    """Where the flow of a target takes the starts of a seed.
+    """Ends of the flow of a target from the starts of a seed.
 
-    They are found in parts of 256 starts, each a file that a later call takes up, with other
-    numbers of starts too; a file that is damaged is found anew.
+    They are found in parts of 256 starts, each kept in a file for later calls, with other numbers
+    of starts too; a damaged file is replaced.
 
     Args:
         target: whose flow.

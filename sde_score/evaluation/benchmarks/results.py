@@ -1,4 +1,4 @@
-"""What a benchmark of samplers found: a row for each entry and seed, and their means."""
+"""Results of a benchmark of samplers: a row for each entry and seed, and their means."""
 
 from __future__ import annotations
 
@@ -13,23 +13,18 @@ from sde_score.evaluation.metrics.confidence import Interval
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """What was found for an entry.
+    """Result of an entry with one seed.
 
     Args:
-        sampler: as in `Entry`.
-        grid: as there.
-        spec: as there.
-        stochastic: as there.
-        budget: as there.
-        source: as there.
-        seed: names the starts; None for a mean over seeds.
+        sampler, grid, spec, stochastic, budget, source: of the `Entry`.
+        seed: random seed of the starts; None for a mean over seeds.
         nfe: evaluations per sample, counted on the model.
         seconds: for all samples.
         rms: root mean square error to the end of the flow; None where noise is drawn.
         median: over samples of the same for each sample.
         distances: by name.
         nll_gap: per dimension; None where the density is not known.
-        reason: why there are no figures; empty if there are.
+        reason: why there are no figures; empty otherwise.
     """
 
     sampler: str
@@ -49,12 +44,12 @@ class BenchmarkRow:
 
     @property
     def label(self) -> str:
-        """Whose sampler on which grid."""
+        """Library, sampler and grid."""
         name = f"{self.source} {self.sampler}" if self.source else self.sampler
         return f"{name} [{self.grid}]"
 
     def record(self) -> dict[str, Any]:
-        """As plain values, for JSON; what is not a number is None."""
+        """As plain values, for JSON; NaN becomes None."""
         found = asdict(self)
         return {k: None if isinstance(v, float) and v != v else v for k, v in found.items()}
 
@@ -81,12 +76,12 @@ class Benchmark:
 
     Args:
         target: its name.
-        sde: that samplers saw.
+        sde: of the model that samplers saw.
         flow: how the flow was found.
         count: samples per row.
         names: of the distances.
-        floors: what perfect samples of that number score: the distances and, where the density is
-            known, `nll gap`.
+        floors: values of as many perfect samples: the distances and, where the density is known,
+            `nll gap`.
         rows: one for each entry and seed.
     """
 
@@ -100,7 +95,7 @@ class Benchmark:
 
     @property
     def means(self) -> list[BenchmarkRow]:
-        """Rows that differ in the seed alone, made one: mean squares for the error, else means."""
+        """Rows averaged over seeds: root mean squares of the error, means of the rest."""
         groups: dict[str, list[BenchmarkRow]] = {}
         for row in self.rows:
             groups.setdefault(row.spec, []).append(row)
@@ -138,7 +133,7 @@ def _mean_row(group: Sequence[BenchmarkRow]) -> BenchmarkRow:
 
 
 def _mean(found: Sequence[Interval]) -> Interval:
-    """Mean over seeds; its error is the larger of what each says and what their spread says."""
+    """Mean over seeds; its error is the larger of the mean one within seeds and that between."""
     values, root = [each.value for each in found], math.sqrt(len(found))
     within = math.sqrt(statistics.fmean(each.standard_error**2 for each in found)) / root
     between = statistics.stdev(values) / root if len(found) > 1 else 0.0

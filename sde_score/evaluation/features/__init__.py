@@ -1,1 +1,1 @@
-"""Feature extractors that distances look through."""
+"""Feature extractors of distances."""

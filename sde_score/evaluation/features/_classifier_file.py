@@ -1,6 +1,6 @@
-"""The file of a classifier: a safetensors file whose metadata say what it is.
+"""The file of a classifier: safetensors, with its facts in the metadata.
 
-Nothing in it is ever executed, and a network is built only after the tensors were found to fit it.
+Nothing in it is ever executed, and a network is built only from tensors that fit it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _KEY = "sde_score_classifier"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the metadata hold.
+    """Metadata of a classifier.
 
     Args:
         name: of the extractor.
         event_shape: shape of one example.
         num_classes: number of classes.
         accuracy: on held-out examples, 0 to 1.
-        held_out: how many they were.
+        held_out: number of held-out examples.
         fingerprint: hash of the data and the training settings.
     """
 
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[Facts, FeatureNetwork]:
     from safetensors import safe_open
 
     with naming(path):
-        path.open("rb").close()  # a missing file is an OSError that says so
+        path.open("rb").close()  # a missing file is an OSError
         with (
             damaged("a classifier; remove it to train anew"),
             safe_open(path, framework="pt") as file,
@@ -70,7 +70,7 @@ def read(path: Path) -> tuple[Facts, FeatureNetwork]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             values = json.loads((file.metadata() or {})[_KEY])
             if values.pop("digest") != _digest(tensors):
-                raise ValueError("its tensors are not those that were written")
+                raise ValueError("its tensors do not have the digest in its metadata")
             values["event_shape"] = tuple(values["event_shape"])
             facts = Facts(**values)
         _require_facts(facts)
@@ -99,7 +99,7 @@ def _require_facts(facts: Facts) -> None:
 
 
 def _network(facts: Facts, tensors: Mapping[str, Tensor]) -> FeatureNetwork:
-    """Built without memory first: absurd sizes in the metadata must not cost any."""
+    """Built without memory first: absurd sizes in the metadata must cost none."""
     with damaged("a classifier of such sizes"), torch.device("meta"):
         network = FeatureNetwork(facts.event_shape, facts.num_classes)
     want = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The small network whose inner activations serve as features, trained or not."""
+"""A small network whose inner activations serve as features, trained or not."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SMALLEST_SIDE = 4
 class FeatureNetwork(nn.Module):
     """Convolutions for images, dense layers for anything else, then a linear classifier.
 
-    Images are halved, by convolutions of stride 2, until the shorter side is 4 or less; what is
-    left is mapped to 64 features.
+    Images are halved, by convolutions of stride 2, until the shorter side is 4 or less; the rest
+    is mapped to 64 features.
 
     Args:
         event_shape: shape of one example.
@@ -39,7 +39,7 @@ class FeatureNetwork(nn.Module):
         self.head = nn.Linear(FEATURES, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the classifier sees of a batch `(n, *event_shape)`: shape `(n, 64)`.
+        """Features of a batch `(n, *event_shape)`, from before the classifier: shape `(n, 64)`.
 
         Raises:
             ValueError: if the examples have another shape.
@@ -90,17 +90,17 @@ def _frozen_network(event_shape: tuple[int, ...], seed: int) -> FeatureNetwork:
 class RandomConvolution:
     """Features of images by a network with random weights that was never trained.
 
-    It sees local structure but no meaning: for images without labels, where raw pixels say little.
+    It sees local structure but no meaning: for images without labels.
 
     Args:
-        seed: names the weights; figures of different seeds do not compare.
+        seed: random seed of the weights; figures of different seeds cannot be compared.
     """
 
     seed: int = 0
 
     @property
     def name(self) -> str:
-        """The seed is part of it."""
+        """The name, with the seed."""
         return f"random-convolution(seed={self.seed})"
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""A small classifier of the data at hand, trained in seconds: features that know what matters.
+"""Features from a small classifier of the data's own labels, trained in seconds.
 
-Where no network of photographs is at hand, or the data are no photographs, the activations before
-the last layer of a classifier of the data's own labels play its part.
+They replace those of a network trained on photographs, where none is at hand or the data are no
+photographs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ClassifierExtractor:
         return x.to(self.network.head.weight.device, torch.float32)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; it appears under its name in one step, when it is whole."""
+        """Write one safetensors file, in one step."""
         facts = classifier_file.Facts(
             name=self.name,
             event_shape=self.network.event_shape,
@@ -79,7 +79,7 @@ class ClassifierExtractor:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> ClassifierExtractor:
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
             OSError: if there is no such file.
@@ -101,7 +101,7 @@ def classifier_for(
     seed: int = 0,
     progress: bool = False,
 ) -> ClassifierExtractor:
-    """The classifier of a data set: read from `path` if it is there, else trained and kept there.
+    """The classifier of a data set, read from `path` or else trained and kept there.
 
     A file that was trained on other data, or with other settings, is replaced; a damaged one is
     not.
@@ -142,7 +142,7 @@ def train_classifier(
     """Train a small classifier on nine tenths of the data and test it on the rest.
 
     Adam on the cross entropy of batches of 128, with a learning rate that falls to zero along a
-    cosine. On one machine the result is a function of the arguments.
+    cosine. On one machine the result depends on the arguments alone.
 
     Args:
         x: examples in model range, shape `(n, *event)`, n >= 10.
@@ -150,7 +150,7 @@ def train_classifier(
         num_classes: number of classes, at least 2.
         name: name of the extractor.
         steps: training steps.
-        seed: names the split, the first weights and the order of the examples.
+        seed: random seed of the split, the initial weights and the order of the examples.
         progress: show a bar.
 
     Raises:
@@ -198,7 +198,7 @@ def _right_answers(network: FeatureNetwork, x: Tensor, labels: Tensor) -> int:
 
 
 def _batches(rows: Tensor, steps: int, generator: Generator) -> Iterator[Tensor]:
-    """Random batches without replacement, epoch after epoch; the short end of one is left out."""
+    """Random batches without replacement, epoch after epoch, without the incomplete last ones."""
     size = min(_BATCH, len(rows))
     left = rows[:0]
     for _ in range(steps):

@@ -1,12 +1,12 @@
-"""Features: what a network sees in an example, as vectors that distances compare.
+"""Feature extractors: from examples to the vectors that distances compare.
 
 An extractor is any callable from examples in model range, shape `(n, *event)`, to features of shape
 `(n, features)`, that has a `name`. Its name belongs to every figure measured through it, as in
-`frechet[digits-classifier]`: distances through two extractors do not compare. In particular "FID"
-names one extractor, an Inception network trained on ImageNet in 2015, with its own preprocessing
-and 50 000 samples; no figure of ours goes by that name.
+`frechet[digits-classifier]`: distances through two extractors cannot be compared. In particular
+"FID" means one extractor, an Inception network trained on ImageNet in 2015, with its own
+preprocessing and 50 000 samples; no figure of ours has that name.
 
-To add an extractor, write it in a file of its own and name a constructor in `EXTRACTORS`.
+`EXTRACTORS.register("mine", constructor)` adds an extractor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Extractor(Protocol):
 
     @property
     def name(self) -> str:
-        """What stands in brackets behind a distance measured through this extractor."""
+        """Text in brackets behind a distance measured through this extractor."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features of a batch."""
@@ -38,7 +38,7 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """The numbers of the example themselves, flattened: always at hand, blind to meaning."""
+    """The entries of the example themselves, flattened."""
 
     name: str = "pixels"
 
@@ -96,7 +96,7 @@ def create_extractor(extractor: str | Callable[[Tensor], Tensor]) -> Extractor:
     Args:
         extractor: a name in `EXTRACTORS` with its options, such as `"pixels"`,
             `"classifier(data='digits')"` or `"inception(path='inception.pt')"`; or a callable,
-            which goes by the name of its function or class if it has no `name` of its own.
+            named after its function or class if it has no `name` of its own.
 
     Raises:
         TypeError: if it is neither text nor callable.
@@ -125,7 +125,7 @@ def feature_batches(
 
     Raises:
         TypeError: if `x` is not a floating-point tensor.
-        ValueError: if the answer is not one finite vector per example.
+        ValueError: if the features are not one finite vector per example.
     """
     require_batch("x", x)
     require_count(batch_size=batch_size)
@@ -161,8 +161,8 @@ def extract(
 def _require_features(name: str, features: Tensor, count: int) -> None:
     if features.ndim != 2 or len(features) != count or not features.is_floating_point():
         raise ValueError(
-            f"extractor {name!r} answered {features.dtype} of shape {tuple(features.shape)} to "
+            f"extractor {name!r} returned {features.dtype} of shape {tuple(features.shape)} for "
             f"{count} examples; accepted: floating-point features of shape ({count}, features)"
         )
     if not bool(features.isfinite().all()):
-        raise ValueError(f"extractor {name!r} answered numbers that are not finite")
+        raise ValueError(f"extractor {name!r} returned numbers that are not finite")

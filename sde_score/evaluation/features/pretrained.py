@@ -1,7 +1,8 @@
-"""Feature extractors from files that others trained; nothing is ever downloaded.
+"""Feature extractors from files of pretrained networks; nothing is ever downloaded.
 
-Networks trained on photographs want 8-bit colours, while a model sees numbers around zero. For data
-of L levels, which fill [-1, 1], the level is `floor((x + 1) L / 2)`; level 0 is black, L - 1 white.
+Networks trained on photographs want 8-bit colors, while a model has numbers around zero. For data
+of L gray levels, which fill [-1, 1], the level is `floor((x + 1) L / 2)`; level 0 is black, L - 1
+white.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from sde_score._core.checks import require_count
 from sde_score._core.errors import damaged, naming
 
-# Mean and standard deviation of ImageNet's colours in [0, 1], which DINOv2 was trained with.
+# Mean and standard deviation of ImageNet's colors in [0, 1], which DINOv2 was trained with.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -27,7 +28,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class TorchScript:
     """A network from a TorchScript file, called as `network(x)` with x float32 in model range.
 
-    A TorchScript file is a program: open only files whose origin you trust.
+    A TorchScript file is a program: open only files of trusted origin.
 
     Args:
         path: the file.
@@ -60,11 +61,11 @@ class Inception:
     """The Inception-v3 of 2015 as the StyleGAN and EDM papers distribute it, a TorchScript file.
 
     It takes 8-bit images `(n, 3, height, width)` of any size, resizes them itself, and returns 2048
-    features when called with `return_features=True`. Gray images become colour images.
+    features when called with `return_features=True`. Gray images become color images.
 
     Args:
-        path: the file, often called `inception-2015-12-05.pt`; open only one you trust.
-        levels: number of levels of the data.
+        path: the file, often called `inception-2015-12-05.pt`; open only one of trusted origin.
+        levels: number of gray levels of the data.
         device: where the network runs.
 
     Raises:
@@ -100,7 +101,7 @@ class DINOv2:
 
     Args:
         path: folder with `config.json` and `model.safetensors`.
-        levels: number of levels of the data.
+        levels: number of gray levels of the data.
         size: side of the image that the network sees, a multiple of its patch size.
         device: where the network runs.
 
@@ -149,11 +150,11 @@ class DINOv2:
 
 
 def eight_bit_colors(x: Tensor, levels: int = 256) -> Tensor:
-    """Images in model range as 8-bit colours, uint8, shape `(n, 3, height, width)`.
+    """Images in model range as 8-bit colors, uint8, shape `(n, 3, height, width)`.
 
     Args:
         x: shape `(n, 1 or 3, height, width)`; numbers beyond [-1, 1] become black or white.
-        levels: number of levels of the data.
+        levels: number of gray levels of the data.
 
     Raises:
         ValueError: if `x` has another shape.
@@ -161,7 +162,7 @@ def eight_bit_colors(x: Tensor, levels: int = 256) -> Tensor:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(
             f"x of shape {tuple(x.shape)} does not hold images: this extractor takes gray or "
-            "colour images of shape (n, 1 or 3, height, width)"
+            "color images of shape (n, 1 or 3, height, width)"
         )
     level = ((x.to(torch.float32) + 1) * (levels / 2)).floor().clamp(0, levels - 1)
     colors = (level * (255 / (levels - 1))).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Two sets of examples, checked at the door and cut into blocks of bounded memory."""
+"""Checks of two sets of examples, and their blocks of bounded memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sde_score._core.checks import require_batch
 
-# A block holds at most this many float64 numbers (64 MiB), whatever the size of the sets.
+# A block holds at most this many float64 numbers (64 MiB), for sets of any size.
 BLOCK_NUMBERS = 1 << 23
 _BLOCK_EXAMPLES = 2048
 

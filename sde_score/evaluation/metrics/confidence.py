@@ -1,21 +1,20 @@
-r"""Distances with error bars: samples against one held-out set, with 95% intervals and a noise
-floor.
+r"""Distances of samples to a held-out set, with 95% intervals and a noise floor.
 
 A distance between two finite sets depends on their sizes, so all that are compared here have one
 size, s: the value of a sampler is the mean of D over random subsets of s of its n samples, each
 measured against the whole held-out set, which is the same for all. The spread of D over such
-subsets says how far the value would move with other samples. With v the variance over subsets
+subsets tells the error of the value due to the choice of samples. With v the variance over subsets
 drawn without replacement, R of them,
 
 .. math:: se^2 = v \Big(\frac{s}{n - s} + \frac{1}{R}\Big), \qquad
           \text{95\%: } value \pm 1.96\, se .
 
-The first term is the delete-(n - s) jackknife, the second what more subsets would remove. An
-interval holds the chance of the samples alone: the held-out set is shared by all rows and by the
-floor, so differences between them do not feel its choice.
+The first term is the delete-(n - s) jackknife, the second vanishes with more subsets. Intervals
+cover sampling variability only: the held-out set is common to all rows and to the floor, and
+cancels in their differences.
 
-The noise floor is the value of perfect samples: the same statistic of the training data, N
-examples. Two subsets of N examples overlap, which hides the share s / N of their variance; so one
+The noise floor is the value of perfect samples: the same statistic of the training data, of N
+examples. Subsets of N examples overlap, which hides the share s / N of their variance; so one
 subset has the variance v / (1 - s / N), and a value made of n perfect samples lies within
 
 .. math:: mean \pm 1.96\, \sqrt{\frac{v}{1 - s/N} \Big(\frac{s}{n} + \frac{1}{R}\Big)}
@@ -146,7 +145,7 @@ class DistanceEstimator:
         return tuple(self._floor(sets) for sets in self._sets)
 
     def __call__(self, samples: Tensor) -> tuple[Interval, ...]:
-        """Distance of samples to the held-out data, one interval per distance.
+        """Distances of samples to the held-out data, one interval per distance.
 
         Args:
             samples: in model range, shape `(count, *event)`.
@@ -170,7 +169,7 @@ class DistanceEstimator:
 
     @cached_property
     def _sets(self) -> tuple[_Sets, ...]:
-        """Features are extracted once; subsets are taken of features."""
+        """Sets, or their features, which are extracted once: subsets are taken of features."""
         return tuple(
             _Sets(
                 measure.distance if isinstance(measure, FeatureDistance) else measure,
@@ -191,7 +190,7 @@ class DistanceEstimator:
     def _subsets(self, sets: _Sets, x: Tensor) -> Tensor:
         """The distance of each subset of x to the held-out data, float64, shape `(repeats,)`.
 
-        Subsets come in disjoint pairs, halves of one shuffle, whose first-order errors cancel.
+        Subsets come in disjoint pairs, halves of one permutation, whose first-order errors cancel.
         """
         values = []
         for repeat in range(self.repeats):

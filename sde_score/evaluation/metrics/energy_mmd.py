@@ -1,12 +1,12 @@
-r"""Distances made of averages over pairs of examples: energy distance and maximum mean discrepancy.
+r"""Distances from averages over pairs of examples: energy distance, maximum mean discrepancy.
 
 Both are one formula, with a kernel k, here a function of the distance between two examples:
 
 .. math:: D = E\,k(X, X') + E\,k(Y, Y') - 2\,E\,k(X, Y)
 
-where X, X' are independent draws of one law. The averages leave out each example's pair with
-itself, which makes the estimate unbiased: for two sets of one law it is 0 on average, and so may be
-negative.
+where X, X' are independent draws of one distribution. The averages leave out each example's pair
+with itself, which makes the estimate unbiased: for two sets of one distribution it is 0 on average,
+and so may be negative.
 """
 
 from __future__ import annotations
@@ -95,14 +95,14 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def discrepancy(x: Tensor, y: Tensor, kernel: Kernel, center: Tensor | None = None) -> float:
-    """The formula at the top of this file for any kernel, in float64, in blocks.
+    """E k(X, X') + E k(Y, Y') - 2 E k(X, Y) for any kernel, in float64, in blocks.
 
     Args:
         x: first set, shape `(n, features)`, n >= 2.
         y: second set, shape `(m, features)`, m >= 2.
         kernel: maps rows `(i, features)` and `(j, features)` to the values `(i, j)` of their pairs.
-        center: subtracted from every row, shape `(features,)`: a kernel of distances alone does not
-            feel a common shift, and it spares float64 the digits of an offset. None for no shift.
+        center: subtracted from every row, shape `(features,)`: a kernel of distances is
+            invariant to a common shift, which saves digits of float64. None for no shift.
     """
     if center is None:
         center = x.new_zeros(x.shape[1], dtype=torch.float64)

@@ -3,12 +3,12 @@ r"""Fréchet distance: how far two sets are from each other in mean and covarian
 .. math:: d^2 = |\mu_a - \mu_b|^2 + \mathrm{tr}\,\Sigma_a + \mathrm{tr}\,\Sigma_b
           - 2\,\mathrm{tr}\,(\Sigma_a \Sigma_b)^{1/2}
 
-This is the squared 2-Wasserstein distance between the normal laws of those moments. With factors
-:math:`\Sigma = F^T F` the last trace is the sum of the singular values of :math:`F_a F_b^T`. It is
-real whatever the rank, and rounding enters it linearly, where the root of a matrix product would
-enlarge rounding to its square root in every direction that a covariance does not have.
+This is the squared 2-Wasserstein distance between the normal distributions of those moments. With
+factors :math:`\Sigma = F^T F` the last trace is the sum of the singular values of
+:math:`F_a F_b^T`. It is real at any rank, and rounding enters it linearly, while the root of a
+matrix product would enlarge rounding to its square root in every direction of zero variance.
 
-The estimate from n examples is biased upward, the more the fewer: compare only figures of equal n,
+The estimate from n examples is biased upward, more so for small n: compare only figures of equal n,
 each beside its noise floor.
 
 Reference: Dowson & Landau 1982, https://doi.org/10.1016/0047-259X(82)90077-X; on features: Heusel
@@ -47,7 +47,7 @@ class FeatureStatistics:
         features: length of a feature vector.
 
     Attributes:
-        count: number of examples so far; None where a file does not say.
+        count: number of examples so far; None for a file without a count.
         mean: shape `(features,)`.
 
     Reference: Chan, Golub & LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115.
@@ -140,9 +140,9 @@ class FeatureStatistics:
         self.count = total
 
     def save(self, path: str | Path) -> None:
-        """Write an `.npz` file with `mu` and `sigma`, as EDM's reference files have, and `count`.
+        """Write an `.npz` file with `mu` and `sigma`, as in EDM's reference files, and `count`.
 
-        The file appears under its name in one step, when it is whole.
+        The file appears under its name in one step, when it is complete.
 
         Raises:
             ValueError: with fewer than two examples.
@@ -156,7 +156,7 @@ class FeatureStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureStatistics:
-        """Read what `save` wrote, or a foreign `.npz` file with `mu` and `sigma`.
+        """Read a file of `save`, or a foreign `.npz` file with `mu` and `sigma`.
 
         Raises:
             OSError: if there is no such file.
@@ -199,7 +199,7 @@ class _Moments(NamedTuple):
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """The formula at the top of this file, in the squared units of the features, at least 0.
+    """Fréchet distance from statistics, in the squared units of the features, at least 0.
 
     Args:
         a: statistics of one set, such as samples.
@@ -238,7 +238,7 @@ def _distance(a: _Moments, b: _Moments) -> float:
 
 
 def _moments(x: Tensor) -> _Moments:
-    """Of few examples the centered set is the smaller factor, and an exact one."""
+    """Moments of features; for few examples the centered set itself is the smaller factor."""
     count, features = x.shape
     if count > features:
         statistics = FeatureStatistics(features)
@@ -250,7 +250,7 @@ def _moments(x: Tensor) -> _Moments:
 
 
 def _root(statistics: FeatureStatistics) -> Tensor:
-    """A factor of the covariance from its eigenvectors, those of its null space left out."""
+    """A factor of the covariance from its eigenvectors, without those of its null space."""
     covariance = statistics.covariance
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     rounding = len(values) * torch.finfo(values.dtype).eps * values.abs().max()

@@ -1,7 +1,7 @@
 r"""Kernel distance: maximum mean discrepancy under a cubic polynomial kernel.
 
-It compares the first three moments of two sets, and unlike the Fréchet distance its estimate is
-unbiased, so that sets of any size compare.
+It compares the first three moments of two sets. Unlike that of the Fréchet distance its estimate is
+unbiased, so that figures of sets of different sizes can be compared.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
 
     .. math:: k(a, b) = (a \cdot b / d + 1)^3
 
-    with d the number of features. All pairs are averaged, where some programs average over random
-    subsets of 1000: the mean is the same, the spread smaller.
+    with d the number of features. All pairs are averaged; averages over random subsets of 1000, as
+    some programs take, have the same mean and a larger spread.
 
     Args:
         x: first set, shape `(n, *event)`, n >= 2; examples, or their features.

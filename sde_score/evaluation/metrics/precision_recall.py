@@ -1,4 +1,4 @@
-r"""Do samples lie where the data lie, and do they reach all of it: counts of nearest neighbors.
+r"""Precision, recall, density and coverage of samples, from counts of nearest neighbors.
 
 Around every example lies its ball, which reaches to its k-th nearest neighbor in its own set (not
 counting itself). With N data, M samples and closed balls:
@@ -9,9 +9,10 @@ counting itself). With N data, M samples and closed balls:
   exceed 1, and is 1 on average for perfect samples,
 - coverage: fraction of the balls of the data that hold at least one sample.
 
-One outlier of the data has a huge ball, which precision counts in full; density and coverage were
-made for that. For perfect samples the mean of coverage is
-:math:`1 - \prod_{i=1}^k \frac{N - i}{N + M - i}`, whatever the law.
+One outlier of the data has a huge ball, which precision counts in full; density and coverage avoid
+that. For perfect samples the mean of coverage is
+:math:`1 - \prod_{i=1}^k \frac{N - i}{N + M - i}` for
+any distribution.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ROUNDING = 1e-12  # of a squared distance, in units of the squared norms
 
 @dataclass(frozen=True)
 class NeighborScores:
-    """Four counts of neighbors, as defined at the top of this file; larger is better.
+    """Precision, recall, density and coverage; larger is better.
 
     Args:
         precision: 0 to 1.
@@ -89,7 +90,7 @@ def _memberships(x: Tensor, centers: Tensor, k: int, center: Tensor) -> tuple[Te
     """Balls around `centers` that each x lies in, and how many x each ball holds.
 
     Returns:
-        Whole numbers, shapes `(len(x),)` and `(len(centers),)`.
+        integers, shapes `(len(x),)` and `(len(centers),)`.
     """
     per_example = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     per_ball = torch.zeros(len(centers), dtype=torch.int64, device=x.device)
@@ -106,8 +107,8 @@ def _memberships(x: Tensor, centers: Tensor, k: int, center: Tensor) -> tuple[Te
 def _squared_radii(balls: Tensor, rows: slice, centers: Tensor, k: int, center: Tensor) -> Tensor:
     """Squared distances of `balls`, the given rows of `centers`, to their k-th neighbors there.
 
-    They are a rounding error too large, or rounding would decide who lies on the edge of a ball, as
-    every copy of its k-th neighbor does.
+    They are enlarged by a rounding error: copies of the k-th neighbor lie on the edge of the ball,
+    and must count as inside.
     """
     nearest = balls.new_empty(len(balls), 0)
     for others in blocks(centers):

@@ -21,15 +21,15 @@ def sliced_wasserstein2(x: Tensor, y: Tensor, projections: int = 512, seed: int 
     .. math:: SW_2(x, y)^2 = E_u \, W_2(u \cdot x, u \cdot y)^2
 
     with u uniform on the unit sphere. There is no factor of dimension: a shift by the vector d in D
-    dimensions has distance about :math:`|d| / \sqrt D`. Two finite sets of one law are at a
-    distance above 0; see `noise_floor`.
+    dimensions has distance about :math:`|d| / \sqrt D`. Two finite sets of one distribution
+    are at a distance above 0: the noise floor, see `distances`.
 
     Args:
         x: first set, shape `(n, *event)`, n >= 2.
         y: second set, shape `(m, *event)`; m may differ from n.
         projections: number of directions, at least 1; for two sets that differ by a shift the
             relative error is about `0.7 / sqrt(projections)`.
-        seed: names the directions; direction k depends on `(seed, k)` and the event alone.
+        seed: random seed; direction k depends on `(seed, k)` and the event shape alone.
 
     Returns:
         The distance, at least 0.
@@ -71,7 +71,7 @@ def _line_costs(a: Tensor, b: Tensor) -> Tensor:
     r"""Exact :math:`W_2^2 = \int_0^1 (Q_a(q) - Q_b(q))^2 dq` of sorted lines `(k, n)` and `(k, m)`.
 
     The quantile functions are constant between multiples of 1/n and of 1/m; the merged grid is kept
-    in whole multiples of 1/(n m), so that no level is rounded. Twin levels have length 0.
+    in integer multiples of 1/(n m), so that no quantile is rounded. Equal ones have length 0.
     """
     n, m = a.shape[1], b.shape[1]
     steps = torch.arange(n, device=a.device) * m, torch.arange(m, device=a.device) * n

@@ -23,6 +23,7 @@ from sde_score.evaluation.samples import (
     draw_counted,
     require_finite_samples,
     run_estimator,
+    run_identity,
 )
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow, in_order
 from sde_score.evaluation.views.views import VIEWS
@@ -78,8 +79,8 @@ def compare(
 ) -> Comparison:
     """Compare a run's views against its held-out data.
 
-    Results are kept in `comparison.jsonl` of the run directory as they are found; what it holds of
-    the same weights, data and settings is not measured again.
+    Results are kept in `comparison.jsonl` of the run directory as they are found, and not measured
+    again with the same weights, data and settings.
 
     Args:
         run: an open run, trained at all noise levels.
@@ -125,14 +126,13 @@ def compare(
         seed=seed,
         batch_size=batch_size,
     )
-    names = (*estimator.names, extractor)
-    settings = (run.digest, run.config.data, names, count, bits_examples, seed)
+    identity = [*run_identity(run), *estimator.names, extractor, count, bits_examples, seed]
     return compare_views(
         viewed,
         views=views,
         nfes=nfes,
         journal=journal,
-        identity=json.dumps(settings),
+        identity=json.dumps(identity),
         progress=progress,
     )
 
@@ -180,10 +180,10 @@ def compare_views(
         if viewed.weigh is not None and likelihood is not None and likelihood not in bits:
             bits[likelihood] = viewed.weigh(likelihood)
             journal.put(bits_key + likelihood, asdict(bits[likelihood]))
-    ruler = viewed.estimator
+    estimator = viewed.estimator
     return Comparison(
-        ruler.names, ruler.count, ruler.size, len(ruler.held_out), ruler.floors,
-        in_order(list(known.values())), bits, viewed.seed,
+        estimator.names, estimator.count, estimator.size, len(estimator.held_out),
+        estimator.floors, in_order(list(known.values())), bits, viewed.seed,
     )  # fmt: skip
 
 

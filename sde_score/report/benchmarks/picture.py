@@ -41,7 +41,7 @@ def panels(benchmark: Benchmark) -> list[Panel]:
     if "nll gap" in benchmark.floors:
         found.append(Panel("|NLL gap| per dimension", _gap, "nll gap"))
     for name in benchmark.names[: 4 - len(found)]:
-        found.append(Panel(f"Distance to the law: {name}", _distance(name), name))
+        found.append(Panel(f"Distance to the target: {name}", _distance(name), name))
     return found
 
 
