@@ -148,7 +148,7 @@ def run_estimator(
 
 def run_identity(run: Run) -> tuple[str, str]:
     """Digests of the weights and of the data, which name a run in a journal."""
-    data = run.config.data if run.record is None else run.record.fingerprint.rows
+    data = str(run.config.data) if run.record is None else run.record.fingerprint.rows
     return run.digest, data
 
 

@@ -193,7 +193,7 @@ def test_a_damaged_file_is_refused_and_left_alone(small, tmp_path):
         ({"name": None}, "metadata are not those"),
         ({"held_out": 0}, "metadata are not those"),
         ({"other": 1}, "cannot be read"),
-        ({"digest": "0"}, "not those that were written"),
+        ({"digest": "0"}, "do not have the digest"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(small, tmp_path, change, words):

@@ -61,8 +61,8 @@ def test_progress_is_shown_on_request(capsys):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda x: x.sum(1), r"shape \(4,\) to 4 examples"),
-        (lambda x: x[:-1], r"shape \(3, 2\) to 4 examples"),
+        (lambda x: x.sum(1), r"shape \(4,\) for 4 examples"),
+        (lambda x: x[:-1], r"shape \(3, 2\) for 4 examples"),
         (lambda x: x[:, None], r"accepted: floating-point features of shape \(4, features\)"),
         (lambda x: x.long(), "int64"),
         (lambda x: x / 0, "not finite"),
@@ -74,7 +74,7 @@ def test_answers_that_are_no_features_are_refused(answer, words):
 
 
 def test_bad_requests_are_refused():
-    with pytest.raises(TypeError, match="must be a name"):
+    with pytest.raises(TypeError, match="3 is no extractor"):
         create_extractor(3)
     with pytest.raises(ValueError, match="unknown extractor 'inceptoin'; did you mean 'inception'"):
         create_extractor("inceptoin")
