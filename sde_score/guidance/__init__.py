@@ -1,5 +1,5 @@
-"""Guidance: models made of models, which every sampler takes like any other."""
+"""Guidance: models made of models; samplers, likelihoods and views take them like any other."""
 
-from sde_score.guidance.thresholding import Clipped, Limited, Thresholded
+from sde_score.guidance.thresholding import Clipped, LimitedDenoiser, Thresholded
 
-__all__ = ["Clipped", "Limited", "Thresholded"]
+__all__ = ["Clipped", "LimitedDenoiser", "Thresholded"]

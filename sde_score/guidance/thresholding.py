@@ -1,7 +1,7 @@
-r"""Models whose denoised mean stays within the range of the data.
+r"""Thresholding: models whose denoised mean stays within the range of the data.
 
 Far from the data a network's x0_hat may leave the range that images have, more so under guidance,
-and a sampler carries that along. A limited model puts it back, and says the rest accordingly:
+and a sampler carries that along. Here it is put back, and noise, score and velocity follow from it:
 
 .. math:: \hat\epsilon = \frac{x - \alpha \hat x_0}{\sigma}, \qquad
           score = -\hat\epsilon / \sigma, \qquad
@@ -9,8 +9,8 @@ and a sampler carries that along. A limited model puts it back, and says the res
 
 So all samplers work with it, those that ask for noise or velocity too. Samples stay in the range if
 the last step is the denoised mean; multistep methods that extrapolate on it (`final_order` above 1)
-may overshoot by a little. A limited model is no longer the score of any law: likelihoods need the
-model inside.
+may overshoot by a little. The result is no longer the score of any distribution: likelihoods need
+the model inside.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sde_score.models import Model
 from sde_score.sdes import SDE
 
 
-class Limited(nn.Module, ABC):
-    """A model whose denoised mean passes through `limit`; each call is one of the inner model.
+class LimitedDenoiser(nn.Module, ABC):
+    """A model with its denoised mean passed through `limit`; each call is one of the inner model.
 
     Args:
-        model: anything with the model protocol; a module's parameters become the limited model's.
-            Both count evaluations.
+        model: anything with the model protocol; a module's parameters become this model's. Both
+            count evaluations.
 
     Raises:
         TypeError: if `model` lacks the protocol.
@@ -86,7 +86,7 @@ class Limited(nn.Module, ABC):
         return expand_like(1 / sigma, x) * x - expand_like(alpha / sigma, x) * x0
 
 
-class Clipped(Limited):
+class Clipped(LimitedDenoiser):
     """Clip x0_hat to the range of the data: static thresholding.
 
     Args:
@@ -116,7 +116,7 @@ class Clipped(Limited):
         return f"low={self.low}, high={self.high}"
 
 
-class Thresholded(Limited):
+class Thresholded(LimitedDenoiser):
     r"""Dynamic thresholding of x0_hat, for data in [-bound, bound].
 
     .. math:: s = \max\left(bound,\ quantile(|\hat x_0|)\right), \qquad

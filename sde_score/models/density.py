@@ -1,4 +1,4 @@
-"""One law at a time: what Markov chains, partition functions and noiseless objectives look at."""
+"""Unnormalized densities, and the marginal of a model at a fixed time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Density(Protocol):
 
 
 class Marginal:
-    """The law of x_t under a model, at one time and condition: a `Density`.
+    """The distribution of x_t under a model, at one time and condition: a `Density`.
 
     Where gradients are enabled, what it returns carries a graph, to the parameters and to x.
 
@@ -49,7 +49,7 @@ class Marginal:
 
     @property
     def has_energy(self) -> bool:
-        """Whether the model knows its energy and not its score alone."""
+        """Whether the model has an energy and not a score alone."""
         return isinstance(self.model, EnergyBased)
 
     def score(self, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Marginal:
         """-log p_t(x) up to a constant, in nats, shape `(batch,)`.
 
         Raises:
-            TypeError: if the model knows its score alone.
+            TypeError: if the model has a score alone.
         """
         return self._energy_based().energy(x, self.t, self.condition)
 
@@ -68,7 +68,7 @@ class Marginal:
         """Both from one evaluation.
 
         Raises:
-            TypeError: if the model knows its score alone.
+            TypeError: if the model has a score alone.
         """
         return self._energy_based().energy_and_score(x, self.t, self.condition)
 

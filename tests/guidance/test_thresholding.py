@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sde_score import samplers
-from sde_score.guidance import Clipped, Limited, Thresholded
+from sde_score.guidance import Clipped, LimitedDenoiser, Thresholded
 from sde_score.models import GaussianMixture, Model, ScoreFunction
 from sde_score.sdes import VE, VP
 
@@ -29,7 +29,7 @@ def states(sde, batch=6, t=0.3):
     return sde.perturb(x0, time, noise / 2), time
 
 
-class Half(Limited):
+class Half(LimitedDenoiser):
     """Halves the denoised mean: no clipping, so that all formulas show."""
 
     def limit(self, x0):

@@ -1,25 +1,22 @@
-"""Two wells with a barrier between them."""
+"""Double well: two modes in each entry, with a barrier between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
-from torch import Generator, Tensor
+from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_finite, require_positive
-from sde_score.models.exact.quadrature import DEPTH, IntervalLaw, convolve
-from sde_score.models.exact.target import Target
-from sde_score.models.parametrization import Scales
-from sde_score.random import uniform
+from sde_score.models.exact.independent import IndependentEntries
+from sde_score.models.exact.quadrature import DEPTH
 
 _HIGHEST = 100.0
 _STEEPEST = 10.0
 
 
 @dataclass(frozen=True)
-class DoubleWell(Target):
+class DoubleWell(IndependentEntries):
     r"""A double well in each entry, independently: 2^D modes.
 
     .. math:: energy = \sum_i \left[ B \left( (x_i / m)^2 - 1 \right)^2 + c\, x_i \right]
@@ -58,43 +55,17 @@ class DoubleWell(Target):
                 f"{_STEEPEST * self.barrier / self.position:g} in size"
             )
 
-    @property
     @override
-    def event_shape(self) -> tuple[int, ...]:
-        return (self.dim,)
-
-    @cached_property
-    @override
-    def log_z(self) -> float:
-        return self.dim * self._entry.log_z
-
-    @override
-    def _energy(self, x: Tensor) -> Tensor:
-        return self._well(x).sum(1)
-
-    def _well(self, x: Tensor) -> Tensor:
+    def well(self, x: Tensor) -> Tensor:
         return self.barrier * ((x / self.position) ** 2 - 1) ** 2 + self.tilt * x
 
     @property
-    def _ends(self) -> tuple[float, float]:
-        """Where the energy is `DEPTH` above its least: -|c| m y + B (y^2 - 1)^2 at y = x / m."""
+    @override
+    def ends(self) -> tuple[float, float]:
+        """Interval beyond which the energy, -|c| m y + B (y^2 - 1)^2 at y = x / m, is `DEPTH` above
+        its least."""
         pull = abs(self.tilt) * self.position
         y = 1.0
         while self.barrier * (y**2 - 1) ** 2 - pull * y < DEPTH:
             y *= 1.02
         return -self.position * y, self.position * y
-
-    @cached_property
-    def _entry(self) -> IntervalLaw:
-        return IntervalLaw(lambda x: -self._well(x), *self._ends)
-
-    @override
-    def sample(self, count: int, generator: Generator | None = None) -> Tensor:
-        require_count(count=count)
-        u = uniform(count * self.dim, generator).reshape(count, self.dim)
-        return self._entry.quantile(u)
-
-    @override
-    def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
-        entries = convolve(lambda y: -self._well(y), self._ends, x, at.alpha, at.sigma)
-        return entries.sum(1) - self.log_z

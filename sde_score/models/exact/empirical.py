@@ -1,4 +1,4 @@
-"""The data set as a distribution: the ideal denoiser, which a network can only imitate."""
+"""Empirical distribution: the data set itself as a model, with the ideal denoiser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EmpiricalDistribution(nn.Module, KnownDensity):
               E[x_0 \mid x_t = x] = \sum_i y_i\, \mathrm{softmax}_i
               \left(- \frac{\lVert x - \alpha y_i \rVert^2}{2 \sigma^2}\right)
 
-    This is the minimiser of denoising score matching on a finite data set. The data are streamed in
+    This is the minimizer of denoising score matching on a finite data set. The data are streamed in
     chunks, so memory stays at the data plus some hundred MiB.
 
     Args:

@@ -1,4 +1,4 @@
-"""A law with an edge: the exponential."""
+"""Exponential distribution: a density with an edge."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
-from sde_score.models.exact.quadrature import column
-from sde_score.models.exact.target import Target
+from sde_score.models.exact.independent import IndependentEntries
+from sde_score.models.exact.quadrature import DEPTH, column
 from sde_score.models.parametrization import Scales
-from sde_score.random import uniform
 
 
 @dataclass(frozen=True)
-class Exponential(Target):
-    r"""The exponential law in each entry, independently: what score matching needs a boundary
-    term, or a weight that vanishes at 0, for.
+class Exponential(IndependentEntries):
+    r"""The exponential distribution in each entry, independently.
+
+    Score matching needs a boundary term for it, or a weight that vanishes at 0.
 
     .. math:: energy = \lambda \sum_i x_i \text{ where all } x_i \ge 0, \text{ else } \infty,
               \qquad \log Z = -D \log \lambda
@@ -47,22 +47,21 @@ class Exponential(Target):
 
     @property
     @override
-    def event_shape(self) -> tuple[int, ...]:
-        return (self.dim,)
-
-    @property
-    @override
     def log_z(self) -> float:
         return -self.dim * math.log(self.rate)
 
     @override
-    def _energy(self, x: Tensor) -> Tensor:
-        return torch.where(x >= 0, self.rate * x, torch.inf).sum(1)
+    def well(self, x: Tensor) -> Tensor:
+        return torch.where(x >= 0, self.rate * x, torch.inf)
+
+    @property
+    @override
+    def ends(self) -> tuple[float, float]:
+        return 0.0, DEPTH / self.rate
 
     @override
-    def sample(self, count: int, generator: Generator | None = None) -> Tensor:
-        require_count(count=count)
-        u = uniform(count * self.dim, generator).reshape(count, self.dim)
+    def quantile(self, u: Tensor) -> Tensor:
+        """-log(1 - u) / lambda."""
         return -torch.log1p(-u) / self.rate
 
     @override

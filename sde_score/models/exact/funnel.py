@@ -1,4 +1,4 @@
-"""Neal's funnel."""
+"""Neal's funnel: an entry that sets the scale of the others."""
 
 from __future__ import annotations
 

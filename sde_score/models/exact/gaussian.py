@@ -38,7 +38,8 @@ class Mixture(Target):
               e^{-(x - \mu_k)^T \Sigma_k^{-1} (x - \mu_k) / 2}, \qquad
               \log Z = \tfrac D2 \log 2 \pi
 
-    `diffused` is a `GaussianMixture`, in closed form.
+    This is the target: the distribution of the data, without a diffusion, with numbers as a spec
+    holds them. `diffused(sde)` is the model: a `GaussianMixture`, in closed form.
 
     Args:
         means: shape `(components, D)`; numbers, kept as tuples, or a tensor.
@@ -61,10 +62,10 @@ class Mixture(Target):
             object.__setattr__(self, name, _tuples(getattr(self, name)))
         if self.weights is None and self.means == _DEFAULT_MEANS:
             object.__setattr__(self, "weights", _DEFAULT_WEIGHTS)
-        law = self._law(VP())
-        if len(law.event_shape) != 1:
-            raise ValueError(f"means has events of shape {law.event_shape}; accepted: (D,)")
-        if not bool((law.variances > 0).all()):
+        mixture = self._mixture(VP())
+        if len(mixture.event_shape) != 1:
+            raise ValueError(f"means has events of shape {mixture.event_shape}; accepted: (D,)")
+        if not bool((mixture.variances > 0).all()):
             raise ValueError(
                 "covariances must be positive definite, or there is no density: try adding 1e-6 "
                 "to the variances"
@@ -103,33 +104,33 @@ class Mixture(Target):
 
     @override
     def _energy(self, x: Tensor) -> Tensor:
-        return -self._law(VP(), x.device).log_prob(x) - self.log_z
+        return -self._mixture(VP(), x.device).log_prob(x) - self.log_z
 
     @override
     def sample(self, count: int, generator: Generator | None = None) -> Tensor:
-        return self._law(VP()).sample(count, generator=generator)
+        return self._mixture(VP()).sample(count, generator=generator)
 
     @override
     def diffused(self, sde: SDE) -> GaussianMixture:
-        """The law of x_t: a mixture again."""
+        """The distribution of x_t: a mixture again."""
         return GaussianMixture(
             self.means, torch.tensor(self.covariances, dtype=torch.float64), sde, self.weights
         )
 
     @override
     def diffused_log_prob(self, x: Tensor, at: Scales) -> Tensor:
-        return self._law(at.sde, x.device).log_prob(x, at.t)
+        return self._mixture(at.sde, x.device).log_prob(x, at.t)
 
     @cached_property
-    def _laws(self) -> dict[tuple[SDE, torch.device], GaussianMixture]:
+    def _mixtures(self) -> dict[tuple[SDE, torch.device], GaussianMixture]:
         return {}
 
-    def _law(self, sde: SDE, device: torch.device | None = None) -> GaussianMixture:
-        """`diffused`, made once per SDE and device; the law of the data is the same for any SDE."""
+    def _mixture(self, sde: SDE, device: torch.device | None = None) -> GaussianMixture:
+        """`diffused`, made once per SDE and device; the data are the same for any SDE."""
         where = device or torch.device("cpu")
-        if (sde, where) not in self._laws:
-            self._laws[sde, where] = self.diffused(sde).to(where)
-        return self._laws[sde, where]
+        if (sde, where) not in self._mixtures:
+            self._mixtures[sde, where] = self.diffused(sde).to(where)
+        return self._mixtures[sde, where]
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class Gaussian(Target):
 
     @override
     def diffused(self, sde: SDE) -> GaussianMixture:
-        """The law of x_t: a Gaussian again."""
+        """The distribution of x_t: a Gaussian again."""
         return self._mixture.diffused(sde)
 
     @override

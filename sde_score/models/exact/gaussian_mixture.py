@@ -1,4 +1,4 @@
-"""Gaussian mixtures: the data law whose every diffused quantity is known exactly."""
+"""Gaussian mixture as a model: score, denoiser, density and samples in closed form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class GaussianMixture(nn.Module, KnownDensity):
     .. math:: p_t(x) = \sum_k w_k\, N(x;\ \alpha \mu_k,\ \alpha^2 \Sigma_k + \sigma^2 I)
 
     With one component it is the Gaussian. It satisfies the model protocol, so every sampler and
-    likelihood runs on it, with nothing to learn and the truth at hand.
+    likelihood runs on it, with nothing to learn and the truth at hand. The target `Mixture` is the
+    same distribution without a diffusion, by name; it makes one of these for any SDE.
 
     Args:
         means: shape `(components, *event)`.
@@ -31,12 +32,11 @@ class GaussianMixture(nn.Module, KnownDensity):
             an event, diagonal (variances in the shape of `means`) and isotropic (a number, or one
             variance per component).
         sde: the forward diffusion.
-        weights: positive, shape `(components,)`; normalised here; equal if not given.
+        weights: positive, shape `(components,)`; normalized here; equal if not given.
 
     Raises:
         ValueError: if shapes do not agree, a weight is not positive, or a covariance is not
-        positive
-            semi-definite.
+            positive semi-definite.
     """
 
     weights: Tensor
@@ -61,7 +61,7 @@ class GaussianMixture(nn.Module, KnownDensity):
         self.event_shape = tuple(centers.shape[1:])
         spread = torch.as_tensor(covariances, dtype=torch.float64)
         variances, axes = _principal_axes(spread, centers)
-        self.register_buffer("weights", _normalised(weights, len(centers)))
+        self.register_buffer("weights", _normalized(weights, len(centers)))
         self.register_buffer("means", centers.flatten(1))
         self.register_buffer("variances", variances)
         self.register_buffer("axes", axes)
@@ -137,7 +137,7 @@ class GaussianMixture(nn.Module, KnownDensity):
         return log_density + self.weights.log(), off / variance
 
 
-def _normalised(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
+def _normalized(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
     if weights is None:
         return torch.full((count,), 1 / count, dtype=torch.float64)
     w = torch.as_tensor(weights, dtype=torch.float64)

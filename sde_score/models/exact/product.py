@@ -1,4 +1,4 @@
-"""Independent parts, side by side."""
+"""Product of independent targets."""
 
 from __future__ import annotations
 

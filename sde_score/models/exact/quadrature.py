@@ -1,13 +1,13 @@
-r"""One-dimensional integrals and laws, in float64: what makes the zoo exact.
+r"""One-dimensional integrals and distributions by quadrature, in float64, for exact targets.
 
 Most targets are Gaussian given one number y, so that their diffused density is one integral,
 
 .. math:: p_t(x) = \int f(y; x)\, dy, \qquad f = p(y)\, p(x_t = x \mid y),
 
-with an integrand that is as narrow as sigma / alpha or as wide as the law of y. `log_integral`
-first looks where it lives, for each example on its own, and then spends all nodes there. The nodes
-are constants to autograd: the gradient of the sum is the sum of the gradients at the nodes, which
-is the same quadrature of the exact score.
+with an integrand that is as narrow as sigma / alpha or as wide as the distribution of y.
+`log_integral` first finds where it is not negligible, for each example on its own, and then spends
+all nodes there. The nodes are constants to autograd: the gradient of the sum is the sum of the
+gradients at the nodes, which is the same quadrature of the exact score.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 Integrand = Callable[[Tensor], Tensor]
 
 DEPTH = 300.0
-"""Nats below its maximum at which a law is cut before it is diffused."""
+"""Nats below its maximum at which a log density is cut before it is diffused."""
 
 _WINDOW = 45.0  # nats below its maximum at which an integrand is cut; e^-45 = 3e-20
 _LEVELS = 4
@@ -37,7 +37,7 @@ _MOST_STEPS = 60
 
 
 @cache
-def _legendre(count: int) -> tuple[Tensor, Tensor]:
+def legendre(count: int) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre nodes and weights on [0, 1], float64."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
@@ -49,9 +49,9 @@ def column(coefficient: Tensor, x: Tensor) -> Tensor:
 
 
 def bracket(low: float, high: float, center: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Where y can be, given that it lies in [low, high] and that center ~ N(y, spread^2) was seen.
+    r"""Interval of y, given that it lies in [low, high] and that center ~ N(y, spread^2) was seen.
 
-    Both ends give the law of y a density of e^-DEPTH of its maximum or less, so that only an
+    At both ends the density of y is e^-DEPTH of its maximum or less, so that only an
     observation from afar, or a sharp one near an end, can pull y beyond them.
 
     Args:
@@ -104,7 +104,7 @@ def log_integral(log_f: Integrand, low: Tensor, high: Tensor) -> Tensor:
         Shape `(rows,)`.
     """
     low, high = _window(log_f, low.detach(), high.detach())
-    nodes, weights = (part.to(low.device) for part in _legendre(_NODES))
+    nodes, weights = (part.to(low.device) for part in legendre(_NODES))
     width = high - low
     return (log_f(low + width * nodes) + (width * weights).log()).logsumexp(-1)
 
@@ -118,7 +118,7 @@ def convolve(
 
     Args:
         log_f: log density of y, elementwise.
-        ends: where it has fallen by `DEPTH`.
+        ends: points at which it has fallen by `DEPTH`.
         x: shape `(batch, D)`, float64.
         alpha: scalar or `(batch,)`.
         sigma: scalar or `(batch,)`, > 0.
@@ -137,12 +137,12 @@ def convolve(
     return (value[:, None] - constant).reshape(x.shape)
 
 
-class IntervalLaw:
-    """The law on an interval with density proportional to exp(log_f): constant and inverse cdf.
+class IntervalDistribution:
+    """A distribution on an interval by its log density up to a constant: constant, inverse cdf.
 
     The interval is cut into 512 panels with 8 Gauss-Legendre nodes each; within a panel the cdf is
     inverted by Newton's method, and by bisection where that leaves the panel. Both are exact to
-    rounding for laws that are smooth over a panel.
+    rounding for densities that are smooth over a panel.
 
     Args:
         log_f: log density up to a constant, elementwise, float64.
@@ -154,7 +154,7 @@ class IntervalLaw:
         self._log_f = log_f
         self._edges = torch.linspace(low, high, _PANELS + 1, dtype=torch.float64)
         self._width = (high - low) / _PANELS
-        nodes, _ = _legendre(_PANEL_NODES)
+        nodes, _ = legendre(_PANEL_NODES)
         self._peak = float(log_f(self._edges[:-1, None] + self._width * nodes).max())
         full = torch.full((_PANELS,), self._width, dtype=torch.float64)
         self._below = torch.cat([torch.zeros(1).double(), self._mass(self._edges[:-1], full)])
@@ -185,6 +185,6 @@ class IntervalLaw:
 
     def _mass(self, left: Tensor, width: Tensor) -> Tensor:
         """Integrals of exp(log_f - peak) over [left, left + width], one panel each."""
-        nodes, weights = _legendre(_PANEL_NODES)
+        nodes, weights = legendre(_PANEL_NODES)
         value = (self._log_f(left[:, None] + width[:, None] * nodes) - self._peak).exp()
         return width * (value @ weights)

@@ -1,4 +1,4 @@
-"""A ring in the plane."""
+"""Ring in the plane, of Gaussian profile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
-from sde_score.models.exact.quadrature import DEPTH, IntervalLaw, bracket, column, log_integral
+from sde_score.models.exact.quadrature import (
+    DEPTH,
+    IntervalDistribution,
+    bracket,
+    column,
+    log_integral,
+)
 from sde_score.models.exact.target import Target
 from sde_score.models.parametrization import Scales
 from sde_score.random import uniform
@@ -72,9 +78,9 @@ class Ring(Target):
         return self._radii.quantile(u)[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
 
     @cached_property
-    def _radii(self) -> IntervalLaw:
+    def _radii(self) -> IntervalDistribution:
         low, high = self._ends
-        return IntervalLaw(lambda r: r.log() - self._profile(r), low, high)
+        return IntervalDistribution(lambda r: r.log() - self._profile(r), low, high)
 
     @property
     def _ends(self) -> tuple[float, float]:

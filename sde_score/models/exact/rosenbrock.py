@@ -1,4 +1,4 @@
-"""Rosenbrock's banana."""
+"""Rosenbrock's function as an energy: a curved valley in the plane."""
 
 from __future__ import annotations
 

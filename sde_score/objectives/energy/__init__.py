@@ -1,1 +1,1 @@
-"""Objectives that compare the energy of data with that of other examples."""
+"""Energy objectives: energies of data against those of other examples."""

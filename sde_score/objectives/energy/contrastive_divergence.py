@@ -1,4 +1,4 @@
-"""Contrastive divergence: lower the energy of data, raise it where the model's own chains go."""
+"""Contrastive divergence: energies of data against those at the ends of the model's chains."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ContrastiveDivergence(MarginalObjective):
     w = 1 / S with an adjusted kernel, and at w (1 - h w / 2) = 1 / S with `ula` of step h, for any
     k. As h falls, the gradient over h becomes that of implicit score matching.
 
-    The ends of the chains carry no gradient. Energies that are not numbers make the loss one.
+    The ends of the chains carry no gradient. An energy that is NaN makes the loss NaN.
 
     Args:
         time_sampler: None for the data as they are, or a name from `TIME_SAMPLERS`: then the
@@ -86,7 +86,7 @@ class ContrastiveDivergence(MarginalObjective):
         """Loss of each example for given draws, shape `(batch,)`.
 
         Args:
-            marginal: the law that is learned.
+            marginal: the distribution that is learned.
             x: shape `(batch, *event)`.
             noise: gives the next standard normal draw, like x: first that of the start if it is
                 noised, then those of the kernel.
@@ -101,14 +101,14 @@ class ContrastiveDivergence(MarginalObjective):
 
 
 class PersistentContrastiveDivergence(StatefulObjective):
-    r"""Persistent contrastive divergence: chains go on where they ended when last visited.
+    r"""Persistent contrastive divergence: chains continue from their ends of an earlier step.
 
     .. math:: E(x_0) - E(x_k) + \lambda (E(x_0)^2 + E(x_k)^2)
 
     with x_k the end of k steps from a chain out of a `ReplayBuffer`, which keeps it. Chains that
-    outlive many updates come close to the model's own law, far from the data too; a few restart
-    each time. The model is that of the data, at `t_min`. Under a condition a chain goes on with
-    that of the example beside it. In evaluation mode the buffer is read and not written.
+    outlive many updates come close to the model's own distribution, far from the data too; a few
+    restart each time. The model is that of the data, at `t_min`. Under a condition a chain goes on
+    with that of the example beside it. In evaluation mode the buffer is read and not written.
 
     Args:
         buffer_size: number of chains kept, at least that of the examples in a global batch.

@@ -1,4 +1,4 @@
-"""Energy discrepancy: compare the energy of data with that around noisy copies of them."""
+"""Energy discrepancy: energies of data against energies around noisy copies of them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class EnergyDiscrepancy(MarginalObjective):
               \xi, \xi_i' \sim N(0, I)
 
     As M grows and w / M falls this is E(x) less the energy of exp(-E) blurred with variance tau,
-    seen at x + sqrt(tau) xi. The law of the data minimizes its expected value, whatever tau: over
-    tau it goes to implicit score matching as tau falls, and to the likelihood as tau grows.
+    seen at x + sqrt(tau) xi. The energy of the data minimizes its expected value, whatever tau:
+    over tau it goes to implicit score matching as tau falls, and to the likelihood as tau grows.
 
     Args:
         time_sampler: None for the data as they are, or a name from `TIME_SAMPLERS`: then tau counts
@@ -71,7 +71,7 @@ class EnergyDiscrepancy(MarginalObjective):
         """Loss of each example for given draws, shape `(batch,)`.
 
         Args:
-            marginal: the law that is learned.
+            marginal: the distribution that is learned.
             x: shape `(batch, *event)`.
             outer: xi, like x.
             inner: the draws xi', shape `(M, *x.shape)`.

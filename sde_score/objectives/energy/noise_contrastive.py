@@ -1,4 +1,4 @@
-"""Noise-contrastive estimation: learn an energy and its constant by telling data from noise."""
+"""Noise-contrastive estimation: an energy and its constant by classifying data and noise."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class NoiseContrastive(StatefulObjective):
     .. math:: -\log h(x_0) - \sum_{j=1}^{\nu} \log(1 - h(y_j)), \qquad
               h(x) = \mathrm{sigmoid}(-E(x) - c - \log q(x) - \log \nu), \quad y_j \sim q
 
-    the loss of a classifier that tells an example from nu draws of a known law q. Its minimum has
-    exp(-E - c) equal to the density of the data: the energy is learned with its constant, c = log
-    Z. The closer q is to the data, the better the estimate; here q is the Gaussian fitted to them
-    in `setup`, with the full covariance for events of at most 256 entries and the variances alone
-    above. One c serves all conditions. The parameter `log_z` starts at the log of the constant of
-    the Gaussian energy, log det(2 pi covariance) / 2.
+    the loss of a classifier that tells an example from nu draws of a known distribution q. Its
+    minimum has exp(-E - c) equal to the density of the data: the energy is learned with its
+    constant, c = log Z. The closer q is to the data, the better the estimate; here q is the
+    Gaussian fitted to them in `setup`, with the full covariance for events of at most 256 entries
+    and the variances alone above. One c serves all conditions. The parameter `log_z` starts at the
+    log of the constant of the Gaussian energy, log det(2 pi covariance) / 2.
 
     Args:
         ratio: nu, draws of noise per example, at least 1.
@@ -96,7 +96,7 @@ class NoiseContrastive(StatefulObjective):
         """Loss of each example for given noise, shape `(batch,)`.
 
         Args:
-            marginal: the law that is learned.
+            marginal: the distribution that is learned.
             x0: shape `(batch, *event)`.
             noise: `ratio` draws of the noise, each like x0.
         """

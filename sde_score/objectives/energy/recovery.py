@@ -1,4 +1,4 @@
-"""Diffusion recovery likelihood: learn each noise level from what it looks like with more noise."""
+"""Diffusion recovery likelihood: each noise level given an observation with more noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sde_score.random import Draws, Noise, normal
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    r"""The law of x given a noisy look at it, as a `Density`.
+    r"""The distribution of x given a noisy observation of it, as a `Density`.
 
     .. math:: E(x \mid \tilde x) = E(x) + \frac{\lVert \tilde x - x \rVert^2}{2 s^2}
 
@@ -60,25 +60,26 @@ class Observed:
 
 @dataclass(frozen=True)
 class RecoveryLikelihood(MarginalObjective):
-    r"""Recovery likelihood: chains look for x_t given what it is with more noise.
+    r"""Recovery likelihood: chains sample x_t given an observation with more noise.
 
     .. math:: E(x_t, t) - E(x', t), \qquad \tilde x = x_t + s \epsilon, \qquad
               x' \sim K^k(\cdot \mid \tilde x)
 
-    where K keeps the law of x_t given x~, with energy E(x, t) + |x~ - x|^2 / (2 s^2).
+    where K leaves the distribution of x_t given x~ as it is, with energy E(x, t) + |x~ - x|^2 / (2
+    s^2).
 
-    With x' an exact draw, the gradient is that of -log p(x_t | x~), whose minimum is the law of
-    x_t. Given x~ that law has hardly more than one mode, so that short chains from x~ do what
-    they cannot do from noise. With s = `noise` times sigma(t), x~ is (up to its scale) the data at
-    the later time at which the log signal-to-noise ratio is lower by log(1 + noise^2), on every
-    SDE, whether it reaches that far or not.
+    With x' an exact draw, the gradient is that of -log p(x_t | x~), whose minimum is the
+    distribution of x_t. Given x~ that has hardly more than one mode, so that short chains suffice
+    from x~ where they do not from noise. With s = `noise` times sigma(t), x~ is (up to its scale)
+    the data at the later time at which the log signal-to-noise ratio is lower by log(1 + noise^2),
+    on every SDE, whether it reaches that far or not.
 
     Args:
         time_sampler: a name from `TIME_SAMPLERS`; None for the data as they are, with s = `noise`.
         weighting: a name from `WEIGHTINGS`; counts only with a time sampler.
         k: steps of each chain, at least 1.
         kernel: a name from `KERNELS`, or an object; its lengths are in units of s, in which the
-            law of x has a precision of at most 1 + noise^2.
+            distribution of x has a precision of at most 1 + noise^2.
         noise: s in units of sigma(t), > 0.
 
     Raises:
@@ -120,13 +121,13 @@ class RecoveryLikelihood(MarginalObjective):
         """Loss of each example for given draws, shape `(batch,)`.
 
         Args:
-            marginal: the law that is learned.
+            marginal: the distribution that is learned.
             x: a sample of it, `(batch, *event)`.
             noise: gives the next standard normal draw, like x: first epsilon, then the kernel's.
         """
         scale = unit(marginal, self.all_noise_levels, x)
         std = self.noise * scale
         observation = x + expand_like(std, x) * noise()
-        law = Observed(marginal, observation, std)
-        end = chain_end(marginal.model, law, observation, self._kernel, self.k, noise, std)
+        posterior = Observed(marginal, observation, std)
+        end = chain_end(marginal.model, posterior, observation, self._kernel, self.k, noise, std)
         return contrast(marginal.energy(x), marginal.energy(end), 0.0) / scale**2

@@ -1,4 +1,4 @@
-"""Short Markov chains whose ends stand for draws of the model, as contrastive objectives need."""
+"""Short Markov chains, whose ends stand for draws of the model in contrastive objectives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNAWAY = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """The law of y = x / scale where `density` is that of x: a `Density` in other units.
+    """The distribution of y = x / scale for x of a given density: a `Density` in other units.
 
     Args:
         density: of x.
@@ -49,8 +49,8 @@ class Scaled:
 
 
 def unit(marginal: Marginal, noisy: bool, x: Tensor) -> Tensor:
-    """The length that step sizes are multiples of: sigma(t) for noisy data, 1 for the data as they
-    are; a scalar or `(batch,)`, in the dtype of x."""
+    """Unit of step sizes: sigma(t) for noisy data, 1 for the data as they are; a scalar or
+    `(batch,)`, in the dtype of x."""
     sigma = marginal.model.sde.sigma(marginal.t).to(x)
     return sigma if noisy else torch.ones_like(sigma)
 
@@ -59,16 +59,16 @@ def unit(marginal: Marginal, noisy: bool, x: Tensor) -> Tensor:
 def chain_end(
     model: Model, density: Density, x: Tensor, kernel: Kernel, k: int, noise: Noise, scale: Tensor
 ) -> Tensor:
-    """Where k steps of a kernel lead from x, without a graph.
+    """The state after k steps of a kernel from x, without a graph.
 
     Layers such as dropout are in evaluation mode on the way, so that one energy is sampled and no
     running averages see the chain.
 
     Args:
-        model: whose energy it is.
-        density: what is sampled.
+        model: of the energy.
+        density: the distribution that is sampled.
         x: shape `(batch, *event)`; left as it is.
-        kernel: how; its step size counts in units of `scale`.
+        kernel: of the chain; its step size counts in units of `scale`.
         k: number of steps.
         noise: gives the next standard normal draw, like x.
         scale: a scalar or `(batch,)`, > 0.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sde_score.models.exact.quadrature import IntervalLaw, bracket, log_integral
+from sde_score.models.exact.quadrature import IntervalDistribution, bracket, log_integral
 
 
 def column(*entries):
@@ -16,14 +16,14 @@ def column(*entries):
 
 def test_quantile_inverts_the_cdf_down_to_the_ends():
     """Where the density vanishes at the end of a panel Newton's method alone would fail."""
-    law = IntervalLaw(lambda x: x.log(), 0.0, 3.0)  # density 2 x / 9, quantile 3 sqrt(u)
+    law = IntervalDistribution(lambda x: x.log(), 0.0, 3.0)  # density 2 x / 9, quantile 3 sqrt(u)
     u = torch.tensor([0.0, 1e-12, 1e-7, 1e-3, 0.4, 1 - 1e-9], dtype=torch.float64)
     torch.testing.assert_close(law.quantile(u), 3 * u.sqrt(), rtol=1e-10, atol=1e-15)
     assert law.log_z == pytest.approx(math.log(4.5), rel=1e-13)
-    flat = IntervalLaw(lambda x: 3 * x.log(), 0.0, 3.0)
+    flat = IntervalDistribution(lambda x: 3 * x.log(), 0.0, 3.0)
     u[1] = 1e-17  # from here Newton's first step is a million panels long
     torch.testing.assert_close(flat.quantile(u), 3 * u**0.25, rtol=1e-10, atol=1e-12)
-    steep = IntervalLaw(lambda x: -50 * x + 900, 0.0, 10.0)
+    steep = IntervalDistribution(lambda x: -50 * x + 900, 0.0, 10.0)
     want = -torch.log1p(-u[:-1]) / 50
     torch.testing.assert_close(steep.quantile(u[:-1]), want, rtol=1e-10, atol=1e-15)
     assert steep.log_z == pytest.approx(900 - math.log(50), rel=1e-13)
