@@ -1,4 +1,4 @@
-"""Normal laws over events, against torch's and scipy's."""
+"""Normal distributions over events, against torch's and scipy's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STDS = {"scalar": (), "per example": (3,), "per entry": (3, 2, 2)}
 
 
 @pytest.fixture(params=STDS)
-def laws(request):
+def distributions(request):
     """Ours and torch's: a pair for p and a pair for q."""
     draws = torch.Generator().manual_seed(0)
 
@@ -28,8 +28,8 @@ def laws(request):
     return pair(STDS[request.param]), pair(())
 
 
-def test_density_entropy_and_divergence_are_those_of_torch(laws):
-    (p, p_torch), (q, q_torch) = laws
+def test_density_entropy_and_divergence_are_those_of_torch(distributions):
+    (p, p_torch), (q, q_torch) = distributions
     x = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 2, 2)
     torch.testing.assert_close(p.log_prob(x), p_torch.log_prob(x))
     torch.testing.assert_close(p.entropy(), p_torch.entropy())
@@ -40,17 +40,17 @@ def test_density_entropy_and_divergence_are_those_of_torch(laws):
 
 def test_samples_have_mean_and_std_and_come_from_the_generator():
     mean = torch.tensor([-1.0, 2.0], dtype=torch.float64).expand(20_000, 2)
-    law = Normal(mean, torch.tensor([0.5, 3.0], dtype=torch.float64).expand(20_000, 2))
-    x = law.sample(torch.Generator().manual_seed(0))
-    assert torch.equal(x, law.sample(torch.Generator().manual_seed(0)))
+    distribution = Normal(mean, torch.tensor([0.5, 3.0], dtype=torch.float64).expand(20_000, 2))
+    x = distribution.sample(torch.Generator().manual_seed(0))
+    assert torch.equal(x, distribution.sample(torch.Generator().manual_seed(0)))
     torch.testing.assert_close(x.mean(0), mean[0], rtol=0, atol=0.07)
-    torch.testing.assert_close(x.std(0), law.std[0], rtol=0.02, atol=0)
+    torch.testing.assert_close(x.std(0), distribution.std[0], rtol=0.02, atol=0)
 
 
 def test_a_batch_of_numbers_has_one_std_each():
-    law = Normal(torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 2.0]))
-    truth = torch.distributions.Normal(torch.zeros(2), law.std).log_prob(torch.ones(2))
-    torch.testing.assert_close(law.log_prob(torch.ones(2).double()), truth)
+    distribution = Normal(torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 2.0]))
+    truth = torch.distributions.Normal(torch.zeros(2), distribution.std).log_prob(torch.ones(2))
+    torch.testing.assert_close(distribution.log_prob(torch.ones(2).double()), truth)
 
 
 @pytest.mark.parametrize("std", [0.02, 0.3, 5.0])
@@ -58,22 +58,22 @@ def test_levels_have_the_mass_of_their_bins_the_ends_those_beyond(std):
     """Centers -1, -1/3, 1/3, 1; the tails by the normal distribution function of scipy."""
     mean = torch.tensor([[-1.4], [0.1], [0.9]], dtype=torch.float64)
     spread = torch.tensor(std, dtype=torch.float64)
-    law = DiscretizedNormal(Normal(mean, spread), -1.0, 1.0, 4)
+    distribution = DiscretizedNormal(Normal(mean, spread), -1.0, 1.0, 4)
     edges = [-math.inf, -2 / 3, 0.0, 2 / 3, math.inf]
     for level in range(4):
         low, high = (norm.cdf(edges[level + k], mean.numpy(), std) for k in (0, 1))
-        found = law.log_prob(torch.full((3, 1), level)).exp()
+        found = distribution.log_prob(torch.full((3, 1), level)).exp()
         torch.testing.assert_close(found, torch.as_tensor(high - low)[:, 0], rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("level", [0, 3])
 def test_far_tails_keep_their_logarithm(level):
     """40 standard deviations off, where the mass itself is zero in float64."""
-    law = DiscretizedNormal(
+    distribution = DiscretizedNormal(
         Normal(torch.tensor([[0.0]]).double(), torch.tensor(1 / 60, dtype=torch.float64)), -1, 1, 4
     )
     truth = norm.logsf(2 / 3 * 60)
-    found = law.log_prob(torch.tensor([[level]])).item()
+    found = distribution.log_prob(torch.tensor([[level]])).item()
     assert found == pytest.approx(truth, rel=1e-9)
     middle = DiscretizedNormal(
         Normal(torch.tensor([[5.0]]).double(), torch.tensor(0.1, dtype=torch.float64)), -1, 1, 4
@@ -83,9 +83,14 @@ def test_far_tails_keep_their_logarithm(level):
 
 def test_samples_of_levels_are_frequent_as_their_mass():
     mean = torch.full((40_000, 1), 0.4, dtype=torch.float64)
-    law = DiscretizedNormal(Normal(mean, torch.tensor(0.8)), -1.0, 1.0, 4)
-    share = torch.bincount(law.sample(torch.Generator().manual_seed(1)).flatten(), minlength=4)
-    mass = [law.log_prob(torch.full_like(mean, k, dtype=torch.int64))[0].exp() for k in range(4)]
+    distribution = DiscretizedNormal(Normal(mean, torch.tensor(0.8)), -1.0, 1.0, 4)
+    share = torch.bincount(
+        distribution.sample(torch.Generator().manual_seed(1)).flatten(), minlength=4
+    )
+    mass = [
+        distribution.log_prob(torch.full_like(mean, k, dtype=torch.int64))[0].exp()
+        for k in range(4)
+    ]
     torch.testing.assert_close(share / 40_000, torch.stack(mass).float(), rtol=0, atol=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Densities of one and more dimensions with exact draws, and the distance of draws from a law."""
+"""Densities with exact draws, and the distance of draws from a distribution."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Counted:
 
 
 class Curve(Counted):
-    """A law on the line, events of shape (1,), with its distribution function by quadrature."""
+    """A distribution on the line, events of shape (1,), with its distribution function by
+    quadrature."""
 
     def __init__(self, formula, coarse=0.5, width=12.0) -> None:
         super().__init__(lambda x: formula(x[:, 0]))
@@ -54,7 +55,8 @@ class Curve(Counted):
         return interpolate(u, self.distribution(temperature), self.grid)[:, None]
 
     def distance(self, x, temperature=1.0):
-        """Kolmogorov's distance of draws from the law, in units that 2.3 exceeds 5 times in 1e5."""
+        """Kolmogorov's distance of draws from the distribution, in units that 2.3 exceeds 5 times
+        in 1e5."""
         u = interpolate(
             x.double().flatten().sort().values, self.grid, self.distribution(temperature)
         )
@@ -95,7 +97,7 @@ CURVES = {
 
 @pytest.fixture(scope="session")
 def exact():
-    """Laws to test kernels with: `counted(formula)`, `curve(name)`, `kolmogorov(u)`."""
+    """Distributions to test kernels with: `counted(formula)`, `curve(name)`, `kolmogorov(u)`."""
     return SimpleNamespace(
         counted=Counted,
         curve=lambda name: Curve(*CURVES[name]),
@@ -106,7 +108,7 @@ def exact():
 
 @pytest.fixture(params=list(CURVES))
 def curve(request):
-    """Each law on the line."""
+    """Each distribution on the line."""
     return Curve(*CURVES[request.param])
 
 

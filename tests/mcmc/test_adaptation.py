@@ -1,4 +1,4 @@
-"""What a warm-up tunes, against the same formulas on plain numbers, and what it reaches."""
+"""Adaptation in a warm-up, against the same formulas on plain numbers."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def told(warmup, x, acceptance, momentum=None):
 
 
 def test_a_warm_up_collects_windows_and_starts_the_step_size_anew_in_each():
-    """100 steps: 15 to find the law, 75 for the mass, 10 for the step size alone."""
+    """100 steps: 15 to find the distribution, 75 for the mass, 10 for the step size alone."""
     draws = torch.randn(100, 2, 3, generator=torch.Generator().manual_seed(0)).double()
     kernel = Scripted(0.3, temperature=2.0)
     warmup = Warmup(kernel, draws[0], 100, step_size=True, mass=True)
@@ -167,7 +167,7 @@ def test_masses_become_temperature_over_variance():
     )  # fmt: skip
     mass = chains.tuning.mass
     assert mass.shape == (20, 3)
-    # Where the law is 3 SCALES^2, T / variance is 1 / SCALES^2.
+    # Where the distribution is 3 SCALES^2, T / variance is 1 / SCALES^2.
     ratio = mass * SCALES**2
     assert bool(((ratio > 0.3) & (ratio < 4)).all())
     torch.testing.assert_close(ratio.log().mean(0), torch.zeros(3).double(), rtol=0, atol=0.35)

@@ -145,10 +145,10 @@ def test_scores_alone_are_enough_where_no_energy_is_needed():
 
 
 def test_models_are_sampled_through_a_marginal():
-    law = GaussianMixture([[0.3, -0.2, 1.0]], 0.5, VE(0.05, 9.0))
-    run("mala", Marginal(law, 0.5))
+    distribution = GaussianMixture([[0.3, -0.2, 1.0]], 0.5, VE(0.05, 9.0))
+    run("mala", Marginal(distribution, 0.5))
     with pytest.raises(TypeError, match=r"GaussianMixture is a model.*Marginal\(model, t\)"):
-        run("mala", law)
+        run("mala", distribution)
     score = ScoreFunction(lambda x, t: -x, VE(0.05, 9.0))
     run("mala-score", Marginal(score, 0.5))
     with pytest.raises(TypeError, match=r"MALA needs an energy and ScoreFunction.*mala-score"):

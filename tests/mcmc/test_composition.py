@@ -15,13 +15,13 @@ SPREAD = (2 / COUNT) ** 0.5  # relative standard error of a variance
 
 @pytest.fixture
 def product():
-    """N(0, 1) N(0, 1/4) by summed scores; its law without noise is N(0, 1/5)."""
+    """N(0, 1) N(0, 1/4) by summed scores; its distribution without noise is N(0, 1/5)."""
     sde = VE(0.01, 10.0)
     parts = [GaussianMixture(torch.zeros(1, 1), variance, sde) for variance in (1.0, 0.25)]
     return ScoreFunction(lambda x, t: sum(part.score(x, t) for part in parts), sde)
 
 
-def test_summed_scores_are_those_of_another_law_under_noise(product):
+def test_summed_scores_are_those_of_another_distribution_under_noise(product):
     """At sigma = 0.7 the diffused product has variance 0.690, the summed scores 0.494."""
     t = product.sde.time_of_log_snr(-2 * torch.tensor(0.7, dtype=torch.float64).log())
     x = torch.ones(1, 1, dtype=torch.float64)

@@ -198,7 +198,7 @@ def test_energy_errors_are_summed_up():
 
 
 def test_balance_of_an_adjusted_kernel_is_one_in_equilibrium(exact):
-    """E[exp(-error)] = 1 where the start has the law: the moves there weigh those back."""
+    """E[exp(-error)] = 1 where the start has the distribution: the moves there weigh those back."""
     curve = exact.curve("double well")
     start = curve.sample(4000, torch.Generator().manual_seed(0))
     chains = run_chains(curve, start, "mala(step_size=0.04)", draws=4, seed=1, progress=False)

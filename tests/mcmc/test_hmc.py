@@ -1,4 +1,4 @@
-"""HMC: the leapfrog's conserved quantities, and laws that one transition keeps exactly."""
+"""HMC: the leapfrog's conserved quantities, and distributions that one transition keeps exactly."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_step_is_the_power_of_the_leapfrog_matrix(exact, stored):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_the_exact_law_is_kept(curve, normals, temperature):
+def test_the_exact_distribution_is_kept(curve, normals, temperature):
     """From exact draws; steps so coarse that an unadjusted chain, or a wrong ratio, would show."""
     kernel = HMC(curve.coarse, temperature, leapfrogs=3)
     x = curve.sample(20_000, torch.Generator().manual_seed(1), temperature)

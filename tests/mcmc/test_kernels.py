@@ -1,4 +1,4 @@
-"""What every kernel promises: its law, any event shape, and chains that do not see each other."""
+"""The contract of every kernel: its distribution, any event shape, and independent chains."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def moments(chains, power):
 
 
 @pytest.mark.parametrize("name", KERNELS.names())
-def test_every_kernel_has_the_law_of_a_gaussian(name):
+def test_every_kernel_has_the_distribution_of_a_gaussian(name):
     """Means and squares within 5 standard errors; unadjusted ones may be off by what they say."""
     step = {"step_size": STEPS[name]} if name in STEPS else {}
     kernel = KERNELS.create(name, **step)
@@ -77,7 +77,7 @@ def test_every_kernel_has_the_law_of_a_gaussian(name):
 
 
 @pytest.mark.parametrize("name", ["mala", "mala-score", "baoab"])
-def test_laws_that_are_not_gaussian(name, curve):
+def test_distributions_that_are_not_gaussian(name, curve):
     """At T = 0.8: on the line, so that the truth is a quadrature."""
     step = {"baoab": 0.15}.get(name, 0.2)
     kernel = KERNELS.create(name, step_size=step, temperature=0.8)

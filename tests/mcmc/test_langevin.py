@@ -47,7 +47,7 @@ def flow(kernel, density, points):
     return moves + torch.diag(1 - moves.sum(1))
 
 
-def law(density, points, temperature):
+def distribution(density, points, temperature):
     weight = (-density.energy(points[:, None]) / temperature).exp()
     return weight / weight.sum()
 
@@ -59,7 +59,7 @@ def points():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_mala_is_in_detailed_balance(curve, points, temperature):
-    p = law(curve, points, temperature)
+    p = distribution(curve, points, temperature)
     moves = flow(MALA(0.15, temperature), curve, points)
     across = p[:, None] * moves
     assert across.max() > 1e-4
@@ -70,13 +70,13 @@ def test_mala_is_in_detailed_balance(curve, points, temperature):
 @pytest.mark.parametrize("name", CUBIC)
 def test_simpson_is_exact_where_the_score_is_cubic(exact, name, points):
     density = exact.curve(name)
-    p = law(density, points, 0.6)
+    p = distribution(density, points, 0.6)
     across = p[:, None] * flow(ScoreMALA(0.15, 0.6), density, points)
     torch.testing.assert_close(across, across.mT, rtol=1e-9, atol=1e-18)
 
 
 def settled(moves):
-    """The law that a matrix of moves keeps."""
+    """The distribution that a matrix of moves keeps."""
     system = moves.mT - torch.eye(len(moves), dtype=torch.float64)
     system[-1] = 1.0
     right = torch.zeros(len(moves), dtype=torch.float64)
@@ -85,11 +85,11 @@ def settled(moves):
 
 
 @pytest.mark.parametrize(("rule", "order", "below"), [("simpson", 2, 1e-3), ("trapezoid", 1, 3e-2)])
-def test_law_of_a_score_alone_converges_by_the_rule(exact, rule, order, below):
-    """Elsewhere the law is off by O(h^2) by Simpson's rule, by O(h) by the trapezoid."""
+def test_distribution_of_a_score_alone_converges_by_the_rule(exact, rule, order, below):
+    """Elsewhere the distribution is off by O(h^2) by Simpson's rule, by O(h) by the trapezoid."""
     wavy = exact.curve_of(lambda x: 0.5 * x**2 + torch.cos(3 * x))
     points = torch.linspace(-4.5, 4.5, 401, dtype=torch.float64)
-    p, errors = law(wavy, points, 1.0), []
+    p, errors = distribution(wavy, points, 1.0), []
     for h in (0.04, 0.02):
         kept = settled(flow(ScoreMALA(h, rule=rule), wavy, points))
         errors.append(0.5 * (kept - p).abs().sum().item())
@@ -99,7 +99,7 @@ def test_law_of_a_score_alone_converges_by_the_rule(exact, rule, order, below):
 
 def test_the_trapezoid_is_no_better_than_no_correction_on_a_quartic(exact, points):
     density = exact.curve_of(lambda x: 0.25 * x**4)
-    p, points = law(density, points, 1.0), points
+    p, points = distribution(density, points, 1.0), points
     errors = [
         0.5 * (settled(flow(kernel, density, points)) - p).abs().sum().item()
         for kernel in (ULA(0.04), ScoreMALA(0.04, rule="trapezoid"), ScoreMALA(0.04))

@@ -1,5 +1,5 @@
-"""On a Gaussian an unadjusted kernel is linear in its state and its noise, so its law is exact: the
-maps are read off from unit inputs, and nothing is sampled."""
+"""On a Gaussian an unadjusted kernel is linear in its state and its noise, so its distribution is
+exact: the maps are read off from unit inputs, and nothing is sampled."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def close(got, want, tolerance=1e-12):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("h", [0.05, 0.4])
-def test_ula_has_the_law_of_its_closed_form(h, temperature):
+def test_ula_has_the_distribution_of_its_closed_form(h, temperature):
     """R = I - h P, variance T (P - h P^2 / 2)^-1, and C_n - C = R^n (C_0 - C) R^n."""
     offset, R, G = affine(ULA(h, temperature))
     close(R, EYE - h * PRECISION)
@@ -86,7 +86,7 @@ def test_ula_is_stable_up_to_two_over_the_largest_precision():
 @pytest.mark.parametrize("friction", [0.2, 3.0])
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 @pytest.mark.parametrize("name", SPLITTINGS)
-def test_splittings_have_the_laws_of_their_closed_forms(name, temperature, friction, mass):
+def test_splittings_have_the_distributions_of_their_closed_forms(name, temperature, friction, mass):
     """In units with m = 1, K = m^-1/2 P m^-1/2. BAOAB: var x = K^-1, var p = 1 - h^2 K / 4;
     OBABO: var x = (K (1 - h^2 K / 4))^-1, var p = 1. All times T; x and p are independent."""
     h = 0.7
@@ -96,13 +96,13 @@ def test_splittings_have_the_laws_of_their_closed_forms(name, temperature, frict
     K = PRECISION / root[:, None] / root
     shrunk = EYE - 0.25 * h**2 * K
     if name == "baoab":
-        x_law, p_law = torch.linalg.inv(K), shrunk
+        x_distribution, p_distribution = torch.linalg.inv(K), shrunk
     else:
-        x_law, p_law = torch.linalg.inv(K @ shrunk), EYE
-    law = stationary(R, G) / temperature
-    close(law[:2, :2], x_law / root[:, None] / root)
-    close(law[2:, 2:], p_law * root[:, None] * root)
-    close(law[:2, 2:], torch.zeros_like(EYE))
+        x_distribution, p_distribution = torch.linalg.inv(K @ shrunk), EYE
+    distribution = stationary(R, G) / temperature
+    close(distribution[:2, :2], x_distribution / root[:, None] / root)
+    close(distribution[2:, 2:], p_distribution * root[:, None] * root)
+    close(distribution[:2, 2:], torch.zeros_like(EYE))
     rest = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - R, offset)
     close(rest, torch.cat([MEAN, torch.zeros_like(MEAN)]))
 

@@ -1,4 +1,5 @@
-"""NUTS: trees against a recursive construction over all coins, and laws that one step keeps."""
+"""NUTS: trees against a recursive construction over all coins, and distributions that one step
+keeps."""
 
 from __future__ import annotations
 
@@ -72,9 +73,9 @@ class Orbit:
 
     def step(self, i, coins):
         """Stretch reached from time i with these coins (True: forwards), the times of a dropped
-        half, and the law of the chosen time."""
+        half, and the distribution of the chosen time."""
         a = b = i
-        law, dropped = {i: 1.0}, []
+        distribution, dropped = {i: 1.0}, []
         for forward in coins:
             size = b - a + 1
             new = range(b + 1, b + size + 1) if forward else range(a - size, a)
@@ -82,13 +83,13 @@ class Orbit:
                 dropped = list(new)
                 break
             share = min(1.0, self.weight(new) / self.weight(range(a, b + 1)))
-            law = {j: (1 - share) * q for j, q in law.items()}
+            distribution = {j: (1 - share) * q for j, q in distribution.items()}
             for j in new:
-                law[j] = share * self.weight([j]) / self.weight(new)
+                distribution[j] = share * self.weight([j]) / self.weight(new)
             a, b = min(a, new[0]), max(b, new[-1])
             if self.turns(a, b):
                 break
-        return (a, b), dropped, law
+        return (a, b), dropped, distribution
 
 
 def bumpy(x):
@@ -117,11 +118,11 @@ def test_the_recursion_itself_is_reversible(orbit):
 
     @functools.cache
     def row(i):
-        law = {}
+        distribution = {}
         for coins in itertools.product([False, True], repeat=DEPTH):
             for j, q in orbit.step(i, coins)[2].items():
-                law[j] = law.get(j, 0.0) + q / 2**DEPTH
-        return law
+                distribution[j] = distribution.get(j, 0.0) + q / 2**DEPTH
+        return distribution
 
     pairs = [(i, j) for i in range(-3, 4) for j in row(i) if i != j]
     assert len(pairs) > 20
@@ -132,7 +133,7 @@ def test_the_recursion_itself_is_reversible(orbit):
 
 def test_trees_are_those_of_the_recursion(orbit, normals):
     """Same coins, same tree: depth, leapfrogs, acceptance and largest error, chain by chain; and
-    over chains the chosen points have the exact law."""
+    over chains the chosen points have the exact distribution."""
     orbit, kernel, density, x, z = orbit
     chains = 4000
     like = x.expand(chains, 2)
@@ -147,7 +148,7 @@ def test_trees_are_those_of_the_recursion(orbit, normals):
     for i in range(chains):
         key = tuple(coins[i].tolist())
         known[key] = known.get(key) or orbit.step(0, key)
-        (a, b), dropped, law = known[key]
+        (a, b), dropped, distribution = known[key]
         new = [t for t in range(a, b + 1) if t != 0]
         assert 1 << int(done.depth[i]) == b - a + 1
         depths.add(int(done.depth[i]))
@@ -161,7 +162,7 @@ def test_trees_are_those_of_the_recursion(orbit, normals):
         accepted = sum(min(1.0, math.exp(-r)) for r in rises) / len(new)
         assert float(done.acceptance[i]) == pytest.approx(accepted, abs=1e-10)
         assert float(done.energy_error[i]) == pytest.approx(max(rises), abs=1e-10)
-        for j, q in law.items():
+        for j, q in distribution.items():
             expected[j] = expected.get(j, 0.0) + q
     assert len(depths) > 1
     found = {j: int((done.state.x - orbit.x[j]).abs().amax(1).lt(1e-9).sum()) for j in expected}
@@ -216,7 +217,7 @@ def test_every_aligned_stretch_is_looked_at_when_it_ends():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_the_exact_law_is_kept_on_the_line(curve, normals, temperature):
+def test_the_exact_distribution_is_kept_on_the_line(curve, normals, temperature):
     kernel = NUTS(curve.coarse, temperature, max_depth=6)
     x = curve.sample(20_000, torch.Generator().manual_seed(1), temperature)
     done = walk(kernel, curve, x, normals(x, seed=2), 2)
@@ -225,7 +226,7 @@ def test_the_exact_law_is_kept_on_the_line(curve, normals, temperature):
     assert float((done.state.x - x).abs().mean()) > 0.2
 
 
-def test_the_exact_law_is_kept_in_more_dimensions(exact, normals):
+def test_the_exact_distribution_is_kept_in_more_dimensions(exact, normals):
     """A curved ridge with a mass, and five scales at once: whitened, each coordinate is normal."""
 
     def whiten(x):

@@ -50,7 +50,7 @@ def test_swaps_are_in_detailed_balance(low):
     """Four replicas on three points: pi(s) P(s, s') over all 81 states, by enumeration."""
     energies, inverse = tensor(0.0, 0.7, 2.1), tensor(1.0, 0.6, 0.35, 0.1)
     states = torch.tensor(list(itertools.product(range(3), repeat=4))).T  # (replicas, states)
-    law = (-(inverse[:, None] * energies[states]).sum(0)).exp()
+    distribution = (-(inverse[:, None] * energies[states]).sum(0)).exp()
     index = {tuple(s): i for i, s in enumerate(states.T.tolist())}
     low = torch.tensor(low)
     probability = swap_neighbors(
@@ -66,7 +66,7 @@ def test_swaps_are_in_detailed_balance(low):
         share = torch.where(swap, probability, 1 - probability).prod(0)
         for i, s in enumerate(after.T.tolist()):
             matrix[i, index[tuple(s)]] += share[i]
-    flow = law[:, None] * matrix
+    flow = distribution[:, None] * matrix
     assert torch.allclose(matrix.sum(1), tensor(1.0), atol=1e-12)
     assert torch.allclose(flow, flow.T, rtol=0, atol=1e-14)
     assert (flow - flow.diag().diag()).count_nonzero() > 30
@@ -135,8 +135,9 @@ def test_each_replica_moves_as_the_inner_kernel_at_its_temperature(
 
 
 @pytest.mark.parametrize(("replicas", "temperature"), [(2, 1.0), (4, 1.0), (3, 2.5)])
-def test_the_joint_law_is_kept(curve, normals, replicas, temperature):
-    """Exact draws at every temperature, four steps, and every replica still has its law."""
+def test_the_joint_distribution_is_kept(curve, normals, replicas, temperature):
+    """Exact draws at every temperature, four steps, and every replica still has its
+    distribution."""
     kernel = Tempering(
         curve.coarse, temperature, inner="hmc(leapfrogs=2)", replicas=replicas, hottest=6.0
     )
@@ -227,7 +228,7 @@ def test_all_replicas_move_in_the_same_evaluations(exact, normals):
 
 
 def test_conditions_and_times_of_a_chain_reach_its_replicas(normals):
-    """A model whose law is about the condition, at a scale that t sets."""
+    """A model whose distribution is about the condition, at a scale that t sets."""
     seen = []
 
     class Labeled(GaussianMixture):

@@ -1,4 +1,4 @@
-"""What every SDE promises beside its mathematics: shapes, dtypes, refusals, identity."""
+"""The contract of every SDE beside its mathematics: shapes, dtypes, refusals, identity."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_results_have_the_shape_and_dtype_of_t(sde, name):
     torch.testing.assert_close(method(batch)[1], method(t), rtol=1e-15, atol=0)
 
 
-def test_whole_number_times_are_times():
+def test_integer_times_are_times():
     assert VP().alpha(1).item() == VP().alpha(1.0).item()
     assert EDM().sigma(torch.tensor([1, 80])).tolist() == [1.0, 80.0]
 
@@ -229,23 +229,24 @@ def test_samplers_stop_inside_the_range(sde):
 
 def test_prior_is_what_unit_variance_data_become(sde):
     """Exactly for variance-preserving SDEs, up to the data's own spread elsewhere."""
-    law = sde.prior((5, 2, 3))
-    assert law.shape == (5, 2, 3)
+    distribution = sde.prior((5, 2, 3))
+    assert distribution.shape == (5, 2, 3)
     if isinstance(sde, VP | SubVP | Cosine):
-        assert law.std == 1.0
+        assert distribution.std == 1.0
     else:
-        assert law.std == sde.sigma(sde.t_max).item()
+        assert distribution.std == sde.sigma(sde.t_max).item()
 
 
 def test_prior_density_and_draws():
-    law = Prior((4000, 2, 3), 2.5)
-    x = law.sample(torch.Generator().manual_seed(0), dtype=torch.float64)
+    distribution = Prior((4000, 2, 3), 2.5)
+    x = distribution.sample(torch.Generator().manual_seed(0), dtype=torch.float64)
     assert x.shape == (4000, 2, 3)
     assert x.std().item() == pytest.approx(2.5, rel=0.02)
     assert abs(x.mean().item()) < 0.1
     truth = Normal(torch.tensor(0.0).double(), 2.5).log_prob(x).sum((1, 2))
-    torch.testing.assert_close(law.log_prob(x), truth, rtol=1e-12, atol=1e-12)
-    assert law.log_prob(x[:7]).shape == (7,)
-    assert torch.equal(x, law.sample(torch.Generator().manual_seed(0), dtype=torch.float64))
+    torch.testing.assert_close(distribution.log_prob(x), truth, rtol=1e-12, atol=1e-12)
+    assert distribution.log_prob(x[:7]).shape == (7,)
+    again = distribution.sample(torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(x, again)
     with pytest.raises(ValueError, match=r"event shape \(3, 2\), the prior has \(2, 3\)"):
-        law.log_prob(x.mT)
+        distribution.log_prob(x.mT)

@@ -1,4 +1,4 @@
-"""The mathematics of a linear Gaussian diffusion, each law computed a second way."""
+"""The mathematics of a linear Gaussian diffusion, each distribution computed a second way."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_reverse_and_probability_flow_drifts_keep_the_marginals_of_gaussian_data
 
 
 @pytest.mark.parametrize("sde", [VP(), SubVP(0.4, 9.0), VE(0.2, 7.0)], ids=repr)
-def test_simulated_forward_sde_has_the_marginal_law(sde):
+def test_simulated_forward_sde_has_the_marginal_distribution(sde):
     """Euler-Maruyama with drift and diffusion alone, from a point: mean and std of x at t = 0.6."""
     generator = torch.Generator().manual_seed(3)
     paths, steps, stop = 20_000, 600, 0.6

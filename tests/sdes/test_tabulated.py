@@ -136,9 +136,9 @@ def test_gradients_flow_after_a_first_use_in_inference_mode():
 def test_samplers_run_on_it(name):
     """Data N(1, 1/4): samples have its mean and spread."""
     sde = Tabulated.from_betas(torch.linspace(1e-4, 0.05, 400, dtype=torch.float64))
-    law = GaussianMixture([[1.0]], 0.25, sde)
+    distribution = GaussianMixture([[1.0]], 0.25, sde)
     options = {} if name == "ode" else {"steps": 100}
-    x = create(name, **options)(law, (1000, 1), seed=0, progress=False)
+    x = create(name, **options)(distribution, (1000, 1), seed=0, progress=False)
     assert x.mean().item() == pytest.approx(1, abs=0.07)
     assert x.std().item() == pytest.approx(0.5, abs=0.07)
 

@@ -41,8 +41,8 @@ class AdaptiveSDE(AdaptiveSampler):
     Noise that was seen and then rejected may not be thrown away: large errors come with large
     noise, and drawing afresh would favor small noise. Nor is the same z right for a shorter step.
     So the noise is a Brownian path, and a shorter step takes the part of the path that it covers,
-    given all that was seen. What is left is of the size of the tolerance: the steps depend on the
-    noise that lies ahead of them.
+    given all draws before. An error of the size of the tolerance remains, since the steps depend
+    on the noise ahead of them.
 
     A step costs two evaluations, a rejected one one. The arithmetic is float64 around the model.
 

@@ -1,4 +1,4 @@
-"""Grids on disk: the noise ratios, what they were found for, and how good they are.
+"""Grid files: noise ratios, the sampler they were optimized for, and the errors on them.
 
 The file is JSON, a few lines that a person can read, and data alone: nothing in it is executed.
 """
@@ -18,14 +18,14 @@ from sde_score._core.files import replace_file
 from sde_score._core.registry import refuse_unknown
 
 FORMAT = "sde_score.grid/1"
-"""What `format` says in a file of this kind."""
+"""The entry `format` of a grid file."""
 
 _LARGEST = 1 << 20  # bytes; a grid of a thousand steps takes 30 thousand
 
 
 @dataclass(frozen=True)
 class GridFile:
-    """What a grid file holds.
+    """The contents of a grid file.
 
     Args:
         ratios: noise ratios sigma / alpha of the times, strictly decreasing; zero noise is not

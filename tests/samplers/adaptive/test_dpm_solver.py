@@ -151,15 +151,15 @@ def test_evaluations_are_order_times_steps_less_one_for_each_rejected(recorder):
 
 @pytest.mark.parametrize("control_rule", ["pi", "paper"])
 def test_sample_i_does_not_depend_on_its_neighbors(control_rule):
-    law = GaussianMixture(*MIXTURE, VP())
+    distribution = GaussianMixture(*MIXTURE, VP())
     sampler = DPMAdaptive(steps=4, control_rule=control_rule)
     given = {"progress": False, "trajectory": True}
-    whole = sampler(law, (64, 2), seed=11, **given).states
+    whole = sampler(distribution, (64, 2), seed=11, **given).states
     for batch in (1, 7):
-        part = sampler(law, (batch, 2), seed=11, **given).states
+        part = sampler(distribution, (batch, 2), seed=11, **given).states
         torch.testing.assert_close(part, whole[:, :batch], rtol=0, atol=1e-10)
     shared = DPMAdaptive(norm="batch", control_rule=control_rule)
-    alone, among = (shared(law, (n, 2), seed=11, progress=False)[0] for n in (1, 64))
+    alone, among = (shared(distribution, (n, 2), seed=11, progress=False)[0] for n in (1, 64))
     assert float((alone - among).abs().max()) > 1e-8
 
 

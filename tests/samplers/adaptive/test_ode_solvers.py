@@ -85,13 +85,13 @@ def test_a_derivative_that_is_not_finite_is_given_up():
 
 def test_samples_are_on_the_exact_flow(sde):
     """Data N(m, v): x_s = alpha_s m + (std_s / std_t) (x_t - alpha_t m)."""
-    law, variance = GaussianMixture([[0.7, -0.4]], 0.3, sde), 0.3
+    distribution, variance = GaussianMixture([[0.7, -0.4]], 0.3, sde), 0.3
     mean = torch.tensor([0.7, -0.4]).double()
     start = sde.sigma(sde.t_max) * torch.tensor([[0.3, -1.2], [2.0, 0.4]]).double()
     sampler = samplers.create(
         "ode", solver="torchdiffeq", rtol=1e-9, atol=1e-9, denoise=False, steps=3
     )
-    run = sampler(law, start, progress=False, trajectory=True)
+    run = sampler(distribution, start, progress=False, trajectory=True)
     alpha, sigma = sde.alpha(run.times), sde.sigma(run.times)
     spread = (variance * alpha**2 + sigma**2).sqrt()
     center = alpha[:, None, None] * mean

@@ -1,4 +1,5 @@
-"""The adaptive SDE solver: its law, the noise of rejected steps, and what examples share."""
+"""The adaptive SDE solver: its distribution, the noise of rejected steps, and what examples
+share."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def whitened(samples, sde, t):
     return torch.linalg.solve(factor, (samples - mean).mT).mT
 
 
-def test_law_on_gaussian_data_is_exact_to_the_tolerance(sde):
+def test_distribution_on_gaussian_data_is_exact_to_the_tolerance(sde):
     """2-D, correlated, mean not zero: every entry of mean and covariance, and the shape."""
     grid, count = ending(sde), 3000
     sampler = AdaptiveSDE(rtol=0.006, atol=0.0012, grid=grid, denoise=False)
@@ -114,21 +115,23 @@ def test_some_steps_are_rejected_and_each_costs_one_evaluation(recorder):
 
 
 def test_sample_i_depends_on_seed_and_i_alone():
-    law = GaussianMixture(*MIXTURE, VP())
+    distribution = GaussianMixture(*MIXTURE, VP())
     sampler = AdaptiveSDE(steps=3)
     given = {"progress": False, "trajectory": True}
-    whole = sampler(law, (64, 2), seed=11, **given).states
+    whole = sampler(distribution, (64, 2), seed=11, **given).states
     for rows in ([0], list(range(7)), [40, 5, 3]):
         seeds = [example_seeds(11, 64)[i] for i in rows]
-        part = sampler(law, (len(rows), 2), seed=seeds, **given).states
+        part = sampler(distribution, (len(rows), 2), seed=seeds, **given).states
         torch.testing.assert_close(part, whole[:, rows], rtol=0, atol=1e-9)
     assert len(set(whole[-1].flatten().tolist())) == 128
 
 
 def test_one_dimensional_examples_have_paths_of_their_own():
     """Few entries still make as many seeds as there are examples."""
-    law = GaussianMixture([[0.0]], 1.0, VP())
-    got = AdaptiveSDE(rtol=0.5, atol=0.5)(law, torch.zeros(3000, 1), seed=0, progress=False)
+    distribution = GaussianMixture([[0.0]], 1.0, VP())
+    got = AdaptiveSDE(rtol=0.5, atol=0.5)(
+        distribution, torch.zeros(3000, 1), seed=0, progress=False
+    )
     assert got.unique().numel() > 2990
 
 
@@ -141,10 +144,12 @@ def test_all_sdes_give_the_same_images_on_one_path():
     start, images, counts = exact_start(ve, 5), [], []
     for sde in (ve, vp):
         path = BrownianPath(sde, (5, 2), seed=1, span=span, dtype=torch.float64)
-        law = GaussianMixture(*MIXTURE, sde)
+        distribution = GaussianMixture(*MIXTURE, sde)
         first = start * float(sde.alpha(sde.t_max))
-        images.append(AdaptiveSDE(grid=ending(sde))(law, first, noise=path, progress=False))
-        counts.append(law.nfe)
+        images.append(
+            AdaptiveSDE(grid=ending(sde))(distribution, first, noise=path, progress=False)
+        )
+        counts.append(distribution.nfe)
     assert counts[0] == counts[1]
     torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-7)
 
@@ -178,24 +183,24 @@ def test_condition_follows_the_samples_that_are_still_on_their_way():
 
 def test_noise_may_be_a_path_or_draws():
     sde = EDM(0.05, 9.0)
-    law, sampler = gaussian(sde), AdaptiveSDE()
+    distribution, sampler = gaussian(sde), AdaptiveSDE()
     streams = ExampleStreams(example_seeds(5, 4), torch.empty(4, 2).double())
     start = 9.0 * streams()
-    got = sampler(law, start, noise=streams, progress=False)
-    torch.testing.assert_close(got, sampler(law, (4, 2), seed=5, progress=False))
+    got = sampler(distribution, start, noise=streams, progress=False)
+    torch.testing.assert_close(got, sampler(distribution, (4, 2), seed=5, progress=False))
     path = BrownianPath(sde, (4, 2), seed=1)
-    first = sampler(law, start, noise=path, progress=False)
-    assert torch.equal(first, sampler(law, start, noise=path, progress=False))
+    first = sampler(distribution, start, noise=path, progress=False)
+    assert torch.equal(first, sampler(distribution, start, noise=path, progress=False))
     with pytest.raises(ValueError, match=r"noise is a path of shape \(4, 2\)"):
-        sampler(law, start[:3], noise=path, progress=False)
+        sampler(distribution, start[:3], noise=path, progress=False)
 
 
 def test_single_precision_is_kept_and_loses_little():
-    law = gaussian(VP())
+    distribution = gaussian(VP())
     path = BrownianPath(VP(), (6, 2), seed=0)
     start = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     single, double = (
-        AdaptiveSDE()(law, x, noise=path, progress=False) for x in (start, start.double())
+        AdaptiveSDE()(distribution, x, noise=path, progress=False) for x in (start, start.double())
     )
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)

@@ -1,4 +1,5 @@
-"""One-step methods: measured orders, exact laws, one Brownian motion per step, and the driver."""
+"""One-step methods: measured orders, exact distributions, one Brownian motion per step, and the
+driver."""
 
 from __future__ import annotations
 
@@ -153,8 +154,9 @@ HIGHER = {"midpoint, ancestral": 3}
 
 @pytest.mark.parametrize("name", LAWS)
 @pytest.mark.parametrize("sde", THREE[:2], ids=lambda sde: type(sde).__name__)
-def test_the_law_of_stochastic_samplers_converges_at_their_weak_order(name, sde, table):
-    """Gaussian data keep the law Gaussian: it is known from unit inputs, without Monte Carlo."""
+def test_the_distribution_of_stochastic_samplers_converges_at_their_weak_order(name, sde, table):
+    """Gaussian data keep the distribution Gaussian: it is known from unit inputs, without Monte
+    Carlo."""
     model, errors = GaussianMixture(MEAN[None], COVARIANCE[None], sde), []
     first, last = sde.time_of_log_snr(torch.tensor([-3.0, 2.5], dtype=torch.float64))
     (mean_start, at_start), (mean_end, at_end) = marginal(sde, first), marginal(sde, last)
@@ -163,8 +165,8 @@ def test_the_law_of_stochastic_samplers_converges_at_their_weak_order(name, sde,
         assert sampler.stochastic
         offset, of_start, of_noise = affine(sampler, model)
         assert (offset + of_start @ mean_start - mean_end).norm() < 1e-3
-        law = of_start @ at_start @ of_start.mT + of_noise @ of_noise.mT
-        errors.append((law - at_end).norm().item())
+        distribution = of_start @ at_start @ of_start.mT + of_noise @ of_noise.mT
+        errors.append((distribution - at_end).norm().item())
     expected = HIGHER.get(name, sampler.convergence_order)
     assert order(errors) == pytest.approx(expected, abs=0.2), errors
 
@@ -175,7 +177,8 @@ MEASURED = (lambda x: x**2, lambda x: np.cos(2 * x))
 
 
 def density(sde, t):
-    """Points over the law of a mixture in one dimension at time t, and its mass at each."""
+    """Points over the distribution of a mixture in one dimension at time t, and its mass at
+    each."""
     alpha, sigma = sde.alpha(t).item(), sde.sigma(t).item()
     centers, variances = alpha * PLACES, alpha**2 * SPREADS + sigma**2
     middle = (SHARES * centers).sum()

@@ -22,12 +22,12 @@ def test_they_are_taken_as_they_are():
 
 @pytest.mark.parametrize("denoise", [True, False])
 def test_samplers_stop_there(denoise):
-    law = GaussianMixture([[1.0, 0.0]], 0.3, VP())
+    distribution = GaussianMixture([[1.0, 0.0]], 0.3, VP())
     even = UniformTime(end=0.2)
     table = Times(tuple(even.times(VP(), 5).tolist()))
     steps = 5 if denoise else 4
     found, wanted = (
-        DDIM(steps=steps, grid=grid, denoise=denoise)(law, (3, 2), seed=0, progress=False)
+        DDIM(steps=steps, grid=grid, denoise=denoise)(distribution, (3, 2), seed=0, progress=False)
         for grid in (table, even)
     )
     assert torch.equal(found, wanted)

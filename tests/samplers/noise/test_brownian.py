@@ -1,4 +1,4 @@
-"""The Brownian path: its law at every scale, what it depends on, and what it is for."""
+"""The Brownian path: its distribution at every scale, what it depends on, and what it is for."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_examples_and_entries_are_independent():
     assert correlations((draws.square() - 1) / math.sqrt(2)) < 6
 
 
-def test_a_change_and_the_middle_of_it_have_the_law_of_the_bridge():
+def test_a_change_and_the_middle_of_it_have_the_distribution_of_the_bridge():
     """Given both ends, the middle has mean half way and a quarter of the variance, at any place."""
     for a, b in ((0.0, 1.0), (0.3, 0.41), (0.7, 0.7 + 1e-6)):
         of = unit((150, 101), seed=8)
@@ -210,7 +210,7 @@ def test_refusals(ask, message):
         ask()
 
 
-def test_whole_numbers_are_no_noise():
+def test_integer_are_no_noise():
     with pytest.raises(TypeError, match=r"torch\.int64 must be floating point"):
         BrownianPath(SDE, (2, 2), dtype=torch.int64)
 
@@ -219,12 +219,12 @@ def test_whole_numbers_are_no_noise():
 def test_euler_maruyama_converges_strongly_on_one_path(sde):
     """Additive noise: the end points approach that of many steps as 1 / steps, example by example;
     with noise of its own for each number of steps they would stay as far apart as they are."""
-    law = GaussianMixture([[0.7, -0.3]], torch.tensor([[[0.6, 0.3], [0.3, 0.8]]]), sde)
+    distribution = GaussianMixture([[0.7, -0.3]], torch.tensor([[[0.6, 0.3], [0.3, 0.8]]]), sde)
     of = BrownianPath(sde, (200, 2), seed=4, **DOUBLE)
 
     def end(steps):
         sampler = EulerMaruyama(steps=steps, grid="log_snr", denoise=False)
-        return sampler(law, (200, 2), noise=of.restart(), progress=False)
+        return sampler(distribution, (200, 2), noise=of.restart(), progress=False)
 
     counts = (64, 128, 256)
     errors = [float((end(n) - end(2 * n)).square().mean().sqrt()) for n in counts]
@@ -232,6 +232,6 @@ def test_euler_maruyama_converges_strongly_on_one_path(sde):
     assert slopes[1] == pytest.approx(1, abs=0.2), errors
     other = BrownianPath(sde, (200, 2), seed=5, **DOUBLE)
     apart = EulerMaruyama(steps=256, grid="log_snr", denoise=False)(
-        law, (200, 2), noise=other, progress=False
+        distribution, (200, 2), noise=other, progress=False
     )
     assert errors[-1] < 0.05 * float((end(256) - apart).square().mean().sqrt())
