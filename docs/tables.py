@@ -111,6 +111,11 @@ SECTIONS = [
         "each with error bars.",
     ),
     Section(
+        "Partition functions",
+        likelihood.PARTITION_METHODS,
+        "The argument `method` of `likelihood.log_partition`.",
+    ),
+    Section(
         "Dequantizations",
         likelihood.DEQUANTIZATIONS,
         "How gray levels become real numbers. A network that was trained on levels spread over "
