@@ -107,7 +107,7 @@ def evaluate(
         ValueError: for an unknown sampler or distance or a run without held-out data, before
             anything is computed; for samples that are not finite.
     """
-    chosen = [SAMPLERS.resolve(sampler) for sampler in samplers]
+    chosen = [SAMPLERS.resolve(sampler, sde=run.model.sde) for sampler in samplers]
     if not chosen:
         raise ValueError("samplers is empty: name at least one, such as 'heun(steps=18)'")
     estimator = run_estimator(run, count, distances, seed=seed)

@@ -102,20 +102,17 @@ class Sampler(ABC):
         """The spec: the name, the steps, and all fields that differ from the name's own.
 
         Args:
-            left_out: fields that are not said.
+            left_out: fields to leave out.
         """
         name = self.name or SAMPLERS.name_of(type(self)) or type(self).__name__
         constructor = SAMPLERS[name] if name in SAMPLERS else type(self)
         defaults = signature(constructor).parameters
-        said = {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.repr}
-        said = {
-            key: str(value) if isinstance(value, Sampler) else value
-            for key, value in said.items()
-            if key not in defaults
-            or value != defaults[key].default
-            or (key == "steps" and not self.adaptive)
-        }
-        return format_spec(name, {k: v for k, v in said.items() if k not in left_out})
+        shown = {}
+        for key in (f.name for f in fields(self) if f.init and f.repr and f.name not in left_out):
+            value, always = getattr(self, key), key == "steps" and not self.adaptive
+            if always or key not in defaults or value != defaults[key].default:
+                shown[key] = str(value) if isinstance(value, Sampler) else value
+        return format_spec(name, shown)
 
     @property
     def time_grid(self) -> Grid:
@@ -368,6 +365,13 @@ class SamplerRegistry(Registry[Sampler]):
         made = copy.copy(super().create(given, **merged))
         object.__setattr__(made, "name", made.name or self.listed(given))
         return made if nfe is None else made.within(nfe, sde)
+
+    @override
+    def resolve(self, value: str | Sampler, name: str = "", *, sde: SDE | None = None) -> Sampler:
+        """A sampler as it is, or built from text by `create`; `name` is that of the argument."""
+        if isinstance(value, str) and sde is not None:
+            return self.create(value, sde=sde)
+        return super().resolve(value, name)
 
     def name_of(self, kind: type[Sampler]) -> str | None:
         """The first name under which a class is registered, if any."""

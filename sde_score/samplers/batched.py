@@ -81,12 +81,10 @@ def run(
     require_count(num=num, batch_size=batch_size)
     if condition is not None and len(condition) != num:
         raise ValueError(f"condition has {len(condition)} entries for {num} samples")
-    if isinstance(sampler, str):
-        sampler = SAMPLERS.create(sampler, sde=model.sde)
-    parts = []
+    chosen, parts = SAMPLERS.resolve(sampler, sde=model.sde), []
     for first in range(0, num, batch_size):
         size = min(batch_size, num - first)
-        part = SAMPLERS.resolve(sampler).run(
+        part = chosen.run(
             model,
             (size, *event_shape),
             seed=example_seeds(seed, size, first),

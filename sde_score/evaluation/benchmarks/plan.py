@@ -11,7 +11,7 @@ from sde_score import samplers
 from sde_score._core.checks import require_count
 from sde_score._core.registry import parse_spec
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
-from sde_score.samplers import Sampler
+from sde_score.samplers import SAMPLERS, Sampler
 from sde_score.sdes import SDE
 
 BENCHMARK_BUDGETS = (5, 8, 10, 15, 20, 30, 50, 100)
@@ -68,7 +68,7 @@ def plan(
     grids: Sequence[str] = (),
     nfes: Sequence[int] = BENCHMARK_BUDGETS,
 ) -> list[Entry]:
-    """What is to be measured: every sampler on every grid at every budget.
+    """Entries to measure: every sampler on every grid at every budget.
 
     A sampler whose text has a grid keeps it, one whose text has steps or that is an object is taken
     as it is, and one whose tolerance decides its cost has one entry. Budgets that buy the same
@@ -94,11 +94,11 @@ def plan(
         samplers.create("ddim", grid=grid)
     entries: dict[str, Entry] = {}
     for spec in dict.fromkeys(specs):
-        said = parse_spec(spec)[1] if isinstance(spec, str) else {"steps": None, "grid": None}
-        sampler = samplers.create(spec, sde=sde) if isinstance(spec, str) else spec
-        fixed = sampler.adaptive or "steps" in said or "nfe" in said
+        given = parse_spec(spec)[1] if isinstance(spec, str) else {"steps": None, "grid": None}
+        sampler = SAMPLERS.resolve(spec, sde=sde)
+        fixed = sampler.adaptive or "steps" in given or "nfe" in given
         budgets = [None] if fixed else sorted(set(nfes))
-        for choice in [None] if "grid" in said or not grids else grids:
+        for choice in [None] if "grid" in given or not grids else grids:
             for entry in _entries(sde, sampler, choice, budgets):
                 entries.setdefault(entry.spec, entry)
     return list(entries.values())

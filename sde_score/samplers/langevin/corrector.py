@@ -1,4 +1,4 @@
-"""Correctors: Markov chains that pull a state towards the marginal at its time."""
+"""Correctors: Langevin steps towards the marginal at a time."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Langevin:
 
     .. math:: x \leftarrow x + \epsilon\, score(x, t) + \sqrt{2 \epsilon}\, z
 
-    The rule says how the step size comes from `snr`:
+    The step size follows from `snr` by a rule:
 
     - `"marginal"`: epsilon = 2 (snr sigma(t))^2. It depends on t alone, so the chain keeps the
       marginal up to its discretization error, in any dimension.
     - `"example"`: epsilon = 2 (snr |z| / |score|)^2, norms of each example. A step that depends on
-      the state and on its own noise tilts the stationary law to p^(D / (D + 2)) |score|^2: a
-      variance ((D + 2) / D)^2 times too large on Gaussian data of D dimensions. Harmless for
-      images, wrong for tables.
+      the state and on its own noise tilts the stationary distribution to
+      p^(D / (D + 2)) |score|^2: a variance ((D + 2) / D)^2 times too large on Gaussian data of D
+      dimensions. Harmless for images, wrong for tables.
     - `"batch"`: the same with norms averaged over the batch, times (alpha_t / alpha_s)^2 for the
       next time s: Song et al.'s code. Samples then depend on their neighbors.
 
-    Where the score is that of a broad law, such as noise alone, all three agree.
+    Where the score is that of a broad distribution, such as noise alone, all three agree.
 
     Args:
         snr: signal-to-noise ratio r of a step, > 0.
@@ -55,7 +55,7 @@ class Langevin:
         require_choice("rule", self.rule, RULES)
 
     def factors(self, sde: SDE, times: Tensor) -> list[float]:
-        """What the rule knows before the loop, at each time: float64 arithmetic on the CPU."""
+        """Factors of the step size at each time, from float64 arithmetic before the loop."""
         shape = torch.ones_like(times)
         if self.rule == "marginal":
             shape = sde.sigma(times) ** 2

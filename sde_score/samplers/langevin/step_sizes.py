@@ -1,4 +1,4 @@
-r"""Step sizes of annealed Langevin dynamics, chosen from what they do to Gaussian data.
+r"""Step sizes of annealed Langevin dynamics, chosen on Gaussian data.
 
 On data N(0, s^2) under noise sigma_i a Langevin step of size a is linear, so the variance of the
 chain follows a recursion in closed form, and the step sizes need no trial and error:
@@ -43,7 +43,8 @@ def annealed_variance(
         data_std: s, one or several, at least 0.
         steps_each: Langevin steps at each level.
         step_ratio: r: a number, or one per level.
-        start_std: standard deviation of the start; None for the exact law at the first level.
+        start_std: standard deviation of the start; None for that of x_t / alpha at the
+            first noise level.
 
     Returns:
         float64, `(levels,)`, or `(levels, len(data_std))` if several are given. The truth is
@@ -80,7 +81,8 @@ def choose_step_ratio(
             those along its principal axes, or the smallest and the largest: 0 stands for all
             directions in which the data are as good as a point, such as off their manifold.
         steps_each: Langevin steps at each level.
-        start_std: standard deviation of the start; None for the exact law at the first level.
+        start_std: standard deviation of the start; None for that of x_t / alpha at the
+            first noise level.
 
     Returns:
         r, in (0, 1]: with 1 a direction without data forgets all in one step.
@@ -101,41 +103,6 @@ def choose_step_ratio(
     return _search(errors).item()
 
 
-def choose_step_ratios(
-    sigmas: Tensor | Sequence[float],
-    data_std: Stds,
-    steps_each: int,
-    start_std: float | None = None,
-) -> Tensor:
-    """The ratios r, one for each level, each of which ends its level nearest the truth.
-
-    For one `data_std` no other ratios end nearer: a chain that enters a level with less variance
-    to lose leaves it with less. For several, where levels may pull against each other, it is the
-    one ratio of `choose_step_ratio` at all levels if that ends nearer. Arguments and errors as
-    there.
-
-    Returns:
-        float64, `(levels,)`, in (0, 1]; about 0 at a first level where nothing is to be lost.
-    """
-    levels, stds = _levels(sigmas), _stds(data_std)
-    require_count(steps_each=steps_each)
-    variance = _start(levels, stds, start_std)
-    chosen = []
-    for sigma in levels:
-
-        def errors(ratios: Tensor, before: Tensor = variance, sigma: Tensor = sigma) -> Tensor:
-            after = _settle(before, sigma, stds, steps_each, ratios[:, None])
-            return _error(after, sigma, stds)
-
-        chosen.append(_search(errors))
-        variance = _settle(variance, sigma, stds, steps_each, chosen[-1])
-    each = torch.stack(chosen)
-    one = torch.full_like(each, choose_step_ratio(levels, stds.tolist(), steps_each, start_std))
-    ends = (annealed_variance(levels, stds.tolist(), steps_each, r, start_std) for r in (each, one))
-    of_each, of_one = (_error(end[-1], levels[-1], stds) for end in ends)
-    return one if bool(of_one < of_each) else each
-
-
 def choose_steps_each(
     sigmas: Tensor | Sequence[float],
     data_std: Stds,
@@ -147,10 +114,11 @@ def choose_steps_each(
 
     Args:
         sigmas: noise levels, decreasing, `(levels,)`.
-        data_std: as in `choose_step_ratio`.
+        data_std: standard deviation of the data, one or several, at least 0.
         tolerance: on the relative error of the variance in the end, > 0.
-        start_std: as in `choose_step_ratio`.
-        largest: where to give up.
+        start_std: standard deviation of the start; None for that of x_t / alpha at the first noise
+            level.
+        largest: number of steps at which to give up.
 
     Raises:
         ValueError: for arguments outside their range, or if `largest` steps do not meet it.

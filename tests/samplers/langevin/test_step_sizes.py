@@ -13,7 +13,6 @@ from sde_score.samplers import AnnealedLangevin
 from sde_score.samplers.langevin.step_sizes import (
     annealed_variance,
     choose_step_ratio,
-    choose_step_ratios,
     choose_steps_each,
 )
 
@@ -79,26 +78,6 @@ def test_no_ratio_ends_nearer_than_the_chosen(stds, steps_each, start):
     best = worst(sigmas, stds, steps_each, [ratio] * 12, start)
     others = np.geomspace(1e-6, 1.0, 300)
     assert best <= min(worst(sigmas, stds, steps_each, [r] * 12, start) for r in others) + 1e-9
-
-
-def test_ratios_of_each_level_end_no_farther_than_one_for_all():
-    sigmas = np.geomspace(8, 0.02, 12)
-    for stds, steps_each in (((0.05,), 4), ((0.0,), 10), ((0.0, 0.5), 4), ((0.0, 0.1, 2.0), 30)):
-        one = choose_step_ratio(sigmas, stds, steps_each)
-        each = choose_step_ratios(sigmas, stds, steps_each)
-        assert each.shape == (12,)
-        end = worst(sigmas, stds, steps_each, each.tolist())
-        assert end <= worst(sigmas, stds, steps_each, [one] * 12) + 1e-12
-        if len(stds) == 1:  # and none of them could be another
-            for level in range(12):
-                for factor in (0.8, 1.25):
-                    other = each.clone()
-                    other[level] = (other[level] * factor).clamp(max=1.0)
-                    assert end <= worst(sigmas, stds, steps_each, other.tolist()) + 1e-9
-    assert each.unique().numel() == 1  # where levels pull against each other
-    single = choose_step_ratios(sigmas, 0.05, 4)
-    assert single[0] < 1e-6  # the start has the law already
-    assert (single[1:] > 0.01).all()
 
 
 def test_the_fewest_steps_that_meet_a_tolerance():
@@ -207,9 +186,8 @@ def test_a_ratio_is_chosen_for_narrow_and_wide_data_unless_told():
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
-    for function in (choose_step_ratio, choose_step_ratios):
-        with pytest.raises(ValueError, match=message):
-            function(*arguments)
+    with pytest.raises(ValueError, match=message):
+        choose_step_ratio(*arguments)
     with pytest.raises(ValueError, match=message):
         annealed_variance(*arguments, 0.5)
     with pytest.raises(ValueError, match="start_std=0"):
