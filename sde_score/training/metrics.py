@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sde_score._core.files import replace_file
+from sde_score.training.errors import CheckpointError
 
 
 class Metrics:
@@ -30,7 +31,11 @@ class Metrics:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All measurements; a last line that a kill cut short is left out."""
+        """All measurements; a last line that a kill cut short is left out.
+
+        Raises:
+            CheckpointError: naming the file and the line that is damaged.
+        """
         return [record for record in self._all() if "loss" in record]
 
     def notes(self) -> list[dict[str, Any]]:
@@ -45,8 +50,18 @@ class Metrics:
     def _all(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        lines = self.path.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        return [self._record(number, line) for number, line in enumerate(lines, 1)]
+
+    def _record(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+            _ = record["step"] + 0
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise CheckpointError(
+                f"{self.path} is damaged: line {number} is no record of a step; remove it"
+            ) from error
+        return dict(record)
 
     def rewind(self, step: int) -> None:
         """Drop the records of steps after `step`, which a resumed run measures again."""

@@ -76,8 +76,16 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Lines of `metrics.jsonl`, see `Metrics`."""
-        return Metrics(self.path / "metrics.jsonl").read()
+        """Measurements in `metrics.jsonl`, at least one, see `Metrics`.
+
+        Raises:
+            CheckpointError: if the file is missing, empty or damaged.
+        """
+        metrics = Metrics(self.path / "metrics.jsonl")
+        lines = metrics.read()
+        if not lines:
+            raise CheckpointError(f"{metrics.path} is missing or holds no measurement")
+        return lines
 
     @property
     def event_shape(self) -> tuple[int, ...]:
