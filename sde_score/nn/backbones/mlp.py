@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count
 from sde_score.nn.backbones.base import Backbone, require_dropout
+from sde_score.nn.blocks.group_norm import LayerNorm
 from sde_score.nn.blocks.layers import Modulation, zero_init
 
 
@@ -65,7 +66,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.inner = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = LayerNorm(width)
         self.modulation = Modulation(width, width)
         self.dropout = nn.Dropout(dropout)
         self.outer = zero_init(nn.Linear(width, width))

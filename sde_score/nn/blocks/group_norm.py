@@ -1,8 +1,9 @@
-r"""Group normalization with every derivative in every memory layout, or by torch's kernels alone.
+r"""Normalization with every derivative in every memory layout, or by torch's kernels alone.
 
-torch's own is fast, most of all on channels-last tensors, but there its forward-mode derivatives
-and its rules for vmap fail. Both follow from one fact: with y = (x - mean) / std over a group of m
-numbers,
+torch's group normalization is fast, most of all on channels-last tensors, but there its
+forward-mode derivatives and its rules for vmap fail; the third derivative of its layer
+normalization is a wrong number (torch 2.13), as score matching takes it of an energy. All follow
+from one fact: with y = (x - mean) / std over a group of m numbers,
 
 .. math:: \frac{\partial y}{\partial x} = \frac{1}{std} (I - \frac{1 1^T}{m} - \frac{y y^T}{m})
 
@@ -55,12 +56,27 @@ class GroupNorm(nn.Module):
         self.second_derivatives = second_derivatives
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize x, shape `(batch, channels, height, width)`."""
+        """Normalize x, shape `(batch, channels, ...)`."""
         # A compiler writes its own kernels.
         if self.second_derivatives and not torch.compiler.is_compiling():
             y: Tensor = _Normalize.apply(x, self.groups)  # type: ignore[no-untyped-call]
             return y
-        return F.group_norm(x, self.groups, eps=_EPS)
+        return _kernel(x, self.groups)
+
+
+class LayerNorm(GroupNorm):
+    """Each example, a vector, gets mean 0 and variance 1; without a learned scale and shift.
+
+    Args:
+        width: length of the vector.
+        second_derivatives: as in `GroupNorm`.
+
+    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
+    """
+
+    def __init__(self, width: int, second_derivatives: bool = True) -> None:
+        super().__init__(width, second_derivatives)
+        self.groups = 1
 
 
 def set_second_derivatives(network: nn.Module, needed: bool) -> None:
@@ -77,11 +93,11 @@ def set_second_derivatives(network: nn.Module, needed: bool) -> None:
 
 
 class _Normalize(torch.autograd.Function):
-    """Group normalization whose derivatives are written out."""
+    """Normalization whose derivatives are written out."""
 
     @staticmethod
     def forward(x: Tensor, groups: int) -> Tensor:
-        return F.group_norm(x, groups, eps=_EPS)
+        return _kernel(x, groups)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
@@ -94,7 +110,7 @@ class _Normalize(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # this derivative will be differentiated
             return _jacobian_product(grads[0], x, ctx.groups), None
-        pull = torch.func.vjp(lambda z: F.group_norm(z, ctx.groups, eps=_EPS), x)[1]
+        pull = torch.func.vjp(lambda z: _kernel(z, ctx.groups), x)[1]
         return pull(grads[0])[0], None
 
     @staticmethod
@@ -108,6 +124,13 @@ class _Normalize(torch.autograd.Function):
         x = x.movedim(in_dims[0], 0)
         together = _Normalize.apply(x.flatten(0, 1), groups)  # type: ignore[no-untyped-call]
         return together.reshape(x.shape), 0
+
+
+def _kernel(x: Tensor, groups: int) -> Tensor:
+    """torch's own normalization, of vectors or of channels."""
+    if x.ndim == 2 and groups == 1:
+        return F.layer_norm(x, x.shape[1:], eps=_EPS)
+    return F.group_norm(x, groups, eps=_EPS)
 
 
 def _jacobian_product(v: Tensor, x: Tensor, groups: int) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sde_score import nn
-from sde_score.nn.blocks.group_norm import GroupNorm, groups_for
+from sde_score.nn.blocks.group_norm import GroupNorm, LayerNorm, groups_for
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -96,3 +96,29 @@ def test_a_whole_network_is_switched_between_the_two():
     assert not any(norm.second_derivatives for norm in norms)
     nn.set_second_derivatives(network, True)
     assert all(norm.second_derivatives for norm in norms)
+
+
+def test_every_derivative_of_layer_normalization_is_that_of_its_formula():
+    """To the fourth order: torch's own is wrong from the third on."""
+    x, d, w = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def formula(z):
+        off = z - z.mean(1, keepdim=True)
+        return off * (off.square().mean(1, keepdim=True) + 1e-5).rsqrt()
+
+    found = []
+    for norm in (formula, LayerNorm(5)):
+        u = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        values = [(w * norm(x + u * d) ** 2 + w * norm(x + u * d)).sum()]
+        for _ in range(4):
+            values += torch.autograd.grad(values[-1], u, create_graph=True)
+        found.append(torch.stack(values))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
+def test_layer_normalization_has_the_bits_of_torchs_own_to_the_first_derivative():
+    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    w = torch.randn(4, 7, generator=torch.Generator().manual_seed(1))
+    y, own = LayerNorm(7)(x), torch.nn.functional.layer_norm(x, (7,))
+    assert torch.equal(y, own)
+    assert torch.equal(torch.autograd.grad(y, x, w)[0], torch.autograd.grad(own, x, w)[0])
