@@ -128,19 +128,19 @@ class Judge:
             "sliced-wasserstein2(projections=128)",
             evaluation.create("frechet", extractor=options.extractor),
         )
-        self.ruler = DistanceEstimator(self.train, self.held_out, options.num, distances)
+        self.estimator = DistanceEstimator(self.train, self.held_out, options.num, distances)
 
     def distances(self, x: Tensor) -> Row:
         """Distances of samples to the held-out data."""
-        return self._row(self.ruler(x))
+        return self._row(self.estimator(x))
 
     def floor(self) -> Row:
         """What perfect samples would score: the distances of training data."""
-        return self._row(self.ruler.floors)
+        return self._row(self.estimator.floors)
 
     def _row(self, intervals: Iterable[Interval]) -> Row:
         row = {}
-        for name, interval in zip(self.ruler.names, intervals, strict=True):
+        for name, interval in zip(self.estimator.names, intervals, strict=True):
             row[name], row[f"{name} ±"] = interval.value, interval.standard_error
         return row
 

@@ -19,7 +19,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def samples_caption(found: Evaluation | Comparison) -> str:
-    """How many samples were compared with how many examples, and what the floor is."""
+    """The numbers of samples and examples, and the meaning of the floor."""
     return (
         f"{found.count} samples each, measured {found.size} at a time against {found.held_out} "
         "held-out examples; ± is the 95% interval. The floor is the distance of as many real "

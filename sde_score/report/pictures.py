@@ -1,5 +1,4 @@
-"""Pictures of examples, whatever their shape: images as images, points as points, rows as
-curves."""
+"""Pictures of examples of any shape: images, points in the plane, or curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of text, and what they are made of: estimates with their intervals, lines of CSV."""
+"""Tables of text and CSV, with estimates and their intervals as text."""
 
 from __future__ import annotations
 

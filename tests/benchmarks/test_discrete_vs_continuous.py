@@ -189,10 +189,10 @@ def test_samples_are_held_against_data_that_no_training_saw(shared, options):
     assert torch.equal(judge.raw, held_out.raw(torch.arange(90)))
     x = judge.train[:12]
     row = judge.distances(x)
-    intervals = judge.ruler(x)
+    intervals = judge.estimator(x)
     assert row["sliced-wasserstein2"] == intervals[0].value
     assert row["frechet[pixels] ±"] == intervals[1].standard_error
-    assert judge.floor()["frechet[pixels]"] == judge.ruler.floors[1].value
+    assert judge.floor()["frechet[pixels]"] == judge.estimator.floors[1].value
 
 
 def test_all_bits_are_those_of_the_density_of_dequantized_data(script):

@@ -15,7 +15,7 @@ TINY = ["--steps", "6", "--batch-size", "16", "--backbone", "mlp(width=8, depth=
 
 @pytest.fixture(scope="session")
 def energy_path(tmp_path_factory):
-    """An energy trained without noise on a law that is known."""
+    """An energy trained without noise on a known distribution."""
     path = tmp_path_factory.mktemp("runs") / "energy"
     words = ["train", "--out", str(path), "--data", "target(name='gaussian', n=200)", *TINY]
     assert main([*words, "--objective", "hutchinson", "--model", "energy", "--no-progress"]) == 0

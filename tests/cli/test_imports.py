@@ -58,6 +58,8 @@ def test_samplers_distances_and_targets_of_yours_are_measured_like_ours(folder, 
     done = command("benchmark", *words, "--no-progress", "--import=my_things", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"][0]["reason"] == ""
+    done = command("samplers", "--import", "my_things", "--json", cwd=folder)
+    assert "mine" in {each["name"] for each in json.loads(done.stdout)["samplers"]}
 
 
 @pytest.mark.parametrize(

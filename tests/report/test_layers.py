@@ -1,4 +1,4 @@
-"""Where the bits go: the picture's areas are the terms of the bound."""
+"""The areas in the picture of the layers are the terms of the bound."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ BENCHMARK_BUDGETS = (5, 8, 10, 15, 20, 30, 50, 100)
 """Budgets that are measured by default."""
 
 FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
-"""What a sampler may raise where a budget or a model does not suit it."""
+"""Errors of a sampler that a budget or a model does not suit."""
 
 Draw = Callable[[BenchmarkTarget, Tensor, Sequence[int], Tensor | None], Tensor]
 """Samples from starts, their seeds and conditions. The start of seed i is its first draw times

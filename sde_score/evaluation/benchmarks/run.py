@@ -46,6 +46,7 @@ from sde_score.evaluation.benchmarks.trained import target_of_run
 from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.random import example_seeds
+from sde_score.samplers import Sampler
 from sde_score.training import Run
 
 _DISTANCES = ("sliced-wasserstein2(projections=128)", "energy")
@@ -170,7 +171,7 @@ def endpoint_error(samples: Tensor, ends: Tensor) -> tuple[float, float]:
 
 def benchmark(
     target: str | BenchmarkTarget | Run = "ring",
-    samplers: Sequence[str] | None = None,
+    samplers: Sequence[str | Sampler] | None = None,
     *,
     grids: Sequence[str] = (),
     nfes: Sequence[int] = BENCHMARK_BUDGETS,
@@ -207,7 +208,7 @@ def benchmark(
     if isinstance(target, Run):
         target = target_of_run(target)
     target = BENCHMARK_TARGETS.resolve(target)
-    chosen = available() if samplers is None else samplers
+    chosen: Sequence[str | Sampler] = available() if samplers is None else samplers
     entries = plan(target.model.sde, chosen, grids, nfes) if chosen or not peers else []
     flow = None if folder is None else folder / "flow"
     bench = Bench(target, count or target.starts, FlowEnds(target, flow), batch_size)

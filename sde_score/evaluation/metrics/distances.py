@@ -113,7 +113,7 @@ DISTANCES: Registry[Distance] = Registry(
 """Constructors of distances by name."""
 
 DEFAULT = ("sliced-wasserstein2(projections=128)", "mmd2", "energy")
-"""What is measured where nothing is asked for: distances that suit any data as they are."""
+"""Distances that are measured by default: they suit any data as they are."""
 
 create = DISTANCES.create
 available = DISTANCES.names

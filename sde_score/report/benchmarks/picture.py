@@ -1,4 +1,4 @@
-"""The picture of a benchmark of samplers: error against cost, and who is on the front."""
+"""The picture of a benchmark of samplers: error against cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SPAN = 1e5  # a panel shows this range of values: what is far above would flatt
 
 
 class Panel(NamedTuple):
-    """One of the four: what it shows, from a row, and which floor."""
+    """A panel: its title, the value of a row, and the name of its floor."""
 
     title: str
     value: Callable[[BenchmarkRow], float | None]
@@ -69,7 +69,7 @@ def benchmark_figure(benchmark: Benchmark) -> Figure:
     """Draw a benchmark: a line for each sampler on a grid, rings around the Pareto front.
 
     Args:
-        benchmark: what was measured; seeds are averaged.
+        benchmark: from `sde_score.evaluation.benchmark`; seeds are averaged.
     """
     figure = new_figure(13, 10.5)
     shown = panels(benchmark)
@@ -182,7 +182,7 @@ def _mark_front(axes: Axes, front: Sequence[Point]) -> None:
 
 
 def _floor(benchmark: Benchmark, name: str | None) -> tuple[float, float]:
-    """Where perfect samples fall; zeros where that is not known."""
+    """Interval of perfect samples; zeros if unknown."""
     if name is None:
         return 0.0, 0.0
     floor = benchmark.floors[name]

@@ -60,7 +60,7 @@ def comparison_figure(run: Run, comparison: Comparison) -> Figure:
 
 
 def headline(comparison: Comparison) -> str:
-    """Which view is the first at the noise floor and which the last, in one sentence."""
+    """The first and the last view to reach the noise floor, in one sentence."""
     reached = {view: _first_at_floor(comparison, view) for view in _views(comparison)}
     there = sorted((nfe, view) for view, nfe in reached.items() if nfe is not None)
     start = "One network, all views: "

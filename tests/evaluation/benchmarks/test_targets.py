@@ -176,6 +176,8 @@ def test_a_distribution_of_yours_is_a_target(restored):
     assert type(target.model.sde) is Rectified
     found = benchmark("mine", ["ddim", "heun"], nfes=[3], progress=False)
     assert [row.reason for row in found.rows] == ["", ""]
+    by_object = benchmark(target, [samplers.DDIM(steps=3)], progress=False)
+    assert by_object.rows[0].rms > 0
     register_target("yours", TARGETS.create("funnel"))
     identities = {BENCHMARK_TARGETS.create(name).identity for name in ("yours", "funnel", "mine")}
     assert len(identities) == 3

@@ -45,9 +45,9 @@ def test_linear_floor_has_the_error_of_a_mean_of_the_population(train, size):
     """One subset of s has variance v / s, whatever the size of the training data it comes from."""
     count, repeats = 200, 400
     data, held_out = gaussian(train, 1), gaussian(HELD_OUT, 2)
-    ruler = DistanceEstimator(data, held_out, count, [mean_gap], repeats=repeats)
-    (floor,) = ruler.floors
-    assert ruler.size == size
+    estimator = DistanceEstimator(data, held_out, count, [mean_gap], repeats=repeats)
+    (floor,) = estimator.floors
+    assert estimator.size == size
     rows = data.double().mean(1)
     of_one = float(rows.std()) / math.sqrt(size)
     exact = of_one * math.sqrt(size / count + 1 / repeats)
@@ -76,9 +76,9 @@ def expected(shift, held_out, size, draws=300):
 def test_intervals_cover_the_expected_distance(shift):
     """Fresh samples each time: 95% of the intervals hold E D, up to the chance of 100 trials."""
     held_out, count, trials = gaussian(HELD_OUT, 5), 80, 100
-    ruler = DistanceEstimator(gaussian(400, 6), held_out, count, [frechet], repeats=20)
-    truth = expected(shift, held_out, ruler.size)
-    found = [ruler(gaussian(count, 100 + i, shift))[0] for i in range(trials)]
+    estimator = DistanceEstimator(gaussian(400, 6), held_out, count, [frechet], repeats=20)
+    truth = expected(shift, held_out, estimator.size)
+    found = [estimator(gaussian(count, 100 + i, shift))[0] for i in range(trials)]
     covered = sum(each.low <= truth <= each.high for each in found)
     assert 89 <= covered <= 100
     # and no wider than need be: the errors are those of the values
@@ -89,17 +89,17 @@ def test_intervals_cover_the_expected_distance(shift):
 
 def test_floor_holds_perfect_samples_and_no_shifted_ones():
     held_out, count, trials = gaussian(HELD_OUT, 5), 80, 100
-    ruler = DistanceEstimator(gaussian(1000, 6), held_out, count, [frechet], repeats=20)
-    (floor,) = ruler.floors
-    values = [ruler(gaussian(count, 100 + i))[0].value for i in range(trials)]
+    estimator = DistanceEstimator(gaussian(1000, 6), held_out, count, [frechet], repeats=20)
+    (floor,) = estimator.floors
+    values = [estimator(gaussian(count, 100 + i))[0].value for i in range(trials)]
     assert sum(floor.low <= value <= floor.high for value in values) >= 89
     assert floor.value == pytest.approx(sum(values) / trials, rel=0.1)
-    shifted = [ruler(gaussian(count, 100 + i, 0.5))[0].value for i in range(10)]
+    shifted = [estimator(gaussian(count, 100 + i, 0.5))[0].value for i in range(10)]
     assert min(shifted) > floor.high
 
 
 def test_features_are_what_a_feature_distance_compares():
-    """Through pixels, the ruler's Fréchet is that of the examples; the name says so."""
+    """Through pixels, the estimator's Fréchet is that of the examples; the name says so."""
     x, held_out, train = gaussian(40, 1), gaussian(HELD_OUT, 2), gaussian(100, 3)
     by_name = DistanceEstimator(train, held_out, 40, ["frechet(extractor='pixels')", "energy"])
     plain = DistanceEstimator(train, held_out, 40, [frechet])
@@ -111,11 +111,13 @@ def test_features_are_what_a_feature_distance_compares():
 
 def test_seed_names_the_subsets():
     x, held_out, train = gaussian(40, 1), gaussian(HELD_OUT, 2), gaussian(100, 3)
-    rulers = [DistanceEstimator(train, held_out, 40, [frechet], seed=seed) for seed in (0, 0, 1)]
-    first, again, other = (ruler(x)[0] for ruler in rulers)
+    estimators = [
+        DistanceEstimator(train, held_out, 40, [frechet], seed=seed) for seed in (0, 0, 1)
+    ]
+    first, again, other = (estimator(x)[0] for estimator in estimators)
     assert first == again
     assert first != other
-    assert rulers[0].floors != rulers[2].floors
+    assert estimators[0].floors != estimators[2].floors
 
 
 @pytest.mark.parametrize(
@@ -136,8 +138,8 @@ def test_what_cannot_be_measured_is_refused(changed, says):
 
 
 def test_another_number_of_samples_is_refused():
-    ruler = DistanceEstimator(gaussian(50, 1), gaussian(9, 2), 20, [frechet])
+    estimator = DistanceEstimator(gaussian(50, 1), gaussian(9, 2), 20, [frechet])
     with pytest.raises(ValueError, match=r"21 samples came.*count=20"):
-        ruler(gaussian(21, 3))
+        estimator(gaussian(21, 3))
     with pytest.raises(ValueError, match="not finite"):
-        ruler(torch.full((20, DIMENSIONS), math.nan))
+        estimator(torch.full((20, DIMENSIONS), math.nan))

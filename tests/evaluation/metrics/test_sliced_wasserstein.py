@@ -27,7 +27,7 @@ def test_two_normals_on_a_line_have_the_closed_form():
 
 @pytest.mark.parametrize(("n", "m"), [(6, 6), (6, 9), (7, 4), (5, 15), (2, 11)])
 def test_sets_of_different_size_equal_transport_between_their_copies(n, m):
-    """Copying each of x m times and each of y n times changes neither law: sort and pair those."""
+    """m copies of each x and n of each y have the same distributions: sort and pair those."""
     x, y = normals(n, seed=1).numpy(), normals(m, seed=2).numpy()
     gaps = np.sort(np.repeat(x, m)) - np.sort(np.repeat(y, n))
     expected = math.sqrt(np.mean(gaps**2))

@@ -42,7 +42,7 @@ def draws(count, seed):
 
 
 @pytest.fixture(scope="module")
-def ruler():
+def estimator():
     return DistanceEstimator(draws(400, 1), draws(100, 2), 60, ["energy"], repeats=4)
 
 
@@ -92,10 +92,10 @@ def test_the_chain_that_samples_is_the_chain_that_bounds(name, sde):
     assert sampler.times(sde).tolist() == grid.times(sde, chain.layers).tolist()
 
 
-def test_rows_are_measured_once_and_agree_with_the_parts(ruler):
+def test_rows_are_measured_once_and_agree_with_the_parts(estimator):
     """Each row is what one gets by sampling and measuring by hand."""
     model = mixture()
-    viewed = ViewedModel(model, ruler)
+    viewed = ViewedModel(model, estimator)
     found = compare_views(viewed, views=["ddim", "heun"], nfes=[4, 3], progress=False)
     assert [(row.view, row.nfe) for row in found.rows] == [
         ("ddim", 3),
@@ -104,17 +104,20 @@ def test_rows_are_measured_once_and_agree_with_the_parts(ruler):
     ]  # fmt: skip  (4 evaluations buy no more of Heun than 3)
     spec = "ddim(steps=4, grid='log_snr')"
     by_hand = samplers.sample(model, spec, (2,), 60, seed=0, progress=False)
-    assert found.row("ddim", spec).distances == ruler(by_hand.float())
-    assert found.floors == ruler.floors
+    assert found.row("ddim", spec).distances == estimator(by_hand.float())
+    assert found.floors == estimator.floors
     assert (found.names, found.count, found.size, found.held_out) == (("energy",), 60, 30, 100)
     assert all(row.seconds > 0 for row in found.rows)
     assert Comparison.from_record(json.loads(json.dumps(found.record()))) == found
 
 
-def test_batches_do_not_change_the_cost(ruler):
+def test_batches_do_not_change_the_cost(estimator):
     rows = [
         compare_views(
-            ViewedModel(mixture(), ruler, batch_size=size), views=["pc"], nfes=[6], progress=False
+            ViewedModel(mixture(), estimator, batch_size=size),
+            views=["pc"],
+            nfes=[6],
+            progress=False,
         ).rows[0]
         for size in (60, 25)
     ]
@@ -122,9 +125,9 @@ def test_batches_do_not_change_the_cost(ruler):
     assert rows[0].distances[0].value == pytest.approx(rows[1].distances[0].value, abs=1e-6)
 
 
-def test_known_rows_are_not_measured_again(ruler, tmp_path):
+def test_known_rows_are_not_measured_again(estimator, tmp_path):
     path, model = tmp_path / "rows.jsonl", mixture()
-    viewed = ViewedModel(model, ruler)
+    viewed = ViewedModel(model, estimator)
 
     def compare(nfes, identity="one"):
         return compare_views(
@@ -145,9 +148,9 @@ def test_known_rows_are_not_measured_again(ruler, tmp_path):
     assert len(path.read_text().splitlines()) == 3
 
 
-def test_rows_of_another_version_are_measured_anew(ruler, tmp_path):
+def test_rows_of_another_version_are_measured_anew(estimator, tmp_path):
     path, model = tmp_path / "rows.jsonl", mixture()
-    viewed = ViewedModel(model, ruler)
+    viewed = ViewedModel(model, estimator)
     want = compare_views(
         viewed, views=["ddim"], nfes=[3], journal=Journal(path), progress=False
     ).rows[0]
@@ -163,7 +166,7 @@ def test_rows_of_another_version_are_measured_anew(ruler, tmp_path):
         assert Journal(path).find(key, lambda row: row["distances"]) == row["distances"]
 
 
-def test_each_likelihood_is_weighed_once(ruler):
+def test_each_likelihood_is_weighed_once(estimator):
     asked = []
 
     def weigh(spec):
@@ -171,7 +174,7 @@ def test_each_likelihood_is_weighed_once(ruler):
         return Bits(Interval(float(len(asked)), 0.1), 8, 0.0)
 
     views = ["reverse-sde", "ancestral", "ddim", "heun"]
-    viewed, journal = ViewedModel(mixture(), ruler, weigh), Journal()
+    viewed, journal = ViewedModel(mixture(), estimator, weigh), Journal()
     found = compare_views(viewed, views=views, nfes=[3, 5], journal=journal, progress=False)
     assert len(asked) == len(set(asked)) == 4  # bound, flow, and the chains of 3 and 5 layers
     layers = {likelihood.create(spec).layers for spec in asked if spec.startswith("elbo")}
@@ -184,24 +187,24 @@ def test_each_likelihood_is_weighed_once(ruler):
     assert len(asked) == 4
 
 
-def test_samples_are_delivered_before_they_are_measured(ruler):
-    viewed = ViewedModel(mixture(), ruler, deliver=torch.round)
+def test_samples_are_delivered_before_they_are_measured(estimator):
+    viewed = ViewedModel(mixture(), estimator, deliver=torch.round)
     found = compare_views(viewed, views=["ddim"], nfes=[5], progress=False)
     spec = found.rows[0].sampler
     drawn = samplers.sample(mixture(), spec, (2,), 60, progress=False)
-    assert found.rows[0].distances == ruler(drawn.float().round())
+    assert found.rows[0].distances == estimator(drawn.float().round())
 
 
 def test_views_of_an_exact_score_reach_the_floor_and_bound_the_likelihood():
     """With the exact score every view samples the data, and no bound beats the flow's density."""
     model, raw = mixture(), draws(100, 3)
-    ruler = DistanceEstimator(draws(400, 1), draws(100, 2), 80, ["energy"], repeats=20)
+    estimator = DistanceEstimator(draws(400, 1), draws(100, 2), 80, ["energy"], repeats=20)
 
     def weigh(spec):
         bits = likelihood.bits_per_dim(model, raw, Scaling(), spec)
         return Bits(Interval(bits.mean, bits.standard_error), len(raw), 0.0)
 
-    viewed = ViewedModel(model, ruler, weigh)
+    viewed = ViewedModel(model, estimator, weigh)
     found = compare_views(viewed, views=[*FIXED[1:], "ode"], nfes=[150], progress=False)
     (floor,) = found.floors
     for row in found.rows:
@@ -215,14 +218,16 @@ def test_views_of_an_exact_score_reach_the_floor_and_bound_the_likelihood():
     assert 0 < by["ancestral"].value - exact < 0.5
 
 
-def test_samples_that_diverge_name_their_view(ruler):
+def test_samples_that_diverge_name_their_view(estimator):
     class Broken(GaussianMixture):
         def score(self, x, t, condition=None):
             return super().score(x, t, condition) * math.nan
 
     model = mixture(kind=Broken)
     with pytest.raises(ValueError, match=r"60 of 60 samples are not finite.*'reverse-sde'"):
-        compare_views(ViewedModel(model, ruler), views=["reverse-sde"], nfes=[3], progress=False)
+        compare_views(
+            ViewedModel(model, estimator), views=["reverse-sde"], nfes=[3], progress=False
+        )
 
 
 @pytest.mark.parametrize(
