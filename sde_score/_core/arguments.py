@@ -82,8 +82,25 @@ def checked_value(name: str, value: Any, kind: Any, default: Any = None) -> Any:
         return value
     infinite = isinstance(default, float) and math.isinf(default)
     if not _accepts(kind, value, infinite):
+        name, value, kind = _at_fault(name, value, kind)
         raise refusal(name, value, _described(kind) + _class_fix(value))
     return _converted(kind, value)
+
+
+def _at_fault(name: str, value: Any, kind: Any) -> tuple[str, Any, Any]:
+    """The first wrong entry of a sequence, or the value itself."""
+    for each in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
+        arguments = get_args(each)
+        if _is_sequence_kind(each) and _is_sequence(value) and arguments[1:] in ((), (...,)):
+            for index, item in enumerate(value):
+                if not _accepts(arguments[0], item):
+                    return f"{name}[{index}]", item, arguments[0]
+    return name, value, kind
+
+
+def _is_sequence_kind(kind: Any) -> bool:
+    origin = get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, Sequence)
 
 
 @functools.cache
@@ -127,10 +144,8 @@ def _accepts(kind: Any, value: Any, infinite: bool = False) -> bool:
         return _accepts_one_of(arguments, value, infinite)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
-    if origin is tuple or origin is list or kind is tuple:
+    if _is_sequence_kind(kind) or kind is tuple:
         return _is_sequence(value) and _elements(origin, arguments, value)
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return _is_sequence(value) and all(_accepts(arguments[0], each) for each in value)
     if origin is Callable or kind is Callable:
         return callable(value) and not inspect.isclass(value)
     return _accepts_class(origin or kind, value, infinite)
@@ -184,9 +199,10 @@ def _converted(kind: Any, value: Any) -> Any:
     """A value that is accepted, with Python's numbers in place of NumPy's and tuples of lists."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     tuples = [each for each in kinds if get_origin(each) is tuple or each is tuple]
-    if tuples and isinstance(value, (list, tuple, np.ndarray)):
-        return tuple(plain(item) for item in value)
-    return plain(value)
+    value = plain(value)
+    if tuples and type(value) in (list, tuple, np.ndarray):
+        return tuple(map(plain, value))
+    return value
 
 
 _NAMES = {
@@ -211,7 +227,7 @@ def _described(kind: Any) -> str:
         return _NAMES[kind]
     if origin is Callable or kind is Callable:
         return "a function"
-    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+    if _is_sequence_kind(kind):
         inner = [_described(each) for each in arguments if each is not ...]
         return f"a sequence, each {inner[0]}" if len(set(inner)) == 1 else "a sequence"
     if kind is Any:

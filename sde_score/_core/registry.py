@@ -219,7 +219,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
             try:
                 return self.create(value)
             except ValueError as error:
-                if not name or name in str(error):
+                if not name or re.search(rf"\b{name}\b", str(error)):
                     raise
                 raise ArgumentError(f"{name}={value[:80]!r}: {error}") from error
         thing: Any = value

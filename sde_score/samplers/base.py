@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count
 from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.models import GaussianMixture, Model
@@ -92,8 +93,9 @@ class Sampler(ABC):
             cls.__repr__ = Sampler.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_count(steps=self.steps)
-        _ = self.time_grid
+        GRIDS.resolve(self.grid, name="grid")
 
     def __repr__(self) -> str:
         return self.text()

@@ -79,7 +79,7 @@ WRONG = {
     ids=str,
 )
 def test_values_of_another_kind_are_refused_by_name(name, wrong):
-    with pytest.raises(ArgumentError, match=rf"^{name}=.* must be "):
+    with pytest.raises(ArgumentError, match=rf"^{name}(\[0\])?=.* must be "):
         Thing(**{name: wrong})
 
 
@@ -135,6 +135,8 @@ def test_scalars_of_numpy_and_lists_become_what_they_mean(name, given, plain):
         ("level", None, "level=None must be a finite number or text or an object of class Part"),
         ("part", Part, "must be text or an object of class Part: Part is a class, write Part()"),
         ("sizes", 3, "sizes=3 must be a sequence, each an integer"),
+        ("sizes", (3, 1.5), "sizes[1]=1.5 must be an integer"),
+        ("many", [3, None], "many[1]=None must be a finite number"),
         ("kind", "c", "kind='c' must be text, one of: a, b"),
         ("path", 3, "path=3 must be text or a path"),
         ("function", 3, "function=3 must be a function or None"),

@@ -54,7 +54,7 @@ def test_every_name_has_its_facts_and_settings_are_frozen():
         ("euler-maruyama(eta=-1)", "eta=-1 must be at least 0"),
         ("reverse-diffusion(eta=float('nan'))", "cannot read"),
         ("reverse-diffusion(eta=-1)", "eta=-1 must be at least 0"),
-        ("ancestral(variance='large')", "variance='large' is not known; accepted: posterior, tran"),
+        ("ancestral(variance='large')", "unknown variance 'large'; accepted: posterior, tran"),
         ("heun(churn=-1)", "churn=-1 must be at least 0"),
         ("heun(churn_noise=0)", "churn_noise=0"),
         ("heun(churn_min=2, churn_max=1)", "churn_min=2 and churn_max=1"),

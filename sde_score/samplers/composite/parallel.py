@@ -83,7 +83,7 @@ class Parallel(Sampler):
     @property
     def _steps(self) -> Predictor:
         """The inner method."""
-        inner = PREDICTORS.resolve(self.inner)
+        inner = PREDICTORS.resolve(self.inner, name="inner")
         if not isinstance(inner, Predictor):
             raise ValueError(
                 f"inner={self.inner!r} has a memory or more than one evaluation per step; accepted "

@@ -76,7 +76,7 @@ class Restart(Sampler):
     steps: int = 18
     grid: str | Grid = "karras"
     inner: str | Sampler = "heun"
-    repeats: Sequence[Repeat | tuple[float, float, int, int]] = (Repeat(0.1, 0.5, 2, 4),)
+    repeats: Sequence[Repeat | tuple[float, ...]] = (Repeat(0.1, 0.5, 2, 4),)
 
     ends_at_data: ClassVar[bool] = True
     descends: ClassVar[bool] = False
@@ -92,7 +92,7 @@ class Restart(Sampler):
     @property
     def _inner(self) -> Sampler:
         """The inner sampler, on the way without a last step to zero noise."""
-        inner = SAMPLERS.resolve(self.inner)
+        inner = SAMPLERS.resolve(self.inner, name="inner")
         if not inner.descends:
             raise ValueError(
                 f"inner={self.inner!r} does not go from noise to data in one way; accepted: any "
@@ -168,7 +168,7 @@ class Restart(Sampler):
         return [times[start : stop + 1] for start, stop in pairwise(cuts)]
 
 
-def _as_repeat(stretch: Repeat | tuple[float, float, int, int]) -> Repeat:
+def _as_repeat(stretch: Repeat | tuple[float, ...]) -> Repeat:
     """A stretch from its numbers.
 
     Raises:

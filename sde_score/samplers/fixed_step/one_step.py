@@ -139,7 +139,7 @@ class Ancestral(Predictor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        VARIANCES.resolve(self.variance)
+        VARIANCES.resolve(self.variance, name="variance")
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = 1 / scale, b = std^2 / scale, c by `variance`."""

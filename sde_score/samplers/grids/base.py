@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count
 from sde_score._core.registry import Registry
 from sde_score.sdes import SDE
@@ -27,6 +28,9 @@ class Grid(ABC):
     """
 
     end: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @abstractmethod
     def place(self, sde: SDE, u: Tensor, end: float) -> Tensor:

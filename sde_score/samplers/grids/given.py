@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import checked
 from sde_score._core.checks import require_finite
 from sde_score.samplers.grids.base import Grid
 from sde_score.samplers.grids.files import read_grid_file
@@ -32,6 +33,7 @@ class Times(Grid):
     at: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.at or any(not late > early for late, early in pairwise(self.at)):
             raise ValueError("at must be strictly decreasing times, from noise to data")
 
@@ -74,6 +76,7 @@ class NoiseRatios(Grid):
     made_for: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_finite(**{f"ratios[{i}]": ratio for i, ratio in enumerate(self.ratios)})
         falling = all(late > early for late, early in pairwise(self.ratios))
         if not self.ratios or not falling or not self.ratios[-1] > 0:
@@ -110,6 +113,7 @@ class NoiseRatios(Grid):
         return times
 
 
+@checked
 def from_file(path: str | Path) -> NoiseRatios:
     """The grid of a file, as `optimise_grid` returns it and `sde-score optimise-grid` writes it.
 

@@ -56,6 +56,7 @@ class Polynomial(Grid):
     power: float = 2.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(power=self.power)
 
     def place(self, sde: SDE, u: Tensor, end: float) -> Tensor:
@@ -86,6 +87,7 @@ class NoiseGrid(Grid):
         return None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.last is None:
             return
         require_positive(last=self.last)
@@ -131,6 +133,7 @@ class Karras(NoiseGrid):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(rho=self.rho)
 
     @property
@@ -209,6 +212,7 @@ class LogitNormal(NoiseGrid):
     std: float = 2.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_finite(mean=self.mean)
         require_positive(std=self.std)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import expand_like, require_choice, require_count, require_positive
 from sde_score._core.registry import Registry
 from sde_score.samplers.problem import Problem
@@ -50,6 +51,7 @@ class Langevin:
     rule: str = "marginal"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(snr=self.snr)
         require_count(minimum=0, steps=self.steps)
         require_choice("rule", self.rule, RULES)

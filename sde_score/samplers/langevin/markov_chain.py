@@ -72,11 +72,11 @@ class MCMC(Sampler):
     from_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", OneTime(self.t))
         super().__post_init__()
+        object.__setattr__(self, "grid", OneTime(self.t))
         require_positive(start_std=self.start_std)
         require_count(0, warmup=self.warmup)
-        require_tunable(KERNELS.resolve(self.kernel), self.adapt_mass)
+        require_tunable(KERNELS.resolve(self.kernel, name="kernel"), self.adapt_mass)
 
     @property
     @override

@@ -39,11 +39,11 @@ class PredictorCorrector(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self._predictor, CORRECTORS.resolve(self.corrector)
+        _ = self._predictor, CORRECTORS.resolve(self.corrector, name="corrector")
 
     @property
     def _predictor(self) -> Sampler:
-        return PREDICTORS.resolve(self.predictor)
+        return PREDICTORS.resolve(self.predictor, name="predictor")
 
     @property
     @override

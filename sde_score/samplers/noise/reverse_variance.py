@@ -20,6 +20,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.registry import Registry
 from sde_score.sdes import SDE
 
@@ -86,6 +87,7 @@ class InterpolatedVariance(ReverseVariance):
     at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require_table("v", self.v, self.at, 1.0)
 
     def std(self, sde: SDE, s: Tensor, t: Tensor) -> Tensor:
@@ -123,6 +125,7 @@ class OptimalVariance(ReverseVariance):
     at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require_table("spread", self.spread, self.at, float("inf"))
 
     def std(self, sde: SDE, s: Tensor, t: Tensor) -> Tensor:

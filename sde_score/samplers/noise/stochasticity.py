@@ -14,10 +14,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
+from sde_score._core.checks import is_number
 from sde_score._core.registry import Registry
 
 
@@ -57,6 +60,7 @@ class Constant(EtaSchedule):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.eta < math.inf:
             raise ValueError(
                 f"eta={self.eta} must be at least 0: 0 is the ODE, 1 the reverse-time SDE"
@@ -92,6 +96,7 @@ class Interval(EtaSchedule):
     high: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.eta < math.inf:
             raise ValueError(f"eta={self.eta} must be at least 0")
         if not 0 <= self.low < self.high:
@@ -139,4 +144,6 @@ def eta_schedule(eta: float | str | EtaSchedule) -> EtaSchedule:
     Raises:
         ValueError: for a negative number or an unknown name.
     """
-    return Constant(eta) if isinstance(eta, (int, float)) else ETA_SCHEDULES.resolve(eta)
+    if not isinstance(eta, (str, EtaSchedule)) and is_number(eta):
+        return Constant(eta)
+    return ETA_SCHEDULES.resolve(cast("str | EtaSchedule", eta), name="eta")

@@ -132,7 +132,7 @@ def optimise_grid(
     require_count(nfe=nfe, num=num, fresh=fresh, iterations=iterations, batch_size=batch_size)
     require_positive(learning_rate=learning_rate)
     require_choice("method", method, METHODS)
-    sampler = SAMPLERS.resolve(sampler)
+    sampler = SAMPLERS.resolve(sampler, name="sampler")
     _require_suitable(sampler)
     shape = _event_shape(model, event_shape)
     reference = reference or _fine_solution(model)

@@ -217,7 +217,7 @@ def test_the_step_rule_is_that_of_the_paper():
 @pytest.mark.parametrize("given", [{"rtol": 0.0}, {"atol": -1.0}, {"rtol": math.nan}])
 def test_refusals(given):
     ((name, value),) = given.items()
-    with pytest.raises(ValueError, match=f"{name}={value} must be a finite number greater than 0"):
+    with pytest.raises(ValueError, match=f"{name}={value} must be a finite number"):
         AdaptiveSDE(**given)
 
 

@@ -241,7 +241,7 @@ def test_what_it_says_of_itself():
         ({"repeats": ((0.1, 0.5, -1, 1),)}, r"repeats\[0\].repeats=-1"),
         ({"repeats": ((0.1, 0.5, 1, 0),)}, r"repeats\[0\].steps=0"),
         ({"repeats": ((0.1,),)}, r"the entry \(0.1,\)"),
-        ({"repeats": (0.1, 0.5)}, "the entry 0.1"),
+        ({"repeats": (0.1, 0.5)}, r"repeats\[0\]=0.1 must be"),
         ({"inner": "mcmc"}, "inner='mcmc' does not go from noise to data"),
         ({"inner": Restart()}, "inner=restart"),
         ({"inner": 3}, "3 is no sampler"),
