@@ -60,6 +60,7 @@ def test_every_name_has_its_facts_and_settings_are_frozen():
         ("heun(churn_min=2, churn_max=1)", "churn_min=2 and churn_max=1"),
         ("heun(churn_min=-1)", "churn_min=-1"),
         ("ode(rtol=0)", "rtol=0"),
+        ("ode(steps=1)", "steps=1 must be an integer of at least 2"),
         ("ode(atol=-1)", "atol=-1"),
         ("ode(solver='rk4')", "solver='rk4' is not known; accepted: dopri5, torchdiffeq, scipy"),
         ("pc(predictor='eul')", "unknown predictor 'eul'"),

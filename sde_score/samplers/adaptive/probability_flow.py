@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import require_choice, require_positive
+from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score.samplers.adaptive.ode_gradients import GRADIENT_SOLVERS, leaves_of
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS, rows_of
 from sde_score.samplers.base import Sampler
@@ -48,6 +48,7 @@ class ProbabilityFlowODE(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_count(1 + self.denoise, steps=self.steps)
         require_positive(rtol=self.rtol, atol=self.atol)
         require_choice("solver", self.solver, tuple(SOLVERS))
 

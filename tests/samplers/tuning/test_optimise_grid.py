@@ -213,7 +213,7 @@ def test_a_found_grid_travels_by_file(tmp_path):
     found = find("flow-ab(order=2)", 5, iterations=3, reference=COARSE, target="two modes")
     found.save(tmp_path / "grid.json")
     content = read_grid_file(tmp_path / "grid.json")
-    assert content.sampler == "flow-ab(order=2, steps=5)"
+    assert content.sampler == "flow-ab(steps=5, order=2)"
     assert (content.nfe, content.target) == (5, "two modes")
     assert content.errors["fresh_rms_after"] == found.errors["fresh", "after"].rms
     assert content.errors["fitted_median_before"] == found.errors["fitted", "before"].median
