@@ -20,9 +20,9 @@ import picture
 import torch
 
 from sde_score import samplers
-from sde_score.evaluation import compare
+from sde_score.evaluation import distances
 
-BUDGETS, SHOWN = (10, 20, 40, 80, 160), 18
+BUDGETS, SHOWN, DISTANCE = (10, 20, 40, 80, 160), 18, "sliced-wasserstein2"
 VIEWS = {
     "NCSN": "annealed-langevin(steps={0}, steps_each=1, step_ratio=None)",
     "DDPM": "ancestral(steps={0})",
@@ -34,7 +34,6 @@ COLORS = ("#7a3e9d", picture.OTHER, picture.INK, picture.LEARNED)
 options = picture.arguments(__file__, __doc__, steps=1200, samples=240)
 train, held_out = digits.load()
 model = digits.train(train, options.steps)
-data = torch.cat([train.tensor(), held_out.tensor()])
 start = torch.randn(options.samples, *train.event_shape, generator=torch.Generator().manual_seed(0))
 
 figure, grid = picture.sheet("One network in every view", 8, (1.25, 1, 0.7), (1, 0.98))
@@ -45,14 +44,13 @@ for (name, spec), color in zip(VIEWS.items(), COLORS, strict=True):
     for budget in BUDGETS:
         sampler = samplers.create(spec.format(budget, budget // 2))
         samples = sampler(model, start, seed=0, progress=False)
-        (score,) = compare(samples, data, ["sliced-wasserstein2"])
-        far.append(score.value)
+        found = distances(samples, held_out.tensor(), [DISTANCE], train=train.tensor())[DISTANCE]
+        far.append(found.distance.value)
     drawn.append(samples)
     cost.plot(BUDGETS, far, color=color, marker="o", markersize=4, label=name)
     print(f"{name:5}", *(f" {n}: {d:.3f}" for n, d in zip(BUDGETS, far, strict=True)))
-low, high = (score.floor_mean + factor * score.floor_std for factor in (-2, 2))
-print(f"data against data: {score.floor_mean:.3f} ± {score.floor_std:.3f}")
-cost.axhspan(low, high, color=picture.TRUTH, alpha=0.25, linewidth=0)
+print(f"data against data: {found.floor.value:.3f} ± {found.floor.margin:.3f}")
+cost.axhspan(found.floor.low, found.floor.high, color=picture.TRUTH, alpha=0.25, linewidth=0)
 picture.say(cost, 10, 0.069, "data to data", picture.TRUTH)
 cost.legend()
 picture.name(cost, "Distance to the data", "evaluations per sample", "sliced Wasserstein-2")
@@ -78,8 +76,8 @@ pairs.set(xticks=range(4), xticklabels=VIEWS, yticks=range(4), yticklabels=VIEWS
 pairs.tick_params(length=0)
 pairs.spines[:].set_visible(False)
 pairs.set_title("Same seed: distance / any two")
-laws = [data, *drawn]
-moments = torch.stack([torch.stack([law.mean(0), 2 * law.std(0) - 1]) for law in laws])
+data = torch.cat([train.tensor(), held_out.tensor()])
+moments = torch.stack([torch.stack([x.mean(0), 2 * x.std(0) - 1]) for x in (data, *drawn)])
 digits.rows(pixels, moments, ["data", *VIEWS], (picture.TRUTH, *COLORS))
 pixels.set_title("Mean, spread")
 picture.save(figure, options.out)

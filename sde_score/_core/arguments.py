@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -118,7 +118,8 @@ def _evaluated(annotation: Any, module: str) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, dict(vars(sys.modules[module])))  # text of our own source
+        spelled = types.SimpleNamespace(__annotations__={"kind": annotation})
+        return get_type_hints(spelled, vars(sys.modules[module]))["kind"]
     except Exception:
         parts = _split(annotation)
         if len(parts) == 1:

@@ -115,9 +115,10 @@ def _pull_back(
             state = start + step.length[:, None] * change
     inputs = [start, *(leaf for leaf in leaves if leaf.requires_grad)]
     # The graph is kept where it leads on beyond the derivative, to be walked again by other steps.
-    found = iter(torch.autograd.grad(state, inputs, adjoint, retain_graph=True, allow_unused=True))
-    pulled = next(found)
-    assert pulled is not None
+    pulled, *parts = torch.autograd.grad(
+        state, inputs, adjoint, retain_graph=True, allow_unused=True
+    )
+    found = iter(parts)
     return pulled, [next(found) if leaf.requires_grad else None for leaf in leaves]
 
 
