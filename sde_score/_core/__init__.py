@@ -1,3 +1,3 @@
-"""What every room stands on: checks of arguments, registries of names, files written whole."""
+"""The foundation of every room: checks of arguments, registries of names, files written whole."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What goes into the steps of a sampler, a `Problem`, and what comes out, `Samples`."""
+"""Input and output of the steps of a sampler: `Problem` and `Samples`."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def optimise_grid(
         event_shape: of one sample; None takes `model.event_shape`.
         num: starts to fit to. Half as many more decide which iterate is kept.
         fresh: further starts, for the errors that are reported as fresh.
-        seed: names the starts; the same seed finds the same grid.
+        seed: random seed of the starts; the same seed finds the same grid.
         iterations: steps of Adam, or four times as many runs of the search without gradients.
         learning_rate: of Adam, on the logarithms of the increments; falls to a twentieth.
         method: `"gradient"`, `"search"` (one increment at a time) or `"auto"`: by gradient if the
