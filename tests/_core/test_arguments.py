@@ -76,7 +76,7 @@ WRONG = {
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [(name, wrong) for name, values in WRONG.items() for wrong in values],
-    ids=str,
+    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
 )
 def test_values_of_another_kind_are_refused_by_name(name, wrong):
     with pytest.raises(ArgumentError, match=rf"^{name}(\[0\])?=.* must be "):
@@ -102,7 +102,7 @@ def test_values_of_another_kind_are_refused_by_name(name, wrong):
         ("many", (1, 2.0)),
         ("kind", "b"),
     ],
-    ids=str,
+    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
 )
 def test_values_of_the_kind_are_kept(name, right):
     assert getattr(Thing(**{name: right}), name) is right
