@@ -62,13 +62,14 @@ class Train(Command):
             progress=self.progress,
             on_samples=write_samples,
         )
-        last = run.metrics[-1]
+        last = (run.metrics or [{}])[-1]  # of no measurement, where the file was lost
         if self.json:
             show_record({"run": str(run.path), "parameters": _count(run.model), **last})
             return
         say(
-            f"{run.path}: {run.step} steps, loss {last['loss']:.4f}, "
-            f"{_count(run.model):,} parameters\n"
+            f"{run.path}: {run.step} steps, "
+            + (f"loss {last['loss']:.4f}, " if last else "")
+            + f"{_count(run.model):,} parameters\n"
             f"next: sde-score sample {run.path} --out samples.png"
         )
 

@@ -73,6 +73,9 @@ def put_views_on_page(run: Run) -> Path:
 
 def _training(run: Run) -> Section:
     records = run.metrics
+    if not records:
+        lost = f"{run.path.name}/metrics.jsonl is missing or holds no measurement."
+        return Section("Training", f"{run.config.objective}: {run.step} steps. {lost}")
     last = records[-1]
     text = (
         f"{run.config.objective}: loss {last['loss']:.4f} after {last['step']} steps, "

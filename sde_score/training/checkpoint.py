@@ -61,24 +61,30 @@ class Checkpoints:
 
         Raises:
             CheckpointError: if the step has a checkpoint already.
+            OSError: if a file cannot be written, naming it and the last good checkpoint; nothing
+                of the new one is left.
         """
-        from safetensors.torch import save_file
+        from safetensors import SafetensorError
 
         target, temporary = self.path(state.step), self._hidden(state.step)
         if target.exists():
             raise CheckpointError(f"{target} exists already: a checkpoint is never overwritten")
         if temporary.exists():
             shutil.rmtree(temporary)
-        temporary.mkdir(parents=True)
-        for name in TENSORS:
-            plain = {key: value.detach().contiguous() for key, value in tensors[name].items()}
-            save_file(plain, temporary / f"{name}.safetensors")
-        (temporary / STATE).write_text(state.to_json())
-        sums = [f"{_digest(temporary / name)}  {name}\n" for name in _FILES]
-        (temporary / SUMS).write_text("".join(sums))
-        for path in (*(temporary / name for name in (*_FILES, SUMS)), temporary):
-            sync(path)
-        temporary.rename(target)
+        kept, name = self.newest(), ""
+        try:
+            temporary.mkdir(parents=True)
+            for name in (*_FILES, SUMS):
+                _write(temporary / name, state, tensors)
+            sync(temporary)
+            temporary.rename(target)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(
+                f"{target / name} cannot be written: {reason}; last good checkpoint: "
+                + ("none" if kept is None else self.path(kept).name)
+            ) from error
         sync(self.folder)
         return target
 
@@ -164,6 +170,21 @@ def refusing(path: Path | str) -> Iterator[None]:
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
         raise CheckpointError(f"{path} cannot be used: {reason[:500]}") from error
+
+
+def _write(path: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write one file of a checkpoint, which its name tells, and bring it to the disk."""
+    from safetensors.torch import save_file
+
+    if path.name == SUMS:
+        sums = [f"{_digest(path.with_name(name))}  {name}\n" for name in _FILES]
+        path.write_text("".join(sums))
+    elif path.name == STATE:
+        path.write_text(state.to_json())
+    else:
+        named = tensors[path.stem]
+        save_file({key: value.detach().contiguous() for key, value in named.items()}, path)
+    sync(path)
 
 
 def _digest(path: Path) -> str:

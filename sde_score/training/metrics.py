@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 from sde_score._core.files import replace_file
-from sde_score.training.errors import CheckpointError
+
+_MEASURES = ("step", "loss", "grad_norm", "learning_rate", "examples_per_second", "seconds")
 
 
 class Metrics:
@@ -18,6 +20,9 @@ class Metrics:
     all processes) and `seconds` (of training, earlier sessions included). A line without a loss
     notes what was done to the run: `init_from`, or `continue_with` with values before and after.
 
+    Nothing stops for this file: a line that is damaged is left out, and one that cannot be written
+    is lost, each with a warning that names the file.
+
     Args:
         path: of the file; need not exist.
     """
@@ -27,15 +32,14 @@ class Metrics:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line; it is in the file when this returns."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            warnings.warn(f"{self.path} cannot be written: {error.strerror or error}", stacklevel=2)
 
     def read(self) -> list[dict[str, Any]]:
-        """All measurements; a last line that a kill cut short is left out.
-
-        Raises:
-            CheckpointError: naming the file and the line that is damaged.
-        """
+        """All measurements; a last line that a kill cut short is left out."""
         return [record for record in self._all() if "loss" in record]
 
     def notes(self) -> list[dict[str, Any]]:
@@ -51,20 +55,31 @@ class Metrics:
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        return [self._record(number, line) for number, line in enumerate(lines, 1)]
-
-    def _record(self, number: int, line: str) -> dict[str, Any]:
-        try:
-            record = json.loads(line)
-            _ = record["step"] + 0
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise CheckpointError(
-                f"{self.path} is damaged: line {number} is no record of a step; remove it"
-            ) from error
-        return dict(record)
+        found = [_record(line) for line in lines]
+        damaged = [str(number) for number, record in enumerate(found, 1) if record is None]
+        if damaged:
+            warnings.warn(
+                f"{self.path} is damaged: line {', '.join(damaged)} is no record of a step and is "
+                "left out",
+                stacklevel=3,
+            )
+        return [record for record in found if record is not None]
 
     def rewind(self, step: int) -> None:
         """Drop the records of steps after `step`, which a resumed run measures again."""
         if self.path.exists():
             kept = [json.dumps(r) + "\n" for r in self._all() if r["step"] <= step]
             replace_file(self.path, "".join(kept).encode())
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """The record in a line, None if there is none."""
+    try:
+        record = json.loads(line)
+        for name in _MEASURES if "loss" in record else ("step",):
+            if not isinstance(record[name], int | float):
+                return None
+            float(record[name])  # refuses integers beyond it
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        return None
+    return dict(record)

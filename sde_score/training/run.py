@@ -76,16 +76,8 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Measurements in `metrics.jsonl`, at least one, see `Metrics`.
-
-        Raises:
-            CheckpointError: if the file is missing, empty or damaged.
-        """
-        metrics = Metrics(self.path / "metrics.jsonl")
-        lines = metrics.read()
-        if not lines:
-            raise CheckpointError(f"{metrics.path} is missing or holds no measurement")
-        return lines
+        """Measurements in `metrics.jsonl`, see `Metrics`; none if the file is missing."""
+        return Metrics(self.path / "metrics.jsonl").read()
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -32,7 +32,8 @@ from sde_score.training.config import TrainConfig, save_config
 from sde_score.training.data_record import NAME
 from sde_score.training.distributed import Vote, accelerator_for, seed_network, wrap
 from sde_score.training.divergence import DivergenceCheck
-from sde_score.training.errors import TrainingInterrupted
+from sde_score.training.errors import TrainingError, TrainingInterrupted
+from sde_score.training.lock import only_trainer
 from sde_score.training.meter import Meter
 from sde_score.training.metrics import Metrics
 from sde_score.training.objective_state import ObjectiveState
@@ -171,6 +172,7 @@ class Trainer:
         if not (self.out / NAME).exists():
             self.job.record.write(self.out / NAME)
         save_config(self.config, self.out / "config.yaml")
+        self.checkpoints.tidy(self.config.keep)
         self.metrics.rewind(self.step)
         if self.job.start is not None:
             self.metrics.note({"step": self.step, "init_from": self.job.start.text})
@@ -189,6 +191,7 @@ class Trainer:
         vote = Vote(self.accelerator.num_processes)
         self.meter.start()
         with torch.random.fork_rng(devices), StopRequest() as stop, self._bar() as bar:
+            self._sample_if_due(again=False)  # a kill may have come before the last samples
             while self.step < self.config.steps:
                 self._train_step()
                 bar.update()
@@ -222,12 +225,16 @@ class Trainer:
 
     def _after_step(self, bar: Any) -> None:
         config, finished = self.config, self.step == self.config.steps
+        if self.accelerator.is_main_process and not (self.out / "config.yaml").exists():
+            raise TrainingError(
+                f"{self.out} was removed, or its config.yaml, before step {self.step}: nothing "
+                "more can be saved there"
+            )
         if self.step % config.log_every == 0 or finished:
             self._log(bar)
         if self.step % config.checkpoint_every == 0 or finished:
             self._save()
-        if config.sample_every and self.step % config.sample_every == 0:
-            self._sample()
+        self._sample_if_due()
 
     def _log(self, bar: Any) -> None:
         self.check.losses(self.meter, self.step, self.checkpoints.newest())
@@ -272,10 +279,13 @@ class Trainer:
         self.saved = self.step
         self.accelerator.wait_for_everyone()
 
-    def _sample(self) -> None:
-        if self.accelerator.is_main_process and self.on_samples is not None:
-            folder = self.out / "samples"
-            folder.mkdir(exist_ok=True)
+    def _sample_if_due(self, again: bool = True) -> None:
+        every, picture = self.config.sample_every, self.out / "samples" / f"step-{self.step}.png"
+        if not every or not self.step or self.step % every:
+            return
+        wanted = again or not picture.exists()
+        if self.accelerator.is_main_process and self.on_samples and wanted:
+            picture.parent.mkdir(exist_ok=True)
             so_far = Run(
                 self.out,
                 self.config,
@@ -288,7 +298,7 @@ class Trainer:
             )
             averaged = self.update.ema.swapped(self.update.parameters.values())
             with averaged, evaluating(self.model):
-                self.on_samples(so_far, folder / f"step-{self.step}.png")
+                self.on_samples(so_far, picture)
         self.accelerator.wait_for_everyone()
 
     def _stop(self, signum: int) -> None:
@@ -348,14 +358,18 @@ def train(
         The run with its averaged weights, as `load_run(out)` opens it.
 
     Raises:
-        ValueError: if `out` holds a run of another configuration, or an argument does not fit.
+        ValueError: if `out` holds a run of another configuration, another process trains there, or
+            an argument does not fit.
         DataError: if the data cannot be loaded, or are others than those of the run in `out`.
         CheckpointError: if the newest checkpoint, or what `init_from` names, is damaged.
-        TrainingError: if the loss or a weight is no longer a finite number.
+        TrainingError: if the loss or a weight is no longer a finite number, or the directory is
+            gone.
+        OSError: if a file cannot be written, as on a full disk; checkpoints stay.
         TrainingInterrupted: after SIGINT or SIGTERM, with a checkpoint of the last step; the same
             call goes on from there.
     """
     given = {"objective": objective, "data": data, "init_from": init_from, **as_fields(model)}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
-    job = prepare(config, out, resume=resume, continue_with=continue_with)
-    return Trainer(job, progress=progress, on_samples=on_samples, on_metrics=on_metrics).run()
+    with only_trainer(Path(out)):
+        job = prepare(config, out, resume=resume, continue_with=continue_with)
+        return Trainer(job, progress=progress, on_samples=on_samples, on_metrics=on_metrics).run()

@@ -264,19 +264,3 @@ def test_a_folder_without_a_run_or_a_step_is_refused(trained, tmp_path):
     shutil.rmtree(trained / "checkpoints")
     with pytest.raises(CheckpointError, match="no checkpoint; there are: none"):
         load_run(trained)
-
-
-@pytest.mark.parametrize(
-    "line", ['{"step": 7, "lo', "[1]", "{}", '{"step": "x"}', "\0", "[" * 9999]
-)
-def test_a_damaged_line_of_metrics_is_refused_by_file_and_number(trained, run_to, line):
-    path = trained / "metrics.jsonl"
-    first, _, *rest = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([first, line + "\n", *rest]))
-    for use in (lambda: load_run(trained).metrics, lambda: run_to(trained, steps=13)):
-        with pytest.raises(CheckpointError, match=r"metrics\.jsonl is damaged: line 2"):
-            use()
-    path.write_text("")
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl is missing or holds no"):
-        _ = load_run(trained).metrics
-    assert run_to(trained, steps=13).metrics[0]["step"] == 13
