@@ -9,8 +9,8 @@ hierarchical VAE, by the continuous bound and by the probability flow.
 
     python benchmarks/ddpm_vs_sde.py [--data digits] [--layers 50 1000] [--nfe 50 250] [--num 512]
 
-What was stopped is taken up by the same command. Time is CPU time of one thread. What is
-shared with `ncsn_vs_sde.py`, and how errors are measured, is in `discrete_vs_continuous.py`.
+The same command continues an interrupted run. Time is CPU time of one thread. The code shared with
+`ncsn_vs_sde.py`, and the definition of the errors, are in `discrete_vs_continuous.py`.
 
 References: Ho et al. 2020, https://arxiv.org/abs/2006.11239; Song et al. 2021,
 https://arxiv.org/abs/2011.13456; Kingma et al. 2021, https://arxiv.org/abs/2107.00630.

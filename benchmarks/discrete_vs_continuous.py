@@ -1,4 +1,4 @@
-"""What `ncsn_vs_sde.py` and `ddpm_vs_sde.py` share: training at n noise levels against all of them.
+"""Shared code of `ncsn_vs_sde.py` and `ddpm_vs_sde.py`: n noise levels against all of them.
 
 Both networks of a pair get the same initial weights, examples in the same order, the same noise and
 the same uniform numbers u, from which one takes the level number floor(u n) and the other the time
@@ -60,7 +60,9 @@ def arguments(
     add("--held-out", type=float, default=0.3)
     add("--seeds", type=int, default=2, help="trainings of every kind")
     add("--num", type=int, default=512, help="samples for every row")
-    add("--nfe", type=int, nargs="+", default=nfe, help="network evaluations per sample, about")
+    add(
+        "--nfe", type=int, nargs="+", default=nfe, help="approximate network evaluations per sample"
+    )
     add("--likelihoods", type=int, default=128, help="held-out examples for bits/dim")
     add("--extractor", help="features of the Frechet distance [a classifier of the data]")
     add("--out", type=Path, default=out, help="folder for the trainings and the tables")
@@ -74,14 +76,14 @@ def arguments(
 
 
 def trainings(layers: Iterable[int]) -> dict[str, int | None]:
-    """What is compared: a name, and the number of levels where there are finitely many."""
+    """Kinds of training: name, and number of noise levels, None for all of them."""
     return {**{f"discrete {n}": n for n in layers}, CONTINUOUS: None}
 
 
 def configuration(
     options: argparse.Namespace, sde: str, layers: int | None, seed: int
 ) -> TrainConfig:
-    """One training; everything but the law of the noise levels is the same for all."""
+    """Configuration of one training; they differ in the distribution of the noise levels alone."""
     times = "uniform" if layers is None else f"discrete(levels={layers})"
     return TrainConfig(
         data=options.data,
@@ -92,14 +94,14 @@ def configuration(
         batch_size=options.batch,
         precision=options.precision,
         held_out=options.held_out,
-        dequantize=True,  # one law for samples and for likelihoods
+        dequantize=True,  # one distribution for samples and for likelihoods
         seed=seed,
         device="cpu",
     )
 
 
 def train_all(options: argparse.Namespace, sde: str) -> dict[tuple[str, int], Run]:
-    """Train every kind with every seed, or take up what is there; keys are (name, seed)."""
+    """Train every kind with every seed, or continue from the files; keys are (name, seed)."""
     runs = {}
     for seed, (name, layers) in itertools.product(
         range(options.seeds), trainings(options.layers).items()
@@ -111,7 +113,7 @@ def train_all(options: argparse.Namespace, sde: str) -> dict[tuple[str, int], Ru
 
 
 class Judge:
-    """Held-out data, and how far samples are from them.
+    """Held-out data, and distances of samples to them.
 
     Args:
         options: the flags.
@@ -135,7 +137,7 @@ class Judge:
         return self._row(self.estimator(x))
 
     def floor(self) -> Row:
-        """What perfect samples would score: the distances of training data."""
+        """Distances of perfect samples: those of training data."""
         return self._row(self.estimator.floors)
 
     def _row(self, intervals: Iterable[Interval]) -> Row:

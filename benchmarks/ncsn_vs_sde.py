@@ -9,8 +9,8 @@ network evaluations, against held-out data; bits/dim by the probability flow.
 
     python benchmarks/ncsn_vs_sde.py [--data digits] [--layers 10 232] [--nfe 30 240] [--num 512]
 
-What was stopped is taken up by the same command. Time is CPU time of one thread. What is
-shared with `ddpm_vs_sde.py`, and how errors are measured, is in `discrete_vs_continuous.py`.
+The same command continues an interrupted run. Time is CPU time of one thread. The code shared with
+`ddpm_vs_sde.py`, and the definition of the errors, are in `discrete_vs_continuous.py`.
 
 References: Song & Ermon 2019, https://arxiv.org/abs/1907.05600; Song & Ermon 2020,
 https://arxiv.org/abs/2006.09011; Song et al. 2021, https://arxiv.org/abs/2011.13456.

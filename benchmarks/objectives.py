@@ -1,4 +1,4 @@
-"""What each objective costs and how well it learns, against the dimension; torchebm beside us.
+"""Cost and accuracy of each objective against the dimension, beside those of torchebm.
 
 Four tables, one process, one thread, medians of CPU time over rounds in which all take turns:
 
@@ -6,7 +6,8 @@ Four tables, one process, one thread, medians of CPU time over rounds in which a
 2. the ratio to torchebm 0.8.9 where it has the objective (`pip install 'sde-score[bench]'`);
 3. the error of the learned score, E |s - s*|^2 / E |s*|^2, after the same number of steps on a
    correlated Gaussian, by the exact formula;
-4. the standard deviation of the loss of denoising score matching at sigma = 0.1, naive and not.
+4. the standard deviation of the loss of denoising score matching at sigma = 0.1, with and without
+   variance reduction.
 
     python benchmarks/objectives.py [--rounds 9] [--dims 2 16 64 784] [--steps 300]
 """
@@ -56,7 +57,7 @@ EXACT = ("implicit", "regularized")  # d backward passes
 
 
 class Energy(nn.Module):
-    """A smooth network and a quadratic well: what both libraries differentiate."""
+    """A smooth network plus a quadratic well, differentiated by both libraries."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Energy(nn.Module):
 
 
 class Known:
-    """A Gaussian as a target: what `explicit` and `target-score` compare with."""
+    """Gaussian target of `explicit` and `target-score`."""
 
     def __init__(self, dim: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -95,31 +96,34 @@ class Known:
         return self.energy(x), self.score(x)
 
 
-def batches(law: Known, generator: torch.Generator) -> Callable[[], Tensor]:
-    """Gives the next of 64 batches in turn, drawn beforehand."""
-    pool = law.sample(64 * BATCH, generator).split(BATCH)
+def batches(target: Known, generator: torch.Generator) -> Callable[[], Tensor]:
+    """A function that returns 64 batches in turn, drawn beforehand."""
+    pool = target.sample(64 * BATCH, generator).split(BATCH)
     turn = itertools.cycle(pool)
     return lambda: next(turn)
 
 
-def ours(spec: str, law: Known, dim: int, rate: float = 1e-3) -> tuple[EnergyFunction, Callable]:
+def ours(spec: str, target: Known, dim: int, rate: float = 1e-3) -> tuple[EnergyFunction, Callable]:
     """A model and its training step."""
     torch.manual_seed(0)
     model = EnergyFunction(Energy(dim), VE(0.1, 0.101))  # the energy does not know the noise
     given = {}
     if spec == "explicit":
-        given = {"target": law}
+        given = {"target": target}
     elif spec == "target-score":
-        given = {"target": law, "information": float(law.precision.diagonal().mean())}
+        given = {
+            "target": target,
+            "information": float(target.precision.diagonal().mean()),
+        }
     elif spec.startswith("finite-difference"):
         given = {"sigma_data": 1.0}
     objective = objectives.create(spec, **given)
     generator = torch.Generator().manual_seed(1)
     parameters = list(model.parameters())
     if isinstance(objective, objectives.StatefulObjective):
-        objective.setup(law.sample(1024, generator))
+        objective.setup(target.sample(1024, generator))
         parameters += list(objective.parameters())
-    adam, batch = torch.optim.Adam(parameters, lr=rate), batches(law, generator)
+    adam, batch = torch.optim.Adam(parameters, lr=rate), batches(target, generator)
 
     def step() -> None:
         adam.zero_grad()
@@ -132,7 +136,7 @@ def ours(spec: str, law: Known, dim: int, rate: float = 1e-3) -> tuple[EnergyFun
     return model, step
 
 
-def theirs(name: str, law: Known, dim: int) -> Callable[[], None] | None:
+def theirs(name: str, target: Known, dim: int) -> Callable[[], None] | None:
     """The training step of torchebm on the same energy; None where it is not installed."""
     try:
         from torchebm.core import BaseModel
@@ -158,7 +162,7 @@ def theirs(name: str, law: Known, dim: int) -> Callable[[], None] | None:
         "DSM": lambda: DenoisingScoreMatching(model, noise_scale=0.1),
     }[name]()
     generator = torch.Generator().manual_seed(1)
-    adam, batch = torch.optim.Adam(model.parameters(), lr=1e-3), batches(law, generator)
+    adam, batch = torch.optim.Adam(model.parameters(), lr=1e-3), batches(target, generator)
 
     def step() -> None:
         adam.zero_grad()
@@ -187,7 +191,7 @@ def cpu_ms(step: Callable[[], None], repeats: int) -> float:
 
 
 def peak_mb(step: Callable[[], None]) -> float:
-    """Bytes that a step allocates at its height, by the profiler's running sum."""
+    """Peak memory of a step in MB, by the running sum of the profiler's records."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
@@ -215,12 +219,12 @@ def costs(dims: list[int], rounds: int) -> None:
     print(f"{'objective':45s}" + "".join(f"{f'd = {dim}':>18s}" for dim in dims))
     table: dict[str, list[str]] = {spec: [] for spec in SPECS}
     for dim in dims:
-        law = Known(dim)
+        target = Known(dim)
         for spec in SPECS:
             if spec in EXACT and dim > 100:
                 table[spec].append(f"{'-':>18s}")
                 continue
-            _, step = ours(spec, law, dim)
+            _, step = ours(spec, target, dim)
             measured = times({spec: step}, rounds, 1 if spec in EXACT else 3)[spec]
             table[spec].append(f"{statistics.median(measured):9.2f} {peak_mb(step):5.1f} MB")
     for spec, cells in table.items():
@@ -230,15 +234,15 @@ def costs(dims: list[int], rounds: int) -> None:
 def ratios(dims: list[int], rounds: int) -> None:
     print("\nCPU ms per training step beside torchebm: ours, theirs, median of the ratios")
     for dim in dims:
-        law = Known(dim)
+        target = Known(dim)
         for spec, name in PAIRS:
             if name == "ISM exact" and dim > 100:
                 continue
-            other = theirs(name, law, dim)
+            other = theirs(name, target, dim)
             if other is None:
                 print("torchebm is not installed: pip install 'sde-score[bench]'")
                 return
-            _, step = ours(spec, law, dim)
+            _, step = ours(spec, target, dim)
             found = times({"ours": step, "theirs": other}, rounds, 1 if spec in EXACT else 5)
             ratio = statistics.median(
                 b / a for a, b in zip(found["ours"], found["theirs"], strict=True)
@@ -248,7 +252,7 @@ def ratios(dims: list[int], rounds: int) -> None:
 
 
 def errors(dims: list[int], steps: int) -> None:
-    print(f"\nRelative error of the score after {steps} steps; noisy: of the smoothed law")
+    print(f"\nRelative error of the score after {steps} steps; noisy: of the smoothed target")
     print(f"{'objective':45s}" + "".join(f"{f'd = {dim}':>12s}" for dim in dims))
     for spec in SPECS:
         cells = []
@@ -256,13 +260,13 @@ def errors(dims: list[int], steps: int) -> None:
             if dim > (20 if spec in EXACT else 100):
                 cells.append(f"{'-':>12s}")
                 continue
-            law = Known(dim)
-            model, step = ours(spec, law, dim, rate=5e-3)
+            target = Known(dim)
+            model, step = ours(spec, target, dim, rate=5e-3)
             for _ in range(steps):
                 step()
-            x = law.sample(4096, torch.Generator().manual_seed(2)).double()
+            x = target.sample(4096, torch.Generator().manual_seed(2)).double()
             noisy = spec.startswith(("denoising", "target", "recovery"))
-            covariance = law.root @ law.root.mT + 0.01 * noisy * torch.eye(dim)
+            covariance = target.root @ target.root.mT + 0.01 * noisy * torch.eye(dim)
             truth = GaussianMixture(torch.zeros(1, dim), covariance[None], VE(1e-6, 1.0))
             with torch.no_grad():
                 want = truth.score(x, 0.0)
@@ -272,27 +276,27 @@ def errors(dims: list[int], steps: int) -> None:
 
 
 def variances(dim: int = 8, count: int = 200_000) -> None:
-    """Of the summed score-form loss at sigma = 0.1 for the exact model of N(0, I)."""
+    """Print the spread of the summed score-form loss at sigma = 0.1, exact model of N(0, I)."""
     print(f"\nStandard deviation of the loss at sigma = 0.1, d = {dim}, exact model of N(0, I)")
     sde = VE(0.1, 5.0)
-    law = GaussianMixture(torch.zeros(1, dim), 1.0, sde)
+    target = GaussianMixture(torch.zeros(1, dim), 1.0, sde)
     generator = torch.Generator().manual_seed(0)
-    x0 = law.sample(count, generator=generator)
+    x0 = target.sample(count, generator=generator)
     t = torch.full((count,), sde.t_min, dtype=torch.float64)
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     unit = dim / (2 * 0.1**2)
     found = {}
     for form in ("none", "constant", "antithetic"):
         objective = objectives.create("denoising", variance_reduction=form)
-        found[f"denoising, {form}"] = objective.at(law, x0, t, noise).std() * unit
+        found[f"denoising, {form}"] = objective.at(target, x0, t, noise).std() * unit
     control = objectives.create("denoising-control")
-    parts = control.parts(law, x0, t, noise)
+    parts = control.parts(target, x0, t, noise)
     control.pending += control._sums(sde, t, parts)
     control.finish_step()
     found["denoising-control"] = parts.combine(*control.coefficients(sde, t)).std() * unit
     hutchinson = objectives.create("hutchinson")
-    x = law.sample(count, t=sde.t_min, generator=generator)
-    found["hutchinson"] = hutchinson(law, x, generator=generator).detach().std()
+    x = target.sample(count, t=sde.t_min, generator=generator)
+    found["hutchinson"] = hutchinson(target, x, generator=generator).detach().std()
     naive = found["denoising, none"]
     for name, std in found.items():
         print(f"{name:24s} {float(std):9.2f}   variance {float((std / naive) ** 2):9.2e} of naive")

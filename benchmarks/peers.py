@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sde_score.evaluation import BenchmarkTarget, Entry
 
-SIGMA_MIN = 0.002  # where grids over the noise ratio end, as EDM's
+SIGMA_MIN = 0.002  # the end of grids over the noise ratio, EDM's
 
 Run = Callable[["Oracle", Tensor, int], Tensor]
 """From y = x / alpha at the largest noise ratio to data, with a number of evaluations."""
@@ -26,7 +26,7 @@ Run = Callable[["Oracle", Tensor, int], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Oracle:
-    """A target as other libraries see it: E[x0 | y] at a noise ratio s, with y = x / alpha."""
+    """A target in the form of other libraries: E[x0 | y] at a noise ratio s, with y = x / alpha."""
 
     target: BenchmarkTarget
     condition: Tensor | None
@@ -83,7 +83,7 @@ def _draw(
 
 
 def peers() -> Iterator[Peer]:
-    """What is compared, installed or not."""
+    """The samplers compared, installed or not."""
     for order in (2, 3):
         for schedule in ("Rectified", "Elucidated", "Cosine", "VE", "VP"):
             for kind in ("vAB", "zEAB", "xEAB"):

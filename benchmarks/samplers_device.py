@@ -1,8 +1,8 @@
-"""What a sampler's loop adds to the network on a GPU: time per step beside the network's alone.
+"""Overhead of a sampler's loop on a GPU: time per step beside that of the network alone.
 
-A loop that never waits for the device keeps it busy, so what a step costs beyond the network is the
-kernels of its own arithmetic and, if the host is slower than the device, gaps between kernels. Both
-are read from one profile: gaps are the time in which no kernel ran.
+A loop that never waits for the device keeps it busy, so beyond the network a step costs its
+own kernels and, if the host is slower than the device, gaps between kernels. Both are read
+from one profile: gaps are the time in which no kernel ran.
 
 Run: python benchmarks/samplers_device.py [--batch 64] [--base 96] [--steps 20]
 """

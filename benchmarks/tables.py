@@ -1,7 +1,7 @@
 """Tables of figures with their errors, for several training seeds: printed, and kept in files.
 
-A row of the files is one training; what is printed are means over the seeds. Their error is the
-larger of two: that of the figures themselves, and what their spread over the seeds says.
+A row of the files is one training; the printed rows are means over the seeds. Their error is the
+larger of two: that of the figures themselves, and the one estimated from their spread.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Journal:
         self.rows = dict(json.loads(line) for line in self.whole)
 
     def row(self, key: Sequence[object], measure: Callable[[], Row]) -> Row:
-        """The row of a key, which names all that it depends on; measured if it is not there."""
+        """The row of a key, which holds everything that it depends on; measured if absent."""
         name = " | ".join(map(str, key))
         if name not in self.rows:
             self.rows[name] = measure()

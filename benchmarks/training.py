@@ -1,6 +1,6 @@
-"""What our training step costs beyond its arithmetic.
+"""Overhead of the training step beyond its arithmetic.
 
-Times our whole step (data, random numbers, objective, clipping, Adam, average of the weights,
+Times the whole step (data, random numbers, objective, clipping, Adam, average of the weights,
 bookkeeping) against the bare forward, backward and Adam of the same network on a fixed batch and
 fixed noise, in turns, one process, one thread. Prints medians of CPU milliseconds and the ratio.
 

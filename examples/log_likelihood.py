@@ -1,9 +1,9 @@
-"""How probable is x? The flow's likelihood beside the truth, and bits per dimension of images.
+"""Log-likelihood: the flow's beside the truth, and bits per dimension of images.
 
     python examples/log_likelihood.py
 
-What is left between flow and truth is the prior, which knows nothing of the data at `t_max`. The
-empirical distribution is the ideal denoiser of a data set: sampled, it gives the data back.
+Flow and truth differ by the prior, which does not depend on the data as the marginal at `t_max`
+does. The empirical distribution is the ideal denoiser of a data set: its samples are the data.
 """
 
 import torch

@@ -2,7 +2,7 @@
 
     python examples/swap_samplers.py
 
-The model is a mixture of two Gaussians, whose score is exact, so what differs is the sampler alone.
+The model is a mixture of two Gaussians, whose score is exact: results differ by the sampler alone.
 """
 
 import argparse

@@ -57,8 +57,8 @@ def test_dequantization_is_uniform_over_the_bin_of_each_level():
         raw = torch.full((4000, 1, 2), level, dtype=torch.uint8)
         x = scaling.dequantize(raw, generator_from(level)).double()
         low = 2 * level / 17 - 1
-        law = stats.uniform(loc=low, scale=2 / 17)
-        assert stats.kstest(x.flatten().numpy(), law.cdf).pvalue > 0.01
+        distribution = stats.uniform(loc=low, scale=2 / 17)
+        assert stats.kstest(x.flatten().numpy(), distribution.cdf).pvalue > 0.01
         assert x.min() >= low - 1e-7
         assert x.max() <= low + 2 / 17 + 1e-7
         correlation = torch.corrcoef(x.flatten(1).T)[0, 1].item()
@@ -110,7 +110,7 @@ def test_eight_bit_offsets_are_seven_bits_in_minus_one_to_one_and_eight_in_zero_
 
 
 def test_gaussian_density_gives_its_differential_entropy_in_raw_units():
-    """Raw N(m, s^2) standardized is N(0, I); the code length must be that of the raw law."""
+    """Raw N(m, s^2) standardized is N(0, I); the code length must be that of the raw data."""
     mean, std = torch.tensor([3.0, -1.0]).double(), torch.tensor([0.2, 50.0]).double()
     raw = mean + std * torch.randn(7, 2, dtype=torch.float64, generator=generator_from(3))
     scaling = Scaling(center=tuple(mean.tolist()), width=tuple(std.tolist()))

@@ -5,7 +5,7 @@
 Implicit score matching needs the trace of the score's Jacobian J, one backward pass for each of
 its d diagonal entries. For random v of covariance 1, E[v^T J v] = tr J, and v^T J v takes one pass
 whatever d; its variance is 2 |J|^2 for Gaussian v and 2 (|J|^2 - sum of J_ii^2) for random signs.
-The law in d dimensions is d / 2 copies of the mixture, seen in turned coordinates.
+The data in d dimensions are d / 2 copies of the mixture, seen in turned coordinates.
 """
 
 from timeit import repeat
@@ -25,7 +25,7 @@ SIZES = [2, 8, 32, 128, 512]
 
 
 def copies(d, count):
-    """The score of turned copies of the mixture, and draws of the law `(count, d)`."""
+    """The score of turned copies of the mixture, and draws of them `(count, d)`."""
     turn = torch.linalg.qr(torch.randn(d, d, generator=generator).double())[0]
     x = target.sample(count * d // 2, generator).reshape(count, d) @ turn.T
     return lambda x: target.score((x @ turn).reshape(-1, 2)).reshape(x.shape) @ turn.T, x
@@ -40,12 +40,14 @@ def milliseconds(objective, d, tries):
 
 
 def deviations(a):
-    """Standard deviation of v^T a v for symmetric a `(n, d, d)`, for each law of v, by formula."""
+    """Standard deviation of v^T a v for symmetric a `(n, d, d)`, in closed form."""
     d, square, diagonal = a.shape[1], (a**2).sum((1, 2)), torch.einsum("nii->ni", a)
     signs = 2 * square - 2 * (diagonal**2).sum(1)
     sphere = 2 * d / (d + 2) * (square - diagonal.sum(1) ** 2 / d)
     variances = {"gaussian": 2 * square, "rademacher": signs, "sphere": sphere}
-    return {law: float(variance.mean().sqrt()) for law, variance in variances.items()}
+    return {
+        distribution: float(variance.mean().sqrt()) for distribution, variance in variances.items()
+    }
 
 
 headline = "One random vector takes the place of a d × d Jacobian"
@@ -69,15 +71,15 @@ picture.say(cost, 512, 22, "one vector v:\none backward pass", picture.LEARNED, 
 
 matrices = [jacobian(*copies(d, 16)).detach() for d in SIZES]
 expected = [deviations(a) for a in matrices]
-for law in expected[0]:
-    vectors = [probes(200, a[:, 0], law, generator) for a in matrices]
+for distribution in expected[0]:
+    vectors = [probes(200, a[:, 0], distribution, generator) for a in matrices]
     forms = [
         torch.einsum("kni,nij,knj->kn", v, a, v) for v, a in zip(vectors, matrices, strict=True)
     ]
     drawn = [float(form.var(0).mean().sqrt()) for form in forms]
-    picture.truth(noise, SIZES, [known[law] for known in expected])
+    picture.truth(noise, SIZES, [known[distribution] for known in expected])
     picture.learned(noise, SIZES, drawn, marker="o", linewidth=0)
-    print(f"{law:10} d = {SIZES}:", *(f"{value:.1f}" for value in drawn), "nats")
+    print(f"{distribution:10} d = {SIZES}:", *(f"{value:.1f}" for value in drawn), "nats")
 truth = ScoreFunction(lambda x, t: target.score(x))
 alone = float(exact(truth, target.sample(50000, generator)).detach().std())
 picture.other(noise, SIZES, [alone * (d / 2) ** 0.5 for d in SIZES], linestyle="--")

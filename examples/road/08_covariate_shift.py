@@ -1,4 +1,4 @@
-"""Where there are no data, nothing was learned, and that is where sampling begins.
+"""Covariate shift: sampling begins where there are no data, so that nothing was learned there.
 
     python examples/road/08_covariate_shift.py
 
@@ -6,8 +6,8 @@ Every form of score matching weighs its error by the density of the data,
 
     E_p | s - grad log p |^2 = integral of p(x) |s(x) - grad log p(x)|^2 dx,
 
-so that it says nothing of the score where p is next to zero. A sampler starts there: it asks the
-network about places it never saw. Statisticians call it covariate shift.
+so that the score is free where p is next to zero. A sampler starts there: it asks the network about
+places that it never saw. Statisticians call it covariate shift.
 """
 
 import picture

@@ -70,14 +70,17 @@ grid[1][0].set_ylabel("← decoder", color=picture.LEARNED)
 terms, gap = picture.joined(grid[2][:3]), picture.joined(grid[2][3:])
 code = -target.log_prob(x0).mean()
 print(f"-E log p(x0) of the data: {code:.3f} nats")
-for name, law, draw in (
+for name, distribution, draw in (
     ("exact score", truth, picture.truth), ("network", model, picture.learned)
 ):  # fmt: skip
-    bound = vae.elbo(law, x0)
+    bound = vae.elbo(distribution, x0)
     draw(terms, range(2, LAYERS + 1), bound.layers.mean(1), marker="o", markersize=4)
     parts = (bound.prior, bound.layers.sum(0), bound.reconstruction, bound.nats)
     print(name, *(f"{part.mean():.4f}" for part in parts), "(prior, layers, decoder, all)")
-    bounds = [HierarchicalVAE.from_sde(sde, n, grid=GRID).elbo(law, x0).nats.mean() for n in COUNTS]
+    bounds = [
+        HierarchicalVAE.from_sde(sde, n, grid=GRID).elbo(distribution, x0).nats.mean()
+        for n in COUNTS
+    ]
     draw(gap, COUNTS, [b - code for b in bounds], marker="o", markersize=4, label=name)
     print(
         "  above it:",

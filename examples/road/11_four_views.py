@@ -9,8 +9,8 @@ The network knows the score of digits at every noise, and that is all that a vie
     SDE      dx = (f x - g^2 score) dt + g dw                   back in time
     ODE      dx = (f x - g^2 score / 2) dt                      back in time, without noise
 
-With enough steps all draw from one law. Which digit a seed becomes is another matter: two of the
-views agree even there, since layers are steps of the SDE.
+With enough steps all draw from one distribution. Two of the views, layers and SDE, even turn the
+same seed into the same digit, since layers are steps of the SDE.
 """
 
 import itertools

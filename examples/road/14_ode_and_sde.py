@@ -6,9 +6,9 @@ From the same start at t = 1 run the reverse-time SDE or the probability-flow OD
 
     dx = (f x - g^2 score) dt + g dw,      dx = (f x - g^2 score / 2) dt.
 
-At each time both have the same law p_t. But the ODE is a map: a start has one end, and paths never
-cross, so in one dimension it keeps their order. The SDE forgets its start on the way: the same
-start ends here or there. So the ODE gives every digit a code, and the SDE draws one.
+At each time both have the same distribution p_t. But the ODE is a map: a start has one end, and
+paths never cross, so in one dimension it keeps their order. The SDE forgets its start on the way:
+the same start ends here or there. So the ODE gives every digit a code, and the SDE draws one.
 """
 
 import digits
@@ -24,17 +24,19 @@ COLUMNS = 18
 
 options = picture.arguments(__file__, __doc__, steps=1200)
 sde = VP()
-law = GaussianMixture([[-1.2], [0.8]], 0.04, sde, weights=[0.4, 0.6])
+mixture = GaussianMixture([[-1.2], [0.8]], 0.04, sde, weights=[0.4, 0.6])
 ode_way, sde_way = (samplers.create("euler-maruyama", steps=500, eta=eta) for eta in (0.0, 1.0))
 
-figure, grid = picture.sheet("Same noise, same laws, different ways", 8.3, (1, 1, 1), (1, 0.85))
+figure, grid = picture.sheet(
+    "Same noise, same marginals, different ways", 8.3, (1, 1, 1), (1, 0.85)
+)
 times = torch.linspace(1, sde.sampling_t_min, 121, dtype=torch.float64)
 height = torch.linspace(-2.9, 2.9, 141, dtype=torch.float64)
-density = torch.stack([law.log_prob(height[:, None], t).exp() for t in times], 1)
+density = torch.stack([mixture.log_prob(height[:, None], t).exp() for t in times], 1)
 levels = torch.linspace(0, 1.1, 13).pow(1.6).tolist()
 starts = torch.tensor([-1.8, -1.2, -0.7, -0.4, 0.0, 0.5, 1.0, 1.7], dtype=torch.float64)[:, None]
-maps = ode_way(law, starts, trajectory=True, progress=False)
-draws = sde_way(law, starts[[6] * 4], seed=2, trajectory=True, progress=False)
+maps = ode_way(mixture, starts, trajectory=True, progress=False)
+draws = sde_way(mixture, starts[[6] * 4], seed=2, trajectory=True, progress=False)
 for axes in grid[0][:2]:
     axes.contourf(times, height, density, levels, cmap=picture.TRUE_SHADES, extend="max")
     axes.set(xlabel="time t, from noise to data", ylabel="x", xlim=(1, 0), ylim=(-2.9, 2.9))
@@ -50,11 +52,11 @@ start = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0), dtype=t
 x = torch.linspace(-1.9, 1.6, 400, dtype=torch.float64)
 share_below = 0.4 * ndtr((x + 1.2) / 0.2) + 0.6 * ndtr((x - 0.8) / 0.2)
 picture.truth(coupling, ndtri(share_below), x)
-picture.truth(coupling, 4 + 1.6 * law.log_prob(x[:, None]).exp(), x)
+picture.truth(coupling, 4 + 1.6 * mixture.log_prob(x[:, None]).exp(), x)
 for name, way, color in (
     ("SDE", sde_way, picture.OTHER), ("ODE", ode_way, picture.LEARNED)
 ):  # fmt: skip
-    end = way(law, start, seed=1, progress=False)
+    end = way(mixture, start, seed=1, progress=False)
     coupling.scatter(start, end, s=2.5, color=color, alpha=0.6, linewidths=0, zorder=3)
     share, edges = torch.histogram(end, 60, range=(-2, 1.7), density=True)
     coupling.stairs(4 + 1.6 * share, edges, baseline=None, orientation="horizontal", color=color)

@@ -1,4 +1,4 @@
-"""The digits of the road: a small U-Net trained on 8 x 8 handwritten digits, and rows of them."""
+"""Handwritten digits for the pictures: a small U-Net trained on them, and rows of images."""
 
 import picture
 import torch

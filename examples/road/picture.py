@@ -1,4 +1,4 @@
-"""How the pictures of the road look: one palette, one way to draw each kind of thing.
+"""Style of the pictures: one palette, one way to draw each kind of thing.
 
 Blue is the truth, orange is what was learned, dark dots are data, green is whatever else a picture
 needs. The truth is a broad pale line and what was learned a thin one on top, so that both are seen

@@ -1,4 +1,4 @@
-"""One network read in four ways, and two laws whose every quantity is known."""
+"""One network read in four ways, and two distributions whose every quantity is known."""
 
 from __future__ import annotations
 

@@ -186,8 +186,10 @@ def test_ancestral_sampling_draws_from_the_conditionals_of_the_hierarchical_vae(
     found = run(vae.ancestral(), network, start)
     generator = torch.Generator().manual_seed(3)
     for i in range(20, 1, -1):
-        law = vae.decoder.step(network, x, i)
-        x = law.mean + law.std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        distribution = vae.decoder.step(network, x, i)
+        x = distribution.mean + distribution.std * torch.randn(
+            x.shape, generator=generator, dtype=torch.float64
+        )
     torch.testing.assert_close(found, vae.decoder.data(network, x).mean, **ROUNDING)
 
 
@@ -211,8 +213,8 @@ SAME = {
     "other", [VE(0.01, 80.0), EDM(0.002, 90.0), SubVP(), VP(0.3, 12.0)], ids=str
 )
 def test_samplers_map_between_diffusions_as_their_states_do(name, other, mixture):
-    """The law of x_t / alpha_t knows of its diffusion but sigma / alpha: at times of equal noise
-    and from the same x / alpha, samples of VP and of any other are the same. (Not so for the wide
+    """The distribution of x_t / alpha_t depends on sigma / alpha alone: at times of equal noise and
+    from the same x / alpha, samples of VP and of any other are the same. (Not so for the wide
     variance of ancestral sampling, which is that of a step of x and not of x / alpha.)"""
     vp = VP()
     times = vp.time_of_log_snr(LEVELS)
@@ -226,7 +228,7 @@ def test_samplers_map_between_diffusions_as_their_states_do(name, other, mixture
     torch.testing.assert_close(*results, **ROUNDING)
 
 
-def test_models_of_one_law_agree_across_diffusions(sde, mixture):
+def test_models_of_one_distribution_agree_across_diffusions(sde, mixture):
     """E[x0 | x_t] is a function of x_t / alpha_t and of sigma_t / alpha_t."""
     x, truth = draw(5, 2), mixture(EDM())
     for level in LEVELS:

@@ -1,7 +1,8 @@
 """Where a view is the limit of another: the error falls at the proved rate, in exact expectations.
 
-On data N(m, v) every chain is affine in its start and its noise, so its law follows from unit
-inputs without a random number; the truths are moment equations solved by scipy, and quadrature.
+On data N(m, v) every chain is affine in its start and its noise, so its distribution follows from
+unit inputs without a random number; the truths are moment equations, solved by scipy, and
+quadrature.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ def affine(sampler, model):
     return out[0].item(), (out[1] - out[0]).item(), out[2:] - out[0]
 
 
-def law(sampler, model, start_mean, start_var):
+def distribution(sampler, model, start_mean, start_var):
     """Mean and variance of the output for a normal start."""
     offset, of_start, of_noise = affine(sampler, model)
     variance = of_start**2 * start_var + of_noise.square().sum().item()
     return offset + of_start * start_mean, variance
 
 
-def reverse_sde_law(sde, start, end, mean, variance):
+def reverse_sde_distribution(sde, start, end, mean, variance):
     """Moments of dx = (f x - g^2 score) dt + g dw run from `start` down to `end`, by scipy."""
 
     def change(t, moments):
@@ -86,17 +87,17 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_chains_tend_to_the_law_of_the_reverse_sde(sde, name):
-    """From a start that is not the marginal: the limit is the law of the SDE and no other."""
+def test_chains_tend_to_the_distribution_of_the_reverse_sde(sde, name):
+    """From a start other than the marginal, the limit is still the distribution of the SDE."""
     ends = [float(sde.time_of_log_snr(v)) for v in (-3.0, 3.0)]
     mean, variance = 0.4 * float(sde.sigma(ends[0])), 1.7 * float(sde.sigma(ends[0])) ** 2
-    truth = reverse_sde_law(sde, *ends, mean, variance)
+    truth = reverse_sde_distribution(sde, *ends, mean, variance)
     steps, errors = (600, 1200) if name == "euler-maruyama" else (150, 300), []
     for n in steps:
         levels = torch.linspace(-3.0, 3.0, n + 1, dtype=torch.float64)
         times = sde.time_of_log_snr(levels).tolist()
         sampler = CHAINS[name](steps=n, grid=Times(tuple(times)), denoise=False)
-        errors.append(np.abs(np.subtract(law(sampler, one(sde), mean, variance), truth)))
+        errors.append(np.abs(np.subtract(distribution(sampler, one(sde), mean, variance), truth)))
     for k in (0, 1):
         error = [float(e[k]) for e in errors]
         assert error[-1] < 0.05 * truth[k]
@@ -119,7 +120,7 @@ def test_predictor_corrector_tends_to_the_marginals_for_any_number_of_correction
         sampler = PredictorCorrector(
             steps=n, grid=Times(tuple(times)), denoise=False, corrector=corrector
         )
-        errors.append(abs(law(sampler, one(sde), *moments[0])[1] - moments[1][1]))
+        errors.append(abs(distribution(sampler, one(sde), *moments[0])[1] - moments[1][1]))
     assert errors[-1] < 0.05 * moments[1][1]
     assert order(steps, errors) == pytest.approx(1, abs=0.2), errors
 
@@ -135,17 +136,17 @@ def test_annealed_langevin_has_the_variance_of_its_recursion():
         for _ in range(each):
             mean = mean + pull * (M - mean)
             expected = (1 - pull) ** 2 * expected + 2 * r * sigma**2
-    found = law(sampler, one(ladder.sde), 0.0, variance)
+    found = distribution(sampler, one(ladder.sde), 0.0, variance)
     assert found == pytest.approx((mean, expected), rel=1e-10)
 
 
-def test_annealed_langevin_tends_to_the_data_law_with_the_bias_of_its_step():
+def test_annealed_langevin_tends_to_the_data_distribution_with_the_bias_of_its_step():
     """Settled at the last rung the variance is w / (1 - r sigma^2 / 2 w): a bias r sigma^2 / 2."""
     ladder, ratios, errors = NoiseScales.geometric(2.0, 0.4, 3), (0.1, 0.05), []
     sigma = ladder.sigmas[-1].item()
     for r in ratios:
         sampler = ladder.sampler(steps_each=round(24 / r), step_ratio=r, denoise=False)
-        mean, variance = law(sampler, one(ladder.sde), 0.0, 4.0)
+        mean, variance = distribution(sampler, one(ladder.sde), 0.0, 4.0)
         width = V + sigma**2
         assert mean == pytest.approx(M, abs=1e-6)
         assert variance == pytest.approx(width / (1 - 0.5 * r * sigma**2 / width), rel=1e-6)
@@ -165,8 +166,8 @@ def exact_layers(vae, model, x0):
     z, w = nodes()
     total = 0.0
     for i in range(2, len(vae) + 1):
-        law_i = vae.encoder.marginal(torch.full((1, 1), x0, dtype=torch.float64), i)
-        xi = (law_i.mean + law_i.std * z[:, None]).double()
+        distribution_i = vae.encoder.marginal(torch.full((1, 1), x0, dtype=torch.float64), i)
+        xi = (distribution_i.mean + distribution_i.std * z[:, None]).double()
         start = torch.full_like(xi, x0)
         total += float(w @ vae.encoder.posterior(xi, start, i).kl(vae.decoder.step(model, xi, i)))
     return total
@@ -185,11 +186,13 @@ def continuous_layers(vae, model, x0):
     return quad(integrand, *ends, epsrel=1e-7, limit=200)[0]
 
 
-@pytest.mark.parametrize("law_name", ["gaussian", "mixture"])
+@pytest.mark.parametrize("distribution_name", ["gaussian", "mixture"])
 @pytest.mark.parametrize("on", [VP(), VE(0.05, 9.0)], ids=["VP", "VE"])
-def test_the_bound_of_n_layers_tightens_to_the_continuous_bound_as_1_over_n(law_name, on):
+def test_the_bound_of_n_layers_tightens_to_the_continuous_bound_as_1_over_n(distribution_name, on):
     """A layer of width h costs (e^h - 1 - h) / h of its own more: h / 2, so 1 / n in all."""
-    model = one(on) if law_name == "gaussian" else GaussianMixture([[1.2], [-0.6]], 0.2, on)
+    model = (
+        one(on) if distribution_name == "gaussian" else GaussianMixture([[1.2], [-0.6]], 0.2, on)
+    )
     steps = (50, 100, 200)
     vaes = [HierarchicalVAE.from_sde(on, n, grid="log_snr") for n in steps]
     limit = continuous_layers(vaes[0], model, 0.7)

@@ -200,8 +200,11 @@ def test_all_bits_are_those_of_the_density_of_dequantized_data(script):
     length is known, and so is the bound of n layers: with S_i the signal-to-noise ratio of layer i
     at time i / n, the mean error of its denoised mean is v / (1 + v S_i)."""
     v, sde = 1 / 12, VP()
-    law = GaussianMixture(torch.full((1, 16), 0.5), v, sde)
-    run, raw = SimpleNamespace(model=law, scaling=Scaling.discrete(2)), torch.ones(128, 16).byte()
+    distribution = GaussianMixture(torch.full((1, 16), 0.5), v, sde)
+    run, raw = (
+        SimpleNamespace(model=distribution, scaling=Scaling.discrete(2)),
+        torch.ones(128, 16).byte(),
+    )
 
     def bound(n):
         snr = torch.exp(sde.log_snr(torch.arange(1, n + 1, dtype=torch.float64) / n))
@@ -241,9 +244,9 @@ def test_places_lie_on_the_rungs_between_them_and_below(shared):
 def test_losses_of_an_exact_model_have_their_closed_form(shared):
     """For N(0, v I) the noise is predicted with the error v alpha^2 / (v alpha^2 + sigma^2)."""
     sde, variance, times = VP(), 0.3, torch.tensor([0.02, 0.4], dtype=torch.float64)
-    law = GaussianMixture(torch.zeros(1, 8), variance, sde)
-    x0 = law.sample(4000, generator=torch.Generator().manual_seed(0)).float()
-    found = shared.losses(SimpleNamespace(model=law), x0, times)
+    distribution = GaussianMixture(torch.zeros(1, 8), variance, sde)
+    x0 = distribution.sample(4000, generator=torch.Generator().manual_seed(0)).float()
+    found = shared.losses(SimpleNamespace(model=distribution), x0, times)
     kept, noise = variance * sde.alpha(times) ** 2, sde.sigma(times) ** 2
     want = float((kept / (kept + noise)).mean())
     assert float(found.mean()) == pytest.approx(want, abs=4 * float(found.std()) / 4000**0.5)
@@ -252,15 +255,15 @@ def test_losses_of_an_exact_model_have_their_closed_form(shared):
 
 def test_losses_are_those_of_the_objective(shared):
     sde, t = VE(0.05, 9.0), torch.tensor([0.3], dtype=torch.float64)
-    law = GaussianMixture(torch.ones(1, 4), 0.5, sde)
+    distribution = GaussianMixture(torch.ones(1, 4), 0.5, sde)
     x0 = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(x0.shape, generator=shared.generator_from(3, 0))
-    want = create("denoising").at(law, x0, t.expand(6), noise)
-    torch.testing.assert_close(shared.losses(SimpleNamespace(model=law), x0, t), want)
+    want = create("denoising").at(distribution, x0, t.expand(6), noise)
+    torch.testing.assert_close(shared.losses(SimpleNamespace(model=distribution), x0, t), want)
 
 
 def test_a_wrong_network_loses_to_the_true_one_in_pairs(shared, options):
-    """Two exact models, one of another law: the difference is positive, its error that of pairs."""
+    """Of two exact models one is wrong: the difference is positive, its error that of pairs."""
     sde = VP()
     true, wrong = (GaussianMixture(torch.zeros(1, 8), v, sde) for v in (0.3, 0.5))
     x0 = true.sample(2000, generator=torch.Generator().manual_seed(0)).float()

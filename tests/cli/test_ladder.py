@@ -35,7 +35,7 @@ def test_the_design_for_programs(record):
     assert printed == {"name": "digits", **found.numbers()}
 
 
-def test_few_dimensions_take_the_chi_law(record, refusal):
+def test_few_dimensions_take_the_chi_distribution(record, refusal):
     assert "radius='chi'" in refusal("data", "ladder", "ring")
     found = record("data", "ladder", "ring", "--radius", "chi", "--sigma-min", "0.05")
     assert found["sigma_min"] == 0.05

@@ -12,7 +12,7 @@ TOYS = ["ring", "gaussians", "moons", "checkerboard", "spirals"]
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_the_law_of_a_toy_has_mean_zero_and_mean_variance_one(name):
+def test_the_distribution_of_a_toy_has_mean_zero_and_mean_variance_one(name):
     """Within four standard errors of 200 000 draws: a wrong constant in a closed form is seen."""
     x = load(f"{name}(n=200000, seed=3)").tensor().double()
     error = x.std(0) / math.sqrt(len(x))
@@ -78,8 +78,8 @@ def test_each_spiral_arm_turns_with_its_radius():
     error = torch.remainder(angle - radius + math.pi, 2 * math.pi) - math.pi
     error = error / (0.2 * (1 + radius**-2).sqrt())
     assert stats.kstest(error[radius > 4].numpy(), stats.norm.cdf).pvalue > 1e-3
-    law = stats.uniform(0, 9 * math.pi**2)
-    assert stats.kstest(radius.square().numpy(), law.cdf).statistic < 0.03
+    distribution = stats.uniform(0, 9 * math.pi**2)
+    assert stats.kstest(radius.square().numpy(), distribution.cdf).statistic < 0.03
 
 
 def test_targets_are_data_sets_in_their_own_terms():

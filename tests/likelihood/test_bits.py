@@ -16,7 +16,7 @@ from sde_score.random import example_seeds, mix
 from sde_score.scaling import Scaling
 from sde_score.sdes import VP
 
-SHARP = VP(0.1, 60.0)  # its law at t_max is the prior to 1e-13
+SHARP = VP(0.1, 60.0)  # its distribution at t_max is the prior to 1e-13
 
 
 @pytest.fixture
@@ -42,12 +42,17 @@ def test_discrete_data_are_spread_over_their_bins(model):
     raw = torch.tensor([[3, 5]], dtype=torch.uint8).expand(400, 2)
     found = bits_per_dim(model, raw, Scaling.discrete(8), batch_size=400)
     u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    law = Normal(4 + 4 * 0.1, 4 * 0.5)  # the law of raw + u: center and width are 4
-    costs = -torch.stack([law.log_prob(k + u) for k in (3, 5)]) / math.log(2)
+    distribution = Normal(
+        4 + 4 * 0.1, 4 * 0.5
+    )  # the distribution of raw + u: center and width are 4
+    costs = -torch.stack([distribution.log_prob(k + u) for k in (3, 5)]) / math.log(2)
     noise = (costs.var(1).sum() / 4 / 400).sqrt()
     assert abs(found.mean - costs.mean()) < 4 * noise + 1e-3
     masses = torch.stack(
-        [law.cdf(torch.tensor(k + 1.0)) - law.cdf(torch.tensor(float(k))) for k in (3, 5)]
+        [
+            distribution.cdf(torch.tensor(k + 1.0)) - distribution.cdf(torch.tensor(float(k)))
+            for k in (3, 5)
+        ]
     )
     assert costs.mean() > -masses.log2().mean()
     assert found.standard_error == pytest.approx(float(noise), rel=0.15)

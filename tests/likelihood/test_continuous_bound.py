@@ -25,7 +25,7 @@ from sde_score.sdes import VP
 
 
 def Normal(mean, std):
-    """torch's law, in float64."""
+    """torch's distribution, in float64."""
     return torch.distributions.Normal(
         *(torch.as_tensor(v, dtype=torch.float64) for v in (mean, std))
     )
@@ -87,7 +87,7 @@ class Truth:
         return DIM * math.log(std * math.sqrt(2 * math.pi)) + misses
 
     def prior_mismatch(self):
-        """E[log p_T(x_T) - log prior(x_T)] for the true law of x_T."""
+        """E[log p_T(x_T) - log prior(x_T)] for the true distribution of x_T."""
         alpha, sigma = (float(f(self.sde.t_max)) for f in (self.sde.alpha, self.sde.sigma))
         var, prior = alpha**2 * VARIANCE + sigma**2, self.sde.prior_std**2
         about_mean = DIM * sigma**2 + alpha**2 * (self.x0 - MEAN).square().sum(1)
@@ -210,8 +210,8 @@ def test_perfect_score_leaves_no_gap_but_prior_and_decoder(sde):
 
 
 def test_bound_of_a_mixture_is_tight_and_from_above(sde):
-    """A law whose score is not linear. KL(q_T || p_T) + diffusion + E[-log p(x0 | x)] with the
-    exact posterior is -log p(x0) by Bayes' rule, all by quadrature; the decoder of the bound can
+    """For a score that is not linear: KL(q_T || p_T) + diffusion + E[-log p(x0 | x)] with the exact
+    posterior is -log p(x0) by Bayes' rule, all by quadrature; the decoder of the bound can
     only cost more."""
     means = torch.tensor([[-0.8], [0.5]])
     model = GaussianMixture(means, torch.tensor([0.09, 0.2]), sde, weights=[0.3, 0.7])
@@ -389,16 +389,16 @@ def test_levels_known_to_the_model_cost_their_code_length(sde):
 
 
 def test_level_decoder_is_the_mass_of_the_bin():
-    """-log(Phi(b) - Phi(a)) around the denoised mean, by the normal law of torch."""
+    """-log(Phi(b) - Phi(a)) around the denoised mean, by the normal distribution of torch."""
     sde = VP()
     model = GaussianMixture(torch.zeros(1, 2), 0.4, sde)
     x0 = torch.tensor([[-0.25, 0.75], [0.25, -0.75]], dtype=torch.float64)
     x = x0 + 0.1
-    law = Normal(model.denoise(x, sde.t_min), 0.2)
+    distribution = Normal(model.denoise(x, sde.t_min), 0.2)
     big = torch.tensor(1e3, dtype=torch.float64)
     low = torch.where(x0 < -0.5, -big, x0 - 0.25)
     high = torch.where(x0 > 0.5, big, x0 + 0.25)
-    want = -(law.cdf(high) - law.cdf(low)).log().sum(1)
+    want = -(distribution.cdf(high) - distribution.cdf(low)).log().sum(1)
     got = LevelDecoder(4, std=0.2)(model, x0, x, sde.t_min, None)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
     default = LevelDecoder(4)(model, x0, x0, sde.t_min, None)
@@ -426,7 +426,7 @@ def test_refusals(change, kind, said):
         variational_bound(**arguments)
 
 
-def test_residuals_refuse_what_is_no_law():
+def test_residuals_refuse_what_is_no_distribution():
     with pytest.raises(ValueError, match=r"std=0.0 must be a finite number greater than 0"):
         GaussianDecoder(0.0)
     with pytest.raises(ValueError, match="std=-1 must be"):

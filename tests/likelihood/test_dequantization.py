@@ -1,4 +1,4 @@
-"""From levels to points: the law of the noise, its density, and the bound on the probability."""
+"""Dequantization: the noise, its density, and the bound on the probability."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds, mix
 from sde_score.sdes import VE, VP
 
-SHARP = VP(0.1, 60.0)  # its law at t_max is the prior to 1e-13
+SHARP = VP(0.1, 60.0)  # its distribution at t_max is the prior to 1e-13
 LEVELS = 8
 SCALING = Scaling.discrete(LEVELS)
 
 
 @pytest.fixture
 def mixture():
-    """A law with mass in all levels and curvature within them."""
+    """A distribution with mass in all levels and curvature within them."""
     return GaussianMixture([[-0.5], [0.4]], torch.tensor([0.02, 0.1]), SHARP, weights=[0.3, 0.7])
 
 
@@ -63,16 +63,19 @@ def test_uniform_noise_fills_the_bin():
 
 
 @pytest.mark.parametrize("truncation", [1.0, 3.0])
-def test_truncated_normal_is_the_law_of_scipy(truncation):
+def test_truncated_normal_is_the_distribution_of_scipy(truncation):
     """Points, density and its mean, the entropy, around alpha times the center of the level."""
     raw = torch.tensor([[0, 3, 7]], dtype=torch.uint8).repeat(4000, 1)
     points = draw(f"truncated-normal(truncation={truncation})", raw)
     alpha, sigma = float(SHARP.alpha(points.start)), float(SHARP.sigma(points.start))
     assert truncation * sigma / alpha == pytest.approx(1 / LEVELS, rel=1e-9)
     centers = alpha * ((2 * raw.double() + 1) / LEVELS - 1)
-    law = stats.truncnorm(-truncation, truncation, loc=centers.numpy(), scale=sigma)
+    distribution = stats.truncnorm(-truncation, truncation, loc=centers.numpy(), scale=sigma)
     torch.testing.assert_close(
-        points.log_q, torch.from_numpy(law.logpdf(points.x.numpy()).sum(1)), rtol=1e-7, atol=1e-7
+        points.log_q,
+        torch.from_numpy(distribution.logpdf(points.x.numpy()).sum(1)),
+        rtol=1e-7,
+        atol=1e-7,
     )
     z = ((points.x - centers) / sigma).numpy()
     unit = stats.truncnorm(-truncation, truncation)
@@ -123,8 +126,8 @@ def test_bound_is_below_the_probability_of_every_level(mixture, spec):
 
 
 def test_truncated_normal_is_tighter_for_a_model_of_levels():
-    """A law of point masses at the centers, which is what networks see: uniform noise leaves it,
-    its own noise does not. The exact code length is that of the weights."""
+    """Point masses at the centers, which is what networks see: uniform noise leaves them, noise of
+    their own does not. The exact code length is that of the weights."""
     weights = torch.arange(1.0, LEVELS + 1) / 36
     centers = ((2 * torch.arange(LEVELS) + 1) / LEVELS - 1)[:, None]
     model = GaussianMixture(centers, 0.0, SHARP, weights=weights)
@@ -138,21 +141,23 @@ def test_truncated_normal_is_tighter_for_a_model_of_levels():
 
 
 def test_variational_noise_may_follow_the_data(mixture):
-    """u = Phi((noise + shift) / scale): any law over the bin bounds, and log q is its density."""
+    """u = Phi((noise + shift) / scale): any such noise bounds, and log q is its density."""
 
-    def law(raw, noise):
+    def distribution(raw, noise):
         z = 0.6 * noise + 0.4 * (raw.double() - 3.5).sign()
         u = torch.special.ndtr(z)
         standard = torch.distributions.Normal(0.0, 1.0)
         return u, (standard.log_prob(noise) - math.log(0.6) - standard.log_prob(z)).sum(1)
 
     raw = rows(400)
-    points = VariationalDequantization(law)(raw, SCALING, SHARP, example_seeds(0, len(raw)))
+    points = VariationalDequantization(distribution)(
+        raw, SCALING, SHARP, example_seeds(0, len(raw))
+    )
     exact = mass(mixture, SHARP.t_min, float(SHARP.alpha(SHARP.t_min)))
     ratio = (mixture.log_prob(points.x.double(), SHARP.t_min) - points.log_q).exp()
     ratio = ratio.reshape(LEVELS, 400) / exact[:, None]
     assert bool(((ratio.mean(1) - 1).abs() < 4 * ratio.std(1) / 20 + 1e-3).all())
-    found = Flow(dequantization=VariationalDequantization(law))(
+    found = Flow(dequantization=VariationalDequantization(distribution))(
         mixture, raw[:3], SCALING, seeds=[1, 2, 3]
     )
     assert bool(found.values.isfinite().all())
@@ -171,13 +176,16 @@ def test_continuous_data_stay_as_they_are():
 @pytest.mark.parametrize("spec", list(DEQUANTIZATIONS)[:2])
 def test_a_point_depends_on_its_seed_alone_and_not_as_its_probes_do(spec):
     raw, seeds = rows(1), example_seeds(5, LEVELS)
-    law = DEQUANTIZATIONS.create(spec)
-    whole, part = law(raw, SCALING, SHARP, seeds), law(raw[3:5], SCALING, SHARP, seeds[3:5])
+    distribution = DEQUANTIZATIONS.create(spec)
+    whole, part = (
+        distribution(raw, SCALING, SHARP, seeds),
+        distribution(raw[3:5], SCALING, SHARP, seeds[3:5]),
+    )
     assert torch.equal(whole.x[3:5], part.x)
     assert torch.equal(whole.log_q[3:5], part.log_q)
     many = torch.zeros(500, 1, dtype=torch.float64)
     numbers = example_seeds(0, 500)
-    place = law(many.to(torch.uint8), SCALING, SHARP, numbers).x.flatten().double()
+    place = distribution(many.to(torch.uint8), SCALING, SHARP, numbers).x.flatten().double()
     probes = draw_probes(1, many, "gaussian", numbers).flatten()
     assert abs(float(torch.corrcoef(torch.stack([place, probes]))[0, 1])) < 0.2
 
@@ -205,10 +213,10 @@ def test_refusals():
         draw("truncated-normal(truncation=0.0005)", raw, VE(0.01, 50.0))
     with pytest.raises(ValueError, match="needs discrete data: try"):
         VariationalDequantization(lambda raw, z: (z, z))(raw, Scaling(), SHARP, range(8))
-    for law, said in (
+    for distribution, said in (
         (lambda raw, z: (z[:, 0], z[:, 0]), r"u of shape \(8,\)"),
         (lambda raw, z: (z * 0 + 0.5, z), r"log q of shape \(8, 1\)"),
         (lambda raw, z: (z * 0 + 2, z[:, 0]), r"u in 2..2; accepted: \[0, 1\)"),
     ):
         with pytest.raises(ValueError, match=said):
-            VariationalDequantization(law)(raw, SCALING, SHARP, range(8))
+            VariationalDequantization(distribution)(raw, SCALING, SHARP, range(8))

@@ -27,10 +27,10 @@ def test_bits_are_those_of_the_normalized_density_in_raw_units(gaussian):
     scaling = Scaling((1.0, -2.0), (3.0, 0.5))
     raw = torch.tensor([[1.0, 0.0], [4.0, -1.0], [-2.0, -2.0]], dtype=torch.float64)
     found = energy_bits_per_dim(gaussian, raw, scaling, partition)
-    law = torch.distributions.Normal(
+    distribution = torch.distributions.Normal(
         torch.tensor([1.0, -2.0]).double(), STD * torch.tensor([3.0, 0.5])
     )
-    want = -law.log_prob(raw).sum(1) / (2 * math.log(2))
+    want = -distribution.log_prob(raw).sum(1) / (2 * math.log(2))
     torch.testing.assert_close(found.values, want, rtol=1e-6, atol=1e-6)
     assert found.nfe == 1
     assert float(found.value_errors.abs().sum()) == 0
@@ -55,8 +55,10 @@ def test_levels_are_spread_over_their_bins(gaussian):
     raw = torch.tensor([[1, 3]], dtype=torch.uint8).expand(300, 2)
     found = energy_bits_per_dim(gaussian, raw, Scaling.discrete(4), partition, dequantizations=3)
     u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    law = torch.distributions.Normal(torch.tensor([2.0, 2.0]).double(), 2 * STD)
-    costs = -torch.stack([law.log_prob(k + u[:, None])[:, i] for i, k in enumerate((1, 3))])
+    distribution = torch.distributions.Normal(torch.tensor([2.0, 2.0]).double(), 2 * STD)
+    costs = -torch.stack(
+        [distribution.log_prob(k + u[:, None])[:, i] for i, k in enumerate((1, 3))]
+    )
     want = float(costs.mean()) / math.log(2)
     error = float(found.values.std()) / math.sqrt(300)
     assert abs(found.mean - want) < 4 * error

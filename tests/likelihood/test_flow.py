@@ -79,7 +79,9 @@ def test_mixture_log_density_is_the_marginal_at_t_min(sde, mixture, generator):
 
 
 @pytest.mark.parametrize("sde", [VP(0.1, 60.0), VE(0.01, 1e5), EDM(0.01, 1e5)], ids=str)
-def test_log_density_is_the_marginal_where_the_prior_is_the_law_at_t_max(sde, mixture, generator):
+def test_log_density_is_the_marginal_where_the_prior_is_the_distribution_at_t_max(
+    sde, mixture, generator
+):
     model = mixture(sde, dim=3)
     x = model.sample(6, t=sde.t_min, generator=generator)
     truth = model.log_prob(x, sde.t_min)
@@ -134,8 +136,8 @@ def test_given_probes_estimate_the_integral_of_their_quadratic_form(gaussian_flo
     torch.testing.assert_close(found.standard_error, error, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("law", ["rademacher", "gaussian"])
-def test_hutchinson_is_unbiased_and_its_standard_error_calibrated(law, gaussian_flow):
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_hutchinson_is_unbiased_and_its_standard_error_calibrated(distribution, gaussian_flow):
     """400 repetitions: mean, variance, and coverage of +-2 errors, as of the quadratic form alone.
 
     The integral of eps^T J eps is eps^T M eps, M the integral of the (commuting) Jacobians.
@@ -143,13 +145,13 @@ def test_hutchinson_is_unbiased_and_its_standard_error_calibrated(law, gaussian_
     flow, count = gaussian_flow(VP()), 12
     x = torch.full((400, 3), 0.3, dtype=torch.float64)
     loose = {"divergence": "hutchinson", "rtol": 1e-5, "atol": 1e-5}
-    found = log_prob(flow.model, x, probes=count, probe_distribution=law, **loose)
+    found = log_prob(flow.model, x, probes=count, probe_distribution=distribution, **loose)
     off = found.log_prob - flow.log_prob(x)
     assert abs(off.mean()) < 4 * off.std() / 20
     error = found.standard_error
     torch.testing.assert_close(error.square().mean().sqrt(), off.std(), rtol=0.12, atol=0)
     axes = torch.linalg.eigh(flow.covariance)[1]
-    probes = draw_probes(count, torch.zeros(4000, 3, dtype=torch.float64), law, seed=1)
+    probes = draw_probes(count, torch.zeros(4000, 3, dtype=torch.float64), distribution, seed=1)
     forms = (probes @ axes).square() @ flow.stretch() - flow.stretch().sum()
     expected = (forms.mean(0).abs() < 2 * forms.std(0) / count**0.5).double().mean()
     assert 0.85 < expected < 0.97
@@ -209,7 +211,7 @@ def test_each_example_is_controlled_on_its_own():
 
 
 def test_independent_copies_cost_the_evaluations_of_one():
-    """Errors are measured per dimension: a product of 16 equal laws is as hard as one of them."""
+    """Errors are measured per dimension: a product of 16 equal factors is as hard as one."""
     x = torch.tensor([[0.7]], dtype=torch.float64)
     one, many = (
         log_prob(GaussianMixture(torch.zeros(1, n), 0.3, VP()), x.expand(1, n)) for n in (1, 16)
@@ -254,8 +256,8 @@ def test_float32_network_with_a_condition(event):
     x = torch.zeros(3, *event) + torch.linspace(-1, 1, math.prod(event)).reshape(event)
     model = ScoreModel(ClassGaussian(0.5), VP(0.1, 60.0))
     found = log_prob(model, x, condition=condition)
-    law = torch.distributions.Normal(condition[:, None], math.sqrt(0.5))
-    truth = law.log_prob(x.flatten(1)).sum(1).double()
+    distribution = torch.distributions.Normal(condition[:, None], math.sqrt(0.5))
+    truth = distribution.log_prob(x.flatten(1)).sum(1).double()
     torch.testing.assert_close(found.log_prob, truth, rtol=0, atol=1e-3)
     assert found.log_prob.dtype == found.latent.dtype == torch.float64
 
@@ -275,8 +277,10 @@ def test_condition_follows_the_examples_that_are_still_on_their_way():
     found = log_prob(model, x, condition=classes)
     assert found.evaluations.unique().numel() > 2
     scale = math.sqrt(0.3 * VP(0.1, 60.0).alpha(1e-5) ** 2 + VP(0.1, 60.0).sigma(1e-5) ** 2)
-    law = torch.distributions.Normal(VP(0.1, 60.0).alpha(1e-5) * classes[:, None], scale)
-    torch.testing.assert_close(found.log_prob, law.log_prob(x).sum(1), rtol=1e-7, atol=NATS)
+    distribution = torch.distributions.Normal(VP(0.1, 60.0).alpha(1e-5) * classes[:, None], scale)
+    torch.testing.assert_close(
+        found.log_prob, distribution.log_prob(x).sum(1), rtol=1e-7, atol=NATS
+    )
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])

@@ -37,7 +37,7 @@ WEIGHTS = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
 
 @pytest.fixture
 def smooth():
-    """A law with mass in all of four levels, and curvature within them."""
+    """A distribution with mass in all of four levels, and curvature within them."""
     return GaussianMixture([[-0.5], [0.4]], torch.tensor([0.02, 0.1]), SHARP, weights=[0.3, 0.7])
 
 
@@ -80,8 +80,8 @@ def test_all_are_densities_of_raw_data_where_data_are_continuous():
     """N(0.2, 0.3) in model space is N(2.6, 9 x 0.3) in raw terms."""
     model, scaling = GaussianMixture([[0.2, 0.2]], 0.3, SHARP), Scaling(2.0, 3.0)
     raw = torch.tensor([[2.0, 3.5], [1.0, -1.0]])
-    law = torch.distributions.Normal(2.6, 3 * math.sqrt(0.3))
-    truth = law.log_prob(raw).sum(1).double()
+    distribution = torch.distributions.Normal(2.6, 3 * math.sqrt(0.3))
+    truth = distribution.log_prob(raw).sum(1).double()
     flow = Flow(divergence="exact", rtol=1e-6, atol=1e-6)(model, raw, scaling, seeds=[1, 2])
     torch.testing.assert_close(flow.values, truth, rtol=0, atol=1e-4)
     assert bool((flow.standard_error == 0).all())
@@ -200,9 +200,9 @@ def test_importance_weights_tighten_the_bound_of_dequantization(smooth):
     rows, seeds = LEVELS.repeat_interleave(5, 0), example_seeds(1, 20)
     by = Flow(divergence="exact", dequantizations=16, importance_weighted=True)
     found = by(smooth, rows, DISCRETE, seeds=seeds)
-    law, logs = likelihood.DEQUANTIZATIONS.create("uniform"), []
+    distribution, logs = likelihood.DEQUANTIZATIONS.create("uniform"), []
     for draw in range(16):
-        points = law(rows, DISCRETE, SHARP, [mix(seed, draw) for seed in seeds])
+        points = distribution(rows, DISCRETE, SHARP, [mix(seed, draw) for seed in seeds])
         logs.append(smooth.log_prob(points.x.double(), SHARP.t_min) - points.log_q)
     logs = torch.stack(logs)
     torch.testing.assert_close(found.values, logs.exp().mean(0).log(), rtol=0, atol=2e-2)

@@ -46,18 +46,18 @@ def test_exact_trace_and_latent(name, recorded, model):
     torch.testing.assert_close(found.latent, recorded[f"{name}.exact.z"], **close)
 
 
-@pytest.mark.parametrize("law", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("name", SDES)
-def test_estimates_with_the_recorded_probes(name, law, recorded, model):
+def test_estimates_with_the_recorded_probes(name, distribution, recorded, model):
     found = log_prob(
         model(name),
         recorded["x"],
         divergence="hutchinson",
-        probes=recorded[f"epsilon.{law}"][None],
+        probes=recorded[f"epsilon.{distribution}"][None],
         rtol=1e-9,
         atol=1e-9,
     )
-    run = f"{name}.f64.tight.{law}"
+    run = f"{name}.f64.tight.{distribution}"
     torch.testing.assert_close(bits(found), recorded[f"{run}.bpd"], rtol=1e-7, atol=1e-8)
     torch.testing.assert_close(found.latent, recorded[f"{run}.z"], rtol=1e-7, atol=1e-8)
     assert found.nfe < 2 * int(recorded[f"{run}.nfe"])

@@ -1,4 +1,4 @@
-"""One law at a time: a model's marginal, and the energies of laws that are known."""
+"""Densities at one time: a model's marginal, and energies of known distributions."""
 
 from __future__ import annotations
 
@@ -36,56 +36,64 @@ def data_set(sde):
 
 
 @pytest.mark.parametrize("make", [mixture, data_set])
-def test_energy_of_a_known_law_is_minus_its_log_density(make, sde, times, x, gradient):
+def test_energy_of_a_known_distribution_is_minus_its_log_density(make, sde, times, x, gradient):
     """And its score is minus the gradient of that, at every time, from one evaluation."""
-    law, times, x = make(sde), times.clamp(min=sde.t_min + 0.02 * (sde.t_max - sde.t_min)), 0.5 * x
-    energy, score = law.energy_and_score(x, times)
-    assert law.nfe == 1
-    torch.testing.assert_close(energy, -law.log_prob(x, times), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(law.energy(x, times), energy, rtol=0, atol=0)
-    torch.testing.assert_close(law.score(x, times), score, rtol=0, atol=0)
-    want = -gradient(lambda x: -law.log_prob(x, times), x)
+    distribution, times, x = (
+        make(sde),
+        times.clamp(min=sde.t_min + 0.02 * (sde.t_max - sde.t_min)),
+        0.5 * x,
+    )
+    energy, score = distribution.energy_and_score(x, times)
+    assert distribution.nfe == 1
+    torch.testing.assert_close(energy, -distribution.log_prob(x, times), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(distribution.energy(x, times), energy, rtol=0, atol=0)
+    torch.testing.assert_close(distribution.score(x, times), score, rtol=0, atol=0)
+    want = -gradient(lambda x: -distribution.log_prob(x, times), x)
     torch.testing.assert_close(score, want, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(gradient(lambda x: -law.energy(x, times), x), score)
-    assert isinstance(law, EnergyBased)
-    assert not isinstance(law, BaseEnergy)
+    torch.testing.assert_close(gradient(lambda x: -distribution.energy(x, times), x), score)
+    assert isinstance(distribution, EnergyBased)
+    assert not isinstance(distribution, BaseEnergy)
 
 
 @pytest.mark.parametrize("make", [mixture, data_set])
-def test_known_laws_take_no_condition(make, sde, x):
+def test_known_distributions_take_no_condition(make, sde, x):
     with pytest.raises(ValueError, match="takes no condition"):
         make(sde).energy(x, sde.t_max, torch.zeros(4))
 
 
 def test_energy_of_a_mixture_integrates_to_one(sde):
     """exp(-energy) is a density and not only proportional to one."""
-    law = GaussianMixture([[-1.0], [0.5]], 0.2, sde)
+    distribution = GaussianMixture([[-1.0], [0.5]], 0.2, sde)
     t = 0.5 * (sde.t_min + sde.t_max)
     spread = 12 * float((sde.alpha(t) ** 2 + sde.sigma(t) ** 2).sqrt())
     grid = torch.linspace(-spread, spread, 20_001, dtype=torch.float64)
-    total = torch.trapezoid(torch.exp(-law.energy(grid[:, None], t)), grid)
+    total = torch.trapezoid(torch.exp(-distribution.energy(grid[:, None], t)), grid)
     assert float(total) == pytest.approx(1, abs=1e-9)
 
 
 def test_a_marginal_is_the_model_at_its_time(sde, times, x):
-    law = mixture(sde)
+    distribution = mixture(sde)
     for t in (times, float(times[2]), times[3]):
-        marginal = Marginal(law, t)
+        marginal = Marginal(distribution, t)
         assert marginal.has_energy
         assert isinstance(marginal, Density)
-        assert torch.equal(marginal.score(x), law.score(x, t))
-        assert torch.equal(marginal.energy(x), law.energy(x, t))
-        for got, want in zip(marginal.energy_and_score(x), law.energy_and_score(x, t), strict=True):
+        assert torch.equal(marginal.score(x), distribution.score(x, t))
+        assert torch.equal(marginal.energy(x), distribution.energy(x, t))
+        for got, want in zip(
+            marginal.energy_and_score(x), distribution.energy_and_score(x, t), strict=True
+        ):
             assert torch.equal(got, want)
 
 
-def test_without_a_time_it_is_the_law_of_the_data(sde, x):
+def test_without_a_time_it_is_the_distribution_of_the_data(sde, x):
     """t_min stands for it."""
-    law = mixture(sde)
-    marginal = Marginal(law)
+    distribution = mixture(sde)
+    marginal = Marginal(distribution)
     assert marginal.t == sde.t_min
-    assert torch.equal(marginal.score(x), law.score(x, sde.t_min))
-    assert torch.equal(Marginal(law, 0.5 * sde.t_max).score(x), law.score(x, 0.5 * sde.t_max))
+    assert torch.equal(marginal.score(x), distribution.score(x, sde.t_min))
+    assert torch.equal(
+        Marginal(distribution, 0.5 * sde.t_max).score(x), distribution.score(x, 0.5 * sde.t_max)
+    )
 
 
 def test_a_zero_time_is_a_time():

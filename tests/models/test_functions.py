@@ -30,7 +30,7 @@ class Seen:
         return 0.5 * x.reshape(len(x), -1).square().sum(1) if self.reduce else -x
 
 
-def normal_law(sde, event=(3,)):
+def normal_distribution(sde, event=(3,)):
     """N(0, 0.5 I) at every time: precision 1 / (alpha^2 / 2 + sigma^2)."""
 
     def precision(t, x):
@@ -42,9 +42,9 @@ def normal_law(sde, event=(3,)):
 
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("kind", [ScoreFunction, EnergyFunction])
-def test_every_view_is_that_of_the_exact_law(kind, event, sde, times):
+def test_every_view_is_that_of_the_exact_distribution(kind, event, sde, times):
     """A Gaussian written as a function gives what the mixture of one component gives."""
-    precision = normal_law(sde)
+    precision = normal_distribution(sde)
 
     def score(x, t):
         return -precision(t, x) * x

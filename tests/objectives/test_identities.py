@@ -97,7 +97,7 @@ def problem(request, nonlinear):
     x = line[:, None] if dim == 1 else torch.cartesian_prod(line, line)
     cell = (2 * ends / (count - 1)) ** dim
 
-    def law(sigma):
+    def distribution(sigma):
         """Density and its gradient, from the formula of a mixture."""
         spread = variances + sigma**2
         off = x[:, None] - means
@@ -108,7 +108,7 @@ def problem(request, nonlinear):
     return SimpleNamespace(
         dim=dim,
         x=x,
-        law=law,
+        distribution=distribution,
         mean=lambda values, density: (cell * density * values).sum(),
         truth=GaussianMixture(means, variances, EDM_SDE, weights),
         field=nonlinear((dim,), sde=EDM_SDE)[0],
@@ -116,7 +116,7 @@ def problem(request, nonlinear):
 
 
 def test_on_a_mixture_explicit_is_implicit_plus_half_the_fisher_information(problem):
-    density, gradient = problem.law(0.3)
+    density, gradient = problem.distribution(0.3)
     assert problem.mean(torch.ones_like(density), density).item() == pytest.approx(1, abs=1e-12)
     information = problem.mean(((gradient / density[:, None]) ** 2).sum(1), density)
     target = Marginal(problem.truth, 0.3)
@@ -129,7 +129,7 @@ def test_on_a_mixture_explicit_is_implicit_plus_half_the_fisher_information(prob
 def test_steins_identity(problem):
     """E[s_p . g + div g] = 0 for any field g: what integration by parts rests on, and with it that
     the implicit loss of c g is c^2 E|g|^2 / 2 - c E[s_p . g]."""
-    density, gradient = problem.law(0.3)
+    density, gradient = problem.distribution(0.3)
     field = problem.field.score(problem.x)
     implicit = ImplicitScoreMatching().losses(problem.field, problem.x)
     divergence = implicit - 0.5 * (field**2).sum(1)
@@ -142,13 +142,13 @@ def test_steins_identity(problem):
 def test_denoising_is_explicit_on_the_smoothed_mixture(problem, hermite, sigma):
     """DSM = ESM of p_sigma + (D / sigma^2 - I(p_sigma)) / 2, data by the trapezoidal rule and noise
     by Gauss-Hermite."""
-    smooth, gradient = problem.law(sigma)
+    smooth, gradient = problem.distribution(sigma)
     information = problem.mean(((gradient / smooth[:, None]) ** 2).sum(1), smooth)
     target = Marginal(problem.truth, sigma)
     explicit = ExplicitScoreMatching(target=target).losses(problem.field, problem.x)
     want = problem.mean(explicit, smooth) + 0.5 * (problem.dim / sigma**2 - information)
 
-    clean, _ = problem.law(0.0)
+    clean, _ = problem.distribution(0.0)
     noise, weights = hermite(120 if problem.dim == 1 else 20, problem.dim)
     objective, got = DenoisingScoreMatching(weighting="unit"), 0.0
     keep = clean > 1e-17
@@ -166,10 +166,10 @@ def test_denoising_is_explicit_on_the_smoothed_mixture(problem, hermite, sigma):
 def test_it_is_blind_to_the_weights_of_separated_modes(separation, divergence):
     """E |s_q - s_p|^2 for weights 0.2 and 0.8 swapped: the scores differ only where there are no
     data."""
-    law = Mixture.two_modes(separation, 0.2)
+    distribution = Mixture.two_modes(separation, 0.2)
     wrong = Mixture.two_modes(separation, 0.8)
     x = torch.linspace(-separation / 2 - 9, separation / 2 + 9, 4001, dtype=F64)[:, None]
     model = Marginal(wrong.diffused(EDM(sigma_min=1e-6, sigma_max=1.0)))
-    losses = ExplicitScoreMatching(target=law).losses(model, x)
-    got = 2 * torch.trapezoid(law.log_prob(x).exp() * losses, x[:, 0])
+    losses = ExplicitScoreMatching(target=distribution).losses(model, x)
+    got = 2 * torch.trapezoid(distribution.log_prob(x).exp() * losses, x[:, 0])
     assert got.item() == pytest.approx(divergence, rel=0.04)

@@ -1,4 +1,4 @@
-"""Laws of the training times, each against a distribution function written a second time."""
+"""Distributions of the training times, each against an independent distribution function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sde_score.objectives.time_samplers import Discrete
 from sde_score.sdes import EDM, VE, VP
 
 SPECS = [
-    *(name for name in TIME_SAMPLERS if name != "discrete"),  # its law has no density
+    *(name for name in TIME_SAMPLERS if name != "discrete"),  # its distribution has no density
     "log_normal(mean=0.3, std=0.7)",
     "logit_normal(mean=-0.4, std=1.5)",
 ]
@@ -37,13 +37,13 @@ def rate_integral(sde, t):
 
 
 def distribution(spec, sde, t):
-    """P(time <= t) of each law."""
+    """P(time <= t) of each distribution."""
     place = ((t - sde.t_min) / (sde.t_max - sde.t_min)).numpy()
     log_ratio = np.log(ratio(sde, t))
     ends = np.log(ratio(sde, torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)))
     with np.errstate(divide="ignore"):
         logit = np.log(place) - np.log1p(-place)
-    laws = {
+    distributions = {
         "uniform": lambda: place,
         "low_discrepancy": lambda: place,
         "uniform_log_snr": lambda: (log_ratio - ends[0]) / (ends[1] - ends[0]),
@@ -53,7 +53,7 @@ def distribution(spec, sde, t):
         "logit_normal": lambda: stats.norm.cdf(logit),
         "logit_normal(mean=-0.4, std=1.5)": lambda: stats.norm.cdf(logit, -0.4, 1.5),
     }
-    return laws[spec]()
+    return distributions[spec]()
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -82,7 +82,7 @@ def test_log_normal_tails_are_clamped_to_the_range():
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s != "importance"])
-def test_draws_follow_the_law(sde, spec):
+def test_draws_follow_the_distribution(sde, spec):
     t, weight = TIME_SAMPLERS.create(spec)(sde, 2000, torch.Generator().manual_seed(3))
     inside = (t > sde.t_min) & (t < sde.t_max)
     low, high = distribution(spec, sde, torch.stack([t[inside].min(), t[inside].max()]))
@@ -95,7 +95,7 @@ def test_draws_follow_the_law(sde, spec):
 
 @pytest.mark.parametrize("spec", ["low_discrepancy", "importance(stratified=True)",
                                   "log_normal(stratified=True)"])  # fmt: skip
-def test_stratified_times_hit_every_stratum_once_and_keep_their_law(spec):
+def test_stratified_times_hit_every_stratum_once_and_keep_their_distribution(spec):
     """Over batches of seven: the distribution function of the times falls once in each seventh, and
     each place in the batch alone is uniform."""
     sde, sampler, batch = EDM(1e-6, 1e6), TIME_SAMPLERS.create(spec), 7

@@ -10,6 +10,12 @@ import pytest
 
 REPO = Path(__file__).parents[2]
 SOURCES = sorted((REPO / "sde_score").rglob("*.py"))
+SCRIPTS = [
+    path
+    for folder in ("tests", "benchmarks", "examples")
+    for path in sorted((REPO / folder).rglob("*.py"))
+    if path != Path(__file__)
+]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 
 WORDS = {
@@ -35,7 +41,9 @@ def opening(source):
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *PAGES], ids=lambda p: str(p.relative_to(REPO)))
+@pytest.mark.parametrize(
+    "path", [*SOURCES, *SCRIPTS, *PAGES], ids=lambda p: str(p.relative_to(REPO))
+)
 def test_words_are_those_of_the_field(path):
     assert list(faults(path.read_text(encoding="utf-8"))) == []
 

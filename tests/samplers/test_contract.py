@@ -87,21 +87,23 @@ def test_sample_i_depends_on_seed_and_i_alone(spec):
 
 def test_adaptive_steps_are_each_samples_own():
     """Alone, among 7 or among 64: the same sample to rounding, in the middle of the path too."""
-    law = GaussianMixture([[-1.0, 0.4], [1.0, 0.2]], 0.05, VP())
+    distribution = GaussianMixture([[-1.0, 0.4], [1.0, 0.2]], 0.05, VP())
     sampler = samplers.create("ode", steps=4)
     given = {"progress": False, "trajectory": True}
-    whole = sampler(law, (64, 2), seed=11, **given).states
+    whole = sampler(distribution, (64, 2), seed=11, **given).states
     for batch in (1, 7):
-        part = sampler(law, (batch, 2), seed=11, **given).states
+        part = sampler(distribution, (batch, 2), seed=11, **given).states
         torch.testing.assert_close(part, whole[:, :batch], rtol=0, atol=1e-12)
 
 
 def test_an_adaptive_solver_lands_on_the_reported_points():
     """A path of four points holds those of a path of two, and each is on the exact flow."""
-    law = GaussianMixture([[0.7]], 0.3, VP())
+    distribution = GaussianMixture([[0.7]], 0.3, VP())
     given = {"progress": False, "trajectory": True, "seed": 0}
     tight = {"rtol": 1e-10, "atol": 1e-10, "denoise": False}
-    paths = [samplers.create("ode", steps=n, **tight)(law, (3, 1), **given) for n in (2, 4)]
+    paths = [
+        samplers.create("ode", steps=n, **tight)(distribution, (3, 1), **given) for n in (2, 4)
+    ]
     torch.testing.assert_close(paths[0].samples, paths[1].samples, rtol=0, atol=1e-8)
     times = paths[1].times
     spread = (0.3 * VP().alpha(times) ** 2 + VP().sigma(times) ** 2).sqrt()[:, None, None]
@@ -112,11 +114,11 @@ def test_an_adaptive_solver_lands_on_the_reported_points():
 
 @pytest.mark.parametrize("spec", [*LOOPS, "mcmc"])
 def test_mixtures_do_not_feel_the_batch_either(spec):
-    law = GaussianMixture([[-1.0, 0.4], [1.0, 0.2]], 0.05, VP())
+    distribution = GaussianMixture([[-1.0, 0.4], [1.0, 0.2]], 0.05, VP())
     sampler = samplers.create(spec, steps=12)
-    whole = sampler(law, (64, 2), seed=1, progress=False)
+    whole = sampler(distribution, (64, 2), seed=1, progress=False)
     for batch in (1, 7):
-        part = sampler(law, (batch, 2), seed=1, progress=False)
+        part = sampler(distribution, (batch, 2), seed=1, progress=False)
         torch.testing.assert_close(part, whole[:batch], rtol=1e-6, atol=1e-6)
 
 
@@ -274,10 +276,10 @@ def test_states_have_at_least_single_precision(given, kept):
 
 def test_a_drawn_start_has_the_precision_of_the_model():
     sampler = samplers.create("ddim", steps=2)
-    law = GaussianMixture([[0.0, 0.0]], 1.0, VP())
-    assert sampler(law, (2, 2), progress=False).dtype == torch.float64
-    assert sampler(law.float(), (2, 2), progress=False).dtype == torch.float32
-    assert sampler(law.half(), (2, 2), progress=False).dtype == torch.float32
+    distribution = GaussianMixture([[0.0, 0.0]], 1.0, VP())
+    assert sampler(distribution, (2, 2), progress=False).dtype == torch.float64
+    assert sampler(distribution.float(), (2, 2), progress=False).dtype == torch.float32
+    assert sampler(distribution.half(), (2, 2), progress=False).dtype == torch.float32
     assert sampler(model(), (2, 2), progress=False).dtype == torch.float32
 
 

@@ -1,4 +1,4 @@
-"""A law with two modes: ODE samplers against an independent solver, all samplers against the law
+"""Two modes: ODE samplers against an independent solver, all samplers against the distribution
 itself by Kolmogorov-Smirnov tests."""
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_order_on_a_mixture(sde, name, order, table):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2), errors
 
 
-def check_law(samples):
+def check_distribution(samples):
     """Two projections by KS tests, and the weight of a mode; one in a thousand would fail."""
     for direction in ([1.0, 0.0], [0.6, 0.8]):
         along = torch.tensor(direction, dtype=torch.float64)
@@ -86,17 +86,17 @@ EVERY = [name for name in samplers.available() if name != "mcmc"]  # which stays
 @pytest.mark.parametrize("name", EVERY)
 def test_every_sampler_draws_from_the_mixture(name):
     sampler = samplers.create(name, **SETTINGS.get(name, {"steps": 40}), grid="log_snr")
-    check_law(sampler(mixture(VE(0.01, 20.0)), (1500, 2), seed=3, progress=False))
+    check_distribution(sampler(mixture(VE(0.01, 20.0)), (1500, 2), seed=3, progress=False))
 
 
 @pytest.mark.parametrize("name", ["pc(predictor='ancestral')", "ancestral", "ddim"])
 @pytest.mark.parametrize("sde", WIDE, ids=lambda sde: type(sde).__name__)
 def test_three_samplers_draw_from_the_mixture_on_every_sde(sde, name):
     sampler = samplers.create(name, steps=80, grid="log_snr")
-    check_law(sampler(mixture(sde), (1000, 2), seed=5, progress=False))
+    check_distribution(sampler(mixture(sde), (1000, 2), seed=5, progress=False))
 
 
 def test_a_spec_names_churn():
     sampler = samplers.create("heun(churn=5.0)", steps=40, grid="karras")
     assert sampler.stochastic
-    check_law(sampler(mixture(EDM(0.01, 20.0)), (1500, 2), seed=7, progress=False))
+    check_distribution(sampler(mixture(EDM(0.01, 20.0)), (1500, 2), seed=7, progress=False))

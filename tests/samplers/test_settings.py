@@ -24,8 +24,8 @@ OTHERS = ("ode", "adaptive-sde", "dpm-adaptive", "parallel", "restart")  # bars 
 
 
 def draw(spec, start, **given):
-    law = GaussianMixture([[0.0, 0.0]], 1.0, VP())
-    return samplers.create(spec, steps=2)(law, start, progress=False, **given)
+    distribution = GaussianMixture([[0.0, 0.0]], 1.0, VP())
+    return samplers.create(spec, steps=2)(distribution, start, progress=False, **given)
 
 
 def test_every_name_has_its_facts_and_settings_are_frozen():
@@ -131,16 +131,16 @@ def bars(monkeypatch):
 
 
 def test_the_bar_counts_steps_and_waits_two_seconds(bars):
-    law = GaussianMixture([[0.0, 0.0]], 1.0, VP())
+    distribution = GaussianMixture([[0.0, 0.0]], 1.0, VP())
     for spec in [name for name in samplers.available() if name not in OTHERS]:
         sampler = samplers.create(spec, steps=5, denoise=True)
-        sampler(law, (2, 2), seed=0)
+        sampler(distribution, (2, 2), seed=0)
         assert bars[-1].given["delay"] == 2
         assert bars[-1].given["disable"] is False
         denoising = not sampler.ends_at_data  # is not one of its steps
         assert bars[-1].count == bars[-1].given["total"] == 5 - denoising
     draw("ddim", (2, 2))
     assert bars[-1].given["disable"] is True
-    run = samplers.create("ode", denoise=False)(law, (2, 2), seed=0, trajectory=True)
+    run = samplers.create("ode", denoise=False)(distribution, (2, 2), seed=0, trajectory=True)
     assert bars[-1].given["total"] is None
     assert bars[-1].count == run.nfe > 5

@@ -71,8 +71,8 @@ def test_conditionals(record):
     vae, model = layers(record)
     x0 = arrays["x0"]
     for row, layer in enumerate((1, 2, 501, 1000)):
-        law = vae.encoder.marginal(x0, layer)
-        x = law.mean + law.std * arrays["eps"][layer - 1]
+        distribution = vae.encoder.marginal(x0, layer)
+        x = distribution.mean + distribution.std * arrays["eps"][layer - 1]
         torch.testing.assert_close(x, arrays["x_t_subset"][row], **tolerance)
         estimate = vae.decoder.denoise(model, x, layer)
         torch.testing.assert_close(estimate, arrays["x0_hat_subset"][row], **tolerance)
@@ -103,8 +103,8 @@ def test_a_variance_learned_entry_by_entry(record):
     arrays, params, tolerance = record
     vae, model = layers(record)
     for layer in (2, 400, 1000):
-        law = vae.encoder.marginal(arrays["x0"], layer)
-        x = law.mean + law.std * arrays["eps"][layer - 1]
+        distribution = vae.encoder.marginal(arrays["x0"], layer)
+        x = distribution.mean + distribution.std * arrays["eps"][layer - 1]
         v = torch.full_like(x, params["learned_v"])
         std = interpolated_std(vae.sde, *vae.times[layer - 2 : layer], v.double())
         decoder = vae.decoder.step(model, x, layer, std=std)

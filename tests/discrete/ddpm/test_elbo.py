@@ -69,9 +69,9 @@ def test_every_term_on_a_gaussian_is_its_closed_form(sde, variance):
     torch.testing.assert_close(bound.nats, bound.prior + bound.layers.sum(0) + bound.reconstruction)
 
 
-def test_the_gap_closes_with_the_true_law_of_every_step(sde):
+def test_the_gap_closes_with_the_true_distribution_of_every_step(sde):
     """Data N(m, S): with the exact mean and full covariance of p(x_{i-1} | x_i) the bound is
-    -log p(x_0) but for the prior, which stands for the law of x_n."""
+    -log p(x_0) but for the prior, which stands for the distribution of x_n."""
     mean = torch.tensor([0.8, -0.5], dtype=torch.float64)
     covariance = torch.tensor([[0.6, 0.35], [0.35, 0.9]], dtype=torch.float64)
     model = GaussianMixture(mean[None], covariance[None], sde)
@@ -84,25 +84,25 @@ def test_the_gap_closes_with_the_true_law_of_every_step(sde):
         return torch.linalg.inv(torch.linalg.inv(covariance) + eye * vae.log_snrs[i - 1].exp())
 
     def states(i):
-        law = vae.encoder.marginal(x0.expand(4, 2), i)
-        return law.mean + law.std * signs
+        distribution = vae.encoder.marginal(x0.expand(4, 2), i)
+        return distribution.mean + distribution.std * signs
 
     start, found = states(1), 0.0
     decoder = normal(vae.decoder.data(model, start).mean, left(1))
     found -= float(decoder.log_prob(x0).mean())
     for i in range(2, 8):
         x, (on_x0, _, std) = states(i), (float(table[i - 1]) for table in vae.encoder.posteriors)
-        law = vae.decoder.step(model, x, i)
-        decoder = normal(law.mean, std**2 * eye + on_x0**2 * left(i))
+        distribution = vae.decoder.step(model, x, i)
+        decoder = normal(distribution.mean, std**2 * eye + on_x0**2 * left(i))
         posterior = normal(vae.encoder.posterior(x, x0.expand(4, 2), i).mean, std**2 * eye)
         found += float(torch.distributions.kl_divergence(posterior, decoder).mean())
     last = vae.encoder.alphas[-1].item(), vae.encoder.sigmas[-1].item()
     true_end = normal(last[0] * mean, last[0] ** 2 * covariance + last[1] ** 2 * eye)
     end = normal(torch.zeros(2).double(), sde.prior_std**2 * eye)
-    law_of_end = normal(last[0] * x0[0], last[1] ** 2 * eye)
+    distribution_of_end = normal(last[0] * x0[0], last[1] ** 2 * eye)
     divergence = torch.distributions.kl_divergence
-    mismatch = divergence(law_of_end, end) - divergence(law_of_end, true_end)
-    found += float(divergence(law_of_end, end))
+    mismatch = divergence(distribution_of_end, end) - divergence(distribution_of_end, true_end)
+    found += float(divergence(distribution_of_end, end))
     truth = -float(model.log_prob(x0)) + float(mismatch)
     assert found == pytest.approx(truth, rel=1e-9, abs=1e-9)
 
@@ -247,10 +247,10 @@ def test_rows_may_be_cut_in_any_way(batch_size, calls):
 
 def test_energies_have_a_bound_too():
     sde, x0 = VP(), draw(3, 1)
-    law = line(sde)
-    energy = EnergyFunction(lambda x, t: -law.log_prob(x, t), sde)
+    distribution = line(sde)
+    energy = EnergyFunction(lambda x, t: -distribution.log_prob(x, t), sde)
     vae = HierarchicalVAE.from_sde(sde, 8)
-    torch.testing.assert_close(vae.elbo(energy, x0).nats, vae.elbo(law, x0).nats)
+    torch.testing.assert_close(vae.elbo(energy, x0).nats, vae.elbo(distribution, x0).nats)
 
 
 def test_only_the_model_is_in_float32():
@@ -261,8 +261,8 @@ def test_only_the_model_is_in_float32():
     found = vae.elbo(model, x0, noise=lambda layer, draw: noise).layers
     assert found.dtype == torch.float64
     for i in range(2, 101):
-        law = vae.encoder.marginal(x0, i)
-        estimate = model.denoise(law.mean + law.std * noise, vae.times[i - 1])
+        distribution = vae.encoder.marginal(x0, i)
+        estimate = model.denoise(distribution.mean + distribution.std * noise, vae.times[i - 1])
         assert estimate.dtype == torch.float32
         error = (x0.double() - estimate.double()).square().sum(1)
         truth = 0.5 * (snr[i - 2] - snr[i - 1]) * error
@@ -374,8 +374,10 @@ def test_importance_weights_are_joint_densities_over_the_encoders(levels):
     for seeds in streams:
         noise, states = ExampleStreams(seeds, x0), {}
         for i in range(5, 0, -1):
-            law = encoder.marginal(x0, 5) if i == 5 else encoder.posterior(states[i + 1], x0, i + 1)
-            states[i] = law.mean + law.std * noise()
+            distribution = (
+                encoder.marginal(x0, 5) if i == 5 else encoder.posterior(states[i + 1], x0, i + 1)
+            )
+            states[i] = distribution.mean + distribution.std * noise()
         # q of the whole path in the other direction: upward, by steps
         below = {1: x0} | {i + 1: state for i, state in states.items()}
         log_q = sum(encoder.step(below[i], i).log_prob(states[i]) for i in states)

@@ -38,9 +38,9 @@ def test_marginals_are_those_of_the_sde_and_follow_from_the_steps(sde, vae):
     variances = products**2 * torch.cumsum((std / products) ** 2, 0)
     torch.testing.assert_close(variances.sqrt(), sde.sigma(vae.times), **EXACT)
     x0 = draw(9, 2)
-    law = vae.encoder.marginal(x0, torch.arange(1, 10))
-    torch.testing.assert_close(law.mean, sde.alpha(vae.times)[:, None] * x0, **EXACT)
-    torch.testing.assert_close(law.std[:, 0], sde.sigma(vae.times), **EXACT)
+    distribution = vae.encoder.marginal(x0, torch.arange(1, 10))
+    torch.testing.assert_close(distribution.mean, sde.alpha(vae.times)[:, None] * x0, **EXACT)
+    torch.testing.assert_close(distribution.std[:, 0], sde.sigma(vae.times), **EXACT)
     torch.testing.assert_close(vae.log_snrs, sde.log_snr(vae.times), **EXACT)
 
 
@@ -53,33 +53,33 @@ def joint(sde, times):
     return (sde.sigma(early) ** 2 * sde.alpha(late) / sde.alpha(early)).reshape(shape)
 
 
-def test_posterior_is_the_joint_normal_law_conditioned(sde, vae):
+def test_posterior_is_the_joint_normal_distribution_conditioned(sde, vae):
     """Two rows of the joint covariance, and the formula for conditioning any normal vector."""
     x0, x, covariance = draw(5, 3), draw(5, 3, seed=1), joint(sde, vae.times)
     for i in range(2, 10):
         (a, b), (_, d) = covariance[i - 2 : i, i - 2 : i].tolist()
         early, late = sde.alpha(vae.times[i - 2 : i]).tolist()
-        law = vae.encoder.posterior(x, x0, i)
+        distribution = vae.encoder.posterior(x, x0, i)
         mean = early * x0 + b / d * (x - late * x0)
-        torch.testing.assert_close(law.mean, mean, rtol=1e-9, atol=1e-9)
-        assert float(law.std) ** 2 == pytest.approx(a - b * b / d, rel=1e-6)
+        torch.testing.assert_close(distribution.mean, mean, rtol=1e-9, atol=1e-9)
+        assert float(distribution.std) ** 2 == pytest.approx(a - b * b / d, rel=1e-6)
 
 
-def laws_of_all_layers(vae, law_of_next, order):
-    """Covariance of the layers when each is drawn from its law given the one before in `order`."""
+def distributions_of_all_layers(vae, distribution_of_next, order):
+    """Covariance of the layers, each drawn given the one before it in `order`."""
     n, x0 = len(vae), torch.zeros(len(vae), dtype=torch.float64)
     inputs, states = torch.eye(n, dtype=torch.float64), {}
     for position, layer in enumerate(order):
-        law = law_of_next(states, layer, x0)
-        states[layer] = law.mean + law.std * inputs[position]
+        distribution = distribution_of_next(states, layer, x0)
+        states[layer] = distribution.mean + distribution.std * inputs[position]
     columns = torch.stack([states[layer] for layer in range(1, n + 1)])
     return columns @ columns.mT
 
 
-def test_the_layers_have_one_law_drawn_upward_or_downward(sde, vae):
+def test_the_layers_have_one_distribution_drawn_upward_or_downward(sde, vae):
     """x_1, x_2 ... by steps; x_n, then x_{n-1} ... by posteriors: the same joint covariance."""
     n, encoder = len(vae), vae.encoder
-    upward = laws_of_all_layers(
+    upward = distributions_of_all_layers(
         vae, lambda states, i, x0: vae.encoder.step(states.get(i - 1, x0), i), range(1, n + 1)
     )
 
@@ -89,7 +89,7 @@ def test_the_layers_have_one_law_drawn_upward_or_downward(sde, vae):
 
     truth = joint(sde, vae.times)
     torch.testing.assert_close(upward, truth, rtol=1e-10, atol=1e-12)
-    found = laws_of_all_layers(vae, downward, range(n, 0, -1))
+    found = distributions_of_all_layers(vae, downward, range(n, 0, -1))
     torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12)
 
 
@@ -99,8 +99,8 @@ def test_encode_draws_the_steps_with_each_examples_own_noise(vae):
     noise = ExampleStreams(example_seeds(5, 3), x0)
     assert latents.shape == (9, 3, 2)
     for i in range(1, 10):
-        law = vae.encoder.step(x, i)
-        x = law.mean + law.std * noise()
+        distribution = vae.encoder.step(x, i)
+        x = distribution.mean + distribution.std * noise()
         assert torch.equal(latents[i - 1], x)
     alone = vae.encoder.sample(x0[2:], seed=example_seeds(5, 3)[2:])
     assert torch.equal(alone[:, 0], latents[:, 2])
@@ -110,9 +110,9 @@ def test_decoder_step_is_the_posterior_around_the_denoised_mean(sde, vae):
     model, x = mixture(sde), draw(4, 2) * vae.encoder.sigmas[4]
     estimate = model.denoise(x, vae.times[4])
     assert torch.equal(vae.decoder.denoise(model, x, 5), estimate)
-    law = vae.decoder.step(model, x, 5)
-    assert torch.equal(law.mean, vae.encoder.posterior(x, estimate, 5).mean)
-    assert torch.equal(law.std, vae.encoder.posterior(x, estimate, 5).std)
+    distribution = vae.decoder.step(model, x, 5)
+    assert torch.equal(distribution.mean, vae.encoder.posterior(x, estimate, 5).mean)
+    assert torch.equal(distribution.std, vae.encoder.posterior(x, estimate, 5).std)
     wide = replace(vae, variance="transition").decoder.step(model, x, 5)
     assert float(wide.std) == pytest.approx(float(vae.encoder.steps[1][4]), rel=1e-12)
     own = vae.decoder.step(model, x, 5, std=torch.full_like(x, 0.7))
@@ -137,15 +137,17 @@ def test_each_example_may_be_at_a_layer_of_its_own(sde, vae):
 
 def test_decoder_and_prior(sde, vae):
     model, x = mixture(sde), draw(4, 2)
-    law = vae.decoder.data(model, x)
-    assert torch.equal(law.mean, model.denoise(x, vae.times[0]))
-    assert float(law.std) == pytest.approx(float(sde.sigma(vae.times[0]) / sde.alpha(vae.times[0])))
+    distribution = vae.decoder.data(model, x)
+    assert torch.equal(distribution.mean, model.denoise(x, vae.times[0]))
+    assert float(distribution.std) == pytest.approx(
+        float(sde.sigma(vae.times[0]) / sde.alpha(vae.times[0]))
+    )
     assert float(replace(vae, decoder_std=0.25).decoder.data(model, x).std) == 0.25
     per_entry = torch.rand(4, 2).double() + 0.1
     assert torch.equal(vae.decoder.data(model, x, std=per_entry).std, per_entry)
     cut = Quantization(8).discretize(vae.decoder.data(model, x))
     assert (cut.low, cut.high, cut.levels) == (-0.875, 0.875, 8)
-    assert torch.equal(cut.normal.mean, law.mean)
+    assert torch.equal(cut.normal.mean, distribution.mean)
     masses = torch.stack([cut.log_prob(torch.full((4, 2), k)) for k in range(8)])
     assert masses.shape == (8, 4)
     prior = vae.decoder.prior((4, 2), torch.float64)
@@ -157,8 +159,8 @@ def test_masses_of_the_levels_are_one_together():
     vae = HierarchicalVAE.from_sde(VP(), 3, grid="log_snr(end=0.2)")
     model = GaussianMixture([[0.3]], 0.4, VP())
     decoded = vae.decoder.data(model, torch.tensor([[0.2], [-2.0]]).double())
-    law = Quantization(5, -1.0, 1.0).discretize(decoded)
-    mass = sum(law.log_prob(torch.full((2, 1), k)).exp() for k in range(5))
+    distribution = Quantization(5, -1.0, 1.0).discretize(decoded)
+    mass = sum(distribution.log_prob(torch.full((2, 1), k)).exp() for k in range(5))
     torch.testing.assert_close(mass, torch.ones(2).double(), **EXACT)
 
 
@@ -218,8 +220,10 @@ def test_ancestral_draws_from_the_conditionals_of_the_chosen_layers(sde, vae, va
     chosen = HierarchicalVAE(sde, vae.times[[i - 1 for i in SUBSETS[layers]]], variance)
     noise = torch.Generator().manual_seed(3)
     for i in range(len(chosen), 1, -1):
-        law = chosen.decoder.step(model, x, i)
-        x = law.mean + law.std * torch.randn(x.shape, generator=noise, dtype=torch.float64)
+        distribution = chosen.decoder.step(model, x, i)
+        x = distribution.mean + distribution.std * torch.randn(
+            x.shape, generator=noise, dtype=torch.float64
+        )
     torch.testing.assert_close(found, chosen.decoder.data(model, x).mean, rtol=1e-9, atol=1e-10)
 
 
@@ -260,11 +264,11 @@ def test_decode_draws_down_from_a_layer(sde, vae):
     drawn = vae.decode(model, x, layer=4, seed=2, denoise=False)
     noise = ExampleStreams(example_seeds(2, 3), x)
     for i in (4, 3, 2):
-        law = vae.decoder.step(model, x, i)
-        x = law.mean + law.std * noise()
-    law = vae.decoder.data(model, x)
-    assert torch.equal(found, law.mean)
-    assert torch.equal(drawn, law.mean + law.std * noise())
+        distribution = vae.decoder.step(model, x, i)
+        x = distribution.mean + distribution.std * noise()
+    distribution = vae.decoder.data(model, x)
+    assert torch.equal(found, distribution.mean)
+    assert torch.equal(drawn, distribution.mean + distribution.std * noise())
 
 
 def test_condition_reaches_the_model():

@@ -93,7 +93,7 @@ def test_steps_over_any_layers_share_what_is_known_of_the_data(sde):
     torch.testing.assert_close(squares, truth, rtol=1e-6, atol=0)
 
 
-def test_sampling_with_the_best_variances_has_the_data_law():
+def test_sampling_with_the_best_variances_has_the_data_distribution():
     """On a Gaussian: mean and variance of the samples, propagated exactly, with three steps."""
     sde = VP()
     vae = HierarchicalVAE.from_sde(sde, 3, grid="log_snr(end=1e-4)")
@@ -103,10 +103,10 @@ def test_sampling_with_the_best_variances_has_the_data_law():
     points = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     mean = end * M
     for i in (3, 2):
-        law = vae.decoder.step(model, points, i)
-        slope = law.mean[1] - law.mean[0]
-        variance = slope**2 * variance + law.std**2
-        mean = law.mean[0] + slope * mean
+        distribution = vae.decoder.step(model, points, i)
+        slope = distribution.mean[1] - distribution.mean[0]
+        variance = slope**2 * variance + distribution.std**2
+        mean = distribution.mean[0] + slope * mean
     truth = vae.encoder.alphas[0] ** 2 * V + vae.encoder.sigmas[0] ** 2
     assert float(variance) == pytest.approx(float(truth), rel=1e-9)
     assert float(mean) == pytest.approx(float(vae.encoder.alphas[0] * M), rel=1e-9)

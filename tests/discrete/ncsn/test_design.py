@@ -83,8 +83,10 @@ def test_the_ratio_overlaps_as_it_should(dim, overlap):
     """Radii of sigma = 1 are N(sqrt D, 1/2); those of g lie in sqrt(D) g +- 3 g / sqrt 2."""
     choice = scale_ratio(dim, overlap)
     low, high = (math.sqrt(dim) * choice.value + k * choice.value / math.sqrt(2) for k in (-3, 3))
-    law = stats.norm(math.sqrt(dim), math.sqrt(0.5))
-    share, _ = integrate.quad(law.pdf, max(low, law.mean() - 8), min(high, law.mean() + 8))
+    distribution = stats.norm(math.sqrt(dim), math.sqrt(0.5))
+    share, _ = integrate.quad(
+        distribution.pdf, max(low, distribution.mean() - 8), min(high, distribution.mean() + 8)
+    )
     assert share == pytest.approx(overlap, abs=1e-9)
     assert level_overlap(choice.value, dim) == pytest.approx(overlap, abs=1e-9)
     for word in (f"ratio = {choice.value:.5g}", f"D = {dim} ", f"overlap by {overlap:g}", "Phi("):
@@ -93,7 +95,7 @@ def test_the_ratio_overlaps_as_it_should(dim, overlap):
 
 
 @pytest.mark.parametrize("dim", [1, 2, 7, 3072])
-def test_the_ratio_of_few_dimensions_is_by_the_exact_law(dim):
+def test_the_ratio_of_few_dimensions_is_by_the_exact_distribution(dim):
     """|x|^2 is chi-squared: the larger level's radii within those of the smaller one."""
     choice = scale_ratio(dim, 0.5, radius="chi")
     tail = stats.norm.sf(3)

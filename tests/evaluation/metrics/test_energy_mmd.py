@@ -82,7 +82,7 @@ def test_bandwidths_are_multiples_of_the_median_distance_of_the_reference():
     assert maximum_mean_discrepancy(y, x) != pytest.approx(maximum_mean_discrepancy(x, y), rel=0.01)
 
 
-def test_median_of_a_large_reference_is_that_of_its_law():
+def test_median_of_a_large_reference_is_that_of_its_distribution():
     """Above 1000 examples the median is of a subset: for N(0, I_4), |a - b|^2 / 2 ~ chi2(4)."""
     x, y = 1 + normals(50, 4, seed=9), normals(3000, 4, seed=10)
     median = math.sqrt(2 * stats.chi2(4).median())
@@ -116,7 +116,7 @@ def test_discrepancy_of_two_normals_has_the_closed_form():
 
 
 @pytest.mark.parametrize("distance", [energy_distance, maximum_mean_discrepancy])
-def test_two_sets_of_one_law_score_zero_on_average(distance):
+def test_two_sets_of_one_distribution_score_zero_on_average(distance):
     """Unbiased: with 7 and 9 examples, counting self pairs would add over 0.2 to the mean."""
     mean, error = repeated(
         distance,

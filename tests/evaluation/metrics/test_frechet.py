@@ -109,7 +109,7 @@ def test_two_pairs_of_points_have_the_closed_form():
     assert frechet(x, y) == pytest.approx(49 + 2 + 2 * 25 - 2 * 2 * 3, rel=1e-12)
 
 
-def test_distance_of_large_samples_is_that_of_their_laws():
+def test_distance_of_large_samples_is_that_of_their_distributions():
     """N(0, I) and N(1, 4 I) in 3 dimensions: 3 + 3 (2 - 1)^2."""
     x, y = normals(8000, 3, seed=12), 1 + 2 * normals(8000, 3, seed=13)
     assert frechet(x, y) == pytest.approx(6, rel=0.04)

@@ -53,7 +53,7 @@ def test_mean_is_the_distance_of_the_moments():
     assert error < 0.03 * expected
 
 
-def test_two_sets_of_one_law_score_zero_on_average():
+def test_two_sets_of_one_distribution_score_zero_on_average():
     """Unbiased: counting an example's pair with itself would add 3.4 to the mean."""
     mean, error = repeated(
         lambda r: kernel_distance(normals(7, 2, seed=r), normals(9, 2, seed=r + 1)),

@@ -45,7 +45,7 @@ def test_shift_in_many_dimensions_is_its_length_over_the_root_of_the_dimension()
     )
 
 
-def test_scaling_an_isotropic_law_matches_its_closed_form():
+def test_scaling_an_isotropic_distribution_matches_its_closed_form():
     """N(0, I) against N(0, 9 I): projections are N(0, 1) against N(0, 9), at a distance of 2."""
     x, y = normals(20_000, 5, seed=5), 3 * normals(20_000, 5, seed=6)
     assert sliced_wasserstein2(x, y, projections=32) == pytest.approx(2.0, rel=0.01)

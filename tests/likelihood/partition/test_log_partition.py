@@ -1,4 +1,4 @@
-"""The partition function, against laws whose constant, samples or transitions are known exactly."""
+"""The partition function, against exact constants, samples and transitions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from sde_score.sdes import VP
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-class Law:
+class Distribution:
     """A density from a function, with its constant and exact samples where the test has them."""
 
     def __init__(self, energy, log_z=None, sample=None) -> None:
@@ -88,7 +88,7 @@ def by_table(energy, low, high):
 
 
 def gaussian(k=4.0, mean=0.0, dim=1, constant=0.0):
-    return Law(
+    return Distribution(
         lambda x: 0.5 * k * ((x - mean) ** 2).flatten(1).sum(1) + constant,
         dim * (HALF_LOG_TAU - 0.5 * math.log(k)) - constant,
         lambda n, g: mean + randn(g, n, dim) / k**0.5,
@@ -101,7 +101,7 @@ def double_well():
 
     log_z = math.log(integrate.quad(lambda x: math.exp(-one(x)), -6, 6)[0])
     table = by_table(one, -4, 4)
-    return Law(lambda x: one(x).sum(1), 2 * log_z, lambda n, g: table((n, 2), g))
+    return Distribution(lambda x: one(x).sum(1), 2 * log_z, lambda n, g: table((n, 2), g))
 
 
 @dataclass(frozen=True)
@@ -175,46 +175,48 @@ def test_the_way_back_makes_the_same_stops_with_the_same_steps():
     assert there.reverse() == AnnealingPlan([1.0, 0.3, 0.0], [1.0, 2.0, 3.0], MALA(), 4)
 
 
-def crude(law, event, betas, moves=1):
-    """A path from the standard normal law and a plan with an untuned kernel."""
-    path = GeometricPath(GaussianReference(torch.zeros(event).double()), law)
+def crude(distribution, event, betas, moves=1):
+    """A path from the standard normal distribution and a plan with an untuned kernel."""
+    path = GeometricPath(GaussianReference(torch.zeros(event).double()), distribution)
     return path, AnnealingPlan(betas, [0.1] * len(betas), MALA(), moves)
 
 
 @pytest.mark.parametrize("name", ["double_well", "gaussian"])
 def test_weights_are_unbiased_both_ways_however_bad_the_walk(name):
     """Three stops and an untuned kernel: E[w] = Z, and E[w] = 1 / Z backwards."""
-    law = {"double_well": double_well(), "gaussian": gaussian(4.0, 0.5, 5)}[name]
+    distribution = {"double_well": double_well(), "gaussian": gaussian(4.0, 0.5, 5)}[name]
     n, generator = 30_000, seeded()
-    path, plan = crude(law, law.sample(2, seeded()).shape[1:], [0, 0.1, 0.4, 1.0], moves=2)
+    path, plan = crude(
+        distribution, distribution.sample(2, seeded()).shape[1:], [0, 0.1, 0.4, 1.0], moves=2
+    )
     for sign, planned, x in (
         (1, plan, path.reference.sample(n, generator)),
-        (-1, plan.reverse(), law.sample(n, generator)),
+        (-1, plan.reverse(), distribution.sample(n, generator)),
     ):
         walk = anneal(path, planned, x, lambda x=x: randn(generator, *x.shape), lambda: None)
-        w = (walk.log_weights - sign * law.log_z).exp()
+        w = (walk.log_weights - sign * distribution.log_z).exp()
         assert w.mean().item() == pytest.approx(1, abs=4 * w.std().item() / n**0.5)
 
 
 def test_sequential_populations_of_four_are_unbiased():
     """Many tiny populations, resampled at nearly every stop: any bias of the resampling, or a
     weight kept or lost by it, shows in the mean."""
-    law, n, generator = double_well(), 10_000, seeded()
+    distribution, n, generator = double_well(), 10_000, seeded()
     for betas in ([0, 0.02, 0.1, 0.3, 1.0], [0, 1.0]):
-        path, plan = crude(law, (2,), betas)
+        path, plan = crude(distribution, (2,), betas)
         x = path.reference.sample(4 * n, generator)
         noise = lambda: randn(generator, 4 * n, 2)  # noqa: E731
         walk = sequential(path, plan, x, noise, n, generator, lambda: None)
         resample(walk, n, generator, threshold=2.0)
-        w = (walk.log_gain - law.log_z).exp()
+        w = (walk.log_gain - distribution.log_z).exp()
         assert w.mean().item() == pytest.approx(1, abs=4 * w.std().item() / n**0.5)
         assert not walk.log_weights.any()
 
 
 def test_particles_follow_the_density():
-    law = double_well()
-    result = log_partition(law, (2,), method="smc", chains=1024, steps=60, progress=False)
-    exact = law.sample(40_000, seeded(3))
+    distribution = double_well()
+    result = log_partition(distribution, (2,), method="smc", chains=1024, steps=60, progress=False)
+    exact = distribution.sample(40_000, seeded(3))
     for power in (1, 2):
         got = (result.samples**power).reshape(16, -1, 2).mean(1)
         off = (got.mean(0) - (exact**power).mean(0)) / (got.std(0) / 4)
@@ -224,33 +226,33 @@ def test_particles_follow_the_density():
 @pytest.mark.parametrize("name", targets.available())
 def test_the_truth_lies_in_the_sandwich(name):
     """On every target, within the error bars; and all methods agree with it."""
-    law = targets.create(name)
-    start = GaussianReference.fit(law.sample(4000, seeded(5)), 1.3)
+    distribution = targets.create(name)
+    start = GaussianReference.fit(distribution.sample(4000, seeded(5)), 1.3)
     settings = {"seed": 1, "progress": False}
-    result = log_partition(law, start, method="bridge", chains=192, steps=60, **settings)
-    assert result.lower.value - 4 * result.lower.standard_error < law.log_z
-    assert result.upper.value + 4 * result.upper.standard_error > law.log_z
-    # Backwards the walk cannot leave the support of a law that has an edge, so the upper bound
-    # stays above by -log of the share of the start that lies inside.
+    result = log_partition(distribution, start, method="bridge", chains=192, steps=60, **settings)
+    assert result.lower.value - 4 * result.lower.standard_error < distribution.log_z
+    assert result.upper.value + 4 * result.upper.standard_error > distribution.log_z
+    # Backwards the walk cannot leave the support of a distribution that has an edge, so the upper
+    # bound stays above by -log of the share of the start that lies inside.
     assert result.upper.value - result.lower.value < (1.2 if name == "exponential" else 0.6)
-    assert result.value == pytest.approx(law.log_z, abs=4 * result.standard_error)
+    assert result.value == pytest.approx(distribution.log_z, abs=4 * result.standard_error)
     assert result.standard_error < 0.12
     rough = name in ("exponential", "funnel")  # energies without a mean under the start
     settings |= {"method": "smc" if rough else "thermodynamic", "chains": 256, "steps": 30}
-    sequence = log_partition(law, start, **settings)
-    assert sequence.value == pytest.approx(law.log_z, abs=5 * sequence.standard_error)
+    sequence = log_partition(distribution, start, **settings)
+    assert sequence.value == pytest.approx(distribution.log_z, abs=5 * sequence.standard_error)
     lower, error = sequence.lower  # that of `smc` in either case
-    assert lower == pytest.approx(law.log_z, abs=5 * error)
+    assert lower == pytest.approx(distribution.log_z, abs=5 * error)
 
 
 @pytest.mark.parametrize(("method", "chains"), [("bridge", 96), ("thermodynamic", 288)])
 def test_error_bars_are_honest(method, chains):
     """z-scores over 40 seeds have mean 0 and standard deviation 1, as far as 40 can tell: of each
     method and of its bounds, which are those of `ais`, `reverse-ais` and `smc`."""
-    law, scores = gaussian(1.8, 0.5, dim=2), []
+    distribution, scores = gaussian(1.8, 0.5, dim=2), []
     for seed in range(40):
         result = log_partition(
-            law,
+            distribution,
             (2,),
             method=method,
             chains=chains,
@@ -262,7 +264,9 @@ def test_error_bars_are_honest(method, chains):
             progress=False,
         )
         estimates = [(result.value, result.standard_error), result.lower, result.upper]
-        scores.append([(value - law.log_z) / error for value, error in filter(None, estimates)])
+        scores.append(
+            [(value - distribution.log_z) / error for value, error in filter(None, estimates)]
+        )
     assert np.abs(np.mean(scores, 0)).max() < 4 / 40**0.5
     assert np.std(scores, 0).min() > 0.65
     assert np.std(scores, 0).max() < 1.4
@@ -333,13 +337,13 @@ def test_thermodynamic_integration_of_exact_moments_is_of_fourth_order():
 
 def test_thermodynamic_integration_weighs_its_particles():
     """Importance weights and no moves at all: the averages must be the weighted ones."""
-    law, n = gaussian(2.0), 10_000
+    distribution, n = gaussian(2.0), 10_000
     betas = np.linspace(0, 1, 41).tolist()
     plan = AnnealingPlan(betas, [1e-9] * 41, MALA(1e-9), 1)
     x = randn(seeded(), n, 1)
     generator = seeded(2)
     walk = sequential(
-        GeometricPath(STANDARD, law),
+        GeometricPath(STANDARD, distribution),
         plan,
         x,
         lambda: randn(generator, n, 1),
@@ -348,7 +352,7 @@ def test_thermodynamic_integration_weighs_its_particles():
         lambda: None,
         0,
     )
-    assert thermodynamic(walk, betas).value == pytest.approx(law.log_z, abs=0.03)
+    assert thermodynamic(walk, betas).value == pytest.approx(distribution.log_z, abs=0.03)
 
 
 def test_systematic_resampling_draws_floor_or_ceil_and_the_right_mean():
@@ -386,8 +390,8 @@ def test_a_constant_on_the_energy_leaves_log_z():
 
 def test_a_change_of_units_moves_log_z_by_the_volume():
     """E(x / s) from a reference and steps in the same units: log Z + D log s, the same seed."""
-    law, s, betas = double_well(), 3.0, np.linspace(0, 1, 15).tolist()
-    wide = Law(lambda x: law.energy(x / s))
+    distribution, s, betas = double_well(), 3.0, np.linspace(0, 1, 15).tolist()
+    wide = Distribution(lambda x: distribution.energy(x / s))
     small, large = (
         log_partition(
             density,
@@ -398,7 +402,7 @@ def test_a_change_of_units_moves_log_z_by_the_volume():
             tune=False,
             progress=False,
         )
-        for density, scale in ((law, 1.0), (wide, s))
+        for density, scale in ((distribution, 1.0), (wide, s))
     )
     assert large.value == pytest.approx(small.value + 2 * math.log(s), abs=1e-9)
 
@@ -406,10 +410,12 @@ def test_a_change_of_units_moves_log_z_by_the_volume():
 def test_a_change_of_temperature_is_the_closed_form():
     """Quadratic energy over T: log Z + D / 2 log T."""
     for temperature in (0.5, 3.0):
-        law = gaussian(2.0, dim=3)
-        hot = Law(lambda x, law=law, t=temperature: law.energy(x) / t)
+        distribution = gaussian(2.0, dim=3)
+        hot = Distribution(
+            lambda x, distribution=distribution, t=temperature: distribution.energy(x) / t
+        )
         got = log_partition(hot, (3,), chains=512, steps=60, progress=False)
-        want = law.log_z + 1.5 * math.log(temperature)
+        want = distribution.log_z + 1.5 * math.log(temperature)
         assert got.value == pytest.approx(want, abs=4 * got.standard_error)
         assert got.standard_error < 0.03
 
@@ -417,14 +423,14 @@ def test_a_change_of_temperature_is_the_closed_form():
 def test_any_density_of_known_constant_is_a_start():
     """An unnormalized reference gives the numbers of the normalized one."""
     off = 2.5
-    start = Law(
+    start = Distribution(
         lambda x: STANDARD.energy(x) + off, -off, lambda n, g: STANDARD.sample(n, generator=g)
     )
     assert isinstance(start, Reference)
-    law, settings = gaussian(3.0, 0.4), {"chains": 64, "steps": 10, "progress": False}
+    distribution, settings = gaussian(3.0, 0.4), {"chains": 64, "steps": 10, "progress": False}
     for method in ("ais", "bridge"):
-        want = log_partition(law, STANDARD, method=method, **settings)
-        got = log_partition(law, start, method=method, **settings)
+        want = log_partition(distribution, STANDARD, method=method, **settings)
+        got = log_partition(distribution, start, method=method, **settings)
         assert got.value == pytest.approx(want.value, abs=1e-9)
 
 
@@ -438,7 +444,7 @@ def test_a_fitted_reference_has_the_moments_of_its_samples():
     assert (draws.std(0) / reference.std - 1).abs().max() < 4.5 / 20_000**0.5
     want = torch.distributions.Normal(reference.mean, reference.std).log_prob(draws)
     torch.testing.assert_close(reference.energy(draws), -want.sum((1, 2)))
-    torch.testing.assert_close(reference.score(draws), Law(reference.energy).score(draws))
+    torch.testing.assert_close(reference.score(draws), Distribution(reference.energy).score(draws))
 
 
 def test_the_pilot_finds_even_weights_and_the_step_sizes_that_are_accepted():
@@ -462,7 +468,7 @@ def test_the_pilot_finds_even_weights_and_the_step_sizes_that_are_accepted():
         kept = math.exp(2 * log_z(high) - log_z(low) - log_z(2 * high - low))
         assert kept == pytest.approx(0.7, abs=0.08)
     result = log_partition(path.density, (dim,), chains=500, steps=60, progress=False)
-    # Before the first stop of the pilot the law is wider than at it, and its steps are kept.
+    # Before the first stop of the pilot the distribution is wider, and its steps are kept.
     assert (result.acceptance[8:] - 0.574).abs().max() < 0.12
     assert 0.5 < result.acceptance[:8].min() < result.acceptance[:8].max() < 0.85
     assert result.step_sizes[-1] < result.step_sizes[1] / 5
@@ -479,7 +485,7 @@ def test_the_pilot_finds_even_weights_and_the_step_sizes_that_are_accepted():
 
 def test_the_pilot_resamples_towards_the_density():
     """With a kernel that never moves, the second stop is even only if the particles were resampled
-    to the law of the first."""
+    to the distribution of the first."""
     k, n, generator = 300.0, 20_000, seeded()
     path, x = GeometricPath(STANDARD, gaussian(k)), randn(generator, n, 1)
     plan = pilot(path, Still(), x, lambda: x, generator, lambda: None)
@@ -492,16 +498,16 @@ def test_the_pilot_resamples_towards_the_density():
 
 def test_the_last_weights_of_a_population_count():
     """One step that is too even to be resampled on the way: its weights are the whole estimate."""
-    law = gaussian(1.5)
-    result = log_partition(law, (1,), method="smc", betas=[0, 1], progress=False)
-    assert result.value == pytest.approx(law.log_z, abs=4 * result.standard_error)
+    distribution = gaussian(1.5)
+    result = log_partition(distribution, (1,), method="smc", betas=[0, 1], progress=False)
+    assert result.value == pytest.approx(distribution.log_z, abs=4 * result.standard_error)
     assert result.standard_error < 0.03
     assert (result.samples**2).mean().item() == pytest.approx(1 / 1.5, abs=4 * (2 / 1024) ** 0.5)
 
 
 def test_more_moves_even_out_the_weights():
-    law, settings = double_well(), {"chains": 256, "steps": 10, "progress": False}
-    few, many = (log_partition(law, (2,), moves=moves, **settings).ess for moves in (1, 8))
+    distribution, settings = double_well(), {"chains": 256, "steps": 10, "progress": False}
+    few, many = (log_partition(distribution, (2,), moves=moves, **settings).ess for moves in (1, 8))
     assert many > 1.3 * few
 
 
@@ -509,10 +515,10 @@ def test_more_moves_even_out_the_weights():
 def test_any_event_shape_is_the_flattened_problem(event):
     size = math.prod(event)
     scale = torch.linspace(1.0, 3.0, size).double().reshape(event)
-    law = Law(lambda x: 0.5 * (scale * x**2).reshape(len(x), -1).sum(1))
-    flat = Law(lambda x: 0.5 * (scale.reshape(-1) * x**2).sum(1))
+    distribution = Distribution(lambda x: 0.5 * (scale * x**2).reshape(len(x), -1).sum(1))
+    flat = Distribution(lambda x: 0.5 * (scale.reshape(-1) * x**2).sum(1))
     settings = {"chains": 64, "steps": 10, "progress": False}
-    got = log_partition(law, event, **settings)
+    got = log_partition(distribution, event, **settings)
     want = log_partition(flat, (size,), **settings)
     assert got.value == pytest.approx(want.value, abs=1e-9)
 
@@ -526,9 +532,9 @@ def test_the_seed_decides_everything(method):
 
 
 def test_samples_that_are_given_start_the_reverse_walk():
-    law = double_well()
-    silent = Law(law.energy)
-    samples = law.sample(300, seeded(7))
+    distribution = double_well()
+    silent = Distribution(distribution.energy)
+    samples = distribution.sample(300, seeded(7))
     before = samples.clone()
     for method in ("bridge", "reverse-ais"):
         result = log_partition(
@@ -536,7 +542,7 @@ def test_samples_that_are_given_start_the_reverse_walk():
         )
         assert result.reverse.shape == (300,)
         assert result.upper.value == pytest.approx(
-            law.log_z, abs=4 * result.upper.standard_error + 0.1
+            distribution.log_z, abs=4 * result.upper.standard_error + 0.1
         )
         with pytest.raises(ValueError, match=r"no sample\(count, generator\); give samples="):
             log_partition(silent, (2,), method=method, chains=64, steps=5, progress=False)
@@ -544,8 +550,8 @@ def test_samples_that_are_given_start_the_reverse_walk():
 
 
 def test_what_is_known_depends_on_the_method():
-    law, settings = gaussian(2.0), {"chains": 64, "steps": 10, "progress": False}
-    known = {m: log_partition(law, (1,), method=m, **settings) for m in PARTITION_METHODS}
+    distribution, settings = gaussian(2.0), {"chains": 64, "steps": 10, "progress": False}
+    known = {m: log_partition(distribution, (1,), method=m, **settings) for m in PARTITION_METHODS}
     assert [m for m, r in known.items() if r.lower] == ["ais", "bridge", "smc", "thermodynamic"]
     assert [m for m, r in known.items() if r.upper] == ["reverse-ais", "bridge"]
     assert known["ais"].value == known["ais"].lower.value
@@ -574,7 +580,7 @@ def test_averages_and_sizes_are_those_of_the_plain_formulas():
 
 
 def test_an_energy_model_has_a_log_likelihood_in_nats():
-    """The energy of a normal law up to a constant, as a model: log p is the normal density."""
+    """A normal energy up to a constant, as a model: log p is the normal density."""
     model = EnergyFunction(lambda x, t: (x**2 / 0.5).sum(1) + 3.0, VP())
     partition = log_partition(model, (2,), chains=512, steps=50, progress=False, seed=4)
     x = randn(seeded(), 6, 2)
@@ -586,16 +592,16 @@ def test_an_energy_model_has_a_log_likelihood_in_nats():
     torch.testing.assert_close(got.log_prob, want, rtol=0, atol=4 * partition.standard_error)
     torch.testing.assert_close(got.upper, -model.energy(x, VP().t_min) - partition.lower.value)
     assert got.lower is None
-    exact = Law(gaussian(4.0, 0.0, 2).energy, None, gaussian(4.0, 0.0, 2).sample)
+    exact = Distribution(gaussian(4.0, 0.0, 2).energy, None, gaussian(4.0, 0.0, 2).sample)
     both = log_partition(exact, (2,), method="bridge", chains=64, steps=30, progress=False)
     sandwich = energy_log_prob(exact, x, both)
     torch.testing.assert_close(sandwich.lower, -exact.energy(x) - both.upper.value)
 
 
-def test_a_model_stands_for_its_law_at_the_least_noise_and_marginals_for_any():
+def test_a_model_stands_for_its_distribution_at_the_least_noise_and_marginals_for_any():
     """A diffused mixture is normalized at every t, and a condition reaches the energy."""
-    law = GaussianMixture(torch.tensor([[0.5, -0.5]]).double(), 0.3, VP())
-    for density in (law, Marginal(law, 0.4)):
+    distribution = GaussianMixture(torch.tensor([[0.5, -0.5]]).double(), 0.3, VP())
+    for density in (distribution, Marginal(distribution, 0.4)):
         got = log_partition(density, (2,), chains=512, steps=60, progress=False)
         assert abs(got.value) < 4 * got.standard_error
     model = EnergyFunction(lambda x, t, c: 0.5 * c * (x**2).sum(1), VP())
@@ -623,15 +629,15 @@ def test_states_have_the_precision_of_the_network():
 
 def test_hmc_walks_too_and_its_cost_is_counted():
     calls = []
-    law = gaussian(5.0, 0.2, dim=3)
-    counted = Law(lambda x: calls.append(len(x)) or law.energy(x))
+    distribution = gaussian(5.0, 0.2, dim=3)
+    counted = Distribution(lambda x: calls.append(len(x)) or distribution.energy(x))
     for kernel, each in (("mala", 1), ("hmc(leapfrogs=3)", 3)):
         result = log_partition(
             counted, (3,), chains=400, steps=40, moves=2, kernel=kernel, progress=False
         )
         # The walk itself: no move before the first stop, and none after the last.
         assert calls.count(400) == 40 + 39 * (1 + 2 * each)
-        assert result.value == pytest.approx(law.log_z, abs=4 * result.standard_error)
+        assert result.value == pytest.approx(distribution.log_z, abs=4 * result.standard_error)
         calls.clear()
 
 
@@ -663,9 +669,9 @@ def test_the_bar_counts_every_stop(monkeypatch):
 
 
 def test_wrong_arguments_are_refused():
-    law = gaussian(2.0)
+    distribution = gaussian(2.0)
 
-    def run(density=law, start=(1,), **arguments):
+    def run(density=distribution, start=(1,), **arguments):
         return log_partition(density, start, progress=False, **arguments)
 
     for arguments, message in (
@@ -687,12 +693,12 @@ def test_wrong_arguments_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             run(**arguments)
-    with pytest.raises(TypeError, match="start is a Law; accepted: an event shape"):
-        run(start=Law(law.energy))
+    with pytest.raises(TypeError, match="start is a Distribution; accepted: an event shape"):
+        run(start=Distribution(distribution.energy))
     with pytest.raises(TypeError, match="has a score but no energy"):
         run(density=ScoreFunction(lambda x, t: -x, VP()))
     with pytest.raises(RuntimeError, match="the energy is not finite on any sample of start"):
-        run(density=Law(lambda x: x.sum(1) * torch.nan))
+        run(density=Distribution(lambda x: x.sum(1) * torch.nan))
     with pytest.raises(RuntimeError, match="the mean energy on the path is not finite"):
         run(targets.create("exponential"), (2,), method="thermodynamic", chains=256)
     for std in (0.0, -1.0, math.inf):

@@ -1,4 +1,4 @@
-"""Divergence and asymmetry are those of the Jacobian; estimates have the laws that are claimed."""
+"""Divergence and asymmetry are those of the Jacobian; estimates have the moments claimed."""
 
 from __future__ import annotations
 
@@ -143,22 +143,24 @@ def test_variances_of_one_probe_by_exact_moments(generator):
     }
     corners, design = signs(torch.zeros(1, 3).double())[:, 0], icosahedron()
     nodes, mass = hermite()
-    laws = {
+    distributions = {
         "gaussian": (nodes, mass),
         "rademacher": (corners, torch.full((8,), 1 / 8)),
         "sphere": (design, torch.full((12,), 1 / 12)),
     }
-    assert set(laws) == set(PROBE_DISTRIBUTIONS)
-    for law, (vectors, weight) in laws.items():
+    assert set(distributions) == set(PROBE_DISTRIBUTIONS)
+    for distribution, (vectors, weight) in distributions.items():
         point = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
         forms = quadratic_forms(linear(matrix)(point), point, vectors[:, None])[:, 0]
         mean = (weight.double() * forms).sum()
         torch.testing.assert_close(mean, matrix.trace())
-        torch.testing.assert_close((weight.double() * (forms - mean) ** 2).sum(), want[law])
+        torch.testing.assert_close(
+            (weight.double() * (forms - mean) ** 2).sum(), want[distribution]
+        )
 
 
-@pytest.mark.parametrize("law", PROBE_DISTRIBUTIONS)
-def test_hutchinson_averages_probes_of_that_law(law, generator):
+@pytest.mark.parametrize("distribution", PROBE_DISTRIBUTIONS)
+def test_hutchinson_averages_probes_of_that_distribution(distribution, generator):
     """Four probes: the mean is the trace and the variance a quarter of the formula's, within 4.5
     standard errors."""
     matrix = normal(4, 4, generator=generator)
@@ -168,10 +170,10 @@ def test_hutchinson_averages_probes_of_that_law(law, generator):
         "gaussian": 2 * square,
         "rademacher": 2 * (square - diagonal.square().sum()),
         "sphere": 2 * 4 / 6 * (square - diagonal.sum() ** 2 / 4),
-    }[law] / 4
+    }[distribution] / 4
     x = torch.zeros(COPIES, 4, dtype=torch.float64)
     with torch.no_grad():
-        got = divergence(linear(matrix), x, "hutchinson", 4, law, generator)
+        got = divergence(linear(matrix), x, "hutchinson", 4, distribution, generator)
     off = got - matrix.trace()
     assert abs(off.mean()) < 4.5 * (variance / COPIES) ** 0.5
     fourth = (off**2).var() / COPIES
@@ -184,11 +186,11 @@ def low_rank(size, rank, generator):
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_hutch_plus_plus_is_exact_once_a_third_of_its_probes_spans_the_range(rank, generator):
-    """Any seed, any law, and a rank below it serves as well; one probe less is not enough."""
+    """Any seed, any probes, and a rank below it serves as well; one probe less is not enough."""
     matrix, x = low_rank(12, rank, generator), torch.zeros(5, 12, dtype=torch.float64)
-    for law in PROBE_DISTRIBUTIONS:
+    for distribution in PROBE_DISTRIBUTIONS:
         for count in (3 * rank, 3 * rank + 1):
-            got = divergence(linear(matrix), x, "hutch++", count, law, generator)
+            got = divergence(linear(matrix), x, "hutch++", count, distribution, generator)
             torch.testing.assert_close(got, matrix.trace().expand(5), rtol=1e-9, atol=1e-9)
     if rank > 1:
         short = divergence(linear(matrix), x, "hutch++", 3 * rank - 1, "gaussian", generator)
@@ -370,8 +372,8 @@ def test_asymmetry_of_gradients_rotations_and_what_lies_between(field, x, genera
 def test_asymmetry_by_probes_is_the_exact_one_over_all_rademacher_vectors(field, x, monkeypatch):
     asked = []
 
-    def every(count, like, law, generator):
-        asked.append((count, law, generator))
+    def every(count, like, distribution, generator):
+        asked.append((count, distribution, generator))
         return signs(like)
 
     monkeypatch.setattr(traces, "draw_probes", every)

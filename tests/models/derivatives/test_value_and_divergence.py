@@ -1,4 +1,4 @@
-"""The divergence of a linear field x -> A x is tr A, and its estimates have known laws."""
+"""The divergence of a linear field x -> A x is tr A, and its estimates have known distributions."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ def test_each_probe_gives_its_quadratic_form(mode, count, matrix, generator):
     torch.testing.assert_close(forms, torch.einsum("nbi,ij,nbj->nb", probes, matrix, probes))
 
 
-@pytest.mark.parametrize("law", PROBE_DISTRIBUTIONS)
-def test_hutchinson_has_the_mean_and_variance_of_its_law(law, matrix):
+@pytest.mark.parametrize("distribution", PROBE_DISTRIBUTIONS)
+def test_hutchinson_has_the_mean_and_variance_of_its_distribution(distribution, matrix):
     """Mean tr A; variance 2 |sym A|^2 (gaussian), less 2 sum A_ii^2 (rademacher); on the sphere
     2 D / (D + 2) (|sym A|^2 - tr^2 / D)."""
     x = torch.zeros(COPIES, 4, dtype=torch.float64)
-    _, forms = value_and_divergence(lambda x: x @ matrix.mT, x, draw_probes(1, x, law))
+    _, forms = value_and_divergence(lambda x: x @ matrix.mT, x, draw_probes(1, x, distribution))
     symmetric = 0.5 * (matrix + matrix.mT)
     variance = 2 * symmetric.square().sum()
-    if law == "rademacher":
+    if distribution == "rademacher":
         variance -= 2 * matrix.diag().square().sum()
-    if law == "sphere":
+    if distribution == "sphere":
         variance = 2 * 4 / 6 * (symmetric.square().sum() - matrix.trace() ** 2 / 4)
     assert abs(forms.mean() - matrix.trace()) < 4 * (variance / COPIES).sqrt()
     torch.testing.assert_close(forms.var(), variance, rtol=0.05, atol=0)

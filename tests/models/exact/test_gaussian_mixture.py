@@ -185,7 +185,7 @@ def test_mean_and_covariance_are_those_of_the_law_of_total_variance(form):
 
 
 @pytest.mark.parametrize("fraction", [None, 0.3])
-def test_samples_have_the_law(sde, form, fraction):
+def test_samples_have_the_distribution(sde, form, fraction):
     """One-dimensional projections against the exact mixture distribution function."""
     spread, matrices = form
     model = GaussianMixture(MEANS, spread, sde, WEIGHTS)
@@ -207,7 +207,7 @@ def test_samples_have_the_law(sde, form, fraction):
         assert kstest((draws @ u).numpy(), distribution).pvalue > 1e-3
 
 
-def test_samples_repeat_with_their_generator_and_have_the_correlations_of_the_law():
+def test_samples_repeat_with_their_generator_and_have_the_correlations_of_the_distribution():
     model = GaussianMixture(MEANS, FORMS["full"][0], VP(), WEIGHTS)
     draws = [model.sample(20_000, None, torch.Generator().manual_seed(15)) for _ in range(2)]
     assert torch.equal(*draws)

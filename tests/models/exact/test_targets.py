@@ -40,7 +40,7 @@ TARGETS_HERE = [
 ]
 
 
-@pytest.fixture(params=TARGETS_HERE, ids=lambda law: type(law).__name__)
+@pytest.fixture(params=TARGETS_HERE, ids=lambda distribution: type(distribution).__name__)
 def target(request) -> Target:
     return request.param
 
@@ -160,9 +160,9 @@ def test_two_modes_have_equal_scores_whatever_their_weights():
         gap = (p.score(x) - q.score(x)).squeeze(1) ** 2
         found = torch.trapezoid(p.log_prob(x).exp() * gap, dx=1e-3).item()
         assert found == pytest.approx(blind, rel=0.05)
-    law = Mixture.two_modes(4.0, 0.7, dim=3)
-    assert law.means == ((-2.0, 0.0, 0.0), (2.0, 0.0, 0.0))
-    assert law.weights == pytest.approx((0.7, 0.3))
+    distribution = Mixture.two_modes(4.0, 0.7, dim=3)
+    assert distribution.means == ((-2.0, 0.0, 0.0), (2.0, 0.0, 0.0))
+    assert distribution.weights == pytest.approx((0.7, 0.3))
 
 
 def test_score_is_minus_the_gradient_of_the_energy(target):
@@ -200,10 +200,10 @@ def test_any_floating_dtype_is_computed_in_float64(target):
 
 def test_edges_and_kinks_have_finite_scores():
     outside = torch.tensor([[-1.0, 2.0], [3.0, 0.0]], dtype=torch.float64)
-    law = Exponential(2, 1.5)
-    assert law.energy(outside).tolist() == [math.inf, 4.5]
-    assert law.log_prob(outside)[0].item() == -math.inf
-    assert law.score(outside).tolist() == [[0.0, -1.5], [-1.5, -1.5]]
+    distribution = Exponential(2, 1.5)
+    assert distribution.energy(outside).tolist() == [math.inf, 4.5]
+    assert distribution.log_prob(outside)[0].item() == -math.inf
+    assert distribution.score(outside).tolist() == [[0.0, -1.5], [-1.5, -1.5]]
     assert Ring().score(torch.zeros(1, 2)).tolist() == [[0.0, 0.0]]
 
 
@@ -215,8 +215,8 @@ def test_targets_print_as_they_are_made(target):
 
 def test_parameters_may_be_tensors_or_arrays():
     means, covariance = torch.tensor([[0.0, 1.0]]).double(), np.array([[[2.0, 0.0], [0.0, 1.0]]])
-    law = Mixture(means, covariance, torch.tensor([1.0]))
-    assert law == Mixture(((0.0, 1.0),), (((2.0, 0.0), (0.0, 1.0)),), (1.0,))
+    distribution = Mixture(means, covariance, torch.tensor([1.0]))
+    assert distribution == Mixture(((0.0, 1.0),), (((2.0, 0.0), (0.0, 1.0)),), (1.0,))
     assert Gaussian(means[0], covariance[0]) == Gaussian((0.0, 1.0), ((2.0, 0.0), (0.0, 1.0)))
     one = Gaussian((0.0, 1.0), (2.0, 0.5))
     assert one.log_prob(torch.zeros(1, 2).double()).item() == pytest.approx(

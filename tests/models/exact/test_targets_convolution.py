@@ -46,7 +46,7 @@ def rule(edges, nodes=10):
     return (edges[:-1, None] + half * (y + 1)).ravel(), (half * w).ravel()
 
 
-def entry_law(target):
+def entry_distribution(target):
     """Energy of one entry, and where it ends, of the targets whose entries are alike."""
     if isinstance(target, Exponential):
         return lambda y: target.rate * y, 0.0, 40 / target.rate
@@ -61,7 +61,7 @@ def entry_law(target):
 
 def convolution(target, x, alpha, sigma):
     """log p_t(x) and E[x0 | x] of one entry, on panels that know of both widths."""
-    energy, low, high = entry_law(target)
+    energy, low, high = entry_distribution(target)
     near = x / alpha + sigma / alpha * np.linspace(-12, 12, 161)
     far = np.linspace(min(low, near[0]), max(high, near[-1]), 801)
     edges = np.unique([*near, *far, *np.linspace(low, high, 801)])
@@ -107,7 +107,7 @@ def test_entries_are_convolved_with_the_noise(target, scales):
     [(60.0, 1.0, 1.0), (20.0, 1.0, 0.05), (0.6, 0.1, 0.001), (9.0, 1.0, 0.001)],
 )
 def test_tails_that_no_data_reach_are_integrated_too(x, alpha, sigma):
-    """Far out, the posterior of x0 lies where the law of the data has all but vanished."""
+    """Far out, the posterior of x0 lies where the distribution of the data has all but vanished."""
     moment = at(alpha, sigma)
     for target in (Quartic(1), DoubleWell(1), DoubleWell(1, tilt=-4.0), Exponential(1, 10.0)):
         for side in (-x, x) if not isinstance(target, Exponential) else (x,):

@@ -41,7 +41,7 @@ ZOO = [
 ]
 
 
-@pytest.fixture(params=ZOO, ids=lambda law: type(law).__name__)
+@pytest.fixture(params=ZOO, ids=lambda distribution: type(distribution).__name__)
 def target(request):
     return request.param
 
@@ -93,8 +93,12 @@ def test_density_obeys_the_fokker_planck_equation(target, sde):
     torch.testing.assert_close(rate, want, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("target", [law for law in ZOO if "Exponential" not in str(law)], ids=str)
-def test_law_of_the_data_returns_as_noise_goes(target):
+@pytest.mark.parametrize(
+    "target",
+    [distribution for distribution in ZOO if "Exponential" not in str(distribution)],
+    ids=str,
+)
+def test_distribution_of_the_data_returns_as_noise_goes(target):
     """log p_t = log p + sigma^2 / 2 (Laplacian log p + |grad log p|^2) + O(sigma^4) on VE.
 
     Not so the exponential, whose edge is smoothed; its diffused density is checked above.
@@ -130,7 +134,7 @@ def test_diffused_density_integrates_to_one_on_the_plane(name, sde):
     assert total.item() == pytest.approx(1, abs=1e-8)
 
 
-def test_samples_of_the_diffused_law_follow_its_density(sde):
+def test_samples_of_the_diffused_distribution_follow_its_density(sde):
     """The cdf of the diffused double well, integrated, against draws of x_t."""
     model, t = Diffused(DoubleWell(1), sde), 0.3
     x = model.sample(4000, t, seeded(9))

@@ -16,10 +16,12 @@ def column(*entries):
 
 def test_quantile_inverts_the_cdf_down_to_the_ends():
     """Where the density vanishes at the end of a panel Newton's method alone would fail."""
-    law = IntervalDistribution(lambda x: x.log(), 0.0, 3.0)  # density 2 x / 9, quantile 3 sqrt(u)
+    distribution = IntervalDistribution(
+        lambda x: x.log(), 0.0, 3.0
+    )  # density 2 x / 9, quantile 3 sqrt(u)
     u = torch.tensor([0.0, 1e-12, 1e-7, 1e-3, 0.4, 1 - 1e-9], dtype=torch.float64)
-    torch.testing.assert_close(law.quantile(u), 3 * u.sqrt(), rtol=1e-10, atol=1e-15)
-    assert law.log_z == pytest.approx(math.log(4.5), rel=1e-13)
+    torch.testing.assert_close(distribution.quantile(u), 3 * u.sqrt(), rtol=1e-10, atol=1e-15)
+    assert distribution.log_z == pytest.approx(math.log(4.5), rel=1e-13)
     flat = IntervalDistribution(lambda x: 3 * x.log(), 0.0, 3.0)
     u[1] = 1e-17  # from here Newton's first step is a million panels long
     torch.testing.assert_close(flat.quantile(u), 3 * u**0.25, rtol=1e-10, atol=1e-12)
@@ -38,8 +40,8 @@ def test_log_integral_finds_its_peaks():
     centers, widths = column(2.3, -7.1, 0.02, 9.99), column(1e-3, 0.5, 3.0, 1e-4)
     low, high = torch.full_like(centers, -10), torch.full_like(centers, 10)
     found = log_integral(lambda y: normal(y, centers, widths), low, high)
-    law = stats.norm(centers.numpy(), widths.numpy())
-    want = torch.from_numpy(np.log(law.cdf(10) - law.cdf(-10))).squeeze(1)
+    distribution = stats.norm(centers.numpy(), widths.numpy())
+    want = torch.from_numpy(np.log(distribution.cdf(10) - distribution.cdf(-10))).squeeze(1)
     torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
 
     width = column(0.04)  # 1 / 100 of their distance
@@ -53,7 +55,7 @@ def test_log_integral_finds_its_peaks():
 
 
 def test_bracket_opens_for_sharp_observations_alone():
-    """Sharp: e^-DEPTH of the law outweighs what the observation says against the other end."""
+    """Sharp: e^-DEPTH of the mass outweighs the evidence of the observation for the other end."""
     centers = column(3.0, 3.0, 9.0, -9.0, 4.9, 4.9)
     low, high = bracket(-5.0, 5.0, centers, column(9.0, 0.01, 0.01, 0.01, 0.45, 0.5))
     torch.testing.assert_close(low, column(-5.0, -5.0, -5.0, -9.1, -5.0, -5.0))

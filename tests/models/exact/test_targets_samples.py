@@ -1,4 +1,4 @@
-"""The zoo at t = 0: its samples follow its laws, down to the tails."""
+"""The zoo at t = 0: its samples follow its distributions, down to the tails."""
 
 import math
 
@@ -39,7 +39,7 @@ TARGETS_HERE = [
 N = 4000
 
 
-@pytest.fixture(params=TARGETS_HERE, ids=lambda law: type(law).__name__)
+@pytest.fixture(params=TARGETS_HERE, ids=lambda distribution: type(distribution).__name__)
 def target(request) -> Target:
     return request.param
 
@@ -98,7 +98,7 @@ def marginals(part, x):
     )
 
 
-def test_samples_follow_the_law(target):
+def test_samples_follow_the_distribution(target):
     """Kolmogorov-Smirnov on the Rosenblatt transform, entry by entry and pair by pair."""
     x = target.sample(N, torch.Generator().manual_seed(11))
     assert x.shape == (N, *target.event_shape)
@@ -112,7 +112,7 @@ def test_samples_follow_the_law(target):
 
 
 def test_quantiles_reach_into_the_tails():
-    """Once in 1e12 draws: the interval on which a law is tabulated is wide enough."""
+    """Once in 1e12 draws: the interval on which a distribution is tabulated is wide enough."""
     shares = np.array([1e-12, 1e-4, 0.3, 0.9])
     u = torch.from_numpy(shares)
     tail = stats.gamma(0.25).isf(2 * np.minimum(shares, 1 - shares))

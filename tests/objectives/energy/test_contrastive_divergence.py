@@ -1,4 +1,4 @@
-"""Contrastive divergence on Gaussian data, where every chain is a Gaussian law in closed form.
+"""Contrastive divergence on Gaussian data, where every chain is Gaussian in closed form.
 
 With a linear score the end of a chain is linear in its draws, so that three Gauss-Hermite nodes per
 draw give the expected loss of a quadratic energy without error.
@@ -27,7 +27,7 @@ def seeded(seed=0):
 
 
 def well(w, t=None):
-    """The law N(0, 1 / w) in one dimension, at a time."""
+    """The distribution N(0, 1 / w) in one dimension, at a time."""
     return Marginal(EnergyFunction(lambda x, t: 0.5 * w * x[:, 0] ** 2, VP()), t)
 
 
@@ -55,7 +55,7 @@ def fixed_point(variance, h):
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-def test_with_ula_the_fixed_point_is_that_of_its_stationary_law(hermite, k):
+def test_with_ula_the_fixed_point_is_that_of_its_stationary_distribution(hermite, k):
     """w (1 - h w / 2) = 1 / S whatever k; below it the gradient says more, above it less."""
     objective = ContrastiveDivergence(k=k, kernel=ULA(step_size=STEP))
     w = fixed_point(SPREAD, STEP)
@@ -84,14 +84,14 @@ def test_one_step_has_the_gradient_of_implicit_score_matching_as_h_falls(hermite
 
 
 def test_the_fixed_point_in_two_dimensions_has_mean_and_covariance(hermite, fields, gaussian):
-    law, k = gaussian(2), 1
-    values, axes = torch.linalg.eigh(law.covariance)
+    distribution, k = gaussian(2), 1
+    values, axes = torch.linalg.eigh(distribution.covariance)
     h = 0.2 * float(values.min())
     biased = (1 - (1 - 2 * h / values).sqrt()) / h
     precision = (axes @ torch.diag(biased) @ axes.mT).requires_grad_()
-    shift = (precision.detach() @ law.mean).requires_grad_()
+    shift = (precision.detach() @ distribution.mean).requires_grad_()
     nodes, weights = hermite(3, 4)
-    x = law.mean + nodes[:, :2] @ torch.linalg.cholesky(law.covariance).mT
+    x = distribution.mean + nodes[:, :2] @ torch.linalg.cholesky(distribution.covariance).mT
     objective = ContrastiveDivergence(k=k, kernel=ULA(h))
     loss = weights @ objective.at(fields.quadratic(precision, shift), x, lambda: nodes[:, 2:])
     for gradient in torch.autograd.grad(loss, [precision, shift]):
@@ -183,7 +183,7 @@ def test_the_penalty_is_on_both_energies():
 
 
 @pytest.mark.parametrize("scale", [0.5, 3.0])
-def test_a_density_in_other_units_is_the_same_law(nonlinear, scale):
+def test_a_density_in_other_units_is_the_same_distribution(nonlinear, scale):
     density, _ = nonlinear((2,), energy=True)
     scaled = Scaled(density, torch.tensor(scale, dtype=F64))
     y = torch.randn(4, 2, generator=seeded(), dtype=F64).requires_grad_()

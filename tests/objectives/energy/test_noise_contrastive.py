@@ -32,7 +32,7 @@ def fitted(examples, ratio=1):
     return objective
 
 
-def law_of(energy):
+def distribution_of(energy):
     return Marginal(EnergyFunction(energy, VP()))
 
 
@@ -90,7 +90,7 @@ def test_the_loss_is_that_of_a_classifier(ratio):
     with torch.no_grad():
         objective.log_z.fill_(0.7)
     noise = [objective.noise(data(5, 2) + i) for i in range(ratio)]
-    marginal = law_of(lambda x, t: (x**4).sum(1) / 4)
+    marginal = distribution_of(lambda x, t: (x**4).sum(1) / 4)
 
     def chance(x):
         p = torch.exp(-marginal.energy(x) - 0.7)
@@ -122,7 +122,7 @@ def test_its_minimum_has_the_constant_of_the_energy(ratio):
 
     def loss():
         # With no noise the loss is the data's part, with the grid as noise the rest as well.
-        marginal = law_of(lambda x, t: energy(x, parameters))
+        marginal = distribution_of(lambda x, t: energy(x, parameters))
         positive = objective.at(marginal, grid, [])
         negative = objective.at(marginal, grid, [grid]) - positive
         return weights @ positive + ratio * (noise_weights @ negative)
@@ -170,7 +170,7 @@ def test_far_from_the_data_the_loss_is_the_log_odds_itself():
     x = objective.mean[None].clone()
     bias = -objective.log_noise(x)
     for odds in (-50.0, 50.0):
-        marginal = law_of(lambda x, t, odds=odds: 0 * x[:, 0] + bias - odds)
+        marginal = distribution_of(lambda x, t, odds=odds: 0 * x[:, 0] + bias - odds)
         with torch.no_grad():
             objective.log_z.fill_(0.0)
         want = math.log1p(math.exp(-odds)) if odds < 0 else math.exp(-odds)

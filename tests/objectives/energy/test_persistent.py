@@ -1,4 +1,4 @@
-"""Chains that go on from step to step: their law, and that no cut or restart changes a bit."""
+"""Persistent chains: their distribution, and that no cut or restart changes a bit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def data(*shape):
 
 
 def well(w=1.0):
-    """The law N(0, I / w) on any event."""
+    """The distribution N(0, I / w) on any event."""
     return EnergyFunction(lambda x, t: 0.5 * w * x.reshape(len(x), -1).square().sum(1), VP())
 
 
@@ -63,7 +63,7 @@ def test_chains_go_on_where_they_ended():
     assert objective.buffer.ages.tolist() == [3] * 4
 
 
-def test_old_chains_have_the_law_of_the_model():
+def test_old_chains_have_the_distribution_of_the_model():
     """Whatever the data: chains of MALA on N(0, 1 / w) end there, so E(x_k) has mean 1 / 2."""
     w, n = 2.5, 3000
     x0 = 3.0 + data(n, 1)

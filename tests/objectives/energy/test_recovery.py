@@ -1,4 +1,4 @@
-"""Recovery likelihood: the conditional law, the noise it is conditioned on, and the minimum."""
+"""Recovery likelihood: the conditional distribution, its noise, and the minimum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def seeded(seed=0):
 
 
 def well(w, t=None):
-    """The law N(0, 1 / w) in one dimension, at a time."""
+    """The distribution N(0, 1 / w) in one dimension, at a time."""
     return Marginal(EnergyFunction(lambda x, t: 0.5 * w * x[:, 0] ** 2, VP()), t)
 
 
@@ -36,26 +36,26 @@ def test_given_a_noisy_look_a_gaussian_is_the_known_gaussian():
     w = 1.7
     std = torch.tensor([0.2, 0.9, 3.0], dtype=F64)
     seen = torch.tensor([[0.4], [-1.0], [2.0]], dtype=F64)
-    law = Observed(well(w), seen, std)
+    distribution = Observed(well(w), seen, std)
     mean, variance = seen[:, 0] / (1 + w * std**2), 1 / (w + 1 / std**2)
     x = torch.tensor([[-0.3], [0.8], [1.9]], dtype=F64)
     want = (x[:, 0] - mean) ** 2 / (2 * variance)
-    at_mean = law.energy(mean[:, None])
-    torch.testing.assert_close(law.energy(x) - at_mean, want, rtol=1e-13, atol=1e-14)
+    at_mean = distribution.energy(mean[:, None])
+    torch.testing.assert_close(distribution.energy(x) - at_mean, want, rtol=1e-13, atol=1e-14)
     score = -((x[:, 0] - mean) / variance)[:, None]
-    torch.testing.assert_close(law.score(x), score, rtol=1e-13, atol=1e-14)
-    energy, both = law.energy_and_score(x)
-    torch.testing.assert_close(energy, law.energy(x))
-    torch.testing.assert_close(both, law.score(x))
+    torch.testing.assert_close(distribution.score(x), score, rtol=1e-13, atol=1e-14)
+    energy, both = distribution.energy_and_score(x)
+    torch.testing.assert_close(energy, distribution.energy(x))
+    torch.testing.assert_close(both, distribution.score(x))
 
 
 def test_the_score_is_minus_the_gradient_of_the_energy(nonlinear):
     prior, _ = nonlinear((2, 3), energy=True)
     x, seen = torch.randn(2, 4, 2, 3, generator=seeded(), dtype=F64)
     x.requires_grad_()
-    law = Observed(prior, seen, torch.tensor([0.3, 0.5, 1.0, 2.0], dtype=F64))
-    (gradient,) = torch.autograd.grad(law.energy(x).sum(), x)
-    torch.testing.assert_close(law.score(x), -gradient)
+    distribution = Observed(prior, seen, torch.tensor([0.3, 0.5, 1.0, 2.0], dtype=F64))
+    (gradient,) = torch.autograd.grad(distribution.energy(x).sum(), x)
+    torch.testing.assert_close(distribution.score(x), -gradient)
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.5])
@@ -96,7 +96,7 @@ def test_the_expected_loss_follows_the_chain(hermite, k, t):
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.0, 1.4])
-def test_long_chains_make_the_law_of_the_data_the_minimum(factor):
+def test_long_chains_make_the_distribution_of_the_data_the_minimum(factor):
     """With MALA the gradient is zero at w = 1 / S, negative below and positive above."""
     n, w = 20000, torch.tensor(factor / SPREAD, dtype=F64, requires_grad=True)
     x = SPREAD**0.5 * torch.randn(n, 1, generator=seeded(), dtype=F64)

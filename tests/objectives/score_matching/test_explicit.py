@@ -31,8 +31,8 @@ def test_on_gaussian_data_it_has_the_closed_form(gaussian, fields):
 
 def test_it_is_zero_at_the_truth_and_its_minimum_is_the_truth(gaussian, fields, newton):
     data = gaussian(2)
-    law = Gaussian(mean=tuple(data.mean.tolist()), covariance=data.covariance)
-    objective = ExplicitScoreMatching(target=law)
+    distribution = Gaussian(mean=tuple(data.mean.tolist()), covariance=data.covariance)
+    objective = ExplicitScoreMatching(target=distribution)
 
     def loss(parameters):
         field = fields.linear(parameters[:4].reshape(2, 2), parameters[4:])
@@ -47,26 +47,30 @@ def test_it_is_zero_at_the_truth_and_its_minimum_is_the_truth(gaussian, fields, 
 @pytest.mark.parametrize("name", ["gaussian", "mixture", "ring", "double-well"])
 @pytest.mark.parametrize("noise", [VE(sigma_min=0.05, sigma_max=5.0), VP()], ids=["VE", "VP"])
 def test_the_diffused_target_has_loss_zero_at_all_noise_levels(name, noise):
-    law = TARGETS.create(name)
+    distribution = TARGETS.create(name)
     objective = ExplicitScoreMatching(target=name, time_sampler="uniform")
-    x0 = law.sample(16, seeded(1))
-    loss = objective(law.diffused(noise), x0, generator=seeded(2))
+    x0 = distribution.sample(16, seeded(1))
+    loss = objective(distribution.diffused(noise), x0, generator=seeded(2))
     torch.testing.assert_close(loss, torch.zeros(16, dtype=F64), rtol=0, atol=1e-18)
 
 
 def test_with_noise_it_is_the_weighted_distance_to_the_diffused_score(sde):
-    law, seen = Mixture(), []
+    distribution, seen = Mixture(), []
 
     def field(x, t):
         seen.append((x.detach(), t))
         return -0.5 * x
 
-    x0 = law.sample(8, seeded(1))
-    objective = ExplicitScoreMatching(target=law, time_sampler="uniform", weighting="likelihood")
+    x0 = distribution.sample(8, seeded(1))
+    objective = ExplicitScoreMatching(
+        target=distribution, time_sampler="uniform", weighting="likelihood"
+    )
     got = objective(ScoreFunction(field, sde), x0, generator=seeded(2))
     ((x, t),) = seen
-    mean, spread = (torch.tensor(m, dtype=F64) for m in (law.means, law.covariances))
-    truth = GaussianMixture(mean, spread, sde, law.weights).score(x, t)
+    mean, spread = (
+        torch.tensor(m, dtype=F64) for m in (distribution.means, distribution.covariances)
+    )
+    truth = GaussianMixture(mean, spread, sde, distribution.weights).score(x, t)
     want = 0.5 * sde.diffusion(t) ** 2 * ((-0.5 * x - truth) ** 2).sum(1)
     torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-12)
     assert objective.all_noise_levels
@@ -76,9 +80,9 @@ def test_without_noise_the_target_is_that_of_the_data(fields):
     """Not the one at t_min, where the model stands for the data."""
     sde = VE(sigma_min=0.5, sigma_max=5.0)
     x = torch.tensor([[2.0], [-1.0]], dtype=F64)
-    law = Gaussian(mean=(0.0,), covariance=((1.0,),))
+    distribution = Gaussian(mean=(0.0,), covariance=((1.0,),))
     zero = fields.linear(torch.zeros(1, 1, dtype=F64), torch.zeros(1, dtype=F64), sde)
-    got = ExplicitScoreMatching(target=law)(zero.model, x)
+    got = ExplicitScoreMatching(target=distribution)(zero.model, x)
     torch.testing.assert_close(got, torch.tensor([2.0, 0.5], dtype=F64))
 
 
@@ -99,9 +103,9 @@ def test_the_gradient_is_that_of_the_model_alone(nonlinear):
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="unknown target 'mixtures'; did you mean 'mixture'"):
         create("explicit", target="mixtures")
-    law = Marginal(GaussianMixture(torch.zeros(1, 2), 1.0, VP()))
+    distribution = Marginal(GaussianMixture(torch.zeros(1, 2), 1.0, VP()))
     with pytest.raises(TypeError, match="target is a Marginal, whose score with noise is not"):
-        ExplicitScoreMatching(target=law, time_sampler="uniform")
+        ExplicitScoreMatching(target=distribution, time_sampler="uniform")
     with pytest.raises(ValueError, match="unknown weighting 'varianc'"):
         ExplicitScoreMatching(target="mixture", weighting="varianc")
     assert create("explicit", target="mixture") == ExplicitScoreMatching(target="mixture")

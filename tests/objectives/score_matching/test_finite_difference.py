@@ -33,8 +33,8 @@ def test_differences_of_a_quadratic_energy_are_its_derivatives(gaussian, fields,
     average."""
     data = gaussian(3)
     marginal = fields.quadratic(MATRIX @ MATRIX.mT, SHIFT)
-    for law in ("rademacher", "gaussian", "sphere"):
-        v = probes(2, data.x, law, seeded(1))
+    for distribution in ("rademacher", "gaussian", "sphere"):
+        v = probes(2, data.x, distribution, seeded(1))
         got = FiniteDifferenceScoreMatching(step=step).at(marginal, data.x, v)
         want = SlicedScoreMatching().at(marginal, data.x, v)
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
@@ -153,9 +153,9 @@ def test_no_derivative_is_taken_before_the_parameters_are(nonlinear, energy, mon
 def test_directions_are_averaged_and_drawn_from_the_generator(fields):
     x = torch.randn(5, 3, generator=seeded(4), dtype=F64)
     for marginal in (fields.linear(MATRIX, SHIFT), fields.quadratic(MATRIX @ MATRIX.mT, SHIFT)):
-        for law, count in itertools.product(("sphere", "rademacher"), (1, 4)):
-            objective = FiniteDifferenceScoreMatching(probes=count, probe_distribution=law)
-            vectors = probes(count, x, law, seeded(6))
+        for distribution, count in itertools.product(("sphere", "rademacher"), (1, 4)):
+            objective = FiniteDifferenceScoreMatching(probes=count, probe_distribution=distribution)
+            vectors = probes(count, x, distribution, seeded(6))
             single = [objective.at(marginal, x, v[None]) for v in vectors]
             got = objective.losses(marginal, x, seeded(6))
             torch.testing.assert_close(got, torch.stack(single).mean(0), rtol=1e-13, atol=0)

@@ -1,4 +1,4 @@
-"""Generalized score matching on laws that end somewhere, by quadrature."""
+"""Generalized score matching on distributions that end somewhere, by quadrature."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def expected(objective, field, x, weights):
 
 
 @pytest.mark.parametrize("spec", POSITIVE)
-def test_the_rate_of_an_exponential_law_is_found(fields, newton, spec):
+def test_the_rate_of_an_exponential_distribution_is_found(fields, newton, spec):
     """Exp(1): s = A x + b is best at A = 0, b = -1."""
     x, weights = rule(spec)
     weights = weights * torch.exp(-x)

@@ -114,7 +114,7 @@ def spherical_design():
     return 3**0.5 * torch.stack([p / p.norm() for p in points])
 
 
-def test_the_variance_of_one_probe_is_that_of_its_law(fields, signs, hermite):
+def test_the_variance_of_one_probe_is_that_of_its_distribution(fields, signs, hermite):
     """By rules that are exact for degree four; the score is linear with a Jacobian that is not
     symmetric, so the variance is that of the quadratic form of its symmetric part."""
     x = torch.zeros(1, 3, dtype=F64)
@@ -132,13 +132,13 @@ def test_the_variance_of_one_probe_is_that_of_its_law(fields, signs, hermite):
         "sphere": 2 * 3 / 5 * (square - trace**2 / 3),
     }
     marginal = fields.linear(MATRIX, SHIFT)
-    for law, (nodes, weights) in rules.items():
-        objective = HutchinsonScoreMatching(probe_distribution=law)
+    for distribution, (nodes, weights) in rules.items():
+        objective = HutchinsonScoreMatching(probe_distribution=distribution)
         values = torch.cat([objective.at(marginal, x, v.reshape(1, 1, 3)) for v in nodes])
         mean = (weights * values).sum()
         variance = (weights * (values - mean) ** 2).sum()
         assert mean.item() == pytest.approx((0.5 * SHIFT @ SHIFT + trace).item(), rel=1e-12)
-        assert variance.item() == pytest.approx(want[law].item(), rel=1e-12), law
+        assert variance.item() == pytest.approx(want[distribution].item(), rel=1e-12), distribution
 
 
 def test_n_probes_are_averaged(fields):
@@ -150,12 +150,14 @@ def test_n_probes_are_averaged(fields):
     torch.testing.assert_close(together, torch.stack(single).mean(0), rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("law", ["rademacher", "gaussian", "sphere"])
-def test_probes_are_drawn_from_the_generator_with_their_number_and_law(fields, law):
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian", "sphere"])
+def test_probes_are_drawn_from_the_generator_with_their_number_and_distribution(
+    fields, distribution
+):
     x = torch.randn(5, 3, generator=seeded(4), dtype=F64)
-    objective = HutchinsonScoreMatching(probes=3, probe_distribution=law)
+    objective = HutchinsonScoreMatching(probes=3, probe_distribution=distribution)
     marginal = fields.linear(MATRIX, SHIFT)
-    want = objective.at(marginal, x, probes(3, x, law, seeded(8)))
+    want = objective.at(marginal, x, probes(3, x, distribution, seeded(8)))
     assert torch.equal(objective.losses(marginal, x, seeded(8)), want)
 
 
@@ -185,7 +187,7 @@ def test_nothing_is_recorded_where_gradients_are_off(nonlinear):
         assert torch.equal(got, want.detach())
 
 
-def test_at_noise_levels_the_law_learned_is_that_of_x_t(sde, fields, gaussian):
+def test_at_noise_levels_the_distribution_learned_is_that_of_x_t(sde, fields, gaussian):
     """Whatever the SDE: loss = importance * sigma^2 * weight * (loss at x_t)."""
     data, seen = gaussian(3), []
 

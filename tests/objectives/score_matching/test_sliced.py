@@ -1,4 +1,4 @@
-"""Sliced score matching: implicit score matching along directions, for every law of them."""
+"""Sliced score matching: implicit score matching along directions of any distribution."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_it_is_unbiased_in_value_and_gradient(nonlinear, signs, energy):
     torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-12)
 
 
-def test_it_scales_right_for_every_law_of_the_directions(fields, signs, hermite):
-    """The mean over each law, by a rule without error, is the implicit loss: unit vectors on the
+def test_it_scales_right_for_every_distribution_of_the_directions(fields, signs, hermite):
+    """The mean over each distribution, by an exact rule, is the implicit loss: unit vectors on the
     sphere would give 1 / D of it."""
     x = torch.tensor([[0.3, -0.8]], dtype=F64)
     angles = torch.arange(8, dtype=F64) * (2 * torch.pi / 8)
@@ -49,12 +49,12 @@ def test_it_scales_right_for_every_law_of_the_directions(fields, signs, hermite)
     }
     marginal = fields.linear(MATRIX, SHIFT)
     exact = ImplicitScoreMatching().losses(marginal, x)
-    for law, (vectors, weight) in rules.items():
-        drawn = probes(400, x.expand(50, 2), law, seeded(2)).reshape(-1, 2)
+    for distribution, (vectors, weight) in rules.items():
+        drawn = probes(400, x.expand(50, 2), distribution, seeded(2)).reshape(-1, 2)
         moments = drawn.mT @ drawn / len(drawn)
         torch.testing.assert_close(moments, torch.eye(2, dtype=F64), rtol=0, atol=0.05)
         each = [
-            SlicedScoreMatching(probe_distribution=law).at(marginal, x, v[None, None])
+            SlicedScoreMatching(probe_distribution=distribution).at(marginal, x, v[None, None])
             for v in vectors
         ]
         torch.testing.assert_close((weight * torch.cat(each)).sum(0, True), exact)
@@ -104,7 +104,7 @@ def test_its_variance_exceeds_the_reduced_one_as_computed(fields, gaussian, herm
         assert plain.item() == pytest.approx(want.item(), rel=1e-11)
 
 
-def test_probes_are_drawn_from_the_generator_with_their_number_and_law(fields):
+def test_probes_are_drawn_from_the_generator_with_their_number_and_distribution(fields):
     x = torch.randn(5, 2, generator=seeded(4), dtype=F64)
     objective = SlicedScoreMatching(probes=3, probe_distribution="sphere")
     marginal = fields.linear(MATRIX, SHIFT)

@@ -143,14 +143,14 @@ def test_single_precision_far_from_the_origin_is_precise():
     torch.testing.assert_close(exact, near, rtol=0, atol=1e-9)
 
 
-def normal_law(mean=0.0, variance=1.0):
+def normal_distribution(mean=0.0, variance=1.0):
     return Marginal(ScoreFunction(lambda x, t: -(x - mean) / variance, VP()))
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_p_values_are_uniform_where_the_law_is_right(name):
+def test_p_values_are_uniform_where_the_distribution_is_right(name):
     p = [
-        stein_test(normal_law(), draws(40, 2, seed=i), name, 1.0, 150, seeded(i)).p_value
+        stein_test(normal_distribution(), draws(40, 2, seed=i), name, 1.0, 150, seeded(i)).p_value
         for i in range(250)
     ]
     assert stats.kstest(p, "uniform").pvalue > 1e-3
@@ -159,20 +159,22 @@ def test_p_values_are_uniform_where_the_law_is_right(name):
 
 @pytest.mark.parametrize(("mean", "variance"), [(0.6, 1.0), (0.0, 2.2), (0.0, 0.45)])
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_wrong_law_is_found(name, mean, variance):
+def test_a_wrong_distribution_is_found(name, mean, variance):
     p = [
-        stein_test(normal_law(mean, variance), draws(150, 2, seed=i), name, "median", 200).p_value
+        stein_test(
+            normal_distribution(mean, variance), draws(150, 2, seed=i), name, "median", 200
+        ).p_value
         for i in range(5)
     ]
     assert max(p) < 0.05
 
 
 def test_the_statistic_is_n_times_the_loss_and_the_p_value_counts():
-    x, law = draws(12, 2), normal_law(0.3)
-    result = stein_test(law, x, "rbf", 1.2, 99, seeded(4))
-    losses = SteinDiscrepancy(kernel="rbf", bandwidth=1.2)(law.model, x)
+    x, distribution = draws(12, 2), normal_distribution(0.3)
+    result = stein_test(distribution, x, "rbf", 1.2, 99, seeded(4))
+    losses = SteinDiscrepancy(kernel="rbf", bandwidth=1.2)(distribution.model, x)
     assert result.statistic == pytest.approx(12 * losses.mean().item())
-    matrix = stein_matrix(x, law.score(x), "rbf", 1.2)
+    matrix = stein_matrix(x, distribution.score(x), "rbf", 1.2)
     signs = torch.randn(99, 12, generator=seeded(4), dtype=F64).sign()
     larger = 0
     for row in signs:
@@ -180,7 +182,7 @@ def test_the_statistic_is_n_times_the_loss_and_the_p_value_counts():
         larger += (pairs.sum() - pairs.diagonal().sum()).item() / 11 >= result.statistic
     assert result.p_value == pytest.approx((1 + larger) / 100)
     assert 0 < larger < 99
-    far = stein_test(normal_law(5.0), x, bootstrap=99, generator=seeded())
+    far = stein_test(normal_distribution(5.0), x, bootstrap=99, generator=seeded())
     assert far.p_value == pytest.approx(1 / 100)
 
 
@@ -203,10 +205,13 @@ def test_wrong_arguments_are_refused():
         SteinDiscrepancy(bandwidth=0.0)
     for call in (SteinDiscrepancy(), stein_test):
         with pytest.raises(ValueError, match="pairs"):
-            call(normal_law().model if call is not stein_test else normal_law(), draws(1, 2))
+            call(
+                normal_distribution().model if call is not stein_test else normal_distribution(),
+                draws(1, 2),
+            )
     with pytest.raises(ValueError, match="bootstrap=0"):
-        stein_test(normal_law(), draws(5, 2), bootstrap=0)
+        stein_test(normal_distribution(), draws(5, 2), bootstrap=0)
     with pytest.raises(ValueError, match="kernel"):
-        stein_test(normal_law(), draws(5, 2), "gauss")
+        stein_test(normal_distribution(), draws(5, 2), "gauss")
     with pytest.raises(ValueError, match="score has shape"):
         stein_matrix(draws(4, 2), draws(4, 1))

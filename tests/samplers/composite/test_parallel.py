@@ -38,7 +38,7 @@ class Counting:
     """The mixture's protocol with a condition, which shifts it; keeps the size of each call."""
 
     def __init__(self, sde):
-        self.sde, self.nfe, self.law, self.calls = sde, 0, mixture(sde), []
+        self.sde, self.nfe, self.distribution, self.calls = sde, 0, mixture(sde), []
 
     def _shift(self, x, t, condition):
         t = torch.as_tensor(t, dtype=torch.float64)
@@ -50,15 +50,17 @@ class Counting:
         self.nfe += 1
         shift = self._shift(x, t, condition)
         alpha = self.sde.alpha(torch.as_tensor(t, dtype=torch.float64))
-        return self.law.denoise(x - shift, t) + shift / alpha.reshape(-1, *(1,) * (x.ndim - 1))
+        return self.distribution.denoise(x - shift, t) + shift / alpha.reshape(
+            -1, *(1,) * (x.ndim - 1)
+        )
 
     def score(self, x, t, condition=None):
         self.nfe += 1
-        return self.law.score(x - self._shift(x, t, condition), t)
+        return self.distribution.score(x - self._shift(x, t, condition), t)
 
     def noise(self, x, t, condition=None):
         self.nfe += 1
-        return self.law.noise(x - self._shift(x, t, condition), t)
+        return self.distribution.noise(x - self._shift(x, t, condition), t)
 
     velocity = None
 
@@ -189,18 +191,18 @@ def test_nothing_is_read_back_with_a_number_of_sweeps():
 
 def test_states_keep_their_precision_and_the_start_is_left_alone():
     start = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-    law = GaussianMixture([[0.2, -0.1]], 0.3, VP())
+    distribution = GaussianMixture([[0.2, -0.1]], 0.3, VP())
     kept = start.clone()
-    got = Parallel(steps=30, tolerance=0.0)(law, start, progress=False)
+    got = Parallel(steps=30, tolerance=0.0)(distribution, start, progress=False)
     assert got.dtype == torch.float32
     assert torch.equal(start, kept)
-    want = Parallel(steps=30, tolerance=0.0)(law, start.double(), progress=False)
+    want = Parallel(steps=30, tolerance=0.0)(distribution, start.double(), progress=False)
     torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5)
     for steps, denoise in ((1, True), (1, False), (2, True)):
         way = {"steps": steps, "denoise": denoise, "grid": "native"}
         torch.testing.assert_close(
-            Parallel(**way)(law, start.double(), progress=False),
-            DDIM(**way)(law, start.double(), progress=False),
+            Parallel(**way)(distribution, start.double(), progress=False),
+            DDIM(**way)(distribution, start.double(), progress=False),
         )
 
 

@@ -1,5 +1,5 @@
-"""Restarts keep the law: noise put back is the diffusion's own, so that Gaussian data show each
-factor; and without restarts nothing changes."""
+"""Restarts keep the distribution: noise put back is the diffusion's own, so that Gaussian data show
+each factor; and without restarts nothing changes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def marginal(sde, t):
     return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * torch.eye(2).double()
 
 
-def law(sampler, model):
+def distribution(sampler, model):
     """Exact mean and covariance of the output for an exact start, from unit inputs."""
     count = 0
 
@@ -76,7 +76,7 @@ def test_without_repeats_it_is_the_inner_sampler(inner, repeats, steps, denoise)
     assert got.nfe == want.nfe
 
 
-def test_the_law_of_gaussian_data_is_kept(sde):
+def test_the_distribution_of_gaussian_data_is_kept(sde):
     """With fine steps only the noise put back could change it: a scale or std that is wrong does,
     by far more than the steps."""
     first, last = time(sde, [5.0, 0.2]).tolist()
@@ -84,7 +84,7 @@ def test_the_law_of_gaussian_data_is_kept(sde):
     times = (first, *time(sde, logs[1:-1].exp().tolist()).tolist(), last)
     stretches = ((0.3, 1.2, 3, 20), (0.25, 0.6, 2, 20), (0.2, 5.0, 1, 40))
     sampler = Restart(steps=60, grid=Times(at=times), repeats=stretches, denoise=False)
-    mean, covariance = law(sampler, gaussian(sde))
+    mean, covariance = distribution(sampler, gaussian(sde))
     want_mean, want_covariance = marginal(sde, torch.tensor(last, dtype=torch.float64))
     assert (mean - want_mean).norm() < 2e-3 * want_mean.norm()
     assert (covariance - want_covariance).norm() < 2e-3 * want_covariance.norm()
@@ -244,7 +244,7 @@ def test_what_it_says_of_itself():
         ({"repeats": (0.1, 0.5)}, r"repeats\[0\]=0.1 must be"),
         ({"inner": "mcmc"}, "inner='mcmc' does not go from noise to data"),
         ({"inner": Restart()}, "inner=restart"),
-        ({"inner": 3}, "3 is no sampler"),
+        ({"inner": 3}, "inner=3 must be text or an object"),
         ({"inner": "huen"}, "did you mean 'heun'"),
     ],
 )

@@ -134,7 +134,7 @@ def test_rows_converge_to_the_exact_flow_of_correlated_gaussian_data(name, sde, 
     assert order(errors) == pytest.approx(expected, abs=0.2), errors
 
 
-LAWS = {
+METHODS = {
     **{name: row for name, row in SDES.items() if name[:5] != "seeds"},
     "heun, churn": lambda **way: ODES["heun"](churn=3.0, **way),
     "rk4, half": lambda **way: ODES["rk4"](eta=0.5, **way),
@@ -152,7 +152,7 @@ LAWS = {
 HIGHER = {"midpoint, ancestral": 3}
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("sde", THREE[:2], ids=lambda sde: type(sde).__name__)
 def test_the_distribution_of_stochastic_samplers_converges_at_their_weak_order(name, sde, table):
     """Gaussian data keep the distribution Gaussian: it is known from unit inputs, without Monte
@@ -161,7 +161,7 @@ def test_the_distribution_of_stochastic_samplers_converges_at_their_weak_order(n
     first, last = sde.time_of_log_snr(torch.tensor([-3.0, 2.5], dtype=torch.float64))
     (mean_start, at_start), (mean_end, at_end) = marginal(sde, first), marginal(sde, last)
     for n in (48, 96):
-        sampler = LAWS[name](steps=n, grid=uneven(sde, n, table), denoise=False)
+        sampler = METHODS[name](steps=n, grid=uneven(sde, n, table), denoise=False)
         assert sampler.stochastic
         offset, of_start, of_noise = affine(sampler, model)
         assert (offset + of_start @ mean_start - mean_end).norm() < 1e-3

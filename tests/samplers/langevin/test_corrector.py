@@ -1,4 +1,4 @@
-"""Langevin correctors: their steps, their stationary laws, and their place in the loop."""
+"""Langevin correctors: their steps, their stationary distributions, and their place in the loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def langevin_run(model, noise=None):
 
 
 @pytest.mark.parametrize("snr", [0.1, 0.4])
-def test_marginal_rule_keeps_the_law_of_unadjusted_langevin_exactly(sde, snr):
+def test_marginal_rule_keeps_the_distribution_of_unadjusted_langevin_exactly(sde, snr):
     """Stationary covariance S (1 - epsilon S^-1 / 2)^-1 and mean, with epsilon = 2 (snr sigma)^2;
     two steps in a row, by one call."""
     model, t = gaussian(sde), sde.time_of_log_snr(torch.tensor(0.0, dtype=torch.float64))
@@ -82,7 +82,7 @@ def test_only_the_batch_rule_couples_neighbors():
         assert torch.equal(whole[:2], part) != coupled
 
 
-def test_example_rule_tilts_the_stationary_law():
+def test_example_rule_tilts_the_stationary_distribution():
     """Gaussian data in 4 dimensions, variance 1: the rule's is ((D + 2) / D)^2 = 2.25, as the step
     scales with |z|^2 / |score|^2. The marginal rule's is 1 up to its step."""
     sde, count, dim = VE(0.5, 10.0), 4000, 4
@@ -123,14 +123,14 @@ def test_annealed_langevin_is_the_same_on_every_sde_in_units_of_alpha(sde, table
     plain = EDM(ratios[-1].item(), ratios[0].item())
     draws = torch.randn(8, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     states = []
-    for law, stops in ((sde, times), (plain, ratios)):
+    for distribution, stops in ((sde, times), (plain, ratios)):
         sampler = AnnealedLangevin(steps=4, grid=table(stops), steps_each=2, step_ratio=0.1)
         left = iter(draws)
-        start = law.alpha(stops[0]) * torch.ones(3, 2, dtype=torch.float64)
+        start = distribution.alpha(stops[0]) * torch.ones(3, 2, dtype=torch.float64)
         run = sampler(
-            gaussian(law), start, noise=lambda left=left: next(left), trajectory=True,
+            gaussian(distribution), start, noise=lambda left=left: next(left), trajectory=True,
             progress=False,
         )  # fmt: skip
-        scales = law.alpha(stops)[:, None, None]
+        scales = distribution.alpha(stops)[:, None, None]
         states.append(torch.cat([run.states[:-1] / scales, run.samples[None]]))
     torch.testing.assert_close(states[0], states[1], rtol=1e-9, atol=1e-11)

@@ -85,7 +85,7 @@ def test_the_warm_up_moves_the_bar_and_is_not_yielded(monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", ["mala(step_size=0.3)", "mala-score(step_size=0.3)", "hmc"])
-def test_law_of_a_model_at_one_time(kernel):
+def test_distribution_of_a_model_at_one_time(kernel):
     """At a noise that joins the modes; the marginal's moments and weights are exact."""
     t = SDE.time_of_log_snr(torch.tensor(0.0)).item()  # sigma = 1
     model = mixture()
@@ -139,8 +139,8 @@ def test_times_outside_the_diffusion_are_refused(t):
 
 def test_chains_do_not_change_modes_far_apart():
     """Which is what noise levels are for: shares stay those of the start."""
-    law = GaussianMixture([[-4.0], [4.0]], 0.1, VE(0.01, 20.0), [0.2, 0.8])
+    distribution = GaussianMixture([[-4.0], [4.0]], 0.1, VE(0.01, 20.0), [0.2, 0.8])
     start = torch.tensor([[-4.0], [4.0]]).double().repeat(200, 1)
-    x = MCMC(steps=200, kernel="mala(step_size=0.1)")(law, start, seed=0, progress=False)
+    x = MCMC(steps=200, kernel="mala(step_size=0.1)")(distribution, start, seed=0, progress=False)
     assert bool((x.sign() == start.sign()).all())
     assert 0.05 < x[:, 0].abs().var() < 0.2

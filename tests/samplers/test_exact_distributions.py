@@ -1,5 +1,7 @@
-"""Gaussian data make every step affine in the start and the noise, so the law of a sampler's output
-is known exactly from unit inputs: no Monte Carlo, and a wrong factor cannot hide.
+"""Exact distributions of samplers on Gaussian data.
+
+Every step is affine in the start and the noise, so the distribution of the output is known exactly
+from unit inputs: no Monte Carlo, and a wrong factor cannot hide.
 
 The truth is the marginal N(alpha m, alpha^2 S + sigma^2 I) of the diffusion at the last time, to
 which a method of order p must converge as steps^-p; for ODE methods the map itself must become the
@@ -93,7 +95,7 @@ def affine(sampler, model):
     return out[0], columns[:, :2], columns[:, 2:]
 
 
-def law(sampler, model):
+def distribution(sampler, model):
     """Exact mean and covariance of the output for an exact start."""
     offset, of_start, of_noise = affine(sampler, model)
     mean, covariance = marginal(model.sde, sampler.times(model.sde)[0])
@@ -126,12 +128,15 @@ def slope(steps, errors):
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_law_of_stochastic_samplers_converges_to_the_marginal(sde, name, spaced):
+def test_distribution_of_stochastic_samplers_converges_to_the_marginal(sde, name, spaced):
     model, steps = gaussian(sde), (192, 384) if name == "euler-maruyama" else (48, 96)
     mean, covariance = marginal(sde, span(sde)[1])
     samplers_of = (STOCHASTIC[name](n, grid=spaced(sde, n), denoise=False) for n in steps)
-    laws = [law(sampler, model) for sampler in samplers_of]
-    for truth, got in ((mean, [m for m, _ in laws]), (covariance, [c for _, c in laws])):
+    distributions = [distribution(sampler, model) for sampler in samplers_of]
+    for truth, got in (
+        (mean, [m for m, _ in distributions]),
+        (covariance, [c for _, c in distributions]),
+    ):
         errors = [(value - truth).norm().item() for value in got]
         assert errors[-1] < 0.2 * truth.norm()
         assert errors[-1] < 1e-9 or slope(steps, errors) == pytest.approx(
@@ -149,7 +154,7 @@ def test_any_predictor_goes_with_any_corrector_on_any_sde(sde, predictor, correc
     sampler = PredictorCorrector(
         steps=150, grid=grid, denoise=False, predictor=predictor, corrector=corrector
     )
-    mean, covariance = law(sampler, gaussian(sde))
+    mean, covariance = distribution(sampler, gaussian(sde))
     mean_end, at_end = marginal(sde, span(sde)[1])
     assert (mean - mean_end).norm() < 0.02 * mean_end.norm()
     assert (covariance - at_end).norm() < 0.04 * at_end.norm()
@@ -201,7 +206,7 @@ def test_eta_1_of_ddim_is_ancestral_sampling_and_eta_0_has_no_noise(sde):
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_is_exact_in_one_step_for_one_data_point(sde, eta):
-    """With all data at m, the denoiser is constant and the step's law is that of x_s."""
+    """With all data at m, the denoiser is constant and the step's distribution is that of x_s."""
     t, s = (sde.time_of_log_snr(v).reshape(1) for v in (-1.0, 2.0))
     a, b, c = DDIM(eta=eta).coefficients(sde, t, s)
     # x_t = alpha m + sigma e has score -e / sigma
@@ -211,7 +216,7 @@ def test_ddim_is_exact_in_one_step_for_one_data_point(sde, eta):
 
 
 @pytest.mark.parametrize("sde", [VE(0.05, 9.0), EDM(0.05, 9.0)], ids=["VE", "EDM"])
-def test_ancestral_with_transition_variance_has_the_wide_law(sde):
+def test_ancestral_with_transition_variance_has_the_wide_distribution(sde):
     """On data N(m, v I) one exact step from an exact start: variance in closed form."""
     t, s = (sde.time_of_log_snr(v).reshape(1) for v in (-1.0, 2.0))
     a, b, c = Ancestral(variance="transition").coefficients(sde, t, s)
@@ -260,21 +265,21 @@ def flow_error(sampler, model):
     return math.hypot((of_start - flow).norm().item(), shift.norm().item())
 
 
-def law_error(sampler, model):
+def distribution_error(sampler, model):
     """Distance of mean and covariance from those of the exact marginal."""
     mean, covariance = marginal(model.sde, span(model.sde)[1])
-    got_mean, got = law(sampler, model)
+    got_mean, got = distribution(sampler, model)
     return math.hypot((got_mean - mean).norm().item(), (got - covariance).norm().item())
 
 
 @pytest.mark.parametrize("spec", MULTISTEP)
 def test_multistep_methods_have_their_order(spec, quiet):
-    """Towards the exact flow without noise, towards the exact law with it."""
+    """Towards the exact flow without noise, towards the exact distribution with it."""
     clock = VP()
     corrected = bool(samplers.create(spec).corrector)  # errors of both kinds cancel here and there
     model, steps = gaussian(clock), (32, 256) if corrected else (64, 128)
     made = [samplers.create(spec, steps=n, grid=quiet(clock, n), denoise=False) for n in steps]
-    of = law_error if made[0].stochastic else flow_error
+    of = distribution_error if made[0].stochastic else flow_error
     errors = [of(sampler, model) for sampler in made]
     # A polynomial through three points of a noisy path, or a corrected one, has more on the way.
     more = corrected or (made[0].stochastic and made[0].order > 2)
@@ -333,7 +338,7 @@ def test_multistep_methods_have_their_order_off_the_gaussian(build, spec, quiet)
 
 @pytest.mark.parametrize("spec", [name for name in PREDICTORS if name in ROWS])
 def test_any_multistep_method_goes_with_the_corrector(spec, table):
-    """The corrector keeps the law; a method that ignored its changes would not be corrected."""
+    """The corrector keeps the distribution; a method deaf to its changes is not corrected."""
     clock = VP()
     first, last = clock.log_snr(span(clock))
     grid = table(clock.time_of_log_snr(torch.linspace(first, last, 61, dtype=torch.float64)))
@@ -341,7 +346,7 @@ def test_any_multistep_method_goes_with_the_corrector(spec, table):
         steps=60, grid=grid, denoise=False, predictor=spec, corrector=Langevin(snr=0.2)
     )
     model = gaussian(clock)
-    mean, covariance = law(sampler, model)
+    mean, covariance = distribution(sampler, model)
     mean_end, at_end = marginal(clock, span(clock)[1])
     assert (mean - mean_end).norm() < 0.02 * mean_end.norm()
     assert (covariance - at_end).norm() < 0.06 * at_end.norm()
