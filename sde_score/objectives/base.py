@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_batch
 from sde_score._core.registry import Registry
 from sde_score.models import Marginal, Model
@@ -165,8 +166,8 @@ class NoiseLevels:
     """
 
     def __init__(self, time_sampler: str | TimeSampler, weighting: str | Weighting) -> None:
-        self.times = TIME_SAMPLERS.resolve(time_sampler)
-        self.weights = WEIGHTINGS.resolve(weighting)
+        self.times = TIME_SAMPLERS.resolve(time_sampler, name="time_sampler")
+        self.weights = WEIGHTINGS.resolve(weighting, name="weighting")
 
     def draw(self, sde: SDE, x0: Tensor, generator: Draws) -> tuple[Tensor, Tensor]:
         """Times, and the factor on a score error at each: importance x sigma^2 x weight, both
@@ -197,11 +198,12 @@ class MarginalObjective(BaseObjective):
     weighting: str | Weighting = "variance"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _ = self._noise_levels
 
     @cached_property
     def _noise_levels(self) -> NoiseLevels | None:
-        weighting, times = WEIGHTINGS.resolve(self.weighting), self.time_sampler
+        weighting, times = WEIGHTINGS.resolve(self.weighting, name="weighting"), self.time_sampler
         return None if times is None else NoiseLevels(times, weighting)
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_positive
 from sde_score._core.registry import Registry
 from sde_score.random import Draws, stratified, uniform
@@ -28,6 +29,9 @@ class TimeSampler(ABC):
     """
 
     stratified: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @abstractmethod
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
@@ -110,6 +114,7 @@ class LogNormal(TimeSampler):
     std: float = 1.2
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(std=self.std)
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
@@ -132,6 +137,7 @@ class LogitNormal(TimeSampler):
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(std=self.std)
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
@@ -159,6 +165,7 @@ class Discrete(TimeSampler):
     levels: int | tuple[float, ...] = 1000
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not isinstance(self.levels, (tuple, list)):
             require_count(levels=self.levels)
             return

@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_positive
 from sde_score._core.registry import Registry
 from sde_score.sdes import SDE
@@ -70,6 +71,7 @@ class EDMWeighting:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(sigma_data=self.sigma_data)
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
@@ -91,6 +93,7 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(gamma=self.gamma)
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score.sdes.base import SDE, of_time
 
 
@@ -43,6 +44,7 @@ class Tabulated(SDE):
                 "log_snrs must be finite and strictly decreasing, at least 2: "
                 "noise grows with the index"
             )
+        check_fields(self)
 
     @classmethod
     def from_betas(cls, betas: Sequence[float] | Tensor) -> Tabulated:

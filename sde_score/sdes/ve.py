@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_increasing
 from sde_score.sdes.base import SDE, of_time
 
@@ -45,6 +46,7 @@ class VE(SDE):
 
     def __post_init__(self) -> None:
         require_increasing(_HINT, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        check_fields(self)
 
     @property
     def _log_ratio(self) -> float:
@@ -108,6 +110,7 @@ class EDM(SDE):
 
     def __post_init__(self) -> None:
         require_increasing(_HINT, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        check_fields(self)
 
     @property
     @override

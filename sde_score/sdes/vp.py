@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_increasing, require_positive
 from sde_score.sdes.base import SDE, of_time
 
@@ -29,6 +30,7 @@ class _LinearBeta(SDE):
         require_increasing(
             "it is the noise rate at t=1", beta_min=self.beta_min, beta_max=self.beta_max
         )
+        check_fields(self)
 
     @of_time
     def beta(self, t: Tensor) -> Tensor:
@@ -156,6 +158,7 @@ class Cosine(SDE):
 
     def __post_init__(self) -> None:
         require_positive(offset=self.offset)
+        check_fields(self)
 
     @property
     def _speed(self) -> float:

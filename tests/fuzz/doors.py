@@ -36,6 +36,8 @@ import torch
 from harness import Hung, registries, short, time_limit
 
 HUGE = 10**400
+CALLABLE = {"Weighting", "DomainWeight"}
+"""Kinds that any function may be."""
 FAILURES = ("silent", "nameless", "cryptic", "hang", "refused")
 
 
@@ -103,7 +105,7 @@ def wrong_values(door: Door) -> list[Any]:
     if "Numbers" in kinds:
         return ["x", ["x"], math.nan, [math.nan], HUGE, [HUGE], {}, Thing(), int, function_of_none]
     lists = any(kind.startswith(("tuple", "Sequence", "list")) for kind in kinds)
-    calls = any(kind.startswith("Callable") for kind in kinds)
+    calls = any(kind.startswith("Callable") or kind in CALLABLE for kind in kinds)
     found: list[Any] = [Thing(), b"bytes", 1j, {}, {1, 2}, int]
     found += [] if calls else [function_of_none]
     found += [] if "None" in kinds or door.default is None else [None]

@@ -13,8 +13,8 @@ import doors
 import harness
 
 UNFINISHED = {
-    "backbone", "benchmark target", "data format", "data set", "distance", "domain weight",
-    "extractor", "grid", "kernel", "likelihood", "objective", "target", "time sampler", "weighting",
+    "backbone", "benchmark target", "data format", "data set", "distance",
+    "extractor", "kernel", "likelihood", "target",
 }  # fmt: skip
 """Kinds whose constructors do not yet refuse every wrong value by name; only ever fewer."""
 

@@ -76,8 +76,10 @@ def test_times_and_weights_are_objects_or_functions_of_ones_own(name, register_f
 
 @pytest.mark.parametrize("name", ["denoising", "implicit"])
 def test_objects_of_another_kind_are_refused_by_name(name):
-    with pytest.raises(TypeError, match="3 is no time sampler"):
+    with pytest.raises(
+        TypeError, match="time_sampler=3 must be text or an object of class TimeSampler"
+    ):
         OBJECTIVES[name](time_sampler=3)
-    with pytest.raises(TypeError, match="3 is no weighting"):
+    with pytest.raises(TypeError, match="weighting=3 must be text or an object of class Weighting"):
         OBJECTIVES[name](weighting=3)
     assert WEIGHTINGS["simple"] is WEIGHTINGS["variance"]

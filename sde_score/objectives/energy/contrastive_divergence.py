@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import checked
 from sde_score._core.checks import expand_like, require_count, require_nonnegative
 from sde_score.mcmc.kernel import KERNELS, Kernel
 from sde_score.models import Marginal, Model
@@ -76,7 +77,7 @@ class ContrastiveDivergence(MarginalObjective):
 
     @property
     def _kernel(self) -> Kernel:
-        return KERNELS.resolve(self.kernel)
+        return KERNELS.resolve(self.kernel, name="kernel")
 
     @override
     def losses(self, marginal: Marginal, x: Tensor, generator: Draws) -> Tensor:
@@ -131,6 +132,7 @@ class PersistentContrastiveDivergence(StatefulObjective):
     converges_to = "the density of the data, up to the bias of the kernel and of young chains"
     reference = "Tieleman 2008, https://doi.org/10.1145/1390156.1390290"
 
+    @checked
     def __init__(
         self,
         buffer_size: int = 8192,
@@ -144,7 +146,7 @@ class PersistentContrastiveDivergence(StatefulObjective):
         require_nonnegative(energy_penalty=energy_penalty)
         self.buffer = ReplayBuffer(buffer_size, restart)
         self.k, self.energy_penalty = k, energy_penalty
-        self.kernel = KERNELS.resolve(kernel)
+        self.kernel = KERNELS.resolve(kernel, name="kernel")
 
     @override
     def setup(self, examples: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
+from sde_score._core.arguments import checked
 from sde_score._core.checks import require_batch, require_count
 from sde_score.models import Marginal, Model
 from sde_score.objectives.base import StatefulObjective
@@ -49,6 +50,7 @@ class NoiseContrastive(StatefulObjective):
     mean: Tensor
     factor: Tensor
 
+    @checked
     def __init__(self, ratio: int = 1) -> None:
         super().__init__()
         require_count(ratio=ratio)

@@ -111,7 +111,7 @@ class RecoveryLikelihood(MarginalObjective):
 
     @property
     def _kernel(self) -> Kernel:
-        return KERNELS.resolve(self.kernel)
+        return KERNELS.resolve(self.kernel, name="kernel")
 
     @override
     def losses(self, marginal: Marginal, x: Tensor, generator: Draws) -> Tensor:

@@ -8,6 +8,7 @@ from functools import cached_property
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import mean_event, require_choice
 from sde_score.models import Model
 from sde_score.objectives.base import BaseObjective, NoiseLevels
@@ -70,6 +71,7 @@ class DenoisingScoreMatching(BaseObjective):
     variance_reduction: str = "none"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_choice("variance_reduction", self.variance_reduction, VARIANCE_REDUCTIONS)
         _ = self._noise_levels
 

@@ -9,7 +9,9 @@ from torch import Tensor, distributed
 from torch.nn.functional import one_hot
 from typing_extensions import override
 
+from sde_score._core.arguments import checked
 from sde_score._core.checks import mean_event, require_count
+from sde_score._core.memory import require_memory
 from sde_score.models import Model
 from sde_score.objectives.base import StatefulObjective
 from sde_score.objectives.score_matching.denoising import (
@@ -84,6 +86,7 @@ class DenoisingControl(StatefulObjective):
     moments: Tensor
     pending: Tensor
 
+    @checked
     def __init__(
         self,
         weighting: str | Weighting = "variance",
@@ -93,6 +96,7 @@ class DenoisingControl(StatefulObjective):
     ) -> None:
         super().__init__()
         require_count(bins=bins, memory=memory)
+        require_memory(9 * 2 * 8 * bins, f"bins={bins}")
         self.denoising = DenoisingScoreMatching(weighting, time_sampler)
         self.bins, self.memory = bins, memory
         # Rows as in `Parts.moments`: sums over past steps, and over the one in progress.

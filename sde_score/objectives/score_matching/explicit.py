@@ -84,7 +84,9 @@ class KnownTarget:
     """
 
     def __init__(self, target: str | Density) -> None:
-        self.target = target if isinstance(target, Density) else TARGETS.resolve(target)
+        self.target = (
+            target if isinstance(target, Density) else TARGETS.resolve(target, name="target")
+        )
         self._diffused: dict[SDE, Model] = {}
 
     def score(self, x: Tensor) -> Tensor:

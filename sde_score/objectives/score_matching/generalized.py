@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_positive, sum_event
 from sde_score._core.registry import Registry
 from sde_score.models import Marginal
@@ -79,6 +80,7 @@ class Clipped(_Positive):
     bound: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(bound=self.bound)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +104,7 @@ class _Interval:
     high: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"low={self.low!r} and high={self.high!r} must be finite, low < high")
 
@@ -181,7 +184,7 @@ class GeneralizedScoreMatching(MarginalObjective):
 
     @cached_property
     def _weight(self) -> DomainWeight:
-        return DOMAIN_WEIGHTS.resolve(self.weight)
+        return DOMAIN_WEIGHTS.resolve(self.weight, name="weight")
 
     @override
     def losses(self, marginal: Marginal, x: Tensor, generator: Draws = None) -> Tensor:

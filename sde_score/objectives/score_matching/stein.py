@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_batch, require_choice, require_count, require_positive
 from sde_score.models import Density, Marginal, Model
 from sde_score.objectives.base import BaseObjective
@@ -124,6 +125,7 @@ class SteinDiscrepancy(BaseObjective):
     bandwidth: str | float = "median"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_settings(self.kernel, self.bandwidth)
 
     @override

@@ -8,6 +8,7 @@ from functools import cached_property
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import expand_like, require_positive, sum_event
 from sde_score.models import Density, Marginal, Model, Target
 from sde_score.objectives.base import BaseObjective, NoiseLevels
@@ -71,6 +72,7 @@ class TargetScoreMatching(BaseObjective):
     def __post_init__(self) -> None:
         if self.time_sampler is None:
             raise ValueError("time_sampler=None leaves no noise to learn from: try 'uniform'")
+        check_fields(self)
         _ = self._noise_levels
         if self.mix is not None and not 0 <= self.mix <= 1:
             raise ValueError(f"mix={self.mix!r} must lie between 0 (denoising) and 1 (target)")

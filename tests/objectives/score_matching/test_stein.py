@@ -199,7 +199,7 @@ def test_the_test_leaves_no_graph_and_hides_no_bad_number():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="kernel='gauss' is not known; accepted: imq, rbf"):
         SteinDiscrepancy(kernel="gauss")
-    with pytest.raises(ValueError, match="bandwidth='mean' is not known; accepted: median"):
+    with pytest.raises(ValueError, match=r"bandwidth='mean' is not known; .*accepted: median"):
         SteinDiscrepancy(bandwidth="mean")
     with pytest.raises(ValueError, match=r"bandwidth=0\.0 must be"):
         SteinDiscrepancy(bandwidth=0.0)
