@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from operator import index
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from sde_score._core.checks import require_choice, require_count
+from sde_score._core.checks import is_integer, refusal, require_choice, require_count
 
 Noise = Callable[[], Tensor]
 """A source of standard normal draws: each call gives the next, shape `(batch, *event)`."""
@@ -36,7 +38,7 @@ def mix(*numbers: int) -> int:
     """
     state = 0
     for number in numbers:
-        state = (state + (number & _MASK) + _INCREMENT) & _MASK
+        state = (state + (index(number) & _MASK) + _INCREMENT) & _MASK
         state = ((state ^ (state >> 30)) * _FIRST) & _MASK
         state = ((state ^ (state >> 27)) * _SECOND) & _MASK
         state ^= state >> 31
@@ -233,8 +235,15 @@ def example_seeds(seed: int | Sequence[int] | None, batch: int, first: int = 0) 
     """
     if seed is None:
         seed = int(torch.randint(1 << 62, ()).item())
-    if isinstance(seed, int):
-        return [mix(seed, first + i) for i in range(batch)]
-    if len(seed) != batch:
-        raise ValueError(f"seed has {len(seed)} entries for {batch} examples: give one per example")
-    return [int(s) for s in seed]
+    given: Any = seed
+    if is_integer(given):
+        return [mix(given, first + i) for i in range(batch)]
+    try:
+        seeds = [index(one) for one in given]
+    except TypeError as error:
+        raise refusal("seed", seed, "an integer, one integer per example, or None") from error
+    if len(seeds) != batch:
+        raise ValueError(
+            f"seed has {len(seeds)} entries for {batch} examples: give one per example"
+        )
+    return seeds

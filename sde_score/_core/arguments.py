@@ -158,7 +158,8 @@ def _accepts_one_of(kinds: Collection[Any], value: Any, infinite: bool) -> bool:
     An alternative that is not known takes what is no scalar: text, numbers and flags are named in
     annotations, or are no part of them.
     """
-    if any(_accepts(kind, value, infinite) for kind in kinds if kind is not Any):
+    known = [kind for kind in kinds if kind is not Any and not (kind is str and Path in kinds)]
+    if any(_accepts(kind, value, infinite) for kind in known):
         return True
     scalar = value is None or isinstance(plain(value), (bool, int, float, str, bytes))
     return Any in kinds and not scalar and not inspect.isclass(value)
@@ -174,7 +175,7 @@ def _accepts_class(kind: Any, value: Any, infinite: bool) -> bool:
     if kind is float:
         return is_finite(value) or (infinite and is_number(value) and plain(value) == math.inf)
     if kind is Path:
-        return isinstance(value, (str, Path))
+        return isinstance(value, (str, Path)) and str(value) != "" and "\0" not in str(value)
     if not isinstance(kind, type) or kind is object:
         return True
     try:

@@ -193,7 +193,7 @@ def require_numbers(name: str, values: object) -> Tensor:
         found = np.asarray(given)
     except ValueError:  # rows of different lengths
         found = np.asarray(None)
-    if found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+    if not found.size or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
         raise refusal(name, values, "a finite number, or finite numbers in rows of equal length")
     return torch.from_numpy(found.astype(np.float64))
 
@@ -213,6 +213,23 @@ def require_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(
             f"{name}={shown(value)} is not known; {guess}accepted: {', '.join(choices)}"
         )
+
+
+def require_device(name: str, device: object) -> torch.device:
+    """Refuse what names no device of torch.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if isinstance(device, torch.device):
+        return device
+    try:
+        return torch.device(device) if isinstance(device, str) else torch.device("")
+    except RuntimeError as error:
+        raise refusal(name, device, "a device as text, such as 'cpu' or 'cuda:0'") from error
 
 
 def require_shape(

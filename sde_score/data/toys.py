@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from sde_score._core.checks import require_count
+from sde_score._core.checks import require_count, require_integer
+from sde_score._core.memory import require_memory
 from sde_score.data.dataset import DataSet, from_tensor
 from sde_score.random import generator_from
 from sde_score.scaling import Scaling
@@ -80,6 +81,8 @@ def _toy(name: str, x: Tensor, variance: float, labels: Tensor | None = None) ->
 
 def _generator(n: int, seed: int) -> Generator:
     require_count(n=n)
+    require_integer(seed=seed)
+    require_memory(100 * n, f"n={n}")
     return generator_from(seed)
 
 

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive, sum_event
 from sde_score._core.gradients import gradients, require_graph
 from sde_score.distributions import Normal
@@ -227,12 +228,13 @@ class ContinuousBound(Likelihood):
     dequantization: str | Dequantization = "none"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_count(draws=self.draws, times=self.times)
         require_choice("time_sampling", self.time_sampling, tuple(TIME_SAMPLINGS))
         require_choice("residual", self.residual, ("decoder", "kernel-entropy"))
         if self.decoder_std is not None:
             require_positive(decoder_std=self.decoder_std)
-        DEQUANTIZATIONS.resolve(self.dequantization)
+        DEQUANTIZATIONS.resolve(self.dequantization, name="dequantization")
 
     def estimate(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Lower bounds on the log-likelihoods and their standard errors, shape `(batch,)` each."""

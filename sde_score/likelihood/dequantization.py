@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_positive
 from sde_score._core.registry import Registry
 from sde_score.distributions import Normal
@@ -122,6 +123,7 @@ class TruncatedNormalDequantization(Dequantization):
     truncation: float = 3.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(truncation=self.truncation)
 
     def __call__(

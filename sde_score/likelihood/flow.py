@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score._core.gradients import require_gradients
 from sde_score.likelihood._validation import require_inputs, start_time
@@ -220,11 +221,12 @@ class Flow(Likelihood):
     importance_weighted: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require_settings(
             self.divergence, self.probe_distribution, self.rtol, self.atol, self.method, self.mode
         )
         require_count(probes=self.probes, dequantizations=self.dequantizations)
-        DEQUANTIZATIONS.resolve(self.dequantization)
+        DEQUANTIZATIONS.resolve(self.dequantization, name="dequantization")
 
     def estimate(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Log-likelihoods and their standard errors, each of shape `(batch,)`."""

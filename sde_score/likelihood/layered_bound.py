@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_positive
 from sde_score.discrete import ELBO, HierarchicalVAE
 from sde_score.discrete.ddpm.hierarchical_vae import ending_at
@@ -47,13 +48,14 @@ class LayeredBound(Likelihood):
     dequantization: str | Dequantization = "none"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_count(2, layers=self.layers)
         require_count(draws=self.draws)
         if self.decoder_std is not None:
             require_positive(decoder_std=self.decoder_std)
-        GRIDS.resolve(self.grid)
-        VARIANCES.resolve(self.variance)
-        DEQUANTIZATIONS.resolve(self.dequantization)
+        GRIDS.resolve(self.grid, name="grid")
+        VARIANCES.resolve(self.variance, name="variance")
+        DEQUANTIZATIONS.resolve(self.dequantization, name="dequantization")
 
     def estimate(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Lower bounds on the log-likelihoods and their standard errors, shape `(batch,)` each."""

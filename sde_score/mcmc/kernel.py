@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_positive
 from sde_score._core.registry import Registry
 from sde_score.models import Density
@@ -99,6 +100,7 @@ class Kernel(ABC):
 
     def __post_init__(self) -> None:
         require_positive(step_size=self.step_size, temperature=self.temperature)
+        check_fields(self)
 
     def tuning(self, x: Tensor) -> Tuning:
         """The kernel's own settings as a tuning, on the device of x."""

@@ -93,7 +93,7 @@ class Tempering(Kernel):
     @property
     def kernel(self) -> Kernel:
         """The inner kernel as an object, with this step size and temperature."""
-        inner = KERNELS.resolve(self.inner)
+        inner = KERNELS.resolve(self.inner, name="inner")
         if isinstance(inner, Tempering) or not (inner.adjusted and inner.needs_energy):
             raise ValueError(
                 f"inner={self.inner!r} must keep its target exactly and use the energy, or the "

@@ -64,7 +64,7 @@ WRONG = {
     "part": [3, 1.5, None, True, [], object(), Part, math.nan],
     "level": [None, True, math.nan, HUGE, [], Part, object()],
     "hidden": [3, None, True, 1.5, Part],
-    "path": [3, None, b"x", []],
+    "path": [3, None, b"x", [], "", "a\0b"],
     "function": [3, "abs", int, []],
     "sizes": [3, "12", None, (1.5,), ("1",), (True,), {1, 2}],
     "pair": [3, (1.0,), (1.0, 2.0, 3.0), (1.0, math.nan), ("a", "b")],

@@ -12,17 +12,9 @@ if not hasattr(signal, "setitimer"):
 import doors
 import harness
 
-UNFINISHED = {
-    "backbone", "benchmark target", "data format", "data set", "distance",
-    "extractor", "kernel", "likelihood", "target",
-}  # fmt: skip
-"""Kinds whose constructors do not yet refuse every wrong value by name; only ever fewer."""
-
 
 @pytest.mark.parametrize("kind", sorted({registry.kind for registry in harness.registries()}))
 def test_every_argument_of_every_constructor_refuses_wrong_values_by_name(kind):
-    if kind in UNFINISHED:
-        pytest.xfail("unfinished")
     found, known = [], set()
     for door in doors.doors():
         shape = (door.annotation, door.argument, door.default.__class__)

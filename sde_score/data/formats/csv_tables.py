@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged
 from sde_score.data.dataset import DataSet, from_tensor
 from sde_score.scaling import Scaling
 
 
+@checked
 def table(path: Path, delimiter: str | None = None) -> DataSet:
     """One example per line: continuous data, event `(columns,)`, each column standardized.
 
@@ -52,7 +54,9 @@ def _row(line: int, cells: list[str], header: list[str]) -> list[float]:
     for name, cell in zip(header, cells, strict=True):
         value = _number(cell)
         if value is None or not math.isfinite(value):
-            raise DataError(f"line {line}, column {name}: {cell!r} is not a finite number")
+            found = [mark for mark in ";,\t|" if mark in cell]
+            fix = f": try delimiter={found[0]!r}" if found else ""
+            raise DataError(f"line {line}, column {name}: {cell!r} is not a finite number{fix}")
         values.append(value)
     return values
 

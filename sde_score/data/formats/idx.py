@@ -15,6 +15,7 @@ from typing import IO, cast
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, naming
 from sde_score.data.dataset import DataSet, from_tensor
 
@@ -23,6 +24,7 @@ _UINT8 = 8
 _GZIP_RATIO = 1032
 
 
+@checked
 def mnist(path: Path) -> DataSet:
     """Images `(1, height, width)` of an idx file, 256 levels, with labels from the file beside it.
 

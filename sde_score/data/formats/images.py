@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, naming, require_extra
 from sde_score.data.dataset import DataSet, from_tensor
 
@@ -21,6 +22,7 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", "
 _TO_MODE = {"1": "L", "L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "CMYK": "RGB"}
 
 
+@checked
 def folder(path: Path) -> DataSet:
     """All images in a folder, `(channels, height, width)`, 256 levels; subfolders are classes.
 

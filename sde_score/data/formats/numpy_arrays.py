@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged
 from sde_score.data.dataset import DataSet, from_tensor
 
@@ -16,6 +17,7 @@ _KEYS = ("x", "data", "images", "samples")
 _CHANNELS = (1, 3, 4)
 
 
+@checked
 def array(path: Path) -> DataSet:
     """A NumPy file: floating-point arrays are continuous data, uint8 arrays are 8-bit data.
 

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, require_extra
 from sde_score.data.dataset import DataSet, from_tensor
 from sde_score.data.formats.images import decode_all
 
 
+@checked
 def parquet(path: Path, label: str = "label") -> DataSet:
     """Images of a parquet file, `(channels, height, width)`, 256 levels, decoded once into memory.
 

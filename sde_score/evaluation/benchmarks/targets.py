@@ -154,7 +154,7 @@ def exact_target(
         starts: number of samples by default.
     """
     diffused = distribution.diffused if isinstance(distribution, Target) else distribution
-    sde = SDES.resolve(sde)
+    sde = SDES.resolve(sde, name="sde")
     model: Any = diffused(sde)
     ratio = float(torch.exp(-0.5 * sde.log_snr(sde.t_max)))
     fine, scale = diffused(EDM(_FLOW_END, ratio)), float(sde.alpha(sde.t_max))
@@ -229,7 +229,7 @@ def exact(target: str | Target = "gaussian", sde: SDE | str = "edm") -> Benchmar
         target: its spec, or an object.
         sde: the diffusion that samplers see, or its spec.
     """
-    return exact_target(str(target), TARGETS.resolve(target), sde)
+    return exact_target(str(target), TARGETS.resolve(target, name="target"), sde)
 
 
 BENCHMARK_TARGETS: Registry[BenchmarkTarget] = Registry(

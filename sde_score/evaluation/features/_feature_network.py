@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from sde_score._core.arguments import check_fields
 from sde_score.data import is_image
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.random import mix
@@ -97,6 +98,9 @@ class RandomConvolution:
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def name(self) -> str:

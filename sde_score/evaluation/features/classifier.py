@@ -16,7 +16,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sde_score._core.checks import require_batch, require_count
+from sde_score._core.arguments import checked
+from sde_score._core.checks import require_batch, require_count, require_device
 from sde_score._core.files import replace_file
 from sde_score._core.statistics import chunks
 from sde_score.evaluation.features import _classifier_file as classifier_file
@@ -78,6 +79,7 @@ class ClassifierExtractor:
         replace_file(Path(path), classifier_file.pack(facts, self.network.state_dict()))
 
     @classmethod
+    @checked
     def load(cls, path: str | Path, device: str = "cpu") -> ClassifierExtractor:
         """Read a file of `save`.
 
@@ -85,6 +87,7 @@ class ClassifierExtractor:
             OSError: if there is no such file.
             DataError: if it is damaged or is no such classifier.
         """
+        require_device("device", device)
         facts, network = classifier_file.read(Path(path))
         extractor = cls(network, facts.name, facts.accuracy, facts.held_out, facts.fingerprint)
         return extractor.to(device)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_batch, require_count
+from sde_score._core.arguments import check_fields, checked
+from sde_score._core.checks import require_batch, require_count, require_device
 from sde_score._core.registry import Registry
 from sde_score.evaluation.features._feature_network import RandomConvolution
 from sde_score.evaluation.features.classifier import ClassifierExtractor, classifier_for
@@ -42,6 +44,9 @@ class Pixels:
 
     name: str = "pixels"
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Flatten `(n, *event)` to `(n, features)`."""
         return x.reshape(len(x), -1)
@@ -58,12 +63,14 @@ class _Named:
         return self.function(x)
 
 
+@checked
 def _classifier(
-    data: str = "digits", path: str | None = None, seed: int = 0, device: str = "cpu"
+    data: str = "digits", path: str | Path | None = None, seed: int = 0, device: str = "cpu"
 ) -> ClassifierExtractor:
     """A classifier of a labelled data set, trained on the spot or read from `path`."""
     from sde_score.data import load
 
+    require_device("device", device)
     dataset = load(data)
     if dataset.labels is None:
         raise ValueError(
@@ -102,7 +109,7 @@ def create_extractor(extractor: str | Callable[[Tensor], Tensor]) -> Extractor:
         TypeError: if it is neither text nor callable.
         ValueError: for an unknown name or option, or a file that cannot be used.
     """
-    source: Any = EXTRACTORS.resolve(extractor)  # type: ignore[arg-type]
+    source: Any = EXTRACTORS.resolve(extractor, name="extractor")  # type: ignore[arg-type]
     if isinstance(getattr(source, "name", None), str):
         return cast(Extractor, source)
     return _Named(source, getattr(source, "__name__", type(source).__name__))

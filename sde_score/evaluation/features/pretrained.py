@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_score._core.checks import require_count
+from sde_score._core.arguments import check_fields
+from sde_score._core.checks import require_count, require_device
 from sde_score._core.errors import damaged, naming
 
 # Mean and standard deviation of ImageNet's colors in [0, 1], which DINOv2 was trained with.
@@ -38,11 +39,13 @@ class TorchScript:
         ValueError: if the file cannot be read.
     """
 
-    path: str
+    path: str | Path
     device: str = "cpu"
     network: nn.Module = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        require_device("device", self.device)
         object.__setattr__(self, "network", _load_script(self.path, self.device))
 
     @property
@@ -75,13 +78,15 @@ class Inception:
         https://arxiv.org/abs/2206.00364.
     """
 
-    path: str
+    path: str | Path
     levels: int = 256
     device: str = "cpu"
     name: str = field(default="inception", init=False)
     network: nn.Module = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        require_device("device", self.device)
         require_count(2, levels=self.levels)
         object.__setattr__(self, "network", _load_script(self.path, self.device))
 
@@ -113,7 +118,7 @@ class DINOv2:
         models: Stein et al. 2023, https://arxiv.org/abs/2306.04675.
     """
 
-    path: str
+    path: str | Path
     levels: int = 256
     size: int = 224
     device: str = "cpu"
@@ -121,6 +126,8 @@ class DINOv2:
     network: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        require_device("device", self.device)
         require_count(2, levels=self.levels)
         require_count(size=self.size)
         try:
@@ -169,7 +176,7 @@ def eight_bit_colors(x: Tensor, levels: int = 256) -> Tensor:
     return colors.expand(-1, 3, -1, -1).contiguous()
 
 
-def _load_script(path: str, device: str) -> nn.Module:
+def _load_script(path: str | Path, device: str) -> nn.Module:
     with naming(path), damaged("a TorchScript file"):
-        network: nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+        network: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     return network.eval()

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from sde_score._core.arguments import checked
 from sde_score._core.registry import Registry
 from sde_score.evaluation.features.extractors import Extractor, create_extractor, extract
 from sde_score.evaluation.metrics._sets import require_sets
@@ -51,10 +52,12 @@ class FeatureDistance:
         return self.distance(extract(x, self.extractor), extract(y, self.extractor))
 
 
+@checked
 def _sliced_wasserstein2(projections: int = 512, seed: int = 0) -> Distance:
     return partial(sliced_wasserstein2, projections=projections, seed=seed)
 
 
+@checked
 def _mmd2(bandwidths: Sequence[float] | None = None) -> Distance:
     return partial(maximum_mean_discrepancy, bandwidths=bandwidths)
 
@@ -63,10 +66,12 @@ def _energy() -> Distance:
     return energy_distance
 
 
+@checked
 def _frechet(extractor: str | Callable[[Tensor], Tensor] = "pixels") -> FeatureDistance:
     return FeatureDistance("frechet", frechet, create_extractor(extractor))
 
 
+@checked
 def _kernel(extractor: str | Callable[[Tensor], Tensor] = "pixels") -> FeatureDistance:
     return FeatureDistance("kernel", kernel_distance, create_extractor(extractor))
 
@@ -77,6 +82,7 @@ Share = Literal["precision", "recall", "density", "coverage"]
 def _gap(share: Share) -> Callable[..., FeatureDistance]:
     """Constructor of 1 - share, with a share of `neighbor_scores`."""
 
+    @checked
     def constructor(
         extractor: str | Callable[[Tensor], Tensor] = "pixels", k: int = 5
     ) -> FeatureDistance:

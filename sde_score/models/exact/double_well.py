@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_finite, require_positive
 from sde_score.models.exact.independent import IndependentEntries
 from sde_score.models.exact.quadrature import DEPTH
@@ -41,6 +42,7 @@ class DoubleWell(IndependentEntries):
     tilt: float = 0.2
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_count(dim=self.dim)
         require_positive(barrier=self.barrier, position=self.position)
         require_finite(tilt=self.tilt)

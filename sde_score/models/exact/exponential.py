@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_positive
 from sde_score.models.exact.independent import IndependentEntries
 from sde_score.models.exact.quadrature import DEPTH, column
@@ -42,6 +43,7 @@ class Exponential(IndependentEntries):
     rate: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_count(dim=self.dim)
         require_positive(rate=self.rate)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_positive
 from sde_score.models.exact.quadrature import DEPTH, bracket, column, log_integral
 from sde_score.models.exact.target import Target
@@ -42,6 +43,7 @@ class Funnel(Target):
     std: float = 3.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_count(2, dim=self.dim)
         require_positive(std=self.std)
 

@@ -12,7 +12,8 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import require_count, require_positive
+from sde_score._core.arguments import check_fields
+from sde_score._core.checks import require_count, require_numbers, require_positive
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
 from sde_score.models.exact.target import Target
 from sde_score.models.parametrization import Scales
@@ -58,7 +59,10 @@ class Mixture(Target):
     weights: Numbers = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("means", "covariances", "weights"):
+            if name != "weights" or self.weights is not None:
+                require_numbers(name, getattr(self, name))
             object.__setattr__(self, name, _tuples(getattr(self, name)))
         if self.weights is None and self.means == _DEFAULT_MEANS:
             object.__setattr__(self, "weights", _DEFAULT_WEIGHTS)
@@ -154,9 +158,17 @@ class Gaussian(Target):
     covariance: Numbers = ((1.5, 0.6), (0.6, 0.5))
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        mean = require_numbers("mean", self.mean)
+        covariance = require_numbers("covariance", self.covariance)
+        if mean.ndim == 1 and covariance.shape not in ((), 2 * mean.shape, mean.shape):
+            raise ValueError(
+                f"covariance of shape {tuple(covariance.shape)} does not fit mean of shape "
+                f"{tuple(mean.shape)}; accepted: a number, (D,) or (D, D)"
+            )
         object.__setattr__(self, "mean", _tuples(self.mean))
         object.__setattr__(self, "covariance", _tuples(self.covariance))
-        if not isinstance(self.mean, tuple):
+        if mean.ndim != 1:
             raise ValueError(f"mean={self.mean!r} has no entries; accepted: shape (D,)")
         _ = self._mixture
 

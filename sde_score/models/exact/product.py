@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score.models.exact.double_well import DoubleWell
 from sde_score.models.exact.quartic import Quartic
 from sde_score.models.exact.target import Target
@@ -33,6 +34,7 @@ class Product(Target):
     parts: tuple[Target, ...] = (DoubleWell(dim=1), Quartic(dim=1))
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "parts", tuple(self.parts))
         if not self.parts:
             raise ValueError("parts is empty; accepted: one target or more")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_positive
 from sde_score.models.exact.independent import IndependentEntries
 from sde_score.models.exact.quadrature import DEPTH
@@ -34,6 +35,7 @@ class Quartic(IndependentEntries):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_count(dim=self.dim)
         require_positive(scale=self.scale)
 

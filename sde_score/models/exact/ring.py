@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_positive
 from sde_score.models.exact.quadrature import (
     DEPTH,
@@ -53,6 +54,7 @@ class Ring(Target):
     event_shape = (2,)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(radius=self.radius, width=self.width)
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 from typing_extensions import override
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_finite, require_positive
 from sde_score.models.exact.quadrature import DEPTH, bracket, column, log_integral
 from sde_score.models.exact.target import Target
@@ -40,6 +41,7 @@ class Rosenbrock(Target):
     event_shape = (2,)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_finite(a=self.a)
         require_positive(b=self.b)
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
-from sde_score.nn.backbones.base import Backbone, require_dropout
+from sde_score._core.memory import require_memory
+from sde_score.nn.backbones.base import Backbone, require_dropout, require_event_shape
 from sde_score.nn.blocks.group_norm import LayerNorm
 from sde_score.nn.blocks.layers import Modulation, zero_init
 
@@ -35,6 +37,7 @@ class MLP(Backbone):
         ValueError: for sizes out of range.
     """
 
+    @checked
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -46,7 +49,13 @@ class MLP(Backbone):
         require_count(2, width=width)  # layer norm of a single number is zero
         require_count(depth=depth)
         require_dropout(dropout)
-        super().__init__(event_shape, width, num_classes)
+        shape = require_event_shape(event_shape)
+        require_count(0, num_classes=num_classes)
+        require_memory(
+            4 * width * (4 * depth * width + 2 * prod(shape) + num_classes),
+            f"a network of event_shape={shape}, {width=}, {depth=}, {num_classes=}",
+        )
+        super().__init__(shape, width, num_classes)
         size = prod(self.event_shape)
         self.first = nn.Linear(size, width)
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
+from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import Backbone, require_dropout, require_event_shape
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, SelfAttention, zero_init
@@ -44,6 +46,7 @@ class UNet(Backbone):
     norm from Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233.
     """
 
+    @checked
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -59,6 +62,12 @@ class UNet(Backbone):
         require_count(blocks=blocks)
         require_dropout(dropout)
         _require_multipliers(multipliers)
+        require_count(0, num_classes=num_classes)
+        widest = base * max(multipliers)
+        require_memory(
+            4 * (2 * 2 * 9 * blocks * widest**2 + 4 * base * num_classes + 9 * shape[0] * base),
+            f"a network of event_shape={shape}, {base=}, {multipliers=}, {blocks=}, {num_classes=}",
+        )
         super().__init__(shape, 4 * base, num_classes)
         resolutions = _resolutions(min(shape[1:]), len(multipliers))
         attends = [r in _attention(attention, resolutions) for r in resolutions]
