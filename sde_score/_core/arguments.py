@@ -176,7 +176,7 @@ def _accepts_class(kind: Any, value: Any, infinite: bool) -> bool:
         return is_finite(value) or (infinite and is_number(value) and plain(value) == math.inf)
     if kind is Path:
         return isinstance(value, (str, Path)) and str(value) != "" and "\0" not in str(value)
-    if not isinstance(kind, type) or kind is object:
+    if kind is Any or not isinstance(kind, type):
         return True
     try:
         return isinstance(value, kind)

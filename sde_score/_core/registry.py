@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
 
 from sde_score._core.checks import shown
-from sde_score._core.errors import ArgumentError
+from sde_score._core.errors import ArgumentError, DataError
 from sde_score._core.plugins import load_plugins
 
 T = TypeVar("T")
@@ -219,7 +219,11 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
             try:
                 return self.create(value)
             except ValueError as error:
-                if not name or re.search(rf"\b{name}\b", str(error)):
+                if (
+                    isinstance(error, DataError)
+                    or not name
+                    or re.search(rf"\b{name}\b", str(error))
+                ):
                     raise
                 raise ArgumentError(f"{name}={value[:80]!r}: {error}") from error
         thing: Any = value

@@ -96,6 +96,8 @@ def test_values_of_another_kind_are_refused_by_name(name, wrong):
         ("level", Part()),
         ("hidden", object()),
         ("anything", object()),
+        ("anything", 0.25),
+        ("anything", None),
         ("path", Path("x")),
         ("function", torch.exp),
         ("many", [1, 2.0]),

@@ -35,15 +35,8 @@ class Product(Target):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "parts", tuple(self.parts))
         if not self.parts:
             raise ValueError("parts is empty; accepted: one target or more")
-        for part in self.parts:
-            if not isinstance(part, Target):
-                raise TypeError(
-                    f"parts holds {part!r}; accepted: targets, such as Ring() or "
-                    "TARGETS.create('ring')"
-                )
 
     @property
     @override
