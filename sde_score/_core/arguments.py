@@ -83,7 +83,7 @@ def checked_value(name: str, value: Any, kind: Any, default: Any = None) -> Any:
     infinite = isinstance(default, float) and math.isinf(default)
     if not _accepts(kind, value, infinite):
         name, value, kind = _at_fault(name, value, kind)
-        raise refusal(name, value, _described(kind) + _class_fix(value))
+        raise refusal(name, value, _described(kind) + _fix(kind, value))
     return _converted(kind, value)
 
 
@@ -230,17 +230,27 @@ def _described(kind: Any) -> str:
     if origin is Callable or kind is Callable:
         return "a function"
     if _is_sequence_kind(kind):
-        inner = [_described(each) for each in arguments if each is not ...]
-        return f"a sequence, each {inner[0]}" if len(set(inner)) == 1 else "a sequence"
+        return f"a tuple of {_several(arguments)}"
     if kind is Any:
         return "an object of the kind that is documented"
     name = getattr(origin or kind, "__name__", str(kind))
     return f"an object of class {name}"
 
 
-def _class_fix(value: Any) -> str:
-    return (
-        f": {value.__name__} is a class, write {value.__name__}()"
-        if isinstance(value, type)
-        else ""
-    )
+def _several(kinds: tuple[Any, ...]) -> str:
+    """The kinds of the entries of a sequence, in the plural."""
+    each = [kind for kind in kinds if kind is not ...]
+    if len(set(each)) > 1:
+        return "(" + ", ".join(map(_described, each)) + ")"
+    known = {int: "integers", float: "finite numbers"}
+    several = known.get(each[0], f"entries, each {_described(each[0])}")
+    return several if ... in kinds or len(each) == 1 else f"{len(each)} {several}"
+
+
+def _fix(kind: Any, value: Any) -> str:
+    if isinstance(value, type):
+        return f": {value.__name__} is a class, write {value.__name__}()"
+    for each in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
+        if _is_sequence_kind(each) and is_number(value) and _accepts(get_args(each)[0], value):
+            return f": write ({plain(value)},)"
+    return ""

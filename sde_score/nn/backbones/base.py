@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sde_score._core.checks import require_batch
+from sde_score._core.checks import require_batch, require_shape
 from sde_score.nn.blocks.embeddings import NoiseEmbedding, require_noise_level
 
 
@@ -58,15 +58,7 @@ def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
         TypeError: if it is not a sequence of integers.
         ValueError: if an entry is below 1.
     """
-    is_sequence = isinstance(event_shape, Sequence) and not isinstance(event_shape, str)
-    if not is_sequence or any(type(size) is not int for size in event_shape):
-        raise TypeError(
-            f"event_shape={event_shape!r} must be a tuple of integers, such as (2,) or "
-            "(3, 32, 32): the shape of one example, tuple(x.shape[1:])"
-        )
-    if any(size < 1 for size in event_shape):
-        raise ValueError(f"event_shape={tuple(event_shape)} must have entries of at least 1")
-    return tuple(event_shape)
+    return require_shape("event_shape", event_shape, "the shape of one example, tuple(x.shape[1:])")
 
 
 def require_dropout(dropout: float) -> None:

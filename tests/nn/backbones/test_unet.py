@@ -171,11 +171,11 @@ def test_fits_a_small_problem():
         ({"base": 1}, "base=1 must be an integer of at least 2"),
         ({"blocks": 0}, "blocks=0"),
         ({"multipliers": ()}, r"multipliers=\(\) must be a tuple"),
-        ({"multipliers": 2}, r"multipliers=2 must be a sequence, each an integer"),
+        ({"multipliers": 2}, r"multipliers=2 must be a tuple of integers: write \(2,\)"),
         ({"multipliers": (1, 0)}, "multipliers=0 must be an integer of at least 1"),
         ({"multipliers": (1,) * 7}, "gives 7 levels.*side is 16 halves into 5 at most: drop 2"),
         ({"attention": (12,)}, r"attention=\(12,\) must be .* among 16, 8, 4; \(\) for no"),
-        ({"attention": 16}, "attention=16 must be a sequence, each an integer or None"),
+        ({"attention": 16}, "attention=16 must be a tuple"),
     ],
 )
 def test_impossible_plans_are_refused(arguments, message):
