@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
-from sde_score._core.checks import require_count, require_numbers, require_positive
+from sde_score._core.checks import require_count, require_numbers, require_positive, shown
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
 from sde_score.models.exact.target import Target
 from sde_score.models.parametrization import Scales
@@ -170,7 +170,10 @@ class Gaussian(Target):
         object.__setattr__(self, "covariance", _tuples(self.covariance))
         if mean.ndim != 1:
             raise ValueError(f"mean={self.mean!r} has no entries; accepted: shape (D,)")
-        _ = self._mixture
+        try:
+            _ = self._mixture
+        except ValueError as error:
+            raise ValueError(f"covariance={shown(self.covariance)} is none: {error}") from error
 
     @property
     @override
