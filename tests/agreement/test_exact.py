@@ -15,8 +15,7 @@ from scipy.integrate import quad
 from sde_score import samplers
 from sde_score.discrete import HierarchicalVAE, NoiseScales
 from sde_score.objectives import DenoisingScoreMatching
-from sde_score.samplers import DDIM, Ancestral, Multistep
-from sde_score.samplers.grids import Times
+from sde_score.samplers import DDIM, Ancestral, Multistep, Times
 from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, VE, VP, SubVP
 

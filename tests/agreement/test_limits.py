@@ -23,8 +23,8 @@ from sde_score.samplers import (
     Langevin,
     PredictorCorrector,
     ReverseDiffusion,
+    Times,
 )
-from sde_score.samplers.grids import Times
 from sde_score.sdes import VE, VP
 
 M, V = 0.8, 0.3

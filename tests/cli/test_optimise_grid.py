@@ -9,7 +9,7 @@ import pytest
 
 from sde_score import samplers
 from sde_score.cli import main
-from sde_score.samplers.grids import read_grid_file
+from sde_score.samplers import read_grid_file
 from sde_score.training import load_run
 
 QUICK = ["--num", "4", "--iterations", "2", "--no-progress"]

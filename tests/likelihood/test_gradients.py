@@ -13,12 +13,12 @@ from sde_score.likelihood import (
     GaussianReference,
     bits_per_dim,
     create,
+    draw_probes,
     energy_log_prob,
     log_partition,
     log_prob,
     variational_bound,
 )
-from sde_score.likelihood.flow import draw_probes
 from sde_score.models import EnergyFunction, GaussianMixture, ScoreFunction, ScoreModel
 from sde_score.samplers.adaptive.ode_gradients import GRADIENT_SOLVERS
 from sde_score.scaling import Scaling

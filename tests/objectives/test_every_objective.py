@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from sde_score._core.checks import sum_event
-from sde_score.models import EnergyFunction, ScoreFunction
-from sde_score.models.exact import Target
+from sde_score.models import EnergyFunction, ScoreFunction, Target
 from sde_score.objectives import OBJECTIVES, StatefulObjective
 from sde_score.random import BatchSlice
 from sde_score.sdes import EDM

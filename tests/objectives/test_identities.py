@@ -13,8 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sde_score.models import GaussianMixture, Marginal
-from sde_score.models.exact import Mixture
+from sde_score.models import GaussianMixture, Marginal, Mixture
 from sde_score.objectives import (
     DenoisingScoreMatching,
     ExplicitScoreMatching,

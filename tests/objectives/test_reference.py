@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.discrete import HierarchicalVAE, NoiseScales
-from sde_score.discrete.ddpm.betas import linear_betas
+from sde_score.discrete import HierarchicalVAE, NoiseScales, linear_betas
 from sde_score.objectives import DenoisingScoreMatching, create
 from sde_score.objectives.time_samplers import LogNormal
 from sde_score.sdes import EDM, VE, VP, SubVP

@@ -13,9 +13,14 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture
-from sde_score.samplers import Ancestral, EulerMaruyama, Langevin, PredictorCorrector
+from sde_score.samplers import (
+    Ancestral,
+    EulerMaruyama,
+    Langevin,
+    PredictorCorrector,
+    ReverseDiffusion,
+)
 from sde_score.samplers.fixed_step.linear import weighted_sum_
-from sde_score.samplers.fixed_step.one_step import ReverseDiffusion
 from sde_score.samplers.problem import Problem
 from sde_score.sdes import SDE, VE, VP, SubVP
 

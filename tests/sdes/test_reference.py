@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.discrete import HierarchicalVAE, NoiseScales
-from sde_score.discrete.ddpm.betas import linear_betas
+from sde_score.discrete import HierarchicalVAE, NoiseScales, linear_betas
 from sde_score.sdes import VE, VP, SubVP
 
 NAMES = {"sde_vp": VP, "sde_subvp": SubVP, "sde_ve": VE}

@@ -9,9 +9,9 @@ import tyro
 
 from sde_score import data
 from sde_score.sdes import SDES, VP
-from sde_score.training import CheckpointError, TrainConfig, load_config, resolve, save_config
+from sde_score.training import FREE, CheckpointError, TrainConfig, load_config, resolve, save_config
 from sde_score.training.build import complete_spec
-from sde_score.training.config import FREE, adopt, require_same
+from sde_score.training.config import adopt, require_same
 
 OTHER = {
     "data": "ring",

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sde_score.data import Scaling
-from sde_score.report.run_report import put_views_on_page
+from sde_score.report import put_views_on_page
 from sde_score.training import (
     Checkpoints,
     DataFacts,

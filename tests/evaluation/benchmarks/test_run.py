@@ -11,20 +11,21 @@ import pytest
 import torch
 
 from sde_score import samplers
-from sde_score.evaluation.benchmarks import run as sampler_benchmark
-from sde_score.evaluation.benchmarks.results import Benchmark, BenchmarkRow
-from sde_score.evaluation.benchmarks.run import (
+from sde_score.evaluation import (
     Bench,
+    Benchmark,
+    BenchmarkRow,
     Entry,
     FlowEnds,
-    available,
+    Interval,
+    Journal,
     endpoint_error,
+    exact_target,
     plan,
     run_benchmark,
 )
-from sde_score.evaluation.benchmarks.targets import exact_target
-from sde_score.evaluation.journal import Journal
-from sde_score.evaluation.metrics.confidence import Interval
+from sde_score.evaluation.benchmarks import run as sampler_benchmark
+from sde_score.evaluation.benchmarks.run import available
 from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds, generator_from
 from sde_score.samplers import DDIM

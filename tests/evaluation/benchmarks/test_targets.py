@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from sde_score import samplers
-from sde_score.evaluation import benchmark
-from sde_score.evaluation.benchmarks import targets as benchmark_targets
-from sde_score.evaluation.benchmarks.targets import (
+from sde_score.evaluation import (
     BENCHMARK_TARGETS,
+    benchmark,
     exact_flow,
     exact_target,
     register_target,
 )
+from sde_score.evaluation.benchmarks import targets as benchmark_targets
 from sde_score.models import TARGETS, GaussianMixture
 from sde_score.random import example_seeds
 from sde_score.sdes import EDM, VP, Rectified

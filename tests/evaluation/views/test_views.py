@@ -18,11 +18,11 @@ from sde_score.evaluation import (
     DistanceEstimator,
     Interval,
     Journal,
+    View,
     ViewedModel,
     compare_views,
 )
 from sde_score.evaluation.views.compare import plan_views
-from sde_score.evaluation.views.views import View
 from sde_score.models import GaussianMixture
 from sde_score.sdes import VE, VP
 

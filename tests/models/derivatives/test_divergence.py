@@ -14,11 +14,11 @@ from sde_score.models import (
     DIVERGENCE_METHODS,
     asymmetry,
     divergence,
+    quadratic_forms,
     require_forward_mode,
     value_and_divergence,
 )
 from sde_score.models.derivatives import divergence as traces
-from sde_score.models.derivatives.jacobian import quadratic_forms
 from sde_score.random import PROBE_DISTRIBUTIONS, probes
 
 COPIES = 20_000

@@ -13,13 +13,8 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture, ScoreFunction, ScoreModel
-from sde_score.objectives import create
-from sde_score.objectives.score_matching.denoising import (
-    VARIANCE_REDUCTIONS,
-    DenoisingScoreMatching,
-)
-from sde_score.objectives.score_matching.denoising_control import DenoisingControl
-from sde_score.objectives.time_samplers import TimeSampler
+from sde_score.objectives import DenoisingControl, DenoisingScoreMatching, TimeSampler, create
+from sde_score.objectives.score_matching.denoising import VARIANCE_REDUCTIONS
 from sde_score.random import BatchSlice
 from sde_score.sdes import VE, VP
 

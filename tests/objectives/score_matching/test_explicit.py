@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.models import GaussianMixture, Marginal, ScoreFunction
-from sde_score.models.exact import TARGETS, Gaussian, Mixture
+from sde_score.models import TARGETS, Gaussian, GaussianMixture, Marginal, Mixture, ScoreFunction
 from sde_score.objectives import ExplicitScoreMatching, create
 from sde_score.sdes import VE, VP
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.models import GaussianMixture, ScoreFunction
-from sde_score.models.exact import Gaussian
+from sde_score.models import Gaussian, GaussianMixture, ScoreFunction
 from sde_score.objectives import DenoisingScoreMatching, TargetScoreMatching, create
 from sde_score.sdes import VP
 

@@ -14,14 +14,16 @@ from PIL import Image
 from sde_score import evaluation
 from sde_score.evaluation import VIEWS, Bits, Comparison, Interval, ViewRow
 from sde_score.report import (
+    Section,
     comparison_csv,
     comparison_figure,
     comparison_table,
     put_views_on_page,
+    render,
     write_comparison,
     write_report,
 )
-from sde_score.report.page import Section, insert, render
+from sde_score.report.page import insert
 from sde_score.report.tables import figure_text
 from sde_score.report.views.picture import headline, spread
 from sde_score.report.views.table import comparison_section

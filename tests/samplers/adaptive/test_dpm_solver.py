@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture
-from sde_score.samplers import UniformTime
-from sde_score.samplers.adaptive.dpm_solver import DPMAdaptive
+from sde_score.samplers import DPMAdaptive, UniformTime
 from sde_score.samplers.adaptive.engine import BatchState, StepSizeController
 from sde_score.samplers.problem import Problem
 from sde_score.sdes import EDM, VE, VP

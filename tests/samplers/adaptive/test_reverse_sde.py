@@ -13,10 +13,15 @@ from scipy import stats
 
 from sde_score.models import GaussianMixture
 from sde_score.random import ExampleStreams, example_seeds
-from sde_score.samplers import DDIM, EulerMaruyama, UniformLogSNR, UniformTime
+from sde_score.samplers import (
+    DDIM,
+    AdaptiveSDE,
+    BrownianPath,
+    EulerMaruyama,
+    UniformLogSNR,
+    UniformTime,
+)
 from sde_score.samplers.adaptive.engine import BatchState, StepSizeController
-from sde_score.samplers.adaptive.reverse_sde import AdaptiveSDE
-from sde_score.samplers.noise.brownian import BrownianPath
 from sde_score.samplers.problem import Problem
 from sde_score.sdes import EDM, VE, VP
 

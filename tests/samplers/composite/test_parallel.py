@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture
-from sde_score.samplers import DDIM, METHODS, PREDICTORS
-from sde_score.samplers.composite.parallel import Parallel
+from sde_score.samplers import DDIM, METHODS, PREDICTORS, Parallel
 from sde_score.sdes import VE, VP
 
 INNER = ["ddim", "ddim(eta=0.6)", "ancestral", "euler-maruyama", "reverse-diffusion(eta=0)", "none"]

@@ -10,9 +10,7 @@ import torch
 
 from sde_score import samplers
 from sde_score.models import GaussianMixture
-from sde_score.samplers import METHODS, Times
-from sde_score.samplers.composite.restart import Repeat, Restart
-from sde_score.samplers.noise.brownian import BrownianPath
+from sde_score.samplers import METHODS, BrownianPath, Repeat, Restart, Times
 from sde_score.sdes import EDM, VP
 
 HEUN = METHODS["heun"].constructor

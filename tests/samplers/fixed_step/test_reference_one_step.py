@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.samplers.fixed_step.runge_kutta import RungeKutta
+from sde_score.samplers import RungeKutta
 from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, VP
 

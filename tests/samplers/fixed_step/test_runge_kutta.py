@@ -13,10 +13,10 @@ from scipy.interpolate import CubicSpline
 
 from sde_score import samplers
 from sde_score.models import GaussianMixture
+from sde_score.samplers import BrownianPath, RungeKutta
 from sde_score.samplers.fixed_step.butcher import TABLEAUX
 from sde_score.samplers.fixed_step.exponential import PREDICTIONS
-from sde_score.samplers.fixed_step.runge_kutta import NATURAL, PLACEMENTS, RungeKutta
-from sde_score.samplers.noise.brownian import BrownianPath
+from sde_score.samplers.fixed_step.runge_kutta import NATURAL, PLACEMENTS
 from sde_score.samplers.problem import Problem
 from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, VE, VP, Cosine, Rectified

@@ -7,9 +7,8 @@ import json
 import pytest
 import torch
 
-from sde_score.samplers import GRIDS, create
-from sde_score.samplers.grids import NoiseRatios
-from sde_score.samplers.grids.files import FORMAT, GridFile, read_grid_file, write_grid_file
+from sde_score.samplers import GRIDS, GridFile, NoiseRatios, create, read_grid_file, write_grid_file
+from sde_score.samplers.grids.files import FORMAT
 from sde_score.sdes import EDM, VP
 
 CONTENT = GridFile(

@@ -8,14 +8,18 @@ import pytest
 import torch
 from scipy import stats
 
-from sde_score.samplers import GRIDS, Karras, UniformLogSNR, UniformTime, create
-from sde_score.samplers.grids import (
+from sde_score.samplers import (
+    GRIDS,
     Angle,
+    Karras,
     LogitNormal,
     NoiseGrid,
     NoiseRatios,
     Polynomial,
     RectifiedTime,
+    UniformLogSNR,
+    UniformTime,
+    create,
 )
 from sde_score.sdes import EDM, VE, VP, Rectified
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture
-from sde_score.samplers import AnnealedLangevin
-from sde_score.samplers.langevin.step_sizes import (
+from sde_score.samplers import (
+    AnnealedLangevin,
     annealed_variance,
     choose_step_ratio,
     choose_steps_each,

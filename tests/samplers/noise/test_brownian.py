@@ -11,9 +11,8 @@ from scipy import stats
 
 from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds
-from sde_score.samplers import EulerMaruyama
+from sde_score.samplers import BrownianPath, EulerMaruyama
 from sde_score.samplers.noise import brownian
-from sde_score.samplers.noise.brownian import BrownianPath
 from sde_score.sdes import EDM, VE, VP
 
 SDE = EDM(0.05, 9.0)

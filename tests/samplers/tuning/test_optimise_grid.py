@@ -10,9 +10,14 @@ import torch
 from torch import nn
 
 from sde_score.models import GaussianMixture, ScoreModel
-from sde_score.samplers import GRIDS, ProbabilityFlowODE, Sampler, create
-from sde_score.samplers.grids import read_grid_file
-from sde_score.samplers.tuning.optimise_grid import optimise_grid
+from sde_score.samplers import (
+    GRIDS,
+    ProbabilityFlowODE,
+    Sampler,
+    create,
+    optimise_grid,
+    read_grid_file,
+)
 from sde_score.samplers.tuning.search import EndErrors, Parts, Search, ratios_of, theta_of, times_of
 from sde_score.sdes import EDM, VE, VP
 
