@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from operator import index
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.overrides import TorchFunctionMode
 
 from sde_score._core.checks import is_integer, refusal, require_choice, require_count
 
@@ -67,6 +69,50 @@ def logical_shift(bits: Tensor, count: int) -> Tensor:
 def generator_from(*numbers: int, device: torch.device | str = "cpu") -> Generator:
     """A generator on `device` whose stream is a function of the given integers."""
     return Generator(device=device).manual_seed(mix(*numbers))
+
+
+_DRAWS = (
+    *("bernoulli", "bernoulli_", "cauchy_", "exponential_", "geometric_", "kaiming_uniform_"),
+    *("log_normal_", "multinomial", "normal", "normal_", "rand", "randint", "randn", "random_"),
+    *("randperm", "uniform_"),
+)
+"""Functions of torch that draw from the global generator unless they are given one."""
+
+
+class _DrawingFrom(TorchFunctionMode):
+    """Draws of this thread on the CPU come from one generator."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if getattr(func, "__name__", "") in _DRAWS and given.get("generator") is None:
+            places = (given.get("device"), *(getattr(thing, "device", None) for thing in args[:1]))
+            if all(place is None or torch.device(place).type == "cpu" for place in places):
+                given["generator"] = self.generator
+        return func(*args, **given)
+
+
+@contextmanager
+def initializing(*numbers: int) -> Iterator[None]:
+    """While networks are made: their weights are a function of the integers alone.
+
+    They are drawn from a generator of their own, so that threads do not disturb each other, with
+    the bits that the global generator would give. It is kept as it was; what takes no generator,
+    such as `torch.rand_like`, draws from it.
+    """
+    seed = mix(*numbers)
+    with torch.random.fork_rng(devices=[]), _DrawingFrom(Generator().manual_seed(seed)):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sde_score.models import EnergyBased, EnergyModel, ScoreModel
 from sde_score.nn import create as create_backbone
 from sde_score.nn import default_for
 from sde_score.objectives import OBJECTIVES, Objective, StatefulObjective
-from sde_score.random import generator_from, mix
+from sde_score.random import generator_from, initializing
 from sde_score.sdes import SDE, SDES
 from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
 from sde_score.training.rng_streams import INIT, SETUP
@@ -216,8 +216,7 @@ def build_model(
     ):
         raise ValueError("config is not resolved: pass it through resolve(config, dataset) first")
     own = isinstance(config.backbone, nn.Module)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(mix(config.seed, INIT))
+    with initializing(config.seed, INIT):
         if isinstance(config.backbone, nn.Module):
             backbone = copy.deepcopy(config.backbone).cpu()
         else:
@@ -262,8 +261,7 @@ def build_objective(config: TrainConfig, examples: DataSet) -> Objective:
     if isinstance(objective, StatefulObjective):
         objective = copy.deepcopy(objective)
         order = torch.randperm(len(examples), generator=generator_from(config.seed, SETUP))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix(config.seed, SETUP, 1))
+        with initializing(config.seed, SETUP, 1):
             objective.setup(examples.batch(order[:_SETUP_EXAMPLES]).x0)
     return objective
 

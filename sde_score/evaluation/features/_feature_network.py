@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sde_score._core.arguments import check_fields
 from sde_score.data import is_image
 from sde_score.nn.blocks.group_norm import GroupNorm
-from sde_score.random import mix
+from sde_score.random import initializing
 
 FEATURES = 64
 _HIDDEN = 128  # of the network for vectors
@@ -77,8 +77,7 @@ def _dense(event_shape: Sequence[int]) -> list[nn.Module]:
 
 def seeded_network(event_shape: Sequence[int], num_classes: int, seed: int) -> FeatureNetwork:
     """An untrained network, a function of the arguments alone; the global generator is kept."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(mix(seed))
+    with initializing(seed):
         return FeatureNetwork(event_shape, num_classes)
 
 
