@@ -55,22 +55,29 @@ class FlowEnds:
             from safetensors.torch import save
 
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_file(self._path(seed, first, size), save({"ends": ends}))
+            content = save({"ends": ends}, {"sha256": _digest(ends)})
+            replace_file(self._path(seed, first, size), content)
         return ends
 
     def _stored(self, seed: int, first: int, size: int) -> Tensor | None:
         if self.folder is None:
             return None
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+        from safetensors import SafetensorError, safe_open
 
         try:
-            ends = load(self._path(seed, first, size).read_bytes())["ends"]
-        except (FileNotFoundError, SafetensorError, KeyError):
+            with safe_open(self._path(seed, first, size), "pt") as file:
+                ends: Tensor = file.get_tensor("ends")
+                promised = (file.metadata() or {}).get("sha256")
+        except (OSError, SafetensorError):
             return None
-        return ends if ends.shape == (size, *self.target.event_shape) else None
+        fits = ends.shape == (size, *self.target.event_shape)
+        return ends if fits and promised == _digest(ends) else None
 
     def _path(self, seed: int, first: int, size: int) -> Path:
         owner = hashlib.sha256(self.target.identity.encode()).hexdigest()[:12]
         name = f"flow-{owner}-seed{seed}-{first}-{first + size}.safetensors"
         return (self.folder or Path()) / name
+
+
+def _digest(ends: Tensor) -> str:
+    return hashlib.sha256(ends.numpy().tobytes()).hexdigest()

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from sde_score import samplers
 from sde_score.evaluation import (
@@ -427,3 +428,25 @@ def test_generator_of_draws_is_not_that_of_the_starts(target):
     draws = target.data(8, 0) / math.sqrt(VARIANCE)
     assert not torch.allclose(start, draws)
     assert not torch.allclose(start, torch.randn(8, 2, generator=generator_from(0)).double())
+
+
+@pytest.mark.parametrize("place", [-2, -30, 20])
+def test_a_damaged_file_of_the_flow_is_found_anew(target, tmp_path, place):
+    """A changed number, or a header as of a version without digests, is not believed."""
+    asked = []
+
+    def flow(x, condition):
+        asked.append(len(x))
+        return x * 0.5
+
+    counted = replace(target, flow=flow)
+    ends = FlowEnds(counted, tmp_path)(3, 8)
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0x20
+    for damaged in (bytes(content), save({"ends": torch.zeros_like(ends)}), b""):
+        file.write_bytes(damaged)
+        assert torch.equal(FlowEnds(counted, tmp_path)(3, 8), ends)
+    assert asked == [8] * 4
+    assert torch.equal(FlowEnds(counted, tmp_path)(3, 8), ends)
+    assert asked == [8] * 4
