@@ -25,11 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        from sde_score.cli.output import say
+        from sde_score.cli.output import say, speak_plainly
         from sde_score.training import TrainingError, TrainingInterrupted
     except KeyboardInterrupt:
         return _stopped()
     try:
+        speak_plainly()
         _parse(words).run()
     except TrainingInterrupted as stop:
         say(str(stop))

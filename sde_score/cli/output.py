@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
@@ -9,6 +10,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from sde_score.report import Table
+
+_PLAIN = {"±": "+-", "×": "x", "–": "-", "—": "-"}
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    unknown = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in unknown), error.end
+
+
+def speak_plainly() -> None:
+    """Let no result be lost on a terminal that does not know a character: write another."""
+    codecs.register_error("sde_score", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="sde_score")
 
 
 def is_main_process() -> bool:

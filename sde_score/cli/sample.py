@@ -11,6 +11,7 @@ import torch
 from sde_score import samplers
 from sde_score.cli.options import RunCommand, hint_at_noise, sampler_spec, suited_sampler
 from sde_score.cli.output import say, show_record
+from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
 from sde_score.report.files import FORMATS, save_samples
 
 
@@ -57,7 +58,7 @@ class Sample(RunCommand):
         spec = sampler_spec(chosen, self.steps, self.grid)
         hint_at_noise(run, [spec])
         condition = self._condition(run.num_classes, run.device)
-        start = time.perf_counter()
+        watch, start = FiniteWatch(), time.perf_counter()
         drawn = samplers.run(
             run.model,
             spec,
@@ -67,8 +68,10 @@ class Sample(RunCommand):
             condition=condition,
             batch_size=self.batch_size,
             progress=self.progress,
+            callback=watch,
         )
         seconds = time.perf_counter() - start
+        require_finite_samples(drawn.samples, spec, watch.hint)
         nfe = round(drawn.nfe)
         save_samples(drawn.samples, self.out, run.scaling, condition)
         if self.json:

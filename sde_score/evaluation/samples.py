@@ -198,13 +198,33 @@ def require_finite_samples(samples: Tensor, sampler: str, hint: str = "leave it 
     """Refuse samples that are not finite.
 
     Raises:
-        ValueError: with their number, the sampler and what to do.
+        ValueError: with their numbers, the sampler and what to do.
     """
-    bad = int((~samples.flatten(1).isfinite()).any(1).sum())
+    bad = (~samples.flatten(1).isfinite()).any(1).nonzero().flatten().tolist()
     if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise ValueError(
-            f"{sampler} diverged: {bad} of {len(samples)} samples are not finite; {hint}"
+            f"{sampler} diverged: {len(bad)} of {len(samples)} samples are not finite, with the "
+            f"numbers {shown}; {hint}"
         )
+
+
+class FiniteWatch:
+    """A callback of samplers that remembers the first step after which a state is not finite."""
+
+    def __init__(self) -> None:
+        self.first: tuple[int, float] | None = None
+
+    def __call__(self, step: int, time: float, state: Tensor) -> None:
+        """See `Callback`."""
+        if self.first is None and not bool(state.isfinite().all()):
+            self.first = (step, time)
+
+    @property
+    def hint(self) -> str:
+        """Where it went wrong and what to do, for `require_finite_samples`."""
+        where = "" if self.first is None else "first at step {} (t = {:.4g}); ".format(*self.first)
+        return f"{where}take more steps, another sampler or an earlier checkpoint"
 
 
 Deliver = Callable[[Tensor], Tensor]
