@@ -1,13 +1,13 @@
-"""Networks as a whole: evaluation mode for a while, and a digest of the weights."""
+"""Models as a whole: evaluation mode for a while, precision and device, a digest of the weights."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -26,6 +26,22 @@ def evaluating(model: object) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+def blank_like(
+    model: object, shape: Sequence[int] = (), otherwise: torch.dtype | None = None
+) -> Tensor:
+    """An empty tensor as precise as a model's numbers, at least float32, on their device.
+
+    Args:
+        model: a module; anything else has no numbers.
+        shape: of the tensor.
+        otherwise: dtype for a model without numbers; None is torch's default.
+    """
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    like = next((t for t in tensors if t.is_floating_point()), torch.empty((), dtype=otherwise))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.empty(tuple(shape), dtype=dtype, device=like.device)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -120,9 +120,6 @@ def variational_bound(
         grad: keep the graph to x0, the condition and the model's parameters.
         progress: show a bar.
 
-    Returns:
-        A `Bound`.
-
     Raises:
         TypeError: for a model without the protocol, or x0 that is not floating point.
         ValueError: for counts below 1, an unknown name, a start out of range, x0 that is empty or
@@ -134,30 +131,40 @@ def variational_bound(
     require_inputs("x0", model, x0, condition)
     require_count(draws=draws, times=times)
     require_choice("time_sampling", time_sampling, tuple(TIME_SAMPLINGS))
-    begin = start_time(model.sde, start)
+    begin, sampled = start_time(model.sde, start), TIME_SAMPLINGS[time_sampling]
     seeds, signs = example_seeds(seed, len(x0)), (1.0, -1.0) if antithetic else (1.0,)
-    end, evaluations = residual or GaussianDecoder(), model.nfe
-    ends, paths = [], []
+    end, evaluations, terms = residual or GaussianDecoder(), model.nfe, []
     bar = tqdm(total=draws * times, disable=not progress, delay=2, desc="bound")
     with gradients(grad, x0=x0, condition=condition), bar:
         x0 = x0.double()
         for draw in range(draws):
             streams = _Streams([mix(number, draw) for number in seeds], x0, signs)
             states = (model.sde.perturb(x0, begin, noise) for noise in streams.noises())
-            ends.append(_mean([end(model, x0, x, begin, condition) for x in states]))
-            path = torch.zeros_like(ends[0])
-            for u in streams.uniforms(times):
-                t, weight = TIME_SAMPLINGS[time_sampling](model.sde, begin, u)
-                errors = [noise_error(model, x0, t, z, condition) for z in streams.noises()]
-                path = path + weight * _mean(errors) / times
-                bar.update()
-            paths.append(path)
-        diffusion, rest = torch.stack(paths), torch.stack(ends)
+            rest = _mean([end(model, x0, x, begin, condition) for x in states])
+            levels = [sampled(model.sde, begin, u) for u in streams.uniforms(times)]
+            terms.append((_integral(model, x0, levels, streams, condition, bar.update), rest))
+        diffusion, rest = (torch.stack(found) for found in zip(*terms, strict=True))
         prior = _prior(model.sde, x0)
-    totals = diffusion + rest
-    require_graph(grad, totals)
-    error = standard_error(totals.detach())
+    require_graph(grad, diffusion + rest)
+    error = standard_error((diffusion + rest).detach())
     return Bound(prior, diffusion.mean(0), rest.mean(0), error, model.nfe - evaluations)
+
+
+def _integral(
+    model: Model,
+    x0: Tensor,
+    levels: Sequence[tuple[Tensor, Tensor]],
+    streams: _Streams,
+    condition: Tensor | None,
+    tick: Callable[[], object],
+) -> Tensor:
+    """One draw of the integral over time, from times and their weights, shape `(batch,)`."""
+    total = x0.new_zeros(len(x0))
+    for t, weight in levels:
+        errors = [noise_error(model, x0, t, noise, condition) for noise in streams.noises()]
+        total = total + weight * _mean(errors) / len(levels)
+        tick()
+    return total
 
 
 def noise_error(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sde_score._core.checks import require_batch, require_count
+from sde_score._core.modules import blank_like
 from sde_score.models import Model
 
 
@@ -33,7 +34,4 @@ def blank(model: Model, start: Sequence[int] | Tensor) -> Tensor:
         return torch.empty_like(start, dtype=dtype, memory_format=torch.contiguous_format)
     shape = tuple(start)
     require_count(**{f"start[{i}]": size for i, size in enumerate(shape)})
-    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
-    like = next((p for p in tensors if p.is_floating_point()), torch.empty(()))
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.empty(shape, dtype=dtype, device=like.device)
+    return blank_like(model, shape)

@@ -22,9 +22,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sde_score._core.modules import weights_digest
+from sde_score._core.modules import blank_like, weights_digest
 from sde_score._core.registry import Registry
 from sde_score.models import TARGETS, EnergyBased, GaussianMixture, Model, Target
 from sde_score.random import ExampleStreams, generator_from
@@ -85,16 +85,8 @@ class BenchmarkTarget:
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """States at `t_max`, one per seed: the very ones that samplers draw from these seeds."""
-        blank = self.blank(len(seeds))
+        blank = blank_like(self.model, (len(seeds), *self.event_shape))
         return ExampleStreams(seeds, blank)().clone() * self.model.sde.prior_std
-
-    def blank(self, count: int) -> Tensor:
-        """An empty batch, as precise as the model and on its device."""
-        module = self.model
-        tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
-        like = next((t for t in tensors if t.is_floating_point()), torch.empty(()))
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        return torch.empty((count, *self.event_shape), dtype=dtype, device=like.device)
 
     def surprise(self, x: Tensor) -> Tensor | None:
         """-log p per dimension, `(batch,)` in float64; None where the density is not known."""

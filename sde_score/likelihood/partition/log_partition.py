@@ -1,4 +1,26 @@
-"""log Z of an energy, by annealing from a density whose constant is known."""
+"""log Z of an energy, by annealing from a density whose constant is known.
+
+All methods walk chains from the known density, `start`, along the geometric path
+exp(-(1 - beta) E_start - beta E):
+
+=============== ====================== ================================================
+`ais`           lower bound            annealed importance sampling
+`reverse-ais`   upper bound            the same backwards, from samples of the density
+`bridge`        both, and between      Bennett's acceptance ratio of the two walks
+`smc`           lower bound            sequential Monte Carlo: chains resampled by weight
+`thermodynamic` -                      mean energy integrated over the path of `smc`
+=============== ====================== ================================================
+
+A bound is one on average, E[lower] <= log Z <= E[upper], and lower - log Z > b has probability
+below exp(-b): the gap between both, which closes as steps grow, tells how well the walk did. The
+upper bound needs *exact* samples; with those of an unconverged chain it may be anything. Where the
+density has an edge, it stays above by -log of the share of start that lies inside. `thermodynamic`
+needs an energy whose mean under start is finite, and not huge.
+
+A pilot of 256 particles first finds stops at which the weights stay even, and the step size at
+which the kernel is accepted as often as it should be. The estimate uses neither its particles nor
+its noise, and so stays unbiased: E[exp(value)] = Z for `ais` and `smc`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +29,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sde_score._core.checks import require_batch, require_count
+from sde_score._core.modules import blank_like
 from sde_score.likelihood.partition.annealing import AnnealingPlan, Tick
 from sde_score.likelihood.partition.geometric_path import GeometricPath, Reference, as_reference
 from sde_score.likelihood.partition.methods import (
@@ -48,28 +71,8 @@ def log_partition(
 ) -> LogPartition:
     r"""log of the integral of exp(-energy), with an error bar.
 
-    All methods walk chains from `start`, whose constant is known, along the geometric path
-    exp(-(1 - beta) E_start - beta E):
-
-    =============== ====================== ================================================
-    `ais`           lower bound            annealed importance sampling
-    `reverse-ais`   upper bound            the same backwards, from samples of the density
-    `bridge`        both, and between      Bennett's acceptance ratio of the two walks
-    `smc`           lower bound            sequential Monte Carlo: chains resampled by weight
-    `thermodynamic` -                      mean energy integrated over the path of `smc`
-    =============== ====================== ================================================
-
-    A bound is one on average, E[lower] <= log Z <= E[upper], and lower - log Z > b has probability
-    below exp(-b): the gap between both, which closes as steps grow, tells how well the walk did.
-    The upper bound needs *exact* samples; with those of an unconverged chain it may be anything.
-    Where the density has an edge, it stays above by -log of the share of start that lies inside.
-    `thermodynamic` needs an energy whose mean under start is finite, and not huge.
     Error bars are those of the mean over independent chains (`ais`, `bridge`) or populations
     (`smc`, `thermodynamic`), by the delta method: they tell nothing of modes no chain has seen.
-
-    A pilot of 256 particles first finds stops at which the weights stay even, and the step size at
-    which the kernel is accepted as often as it should be. The estimate uses neither its particles
-    nor its noise, and so stays unbiased: E[exp(value)] = Z for `ais` and `smc`.
 
     Args:
         density: an energy with its score; a model stands for its marginal at `t_min` (for another
@@ -78,7 +81,7 @@ def log_partition(
         start: event shape, for the standard normal distribution, or a density with `sample` and
             `log_z`: `GaussianReference(mean, std)`, `GaussianReference.fit(data)`, any target. It
             should cover the density.
-        method: one of the above, or an object.
+        method: `ais`, `reverse-ais`, `bridge`, `smc`, `thermodynamic`, or an object.
         chains: walked at once, at least 2 (at least 2 per population, and a multiple of them).
         steps: stops after beta = 0, at least 1.
         moves: kernel steps at each stop, at least 1.
@@ -101,18 +104,15 @@ def log_partition(
         ValueError: for an unknown name, a number outside its range, a kernel that is not adjusted,
             or samples that are missing.
         RuntimeError: if the energy is finite on no sample of start, or the path does not end.
-
-    Reference: see `PARTITION_METHODS`.
     """
     chosen, mover = PARTITION_METHODS.resolve(method), KERNELS.resolve(kernel)
     _check(mover, chains, steps, moves, populations, betas, tune, samples)
-    if chosen.populations and (chains % populations or chains < 2 * populations):
-        raise ValueError(
-            f"chains={chains} must be a multiple of populations={populations}, at least 2 in each"
-        )
+    if chosen.populations:
+        _require_populations(chains, populations)
     seed = int(torch.randint(1 << 62, ()).item()) if seed is None else seed
     end = Marginal(density) if isinstance(density, Model) else density
-    like = _like(density)
+    holder = density.model if isinstance(density, Marginal) else density
+    like = blank_like(holder, otherwise=torch.float64)
     path = GeometricPath(as_reference(start, like), end)
     with _bar("pilot", progress) as bar:
         plan = _plan(
@@ -171,14 +171,11 @@ def _check(
         require_count(2, **{"number of samples": len(samples)})
 
 
-def _like(density: object) -> Tensor:
-    """An empty tensor of the dtype, at least float32, and device of a density's parameters."""
-    module = density.model if isinstance(density, Marginal) else density
-    tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
-    floating = [p for p in tensors if p.is_floating_point()]
-    like = floating[0] if floating else torch.empty((), dtype=torch.float64)
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.empty((), dtype=dtype, device=like.device)
+def _require_populations(chains: int, populations: int) -> None:
+    if chains % populations or chains < 2 * populations:
+        raise ValueError(
+            f"chains={chains} must be a multiple of populations={populations}, at least 2 in each"
+        )
 
 
 def _bar(name: str, progress: bool, total: int | None = None) -> tqdm[Any]:

@@ -29,7 +29,7 @@ from sde_score.models import Model
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
 from sde_score.samplers.base import SAMPLERS, Sampler
 from sde_score.samplers.grids import GridFile, NoiseRatios, UniformTime, write_grid_file
-from sde_score.samplers.tuning.search import EndErrors, Parts, Search, ratios_of
+from sde_score.samplers.tuning.search import EndErrors, Parts, Search, Starts, ratios_of
 
 METHODS = ("auto", "gradient", "search")
 """How grids are searched: by gradient, one increment at a time, or the first where it works."""
@@ -122,9 +122,6 @@ def optimise_grid(
         target: what is sampled, in words, for the file.
         progress: show a bar once it takes over two seconds.
 
-    Returns:
-        the grid, and errors before and after.
-
     Raises:
         ValueError: for a sampler that is stochastic, adaptive, or keeps the last noise; a budget
             below its cost; or arguments outside their range.
@@ -134,30 +131,41 @@ def optimise_grid(
     require_choice("method", method, METHODS)
     sampler = SAMPLERS.resolve(sampler, name="sampler")
     _require_suitable(sampler)
-    shape = _event_shape(model, event_shape)
     reference = reference or _fine_solution(model)
     with _frozen(model):
-        steps = replace(sampler, grid="rectified").steps_for(nfe, model.sde)
-        sampler = replace(sampler, steps=steps)
+        rectified = replace(sampler, grid="rectified").within(nfe, model.sde)
+        sampler, spent = replace(sampler, steps=rectified.steps), rectified.count_nfe(model.sde)
+        shape = _event_shape(model, event_shape)
         parts = Parts(model, reference, shape, seed, condition, batch_size, progress)
         fit, held, new = parts.take(num, max(1, num // 2), fresh)
         search = Search(model, sampler, fit, held, progress)
         began, theta = search.best_stock()
         method = _choose(method, search, theta, seed)
-        if method == "gradient":
-            theta = search.by_gradient(theta, iterations, learning_rate)
-        else:
-            theta = search.by_coordinate(theta, 4 * iterations)
-        spec, spent = sampler.text("grid"), replace(sampler, grid="rectified").count_nfe(model.sde)
-        ratios = tuple(ratios_of(model.sde, theta).tolist())
+        theta = _searched(method, search, theta, iterations, learning_rate)
+        spec, ratios = sampler.text("grid"), tuple(ratios_of(model.sde, theta).tolist())
         grid = NoiseRatios(ratios=ratios, made_for=f"{spec}, {spent} NFE")
         better = replace(sampler, grid=grid)
-        errors = {
-            (noise, which): EndErrors.of(search.errors(made.times(model.sde), starts))
-            for noise, starts in (("fitted", fit), ("fresh", new))
-            for which, made in (("before", sampler), ("after", better))
-        }
+        errors = _errors(search, sampler, better, fit, new)
     return FoundGrid(grid, better, spec, spent, target, method, began, errors)
+
+
+def _searched(
+    method: str, search: Search, theta: Tensor, iterations: int, learning_rate: float
+) -> Tensor:
+    if method == "gradient":
+        return search.by_gradient(theta, iterations, learning_rate)
+    return search.by_coordinate(theta, 4 * iterations)
+
+
+def _errors(
+    search: Search, before: Sampler, after: Sampler, fitted: Starts, fresh: Starts
+) -> dict[tuple[str, str], EndErrors]:
+    """Errors of two samplers on two sets of starts, as in `FoundGrid.errors`."""
+    return {
+        (noise, which): EndErrors.of(search.errors(sampler.times(search.model.sde), starts))
+        for noise, starts in (("fitted", fitted), ("fresh", fresh))
+        for which, sampler in (("before", before), ("after", after))
+    }
 
 
 def _require_suitable(sampler: Sampler) -> None:
