@@ -14,7 +14,6 @@ the level. The `L` bins fill the model range `[-1, 1]`: center and width are bot
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError
-from sde_score._core.registry import refuse_unknown
+from sde_score._core.records import Record
 from sde_score._core.statistics import moments
 from sde_score.distributions import Quantization
 from sde_score.random import BatchSlice, Draws, uniform
@@ -33,7 +32,7 @@ Numbers = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(Record):
     r"""An affine, elementwise map: `model = (value - center) / width`.
 
     The value is `raw` for continuous data, and `raw + 1/2` (the middle of the bin) for discrete
@@ -194,21 +193,6 @@ class Scaling:
             np.shape(ours) == np.shape(theirs) and np.allclose(ours, theirs)
             for ours, theirs in pairs
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values that `from_dict` takes."""
-        center, width = (list(v) if isinstance(v, tuple) else v for v in (self.center, self.width))
-        return {"center": center, "width": width, "levels": self.levels}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Scaling:
-        """Inverse of `to_dict`.
-
-        Raises:
-            ValueError: for unknown keys or values out of range.
-        """
-        refuse_unknown("Scaling", values, ("center", "width", "levels"))
-        return cls(**values)
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.width, tuple):

@@ -169,9 +169,9 @@ def test_data_that_never_change_are_refused():
     "scaling", [Scaling.discrete(17), Scaling(0.1, 3.7), Scaling((0.1, 2.0), (3.0, 1 / 3))]
 )
 def test_a_scaling_survives_json(scaling):
-    stored = json.loads(json.dumps(scaling.to_dict()))
-    assert Scaling.from_dict(stored) == scaling
-    assert hash(Scaling.from_dict(stored)) == hash(scaling)
+    stored = json.loads(json.dumps(scaling.record()))
+    assert Scaling.from_record(stored) == scaling
+    assert hash(Scaling.from_record(stored)) == hash(scaling)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_impossible_scalings_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         Scaling(**arguments)
     with pytest.raises(error, match=message):
-        Scaling.from_dict(arguments)
+        Scaling.from_record(arguments)
 
 
 def test_a_scaling_of_features_refuses_other_events():
@@ -203,4 +203,4 @@ def test_a_scaling_of_features_refuses_other_events():
         with pytest.raises(ValueError, match=r"does not fit a scaling of 2 features"):
             call()
     with pytest.raises(ValueError, match="does not take size"):
-        Scaling.from_dict({"size": 2})
+        Scaling.from_record({"size": 2})

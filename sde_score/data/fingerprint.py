@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_score._core.records import Record
 from sde_score.data.dataset import DataSet
 
 _CHUNK = 1 << 22  # numbers that are looked at together
@@ -17,7 +18,7 @@ _ROUNDING = 1e-6  # relative, of the projection of numbers that another machine 
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(Record):
     r"""Digests of the raw examples and of the labels, and a projection that survives rounding.
 
     Generated data differ in the last digits between machines, so floating-point examples are also
@@ -35,13 +36,6 @@ class Fingerprint:
     labels: str
     projection: float = 0.0
     size: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.rows, str) and isinstance(self.labels, str)):
-            raise TypeError("rows and labels of a fingerprint must be text")
-        for value in (self.projection, self.size):
-            if not isinstance(value, float) or not math.isfinite(value):
-                raise ValueError("projection and size of a fingerprint must be finite numbers")
 
     @classmethod
     def of(cls, dataset: DataSet, count: int | None = None) -> Fingerprint:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
+from sde_score._core.records import Record
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
 from sde_score.models import Model
@@ -20,7 +21,7 @@ _MOST = 4096  # examples of either part of the data that samples are compared wi
 
 
 @dataclass(frozen=True, eq=False)
-class SamplesRow:
+class SamplesRow(Record):
     """The samples of one sampler.
 
     Args:
@@ -37,18 +38,9 @@ class SamplesRow:
     distances: tuple[Interval, ...]
     samples: Tensor
 
-    def record(self) -> dict[str, Any]:
-        """All but the samples, as plain values."""
-        return {
-            "sampler": self.sampler,
-            "nfe": self.nfe,
-            "seconds": self.seconds,
-            "distances": [asdict(found) for found in self.distances],
-        }
-
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(Record):
     """Several samplers on one run.
 
     Args:
@@ -66,17 +58,6 @@ class Evaluation:
     size: int
     held_out: int
     rows: tuple[SamplesRow, ...]
-
-    def record(self) -> dict[str, Any]:
-        """All but the samples, as plain values."""
-        return {
-            "names": list(self.names),
-            "floors": [asdict(floor) for floor in self.floors],
-            "count": self.count,
-            "size": self.size,
-            "held_out": self.held_out,
-            "rows": [row.record() for row in self.rows],
-        }
 
 
 def evaluate(

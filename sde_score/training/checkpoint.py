@@ -9,6 +9,7 @@ stateful objective remembers; else empty), `state.json`, and `SHA256SUMS`, so th
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -109,7 +110,7 @@ class Checkpoints:
         path = self.path(step) / STATE
         with self._helping(), refusing(path):
             _verify(path)
-            state = TrainState.from_json(read_text(path))
+            state = TrainState.from_record(json.loads(read_text(path)))
             if state.step != step:
                 raise ValueError(f"it claims to be of step {state.step}")
         return state
@@ -180,7 +181,7 @@ def _write(path: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Ten
         sums = [f"{_digest(path.with_name(name))}  {name}\n" for name in _FILES]
         path.write_text("".join(sums))
     elif path.name == STATE:
-        path.write_text(state.to_json())
+        path.write_text(json.dumps(state.record(), indent=1) + "\n")
     else:
         named = tensors[path.stem]
         save_file({key: value.detach().contiguous() for key, value in named.items()}, path)

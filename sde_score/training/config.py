@@ -170,15 +170,14 @@ class TrainConfig:
     """Run directory, checkpoint folder or .safetensors file with the first weights."""
 
     def __post_init__(self) -> None:
+        named = is_whole(self.model) or is_note(self.model)
         for name, hint in get_type_hints(TrainConfig).items():
-            if name not in OBJECT_FIELDS:
-                value = checked_value(name, getattr(self, name), hint)
+            if name not in OBJECT_FIELDS or (name == "model" and not named):
+                value = checked_value(name, getattr(self, name), hint, dataclasses.MISSING)
                 object.__setattr__(self, name, value)
         for name, registry in REGISTRIES.items():
             if not isinstance(getattr(self, name), (str, registry.base)):
                 raise refusal(name, getattr(self, name), f"text or a {registry.kind}")
-        if not is_whole(self.model) and not is_note(self.model):
-            checked_value("model", self.model, Literal["auto", "score", "energy"])
         if not is_auto(self.prediction) and not is_note(self.prediction):
             PARAMETRIZATIONS.resolve(self.prediction)
         if self.data is None:
@@ -273,10 +272,7 @@ def save_config(config: TrainConfig, path: Path) -> None:
     import yaml
 
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    plain = {
-        k: float(v) if isinstance(v, float) else v for k, v in values.items()
-    }  # numpy's floats
-    replace_file(path, yaml.safe_dump(plain, sort_keys=False).encode())
+    replace_file(path, yaml.safe_dump(values, sort_keys=False).encode())
 
 
 def load_config(path: str | Path) -> TrainConfig:

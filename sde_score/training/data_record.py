@@ -7,7 +7,6 @@ wherever a run loads them, so that nothing is continued on, or measured against,
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 from dataclasses import dataclass, replace
@@ -18,16 +17,16 @@ import torch
 from sde_score import data as data_sets
 from sde_score._core.checks import require_count
 from sde_score._core.files import read_text, replace_file
+from sde_score._core.records import Record
 from sde_score.data import DataError, DataSet, Fingerprint, Scaling
 from sde_score.training.checkpoint import refusing
 from sde_score.training.config import is_note, note
-from sde_score.training.state import exact_fields
 
 NAME = "data.json"
 
 
 @dataclass(frozen=True)
-class DataRecord:
+class DataRecord(Record):
     """Content of `data.json`.
 
     Args:
@@ -53,9 +52,6 @@ class DataRecord:
     fingerprint: Fingerprint
 
     def __post_init__(self) -> None:
-        texts = (self.text, self.absolute or "", self.name, *self.class_names)
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("text, absolute, name and class_names must be text")
         require_count(count=self.count)
         require_count(0, num_classes=self.num_classes)
         for size in self.event_shape:
@@ -83,21 +79,7 @@ class DataRecord:
 
     def write(self, path: Path) -> None:
         """Write the file in one step."""
-        values = dataclasses.asdict(self) | {"scaling": self.scaling.to_dict()}
-        replace_file(path, (json.dumps(values, indent=1) + "\n").encode())
-
-    @classmethod
-    def read(cls, path: Path) -> DataRecord:
-        """Read the file.
-
-        Raises:
-            Exception: nearly any, for a file that is damaged or hostile.
-        """
-        values = exact_fields("data", json.loads(read_text(path)), cls)
-        mark = exact_fields("fingerprint", values["fingerprint"], Fingerprint)
-        tuples = {key: tuple(values[key]) for key in ("event_shape", "class_names")}
-        scaling = Scaling.from_dict(values["scaling"])
-        return cls(**{**values, **tuples, "scaling": scaling, "fingerprint": Fingerprint(**mark)})
+        replace_file(path, (json.dumps(self.record(), indent=1) + "\n").encode())
 
     @property
     def in_memory(self) -> bool:
@@ -193,4 +175,4 @@ def read_record(out: Path) -> DataRecord | None:
     if not path.exists():
         return None
     with refusing(path):
-        return DataRecord.read(path)
+        return DataRecord.from_record(json.loads(read_text(path)))

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import platform
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sde_score._core import __version__
 from sde_score._core.checks import require_count
-from sde_score._core.registry import refuse_unknown
+from sde_score._core.records import Record
 from sde_score.data import DataSet, Scaling
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataFacts(Record):
     """Facts of the training data that a model is used with.
 
     Args:
@@ -37,8 +33,6 @@ class DataFacts:
     scaling: Scaling
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            raise ValueError(f"name={self.name!r} must be text")
         require_count(count=self.count)
         require_count(0, num_classes=self.num_classes)
         for index, size in enumerate(self.event_shape):
@@ -65,7 +59,7 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
-class TrainState:
+class TrainState(Record):
     """Progress of a run after a step.
 
     The position in the data is `step * batch`, and every random number is a function of the seed
@@ -97,36 +91,6 @@ class TrainState:
     def __post_init__(self) -> None:
         require_count(step=self.step, batch=self.batch)
         require_count(0, window=self.window)
-        for name in ("seconds", "loss_sum", "grad_norm_sum"):
-            value = getattr(self, name)
-            if not isinstance(value, float) or not math.isfinite(value):
-                raise ValueError(f"{name}={value!r} must be a finite floating-point number")
-        if not isinstance(self.all_noise_levels, bool | None):
-            raise ValueError(f"all_noise_levels={self.all_noise_levels!r} must be true or false")
-        if not isinstance(self.versions, dict):
-            raise ValueError("versions must be a mapping")
-
-    def to_json(self) -> str:
-        """Readable JSON; `from_json` gives back the same numbers to the last bit."""
-        values = dataclasses.asdict(self)
-        values["data"]["scaling"] = self.data.scaling.to_dict()
-        return json.dumps(values, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> TrainState:
-        """Inverse of `to_json`.
-
-        Raises:
-            ValueError, TypeError or RecursionError: for anything else.
-        """
-        values = exact_fields("state", json.loads(text), cls, late=("all_noise_levels",))
-        data = exact_fields("data", values["data"], DataFacts)
-        scaling = data["scaling"]
-        if not isinstance(scaling, dict) or not isinstance(data["event_shape"], list):
-            raise ValueError("data.scaling must be a mapping and data.event_shape a list")
-        facts = {**data, "scaling": Scaling.from_dict(scaling)}
-        facts["event_shape"] = tuple(data["event_shape"])
-        return cls(**{**values, "data": DataFacts(**facts)})
 
 
 def require_continuation(
@@ -160,18 +124,6 @@ def require_continuation(
             f"steps={steps} is less than the {state.step} taken by the run in {out}: "
             "give at least as many, or another folder"
         )
-
-
-def exact_fields(owner: str, values: Any, of: type, late: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Refuse anything but a mapping with the fields of a dataclass, `late` ones perhaps missing."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{owner} must be a mapping")
-    names = [f.name for f in dataclasses.fields(of)]
-    refuse_unknown(owner, values, names)
-    missing = [name for name in names if name not in values and name not in late]
-    if missing:
-        raise ValueError(f"{owner} lacks {', '.join(missing)}")
-    return values
 
 
 def current_versions() -> dict[str, str]:

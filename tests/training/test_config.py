@@ -91,6 +91,9 @@ def test_every_field_is_a_flag_with_its_help(capsys):
         ("compile", 1, TypeError),
         ("warmup", -1, ValueError),
         ("keep", 0, ValueError),
+        ("seed", None, TypeError),
+        ("precision", None, TypeError),
+        ("dequantize", None, TypeError),
     ],
 )
 def test_wrong_values_are_refused_by_name(field, value, error):

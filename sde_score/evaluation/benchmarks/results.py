@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from sde_score._core.records import Record
 from sde_score.evaluation.metrics.confidence import Interval
 
 
 @dataclass(frozen=True)
-class BenchmarkRow:
+class BenchmarkRow(Record):
     """Result of an entry with one seed.
 
     Args:
@@ -48,30 +48,9 @@ class BenchmarkRow:
         name = f"{self.source} {self.sampler}" if self.source else self.sampler
         return f"{name} [{self.grid}]"
 
-    def record(self) -> dict[str, Any]:
-        """As plain values, for JSON; NaN becomes None."""
-        found = asdict(self)
-        return {k: None if isinstance(v, float) and v != v else v for k, v in found.items()}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> BenchmarkRow:
-        """Inverse of `record`.
-
-        Raises:
-            KeyError, TypeError: if the record is not one of a row.
-        """
-        known = {field.name: record[field.name] for field in fields(cls)}
-        if known["distances"] is not None:
-            known["distances"] = {k: Interval(**v) for k, v in known["distances"].items()}
-        if known["nll_gap"] is not None:
-            known["nll_gap"] = Interval(**known["nll_gap"])
-        for name in ("nfe", "seconds"):
-            known[name] = math.nan if known[name] is None else known[name]
-        return cls(**known)
-
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Record):
     """All that was measured on a target.
 
     Args:
@@ -100,10 +79,6 @@ class Benchmark:
         for row in self.rows:
             groups.setdefault(row.spec, []).append(row)
         return [_mean_row(group) for group in groups.values()]
-
-    def record(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return {**asdict(self), "rows": [row.record() for row in self.rows]}
 
 
 def _mean_row(group: Sequence[BenchmarkRow]) -> BenchmarkRow:

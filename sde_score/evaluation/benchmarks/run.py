@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -266,8 +266,10 @@ def run_benchmark(
 
 def _floors(bench: Bench, journal: Journal) -> dict[str, Interval]:
     key = f"{bench.identity} | floors"
-    found = journal.find(key, lambda floors: {k: Interval(**v) for k, v in floors.items()})
+    found = journal.find(
+        key, lambda floors: {k: Interval.from_record(v) for k, v in floors.items()}
+    )
     if found is None:
         found = bench.floors
-        journal.put(key, {name: asdict(floor) for name, floor in found.items()})
+        journal.put(key, {name: floor.record() for name, floor in found.items()})
     return found

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.records import Record
 from sde_score.evaluation.features.extractors import extract
 from sde_score.evaluation.metrics._sets import require_sets
 from sde_score.evaluation.metrics.distances import (
@@ -51,7 +52,7 @@ _NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Record):
     """An estimate with its standard error.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -174,12 +174,12 @@ def compare_views(
         for cell in missing:
             bar.set_description(cell.view)
             known[cell.key] = _measure(viewed, cell, bar.update)
-            journal.put(row_key + cell.key, asdict(known[cell.key]))
+            journal.put(row_key + cell.key, known[cell.key].record())
     bits = journal.under(bits_key, Bits.from_record)
     for likelihood in dict.fromkeys(known[cell.key].likelihood for cell in plan):
         if viewed.weigh is not None and likelihood is not None and likelihood not in bits:
             bits[likelihood] = viewed.weigh(likelihood)
-            journal.put(bits_key + likelihood, asdict(bits[likelihood]))
+            journal.put(bits_key + likelihood, bits[likelihood].record())
     estimator = viewed.estimator
     return Comparison(
         estimator.names, estimator.count, estimator.size, len(estimator.held_out),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from sde_score._core.records import Record
 from sde_score.evaluation.metrics.confidence import Interval
 from sde_score.evaluation.views.views import VIEWS
 
 
 @dataclass(frozen=True)
-class ViewRow:
+class ViewRow(Record):
     """A view at one budget.
 
     Args:
@@ -30,18 +30,9 @@ class ViewRow:
     distances: tuple[Interval, ...]
     likelihood: str | None = None
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> ViewRow:
-        """Inverse of `asdict`.
-
-        Raises:
-            KeyError, TypeError: if the record is not one of a row.
-        """
-        return cls(**{**record, "distances": _intervals(record["distances"])})
-
 
 @dataclass(frozen=True)
-class Bits:
+class Bits(Record):
     """Bits per dimension of held-out data.
 
     Args:
@@ -54,14 +45,9 @@ class Bits:
     examples: int
     seconds: float
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Bits:
-        """Inverse of `asdict`; raises as `ViewRow.from_record` does."""
-        return cls(**{**record, "value": Interval(**record["value"])})
-
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Record):
     """All that was measured of the views of one model.
 
     Args:
@@ -92,28 +78,6 @@ class Comparison:
         """Bits per dimension in the view of a row, if its likelihood was measured."""
         return None if row.likelihood is None else self.bits.get(row.likelihood)
 
-    def record(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Comparison:
-        """Inverse of `record`.
-
-        Raises:
-            KeyError, TypeError: if the record is not one of a comparison.
-        """
-        return cls(
-            names=tuple(record["names"]),
-            count=record["count"],
-            size=record["size"],
-            held_out=record["held_out"],
-            floors=_intervals(record["floors"]),
-            rows=tuple(map(ViewRow.from_record, record["rows"])),
-            bits={name: Bits.from_record(bits) for name, bits in record["bits"].items()},
-            seed=record["seed"],
-        )
-
 
 def in_order(rows: Sequence[ViewRow]) -> tuple[ViewRow, ...]:
     """Rows in the order of `VIEWS`, then of their evaluations; rows of unknown views are left
@@ -121,7 +85,3 @@ def in_order(rows: Sequence[ViewRow]) -> tuple[ViewRow, ...]:
     order = {name: place for place, name in enumerate(VIEWS)}
     known = [row for row in rows if row.view in order]
     return tuple(sorted(known, key=lambda row: (order[row.view], row.nfe)))
-
-
-def _intervals(records: Sequence[Mapping[str, float]]) -> tuple[Interval, ...]:
-    return tuple(Interval(**record) for record in records)
