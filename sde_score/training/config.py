@@ -296,4 +296,5 @@ def load_config(path: str | Path) -> TrainConfig:
         return TrainConfig(**migrated(values))
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         hint = " (YAML wants 1.0e-3 for 1e-3)" if "without quotes" in str(error) else ""
-        raise CheckpointError(f"{path} cannot be read as a configuration: {error}{hint}") from error
+        reason = " ".join(str(error).split()) + hint
+        raise CheckpointError(f"{path} cannot be read as a configuration: {reason}") from error
