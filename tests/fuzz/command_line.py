@@ -84,10 +84,12 @@ class Line(NamedTuple):
 
 def flags_of(verb: str) -> dict[str, str]:
     """Flags of a verb and the kinds of their values, as its help tells them."""
-    said = io.StringIO()
+    said, before = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "500"
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        os.environ["COLUMNS"] = "500"
         command([verb, "--help"])
+    os.environ.pop("COLUMNS")
+    os.environ.update({} if before is None else {"COLUMNS": before})
     pattern = r"^[\s│|]*(--[a-z-]+)(?:, --[a-z-]+)?(?: (\S.*?))?(?:  |\n)"
     found = re.findall(pattern, said.getvalue(), re.M)
     return {flag: kind for flag, kind in found if flag != "--help"}
@@ -238,8 +240,8 @@ def _judge(line: Line, status: int | None, text: str) -> tuple[str, str]:
 
 def attempts(tries: int, seed: int) -> list[tuple[Line, str, str]]:
     """Run random lines: each with its verdict and what was said."""
-    torch.set_num_threads(1)
-    home, found = Path.cwd(), []
+    home, threads, found = Path.cwd(), torch.get_num_threads(), []
+    torch.set_num_threads(1)  # no pool of threads survives a fork
     rng, flags = random.Random(seed), {verb: flags_of(verb) for verb in VERBS}
     with tempfile.TemporaryDirectory() as place:
         sound = Path(place) / "sound"
@@ -251,6 +253,7 @@ def attempts(tries: int, seed: int) -> list[tuple[Line, str, str]]:
                 found.append((line, *run(line, sound)))
         finally:
             os.chdir(home)
+            torch.set_num_threads(threads)
     return found
 
 

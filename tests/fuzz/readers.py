@@ -240,16 +240,24 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 
 _watched: list[str] = []
+_watching: list[bool] = []  # a hook cannot be taken away again
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "pickle.find_class"):
+    if _watching and event in (
+        "os.system",
+        "subprocess.Popen",
+        "os.exec",
+        "os.posix_spawn",
+        "pickle.find_class",
+    ):
         _watched.append(f"{event} {arguments[:2]}"[:200])
 
 
 def verdict(reader: Reader, seconds: float = 10.0) -> tuple[str, str]:
     """Read: one of `FAILURES`, `read` or `named`, with what was said."""
     _watched.clear()
+    _watching.append(True)
     try:
         with time_limit(seconds), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -267,6 +275,8 @@ def verdict(reader: Reader, seconds: float = 10.0) -> tuple[str, str]:
         if not any(name in str(error) for name in reader.names):
             return "nameless", said
         return ("lines", said) if "\n" in str(error) else ("named", said)
+    finally:
+        _watching.clear()
     if _watched:
         return "code", _watched[0]
     if reader.right is not None and not torch.equal(answer, reader.right):
