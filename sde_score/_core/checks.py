@@ -88,24 +88,6 @@ def _require(accepts: Callable[[Any], bool], accepted: str, values: dict[str, An
             raise refusal(name, value, accepted)
 
 
-def require_flag(**values: bool) -> None:
-    """Refuse anything but `True` and `False`: the text `"False"` would count as true.
-
-    Raises:
-        ValueError: naming the first argument that is not.
-    """
-    _require(lambda value: isinstance(plain(value), bool), "True or False", values)
-
-
-def require_text(**values: str) -> None:
-    """Refuse anything but text.
-
-    Raises:
-        ValueError: naming the first argument that is not.
-    """
-    _require(lambda value: isinstance(value, str), "text", values)
-
-
 def require_finite(**values: float) -> None:
     """Refuse anything but finite numbers.
 
@@ -131,17 +113,6 @@ def require_nonnegative(**values: float) -> None:
         ValueError: naming the first argument that is not.
     """
     _require(lambda x: is_finite(x) and x >= 0, "a finite number of at least 0", values)
-
-
-def require_between(low: float, high: float, **values: float) -> None:
-    """Refuse anything but numbers from `low` to `high`, both included.
-
-    Raises:
-        ValueError: naming the first argument that is not.
-    """
-    _require(
-        lambda x: is_finite(x) and low <= x <= high, f"a number in [{low:g}, {high:g}]", values
-    )
 
 
 def require_integer(**values: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sde_score.cli.options import RunCommand
+from sde_score.cli.options import RunCommand, require_output
 from sde_score.cli.output import say, show_record, show_table
 from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
 
@@ -48,8 +48,7 @@ class OptimiseGrid(RunCommand):
 
     def run(self) -> None:
         """Search, write, print the errors."""
-        if self.out.suffix != ".json":
-            raise ValueError(f"out={self.out} must end with .json")
+        require_output(self.out, [".json"])
         run = self.open()
         classes = run.num_classes
         device = run.device

@@ -11,6 +11,7 @@ import torch
 import tyro
 
 from sde_score import samplers
+from sde_score._core.files import require_writable
 from sde_score._core.registry import format_spec, parse_spec
 from sde_score.cli.output import say
 from sde_score.samplers.grids import read_grid_file
@@ -82,6 +83,17 @@ def pick_device(device: Device) -> torch.device:
     if device == "cuda" and not has_gpu:
         raise ValueError("device='cuda' is not available on this machine: try --device cpu")
     return torch.device(device)
+
+
+def require_output(out: Path, endings: Sequence[str]) -> None:
+    """Refuse a file of another ending, or that cannot be written, before its content is computed.
+
+    Raises:
+        ValueError: naming the file and what is wrong.
+    """
+    if out.suffix not in endings:
+        raise ValueError(f"out={out} must end with {', '.join(endings)}")
+    require_writable(out, "out")
 
 
 def hint_at_noise(run: Run, specs: Sequence[str]) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 
 from sde_score import samplers
-from sde_score.cli.options import RunCommand, hint_at_noise, sampler_spec, suited_sampler
+from sde_score.cli.options import (
+    RunCommand,
+    hint_at_noise,
+    require_output,
+    sampler_spec,
+    suited_sampler,
+)
 from sde_score.cli.output import say, show_record
 from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
 from sde_score.report.files import FORMATS, save_samples
@@ -51,8 +57,7 @@ class Sample(RunCommand):
 
     def run(self) -> None:
         """Draw, write, print a line."""
-        if self.out.suffix not in FORMATS:
-            raise ValueError(f"out={self.out} must end with one of {', '.join(FORMATS)}")
+        require_output(self.out, FORMATS)
         run = self.open()
         chosen = suited_sampler(run, self.grid) if self.sampler == "auto" else self.sampler
         spec = sampler_spec(chosen, self.steps, self.grid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,11 +85,6 @@ class RunLikelihood:
             progress=self.progress,
         )
         return BitsPerDim(gather_rows(found.values, self.examples), found.nfe)
-
-    def timed(self, by: str | Likelihood) -> tuple[BitsPerDim, float]:
-        """As `bits`, with the seconds that it took."""
-        start = time.perf_counter()
-        return self.bits(by), time.perf_counter() - start
 
     def layers(self, bound: LayeredBound) -> ELBO:
         """The terms of an evidence lower bound on the first batch of the examples."""

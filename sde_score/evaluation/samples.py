@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
 from sde_score._core.records import Record
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
-from sde_score.models import Model
-from sde_score.samplers import SAMPLERS, Callback, Sampler
+from sde_score.samplers import SAMPLERS, Sampler
 from sde_score.samplers import run as draw
 from sde_score.training import Run
 
@@ -94,7 +92,8 @@ def evaluate(
     estimator = run_estimator(run, count, distances, seed=seed)
     condition, rows = run.draw_labels(count, seed), []
     for given, sampler in zip(samplers, chosen, strict=True):
-        drawn = draw_counted(
+        began = time.perf_counter()
+        drawn = draw(
             run.model,
             sampler,
             run.event_shape,
@@ -104,9 +103,10 @@ def evaluate(
             batch_size=batch_size,
             progress=progress,
         )
-        require_finite_samples(drawn.samples, str(given))
-        found = estimator(as_data(run, drawn.samples))
-        rows.append(SamplesRow(str(given), drawn.nfe, drawn.seconds, found, drawn.samples))
+        seconds, samples = time.perf_counter() - began, drawn.samples.float()
+        require_finite_samples(samples, str(given))
+        found = estimator(as_data(run, samples))
+        rows.append(SamplesRow(str(given), round(drawn.nfe), seconds, found, samples))
     return Evaluation(
         estimator.names, estimator.floors, count, estimator.size, len(estimator.held_out),
         tuple(rows),
@@ -136,43 +136,6 @@ def run_identity(run: Run) -> tuple[str, str]:
 def as_data(run: Run, samples: Tensor) -> Tensor:
     """Samples in model range after a round trip to the data's own terms, such as gray levels."""
     return run.scaling.to_model(run.scaling.from_model(samples))
-
-
-class Drawn(NamedTuple):
-    """Samples on the CPU in float32, evaluations per sample, and the seconds for all."""
-
-    samples: Tensor
-    nfe: int
-    seconds: float
-
-
-def draw_counted(
-    model: Model,
-    sampler: Sampler,
-    event_shape: Sequence[int],
-    count: int,
-    *,
-    seed: int,
-    condition: Tensor | None,
-    batch_size: int,
-    progress: bool = False,
-    callback: Callback | None = None,
-) -> Drawn:
-    """Samples in batches, timed, with the evaluations of the model counted."""
-    start = time.perf_counter()
-    found = draw(
-        model,
-        sampler,
-        tuple(event_shape),
-        count,
-        seed=seed,
-        condition=condition,
-        batch_size=batch_size,
-        progress=progress,
-        callback=callback,
-    )
-    seconds = time.perf_counter() - start
-    return Drawn(found.samples.float(), round(found.nfe), seconds)
 
 
 def require_finite_samples(samples: Tensor, sampler: str, hint: str = "leave it out") -> None:
@@ -206,7 +169,3 @@ class FiniteWatch:
         """Where it went wrong and what to do, for `require_finite_samples`."""
         where = "" if self.first is None else "first at step {} (t = {:.4g}); ".format(*self.first)
         return f"{where}take more steps, another sampler or an earlier checkpoint"
-
-
-Deliver = Callable[[Tensor], Tensor]
-"""From samples in model range to what is compared with data, in model range."""

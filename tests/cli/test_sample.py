@@ -84,3 +84,15 @@ def test_other_characters_become_a_question_mark(monkeypatch):
     speak_plainly()
     print("a–b × ☃", flush=True)
     assert written.getvalue() == b"a-b x ?\n"
+
+
+@pytest.mark.parametrize("verb", [["sample"], ["optimise-grid", "--nfe", "5"]])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(
+    verb, tmp_path, refusal
+):
+    """No run is there: what is computed first would fail otherwise."""
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / ("x.npz" if verb[0] == "sample" else "x.json")
+    said = refusal(*verb, str(tmp_path / "run"), "--out", str(place))
+    assert "cannot be written" in said
+    assert "file is no folder" in said

@@ -5,7 +5,6 @@ Nothing in it is ever executed, and a network is built only from tensors that fi
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,14 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError, damaged, naming
+from sde_score._core.records import Record
 from sde_score.evaluation.features._feature_network import FeatureNetwork
 
 _KEY = "sde_score_classifier"
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(Record):
     """Metadata of a classifier.
 
     Args:
@@ -41,13 +42,20 @@ class Facts:
     held_out: int
     fingerprint: str
 
+    def __post_init__(self) -> None:
+        require_count(**{f"event_shape[{i}]": size for i, size in enumerate(self.event_shape)})
+        require_count(dimensions=len(self.event_shape), held_out=self.held_out)
+        require_count(2, num_classes=self.num_classes)
+        if not 0 <= self.accuracy <= 1:
+            raise ValueError(f"accuracy={self.accuracy!r} must lie in [0, 1]")
+
 
 def pack(facts: Facts, tensors: Mapping[str, Tensor]) -> bytes:
     """The content of a file."""
     from safetensors.torch import save
 
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    text = json.dumps({**dataclasses.asdict(facts), "digest": _digest(plain)})
+    text = json.dumps({**facts.record(), "digest": _digest(plain)})
     content: bytes = save(plain, {_KEY: text})
     return content
 
@@ -71,9 +79,7 @@ def read(path: Path) -> tuple[Facts, FeatureNetwork]:
             values = json.loads((file.metadata() or {})[_KEY])
             if values.pop("digest") != _digest(tensors):
                 raise ValueError("its tensors do not have the digest in its metadata")
-            values["event_shape"] = tuple(values["event_shape"])
-            facts = Facts(**values)
-        _require_facts(facts)
+            facts = Facts.from_record(values)
         return facts, _network(facts, tensors)
 
 
@@ -83,19 +89,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].numpy().tobytes())
     return digest.hexdigest()
-
-
-def _require_facts(facts: Facts) -> None:
-    sizes = (*facts.event_shape, facts.held_out)
-    texts = (facts.name, facts.fingerprint)
-    fits = (
-        all(type(size) is int and size >= 1 for size in sizes)
-        and all(isinstance(text, str) for text in texts)
-        and (type(facts.num_classes) is int and facts.num_classes >= 2)
-        and (isinstance(facts.accuracy, float) and 0 <= facts.accuracy <= 1)
-    )
-    if not fits or not facts.event_shape:
-        raise DataError(f"its metadata are not those of a classifier: {str(facts)[:200]}")
 
 
 def _network(facts: Facts, tensors: Mapping[str, Tensor]) -> FeatureNetwork:

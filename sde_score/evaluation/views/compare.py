@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,25 +19,22 @@ from sde_score.evaluation.likelihoods import RunLikelihood
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import Distance, create
 from sde_score.evaluation.samples import (
-    Deliver,
     as_data,
-    draw_counted,
     require_finite_samples,
     run_estimator,
     run_identity,
 )
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow, in_order
 from sde_score.evaluation.views.views import VIEWS
+from sde_score.likelihood import BitsPerDim
 from sde_score.models import Model
 from sde_score.samplers import Sampler
+from sde_score.samplers import run as draw
 from sde_score.sdes import SDE
 from sde_score.training import Run
 
 VIEW_BUDGETS = (5, 10, 20, 50, 100)
 """Budgets that are compared by default."""
-
-Weigh = Callable[[str], Bits]
-"""Bits per dimension of held-out data by a likelihood, given as a spec."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +44,8 @@ class ViewedModel:
     Args:
         model: trained at all noise levels.
         estimator: distances to the held-out data; its `count` is the number of samples.
-        weigh: bits per dimension of held-out data by a likelihood; None measures none.
+        weigh: bits per dimension of held-out data by a likelihood, given as a spec; None measures
+            none.
         deliver: how samples become what is compared with data, such as rounding to gray levels.
         dequantized: whether the model was trained on gray levels spread over their bins; see
             `View.likelihood_at`.
@@ -57,8 +56,8 @@ class ViewedModel:
 
     model: Model
     estimator: DistanceEstimator
-    weigh: Weigh | None = None
-    deliver: Deliver = lambda samples: samples
+    weigh: Callable[[str], BitsPerDim] | None = None
+    deliver: Callable[[Tensor], Tensor] = lambda samples: samples
     dequantized: bool = False
     condition: Tensor | None = None
     seed: int = 0
@@ -115,11 +114,11 @@ def compare(
     frechet = create("frechet", extractor=_extractor(run, extractor, progress))
     distances: list[str | Distance] = ["sliced-wasserstein2(projections=128)", frechet]
     estimator = run_estimator(run, count, distances, seed)
-    weigh = _weigher(RunLikelihood(run, "held_out", bits_examples, seed, batch_size, progress))
+    data = RunLikelihood(run, "held_out", bits_examples, seed, batch_size, progress)
     viewed = ViewedModel(
         run.model,
         estimator,
-        weigh if bits_examples else None,
+        data.bits if bits_examples else None,
         deliver=lambda samples: as_data(run, samples),
         dequantized=run.config.dequantize and run.scaling.levels is not None,
         condition=run.draw_labels(count, seed),
@@ -178,7 +177,9 @@ def compare_views(
     bits = journal.under(bits_key, Bits.from_record)
     for likelihood in dict.fromkeys(known[cell.key].likelihood for cell in plan):
         if viewed.weigh is not None and likelihood is not None and likelihood not in bits:
-            bits[likelihood] = viewed.weigh(likelihood)
+            began, found = time.perf_counter(), viewed.weigh(likelihood)
+            value = Interval(found.mean, found.standard_error)
+            bits[likelihood] = Bits(value, len(found.values), time.perf_counter() - began)
             journal.put(bits_key + likelihood, bits[likelihood].record())
     estimator = viewed.estimator
     return Comparison(
@@ -234,7 +235,8 @@ def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) 
         advance(now - shown)
         shown = now
 
-    drawn = draw_counted(
+    began = time.perf_counter()
+    drawn = draw(
         model,
         cell.sampler,
         estimator.held_out.shape[1:],
@@ -242,18 +244,20 @@ def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) 
         seed=viewed.seed,
         condition=viewed.condition,
         batch_size=viewed.batch_size,
+        progress=False,
         callback=move,
     )
+    seconds, samples, nfe = time.perf_counter() - began, drawn.samples.float(), round(drawn.nfe)
     advance(cell.budget - shown)
     hint = f"leave out the view {cell.view!r} or its smallest budgets"
-    require_finite_samples(drawn.samples, str(cell.sampler), hint)
+    require_finite_samples(samples, str(cell.sampler), hint)
     return ViewRow(
         view=cell.view,
         sampler=str(cell.sampler),
-        nfe=drawn.nfe,
-        seconds=drawn.seconds,
-        distances=estimator(viewed.deliver(drawn.samples)),
-        likelihood=VIEWS[cell.view].likelihood_at(drawn.nfe, model.sde, viewed.dequantized),
+        nfe=nfe,
+        seconds=seconds,
+        distances=estimator(viewed.deliver(samples)),
+        likelihood=VIEWS[cell.view].likelihood_at(nfe, model.sde, viewed.dequantized),
     )
 
 
@@ -272,14 +276,3 @@ def _extractor(run: Run, spec: str, progress: bool) -> Extractor:
         name=f"{dataset.name}-classifier",
         progress=progress,
     )
-
-
-def _weigher(likelihood: RunLikelihood) -> Weigh:
-    """Bits per dimension of the first held-out examples by any likelihood."""
-
-    def weigh(spec: str) -> Bits:
-        found, seconds = likelihood.timed(spec)
-        value = Interval(found.mean, found.standard_error)
-        return Bits(value, likelihood.examples, seconds)
-
-    return weigh
