@@ -213,14 +213,12 @@ def require_shape(
         ValueError: if an entry is below 1.
     """
     sizes: Any = shape.tolist() if isinstance(shape, np.ndarray) else shape
-    sequence = isinstance(sizes, Sequence) and not isinstance(sizes, (str, bytes))
-    if not sequence or not all(map(is_integer, sizes)):
+    if not isinstance(sizes, Sequence) or isinstance(sizes, (str, bytes)):
         fix = f"write ({plain(shape)},)" if is_integer(shape) else hint
         raise ArgumentError(f"{name}={shown(shape)} must be a tuple of integers: {fix}")
-    found = tuple(int(plain(size)) for size in sizes)
-    if any(size < 1 for size in found):
-        raise ArgumentError(f"{name}={shown(found)} must have entries of at least 1")
-    return found
+    for index, size in enumerate(sizes):
+        require_count(**{f"{name}[{index}]": size})
+    return tuple(int(plain(size)) for size in sizes)
 
 
 def expand_like(coefficient: Tensor, x: Tensor) -> Tensor:

@@ -62,7 +62,11 @@ def _failed(error: Exception, status: int) -> int:
 
     if os.environ.get(_TRACEBACK):
         raise error
-    hint = f" (set {_TRACEBACK}=1 to see where)" if isinstance(error, TypeError) else ""
+    hint = (
+        f" (set {_TRACEBACK}=1 to see where)"
+        if not isinstance(error, (ValueError, OSError, ImportError))
+        else ""
+    )
     say(f"error: {' '.join(str(error).split())}{hint}")
     return status
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
-from sde_score._core.checks import require_batch
+from sde_score._core.checks import require_examples
 from sde_score._core.registry import Registry
 from sde_score.models import Marginal, Model
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
@@ -112,7 +112,7 @@ class BaseObjective(ABC):
         generator: Draws = None,
     ) -> Tensor:
         """Loss of each example, shape `(batch,)`; see `Objective`."""
-        require_batch("x0", x0)
+        require_examples("x0", x0)
         return self.losses_of(model, x0, condition, generator)
 
     @abstractmethod

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_count
+from sde_score._core.checks import require_count, require_shape
+from sde_score._core.memory import require_memory
 from sde_score.models import Model
 from sde_score.random import example_seeds
 from sde_score.samplers.base import SAMPLERS, Callback, Sampler
@@ -79,6 +81,8 @@ def run(
         the samples, and the network evaluations per sample: their mean over the batches.
     """
     require_count(num=num, batch_size=batch_size)
+    event_shape = require_shape("event_shape", event_shape)
+    require_memory(4 * num * prod(event_shape), f"num={num} samples of shape {event_shape}")
     if condition is not None and len(condition) != num:
         raise ValueError(f"condition has {len(condition)} entries for {num} samples")
     chosen, parts = SAMPLERS.resolve(sampler, sde=model.sde), []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_batch, require_count
+from sde_score._core.checks import require_batch, require_shape
 from sde_score._core.modules import blank_like
 from sde_score.models import Model
 
@@ -32,6 +32,5 @@ def blank(model: Model, start: Sequence[int] | Tensor) -> Tensor:
         require_batch("start", start)
         dtype = torch.promote_types(start.dtype, torch.float32)
         return torch.empty_like(start, dtype=dtype, memory_format=torch.contiguous_format)
-    shape = tuple(start)
-    require_count(**{f"start[{i}]": size for i, size in enumerate(shape)})
+    shape = require_shape("start", start, "(batch, *event), or a tensor to start from")
     return blank_like(model, shape)

@@ -83,3 +83,12 @@ def test_objects_of_another_kind_are_refused_by_name(name):
     with pytest.raises(TypeError, match="weighting=3 must be text or an object of class Weighting"):
         OBJECTIVES[name](weighting=3)
     assert WEIGHTINGS["simple"] is WEIGHTINGS["variance"]
+
+
+def test_data_that_are_not_finite_and_empty_batches_are_refused():
+    model, x0 = ScoreFunction(lambda x, t: -x, VP()), torch.zeros(4, 2)
+    x0[3, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"x0 is not finite in 1 of 4 examples, .* x0\[3\]"):
+        objectives.create("denoising")(model, x0)
+    with pytest.raises(ValueError, match=r"x0 of shape \(0, 2\) holds no examples"):
+        objectives.create("denoising")(model, x0[:0])

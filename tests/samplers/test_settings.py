@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 import torch
 
@@ -144,3 +145,29 @@ def test_the_bar_counts_steps_and_waits_two_seconds(bars):
     run = samplers.create("ode", denoise=False)(distribution, (2, 2), seed=0, trajectory=True)
     assert bars[-1].given["total"] is None
     assert bars[-1].count == run.nfe > 5
+
+
+def test_seeds_steps_and_shapes_of_numpy_mean_the_same():
+    model = GaussianMixture([[0.0, 0.0]], 1.0, VP())
+    plain = samplers.create("ddim(steps=5)")(model, (2, 2), seed=3, progress=False)
+    sampler = samplers.create("ddim", steps=np.int64(5))
+    assert str(sampler) == "ddim(steps=5)"
+    for seed, shape in ((np.int64(3), np.array([2, 2])), (np.array(3), (np.int32(2), 2))):
+        assert torch.equal(sampler(model, shape, seed=seed, progress=False), plain)
+    each = sampler(model, (2, 2), seed=np.array([7, 8]), progress=False)
+    assert torch.equal(each, sampler(model, (2, 2), seed=[7, 8], progress=False))
+
+
+@pytest.mark.parametrize("seed", [3.0, "3", True, [1.5, 2], {}, object()])
+def test_what_is_no_seed_is_refused_by_name(seed):
+    model = GaussianMixture([[0.0, 0.0]], 1.0, VP())
+    with pytest.raises(ValueError, match="seed"):
+        samplers.create("ddim", steps=2)(model, (2, 2), seed=seed, progress=False)
+
+
+def test_an_integer_for_a_shape_and_more_samples_than_memory_are_refused():
+    model = GaussianMixture([[0.0, 0.0]], 1.0, VP())
+    with pytest.raises(TypeError, match=r"start=5 must be a tuple of integers: write \(5,\)"):
+        samplers.create("ddim", steps=2)(model, 5, progress=False)
+    with pytest.raises(ValueError, match=r"num=1000000000000000 samples of shape .* GB"):
+        samplers.sample(model, "ddim", (2,), 10**15, progress=False)

@@ -59,7 +59,7 @@ def test_fits_a_linear_map_that_depends_on_the_noise_level():
         ({"depth": 0}, "depth=0 must be an integer of at least 1"),
         ({"num_classes": -1}, "num_classes=-1"),
         ({"width": 8.0}, "width=8.0"),
-        ({"event_shape": (2, 0)}, r"event_shape=\(2, 0\) must have entries of at least 1"),
+        ({"event_shape": (2, 0)}, r"event_shape\[1\]=0 must be an integer of at least 1"),
     ],
 )
 def test_sizes_out_of_range_are_refused(arguments, message):
