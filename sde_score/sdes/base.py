@@ -318,6 +318,7 @@ class SDE(ABC):
 
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """d function / dt at each entry of t, whatever the mode of autograd around it."""
+    t = t.contiguous()  # an expanded tensor has no room for a tangent
     with torch.inference_mode(False):
         slope: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
     return slope

@@ -1,6 +1,8 @@
-"""Small backbones of both kinds, with weights that are nowhere zero, and calls for them."""
+"""Small backbones of every kind, with weights that are nowhere zero, and calls for them."""
 
 from __future__ import annotations
+
+import inspect
 
 import pytest
 import torch
@@ -23,17 +25,26 @@ def randomize():
     return draw
 
 
-@pytest.fixture(params=["mlp", "unet"])
+# Event shape and options of the small networks; one that is added is tested with its defaults.
+SMALL = {
+    "mlp": ((3, 2), {"width": 16, "depth": 2}),
+    "unet": ((2, 9, 11), {"base": 4, "multipliers": (1, 2), "blocks": 1, "attention": (5,)}),
+}
+
+
+@pytest.fixture(params=nn.available())
 def build(request, randomize):
     """A float64 backbone of each kind with attention and random weights, in evaluation mode."""
+    event_shape, options = SMALL.get(request.param, ((1, 8, 8), {}))
+    constructor = nn.BACKBONES[request.param]
 
     def make(num_classes=0, dropout=0.0, random_weights=True):
-        if request.param == "mlp":
-            net = nn.MLP((3, 2), width=16, depth=2, num_classes=num_classes, dropout=dropout)
-        else:
-            net = nn.UNet((2, 9, 11), base=4, multipliers=(1, 2), blocks=1, attention=(5,),
-                          num_classes=num_classes, dropout=dropout)  # fmt: skip
-        net = net.double().eval()
+        given = dict(options, event_shape=event_shape, num_classes=num_classes)
+        if dropout != 0.0:
+            if "dropout" not in inspect.signature(constructor).parameters:
+                pytest.skip("has no dropout")
+            given["dropout"] = dropout
+        net = constructor(**given).double().eval()
         return randomize(net) if random_weights else net
 
     return make

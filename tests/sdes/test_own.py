@@ -53,6 +53,14 @@ def pair(request):
     return request.param
 
 
+@pytest.mark.parametrize("name", ["alpha_derivative", "sigma_derivative", "diffusion"])
+def test_derivatives_take_a_time_that_is_expanded_over_the_batch(pair, name):
+    own, _ = pair
+    t = torch.tensor(0.4, dtype=torch.float64)
+    got = getattr(own, name)(t.expand(5))
+    assert torch.equal(got, getattr(own, name)(t).expand(5))
+
+
 @pytest.mark.parametrize(
     "name", ["alpha_derivative", "sigma_derivative", "drift_rate", "diffusion"]
 )

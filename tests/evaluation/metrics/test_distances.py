@@ -30,7 +30,8 @@ def test_names_stand_for_the_functions():
     x, y = normals(9, 3, seed=1), 1 + normals(8, 3, seed=2)
     names = ["sliced-wasserstein2", "mmd2", "energy", "frechet", "kernel"]
     names += ["precision-gap", "recall-gap", "density-gap", "coverage-gap"]
-    assert available() == list(DISTANCES) == names
+    assert available() == list(DISTANCES)
+    assert [name for name in available() if name in names] == names
     assert create("sliced-wasserstein2")(x, y) == sliced_wasserstein2(x, y)
     assert create("sliced-wasserstein2(projections=7, seed=3)")(x, y) == sliced_wasserstein2(
         x, y, 7, 3
