@@ -208,6 +208,16 @@ PROBE_DISTRIBUTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 standard normal draw; `sphere` has norm sqrt(D)."""
 
 
+def require_probes(probes: int, probe_distribution: str) -> None:
+    """Refuse a count below 1 and a distribution that is not in `PROBE_DISTRIBUTIONS`.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    require_count(probes=probes)
+    require_choice("probe_distribution", probe_distribution, tuple(PROBE_DISTRIBUTIONS))
+
+
 def probes(
     count: int, like: Tensor, distribution: str = "rademacher", generator: Draws = None
 ) -> Tensor:
@@ -225,8 +235,7 @@ def probes(
     Raises:
         ValueError: for an unknown distribution or a count below 1.
     """
-    require_count(probes=count)
-    require_choice("probe_distribution", distribution, tuple(PROBE_DISTRIBUTIONS))
+    require_probes(count, distribution)
     drawn = [PROBE_DISTRIBUTIONS[distribution](normal(like, generator)) for _ in range(count)]
     return torch.stack(drawn) if count > 1 else drawn[0][None]
 

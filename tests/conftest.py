@@ -105,3 +105,26 @@ def register_for_test(monkeypatch):
         return registry.register(name, constructor)
 
     return register
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """Every progress bar made, with what it was told."""
+    made = []
+
+    class Bar:
+        def __init__(self, **given) -> None:
+            self.given, self.count = given, 0
+            made.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def update(self, by=1):
+            self.count += by
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    return made

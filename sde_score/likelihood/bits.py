@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
-from sde_score.likelihood._validation import require_condition
-from sde_score.likelihood.base import LIKELIHOODS, Likelihood, standard_error
+from sde_score.likelihood.base import LIKELIHOODS, Likelihood, require_condition, standard_error
 from sde_score.likelihood.dequantization import UniformDequantization
 from sde_score.likelihood.partition import LogPartition, energy_log_prob
 from sde_score.models import Model

@@ -38,8 +38,14 @@ from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive, sum_event
 from sde_score._core.gradients import gradients, require_graph
 from sde_score.distributions import Normal
-from sde_score.likelihood._validation import require_inputs, start_time
-from sde_score.likelihood.base import Likelihood, Problem, independent_draws, standard_error
+from sde_score.likelihood.base import (
+    Likelihood,
+    Problem,
+    independent_draws,
+    require_inputs,
+    standard_error,
+    start_time,
+)
 from sde_score.likelihood.decoders import (
     BoundedPoints,
     DataTerm,

@@ -35,12 +35,18 @@ from torch import Tensor
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score._core.gradients import require_gradients
-from sde_score.likelihood._validation import require_inputs, start_time
-from sde_score.likelihood.base import Likelihood, Problem, independent_draws, standard_error
+from sde_score.likelihood.base import (
+    Likelihood,
+    Problem,
+    independent_draws,
+    require_inputs,
+    standard_error,
+    start_time,
+)
 from sde_score.likelihood.dequantization import DEQUANTIZATIONS, Dequantization, log_mean_exp
 from sde_score.likelihood.flow_coordinates import solve_flow
 from sde_score.models import DERIVATIVE_MODES, BaseEnergy, Model, require_forward_mode
-from sde_score.random import PROBE_DISTRIBUTIONS, ExampleStreams, example_seeds
+from sde_score.random import PROBE_DISTRIBUTIONS, ExampleStreams, example_seeds, require_probes
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS
 
 DIVERGENCES = ("exact", "hutchinson")
@@ -175,8 +181,7 @@ def draw_probes(
     Raises:
         ValueError: for an unknown distribution or a count below 1.
     """
-    require_count(probes=count)
-    require_choice("probe_distribution", distribution, tuple(PROBE_DISTRIBUTIONS))
+    require_probes(count, distribution)
     streams = ExampleStreams(example_seeds(seed, len(like)), like)
     return torch.stack([PROBE_DISTRIBUTIONS[distribution](streams()) for _ in range(count)])
 

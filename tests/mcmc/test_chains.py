@@ -200,31 +200,14 @@ def test_summary_says_what_matters():
     assert not torch.equal(ranked, chains.split_r_hat())
 
 
-def test_the_bar_counts_all_steps_and_waits_two_seconds(monkeypatch):
-    made = []
-
-    class Bar:
-        def __init__(self, **given) -> None:
-            self.given, self.count = given, 0
-            made.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def update(self, by=1):
-            self.count += by
-
-    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+def test_the_bar_counts_all_steps_and_waits_two_seconds(bars):
     run(ULA(), draws=4, thin=3, warmup=5, progress=True)
-    assert made[0].given["delay"] == 2
-    assert made[0].given["disable"] is False
-    assert made[0].given["desc"] == "ULA"
-    assert made[0].count == made[0].given["total"] == 17
+    assert bars[0].given["delay"] == 2
+    assert bars[0].given["disable"] is False
+    assert bars[0].given["desc"] == "ULA"
+    assert bars[0].count == bars[0].given["total"] == 17
     run(ULA(), progress=False)
-    assert made[1].given["disable"] is True
+    assert bars[1].given["disable"] is True
 
 
 @pytest.fixture

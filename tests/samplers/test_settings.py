@@ -108,29 +108,6 @@ def test_wrong_starts_are_refused():
         draw("ddim", (3, 2), seed=[1, 2])
 
 
-@pytest.fixture
-def bars(monkeypatch):
-    """Every progress bar made, with what it was told."""
-    made = []
-
-    class Bar:
-        def __init__(self, **given) -> None:
-            self.given, self.count = given, 0
-            made.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def update(self, by=1):
-            self.count += by
-
-    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
-    return made
-
-
 def test_the_bar_counts_steps_and_waits_two_seconds(bars):
     distribution = GaussianMixture([[0.0, 0.0]], 1.0, VP())
     for spec in [name for name in samplers.available() if name not in OTHERS]:

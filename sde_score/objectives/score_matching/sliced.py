@@ -9,8 +9,7 @@ from typing_extensions import override
 
 from sde_score.models import Marginal, value_and_forms
 from sde_score.objectives.base import MarginalObjective
-from sde_score.objectives.score_matching.probed import require_probes
-from sde_score.random import Draws, probes
+from sde_score.random import Draws, probes, require_probes
 
 
 @dataclass(frozen=True)

@@ -60,26 +60,9 @@ def test_denoising_is_the_last_step():
     assert one.states.shape == (2, 4, 2)
 
 
-def test_the_warm_up_moves_the_bar_and_is_not_yielded(monkeypatch):
-    made = []
-
-    class Bar:
-        def __init__(self, **given) -> None:
-            self.given, self.count = given, 0
-            made.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def update(self, by=1):
-            self.count += by
-
-    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+def test_the_warm_up_moves_the_bar_and_is_not_yielded(bars):
     run = MCMC(steps=4, warmup=9)(mixture(), (2, 2), seed=0, trajectory=True)
-    assert made[0].count == made[0].given["total"] == 13
+    assert bars[0].count == bars[0].given["total"] == 13
     assert run.states.shape == (5, 2, 2)
     assert run.nfe == 1 + 13
 
