@@ -95,6 +95,8 @@ class Scaling(Record):
                 raise ValueError(
                     f"raw has shape {tuple(raw.shape)}; per feature takes (count, features)"
                 )
+            if not bool((variance > 0).any()):
+                raise DataError("all examples are the same: there is nothing to learn")
             if bool((variance <= 0).any()):
                 raise DataError(f"feature {int(variance.argmin())} is constant: drop it")
             return cls(tuple(mean.tolist()), tuple(variance.sqrt().tolist()))

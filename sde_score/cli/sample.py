@@ -19,6 +19,7 @@ from sde_score.cli.options import (
 from sde_score.cli.output import say, show_record
 from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
 from sde_score.report.files import FORMATS, save_samples
+from sde_score.training import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,9 @@ class Sample(RunCommand):
     num: int = 64
     """Number of samples."""
 
-    label: int | None = None
-    """Class of all samples, for conditional models; classes in turn if not given."""
+    label: str | None = None
+    """Class of all samples, for conditional models: its name, or its number from 0 where classes
+    have no numbers as names; classes in turn if not given."""
 
     def run(self) -> None:
         """Draw, write, print a line."""
@@ -62,7 +64,7 @@ class Sample(RunCommand):
         chosen = suited_sampler(run, self.grid) if self.sampler == "auto" else self.sampler
         spec = sampler_spec(chosen, self.steps, self.grid)
         hint_at_noise(run, [spec])
-        condition = self._condition(run.num_classes, run.device)
+        condition = self._condition(run)
         watch, start = FiniteWatch(), time.perf_counter()
         drawn = samplers.run(
             run.model,
@@ -78,20 +80,32 @@ class Sample(RunCommand):
         seconds = time.perf_counter() - start
         require_finite_samples(drawn.samples, spec, watch.hint)
         nfe = round(drawn.nfe)
-        save_samples(drawn.samples, self.out, run.scaling, condition)
+        save_samples(drawn.samples, self.out, run.scaling, _as_in_data(run, condition))
         if self.json:
             record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": nfe}
             show_record({**record, "seconds": seconds, "seed": self.seed})
         else:
             say(f"{self.out}: {self.num} samples, {spec}, {nfe} NFE, {seconds:.1f} s")
 
-    def _condition(self, classes: int, device: torch.device) -> torch.Tensor | None:
-        if self.label is not None and not 0 <= self.label < classes:
+    def _condition(self, run: Run) -> torch.Tensor | None:
+        if self.label is None:
+            return run.labels_in_turn(self.num)
+        names = list(run.class_names) if run.num_classes else []
+        if not all(name.isdecimal() for name in names) or not names:
+            names += [str(index) for index in range(run.num_classes)]
+        if self.label not in names:
+            known = f": {', '.join(run.class_names[:20])}" if run.class_names and names else ""
             raise ValueError(
-                f"label={self.label} is no class of this run, which has {classes}"
-                + ("" if classes else ": train it with --conditional")
+                f"label={self.label} is no class of this run, which has {run.num_classes}"
+                + (known if run.num_classes else ": train it with --conditional")
             )
-        if not classes:
-            return None
-        labels = torch.arange(self.num) % classes
-        return (labels if self.label is None else torch.full_like(labels, self.label)).to(device)
+        index = names.index(self.label) % run.num_classes
+        return torch.full((self.num,), index, device=run.device)
+
+
+def _as_in_data(run: Run, labels: torch.Tensor | None) -> torch.Tensor | None:
+    """Labels as the data have them, where these are numbers that are not 0, 1, ..."""
+    names = run.class_names
+    if labels is None or not names or not all(name.isdecimal() for name in names):
+        return labels
+    return torch.tensor([int(name) for name in names])[labels.cpu()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from sde_score.scaling import Scaling, raw_dtype
 _DISTANCE_EXAMPLES = 5000
 _DISTANCE_NUMBERS = 1 << 26
 _SMALLEST_SIDE = 4  # of an image, in pixels
+_FEW = 32  # values of uint8 below this may be levels of their own
 
 
 def is_image(event_shape: Sequence[int]) -> bool:
@@ -254,21 +256,22 @@ def from_tensor(
     """A data set over a tensor.
 
     Args:
-        x: raw examples, shape `(count, *event)`. uint8 is taken as discrete with 256 levels,
-            floating-point as continuous, standardized by one mean and one standard deviation for
-            all dimensions.
-        labels: integers from 0, shape `(count,)`.
+        x: raw examples, shape `(count, *event)`; images are `(count, channels, height, width)`.
+            uint8 is taken as discrete with 256 levels, or with those that occur where these are 0,
+            1, ... up to at most 31. Floating-point is continuous: tables `(count, features)` are
+            standardized column by column, all else by one mean and one standard deviation.
+        labels: integers from 0 up, shape `(count,)`. Those that occur are the classes; where they
+            are not 0, 1, ..., they are numbered in their order and kept as `class_names`.
         scaling: map into model range, where that default is not meant:
-            `Scaling.discrete(levels)` for integers 0 ... levels - 1, `Scaling.standardize(x,
-            per_feature=True)` for tables, `Scaling()` for data that are in model range already.
+            `Scaling.discrete(levels)` for integers 0 ... levels - 1, `Scaling.standardize(x)` for
+            tables whose columns share one scale, `Scaling()` for data that are in model range.
         name: of the data set, in reports.
-        class_names: name of each class; gives the number of classes, which is otherwise the largest
-            label + 1.
+        class_names: name of each class; gives the number of classes.
 
     Raises:
         TypeError: if `x` or `labels` are not tensors of such a kind.
-        DataError: if there are no examples, a value is not finite or no level, or labels do not
-            fit.
+        DataError: if there are no examples, a value is not finite or no level, images have their
+            channels last, or labels do not fit.
     """
     if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
         what = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -282,6 +285,7 @@ def from_tensor(
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     _require_finite(x)
+    _look_at_layout(tuple(x.shape))
     if scaling is None:
         scaling = _default_scaling(x)
     if scaling.levels is not None:
@@ -290,19 +294,57 @@ def from_tensor(
     if labels is None:
         return DataSet(name, x, scaling)
     labels = _checked_labels(labels, len(x), class_names)
+    if not class_names:
+        found = torch.unique(labels)
+        if int(found[-1]) >= len(found):
+            labels, class_names = torch.searchsorted(found, labels), tuple(map(str, found.tolist()))
     num_classes = len(class_names) or int(labels.max()) + 1
     return DataSet(name, x, scaling, labels, num_classes, tuple(class_names))
 
 
 def _default_scaling(x: Tensor) -> Scaling:
     if x.dtype == torch.uint8:
-        return Scaling.discrete(256)
+        return Scaling.discrete(_levels(x))
     if not x.is_floating_point():
         raise TypeError(
             f"x of {x.dtype} needs a scaling: give scaling=Scaling.discrete(levels) for whole "
             "numbers 0 ... levels - 1, or x.float() for continuous data"
         )
-    return Scaling.standardize(x)
+    return Scaling.standardize(x, per_feature=x.ndim == 2)
+
+
+def _levels(x: Tensor) -> int:
+    """Levels of uint8 data, by the values that occur.
+
+    Raises:
+        DataError: if these are small numbers with gaps, such as 0, 1, 3.
+    """
+    largest = int(x.max())
+    if not 0 < largest < _FEW:
+        return 256
+    found = sorted({value for piece in chunks(x) for value in torch.unique(piece).tolist()})
+    if found != list(range(largest + 1)):
+        raise DataError(
+            f"the only values are {', '.join(map(str, found))}, so that the number of levels is in "
+            f"doubt: give levels={largest + 1} or levels=256 for a file, or "
+            f"scaling=Scaling.discrete({largest + 1})"
+        )
+    return largest + 1
+
+
+def _look_at_layout(shape: tuple[int, ...]) -> None:
+    """Refuse images with channels last, and say what is taken as no image."""
+    if len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) > max(4, shape[3]):
+        raise DataError(
+            f"examples of shape {shape[1:]} look like images with channels last; "
+            "accepted: (count, channels, height, width), perhaps after x.permute(0, 3, 1, 2)"
+        )
+    if len(shape) == 3 and min(shape[1:]) >= 2 * _SMALLEST_SIDE:
+        warnings.warn(
+            f"examples of shape {shape[1:]} are taken as numbers, not as images: gray images have "
+            f"the shape (1, {shape[1]}, {shape[2]}), as after x.unsqueeze(1)",
+            stacklevel=4,
+        )
 
 
 def _require_finite(x: Tensor) -> None:

@@ -19,9 +19,9 @@ FORMATS = (".npz", ".npy", ".png")
 def save_samples(x: Tensor, path: Path, scaling: Scaling, labels: Tensor | None = None) -> None:
     """Write samples, in one step.
 
-    `.npz` holds `samples` and, for conditional samples, `labels`; `.npy` the samples alone; both in
-    the data's own terms, so that `sde_score.data.load` reads them back. `.png` is a picture of the
-    first 256.
+    `.npz` holds `samples`, for conditional samples `labels` and for discrete data `levels`; `.npy`
+    the samples alone; both in the data's own terms, so that `sde_score.data.load` reads them back.
+    `.png` is a picture of the first 256.
 
     Args:
         x: in model range, shape `(n, *event)`.
@@ -46,5 +46,7 @@ def save_samples(x: Tensor, path: Path, scaling: Scaling, labels: Tensor | None 
         arrays = {"samples": raw}
         if labels is not None:
             arrays["labels"] = labels.to(torch.int64).cpu().numpy()
+        if scaling.levels is not None:
+            arrays["levels"] = np.array(scaling.levels)
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     replace_file(path, buffer.getvalue())

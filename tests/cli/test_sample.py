@@ -6,6 +6,7 @@ import io
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -96,3 +97,36 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(
     said = refusal(*verb, str(tmp_path / "run"), "--out", str(place))
     assert "cannot be written" in said
     assert "file is no folder" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "asked", "written"),
+    [
+        ([1, 2, 3], None, "3", [3, 3]),
+        ([1, 2, 3], None, None, [1, 2]),
+        ([0, 1, 2], None, "1", [1, 1]),
+        ([0, 1, 2], ("cat", "dog", "eel"), "dog", [1, 1]),
+        ([0, 1, 2], ("cat", "dog", "eel"), "2", [2, 2]),
+    ],
+)
+def test_classes_are_asked_for_and_written_as_the_data_have_them(
+    tmp_path, capsys, register_for_test, refusal, labels, names, asked, written
+):
+    from sde_score.data import NAMED, from_tensor, load
+
+    x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    own = {"class_names": names} if names else {}
+    register_for_test(NAMED, "mine", lambda: from_tensor(x, torch.tensor(labels * 10), **own))
+    run, out = str(tmp_path / "run"), str(tmp_path / "x.npz")
+    words = ["train", "--data", "mine", "--conditional", "--steps", "1", "--batch-size", "4"]
+    assert main([*words, "--backbone", "mlp(width=4, depth=1)", "--out", run, "--no-progress"]) == 0
+    words = ["sample", run, "--num", "2", "--sampler", "ddim(steps=2)", "--out", out]
+    assert main([*words, *(["--label", asked] if asked else [])]) == 0
+    with np.load(out) as arrays:
+        assert arrays["labels"].tolist() == written
+    assert load(out).num_classes == len(set(written))
+    capsys.readouterr()
+    wrong = "0" if names is None and labels[0] == 1 else "4"
+    assert f"label={wrong} is no class of this run, which has 3" in refusal(
+        *words, "--label", wrong
+    )

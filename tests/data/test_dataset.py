@@ -138,7 +138,7 @@ def test_floating_point_is_continuous_and_uint8_discrete_unless_said_otherwise()
     x = torch.randn(50, 1, 4, 4, generator=generator_from(0)) * 3 + 1
     data = from_tensor(x)
     assert data.scaling == Scaling.standardize(x)
-    assert from_tensor(x.clamp(0).byte()).scaling == Scaling.discrete(256)
+    assert from_tensor((25 * x).clamp(0).byte()).scaling == Scaling.discrete(256)
     seventeen = from_tensor(torch.tensor([[0.0], [16.0]]), scaling=Scaling.discrete(17))
     assert seventeen.raw(torch.arange(2)).dtype == torch.uint8
     assert seventeen.raw(torch.arange(2)).flatten().tolist() == [0, 16]

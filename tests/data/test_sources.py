@@ -141,7 +141,8 @@ def test_cifar_images_are_read(shared):
 
 
 def test_npy_floats_are_continuous_with_one_scaling(tmp_path):
-    x = np.random.default_rng(0).normal(3, [1.0, 5.0], size=(40, 2))
+    """But for tables, whose columns have their own."""
+    x = np.random.default_rng(0).normal(3, [1.0, 5.0], size=(40, 2, 2))
     for name, values in (("a", x), ("b", x.astype(">f4")), ("c", np.asfortranarray(x))):
         np.save(tmp_path / f"{name}.npy", values)
         data = load(str(tmp_path / f"{name}.npy"))

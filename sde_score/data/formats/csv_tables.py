@@ -15,15 +15,17 @@ from sde_score.scaling import Scaling
 
 
 @checked
-def table(path: Path, delimiter: str | None = None) -> DataSet:
+def table(path: Path, delimiter: str | None = None, header: bool | None = None) -> DataSet:
     """One example per line: continuous data, event `(columns,)`, each column standardized.
 
-    The first line may name the columns: it does if none of its cells is a number. Every other cell
-    is a finite number. Empty lines are skipped.
+    The first line may name the columns: it does if none of its cells is a number. Successive
+    integers, such as 0, 1, 2 or years, may be either and are refused. Every other cell is a finite
+    number. Empty lines are skipped.
 
     Args:
         path: a text file in UTF-8.
         delimiter: character between cells; by default a tab for `.tsv` and a comma otherwise.
+        header: whether the first line names the columns; None decides by its cells.
 
     Raises:
         DataError: naming line and column of what is not a number; or if lines differ in length, a
@@ -37,14 +39,40 @@ def table(path: Path, delimiter: str | None = None) -> DataSet:
     with damaged("a CSV table"), path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         lines = [(reader.line_num, cells) for cells in reader if cells]
-    if lines and all(_number(cell) is None for cell in lines[0][1]):
-        header = [cell.strip() for cell in lines.pop(0)[1]]
+    if lines and (_names_columns([cells for _, cells in lines]) if header is None else header):
+        columns = [cell.strip() for cell in lines.pop(0)[1]]
     else:
-        header = [str(i + 1) for i in range(len(lines[0][1]) if lines else 0)]
+        columns = [str(i + 1) for i in range(len(lines[0][1]) if lines else 0)]
     if not lines:
         raise DataError("holds no lines of numbers")
-    x = torch.tensor([_row(number, cells, header) for number, cells in lines], dtype=torch.float64)
-    return from_tensor(x, scaling=_scaling(x, header), name=path.name)
+    x = torch.tensor([_row(number, cells, columns) for number, cells in lines], dtype=torch.float64)
+    return from_tensor(x, scaling=_scaling(x, columns), name=path.name)
+
+
+def _names_columns(lines: list[list[str]]) -> bool:
+    """Whether the first line names the columns.
+
+    Raises:
+        DataError: if that is in doubt.
+    """
+    first = [_number(cell) for cell in lines[0]]
+    if all(number is None for number in first):
+        return True
+    start = first[0]
+    rising = start is not None and first == [start + i for i in range(len(first))]
+    if rising and len(first) > 1 and all(map(_is_integer, lines[0])):
+        others = [cell for cells in lines[1:] for cell in cells]
+        fractions = any(_number(cell) is not None and not _is_integer(cell) for cell in others)
+        if fractions or (len(first) > 2 and start in (0, 1)):
+            raise DataError(
+                f"begins with the cells {', '.join(lines[0][:3])}, which may be numbers or names "
+                "of columns: give header=True or header=False"
+            )
+    return False
+
+
+def _is_integer(cell: str) -> bool:
+    return cell.strip().lstrip("+-").isdecimal()
 
 
 def _row(line: int, cells: list[str], header: list[str]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, naming, require_extra
 from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.scaling import Scaling
 
 # Formats that are decoded in this process and hold one picture; others may start programs (EPS) or
 # are rare.
@@ -23,21 +25,26 @@ _TO_MODE = {"1": "L", "L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RG
 
 
 @checked
-def folder(path: Path) -> DataSet:
+def folder(path: Path, levels: int | None = None) -> DataSet:
     """All images in a folder, `(channels, height, width)`, 256 levels; subfolders are classes.
 
     Files that are no images by their ending, and hidden ones, are left aside. Classes are numbered
-    in the order of their names.
+    in the order of their names. Images are turned as their EXIF orientation says.
+
+    Args:
+        path: the folder.
+        levels: number of levels of masks or label maps; by default see `from_tensor`.
 
     Raises:
-        DataError: if there are no images, one cannot be decoded, or they differ in size or
-            channels.
+        DataError: if there are no images, one cannot be decoded, they differ in size or channels,
+            or a link leads nowhere.
     """
+    scaling = None if levels is None else Scaling.discrete(levels)
     path = Path(path)
     files, labels, class_names = _files(path)
     contents = ((str(file.relative_to(path)), _content(file)) for file in files)
     images = decode_all(contents, len(files), path.name)
-    return from_tensor(images, labels, name=path.name, class_names=class_names)
+    return from_tensor(images, labels, scaling, name=path.name, class_names=class_names)
 
 
 def decode_all(contents: Iterable[tuple[str, bytes]], count: int, name: str) -> Tensor:
@@ -80,26 +87,31 @@ def decode(content: bytes) -> Tensor:
     image_module = require_extra("PIL.Image")
     with damaged("an image"):
         image = image_module.open(io.BytesIO(content), formats=_FORMATS)
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError("it has several frames, save one of them")
-        image.load()
+        frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise DataError(f"has several frames ({frames}); save one of them")
     return from_pil(image)
 
 
 def from_pil(image: Any) -> Tensor:
-    """A PIL image as uint8 `(channels, height, width)`.
+    """A PIL image as uint8 `(channels, height, width)`, turned as its EXIF orientation says.
 
     Raises:
         DataError: if it holds transparency or more than 8 bits.
     """
     if image.mode not in _TO_MODE:
         raise DataError(f"has mode {image.mode}; accepted: 8-bit grey or color, convert it first")
+    if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        # PIL would cut these to 8 bits; what it knows of the file is gone once it is loaded.
+        raise DataError("has 16 bits per channel; accepted: 8 bits, convert it first")
+    transparent = False
     with damaged("an image"):
+        image = require_extra("PIL.ImageOps").exif_transpose(image)
         if "A" in image.mode or "transparency" in image.info:
-            alpha = np.asarray(image.convert("RGBA"))[..., 3]
-            if alpha.min() < 255:
-                raise ValueError("it is partly transparent, put it on a background first")
+            transparent = np.asarray(image.convert("RGBA"))[..., 3].min() < 255
         pixels = np.array(image.convert(_TO_MODE[image.mode]))
+    if transparent:
+        raise DataError("is partly transparent; accepted: opaque images, so put it on a background")
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(pixels))
 
@@ -141,7 +153,11 @@ def _images_in(path: Path) -> list[Path]:
 
 def _listed(path: Path) -> list[Path]:
     with damaged("a folder"):
-        return sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        found = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    for entry in found:
+        if entry.is_symlink() and not entry.exists():
+            raise DataError(f"the link {entry.name} leads to {os.readlink(entry)}, which is absent")
+    return found
 
 
 def _content(file: Path) -> bytes:

@@ -12,20 +12,26 @@ from torch import Tensor
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged
 from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.scaling import Scaling
 
 _KEYS = ("x", "data", "images", "samples")
 _CHANNELS = (1, 3, 4)
 
 
 @checked
-def array(path: Path) -> DataSet:
+def array(path: Path, levels: int | None = None) -> DataSet:
     """A NumPy file: floating-point arrays are continuous data, uint8 arrays are 8-bit data.
 
     A `.npy` file holds one array `(count, *event)` and is memory-mapped, so it may exceed the
     memory. A `.npz` file holds it under one of the keys x, data, images, samples, and optionally
-    integers under `labels`. Continuous data are standardized by one mean and one standard
+    integers under `labels` and the number of levels under `levels`. Continuous data are
+    standardized: tables `(count, features)` column by column, all else by one mean and one standard
     deviation. 8-bit images are `(count, channels, height, width)`, or `(count, height, width)` for
     grey ones; channels last is refused.
+
+    Args:
+        path: the file.
+        levels: number of levels of integers 0 ... levels - 1; by default see `from_tensor`.
 
     Raises:
         DataError: if the file is damaged or the array is not such a one.
@@ -36,13 +42,21 @@ def array(path: Path) -> DataSet:
         # written.
         opened = np.load(path, allow_pickle=False, mmap_mode="c")
     if isinstance(opened, np.ndarray):
-        return from_tensor(_examples(opened), name=path.name)
+        return _data_set(opened, None, levels, path.name)
     with opened:
         key = _key(list(opened.keys()))
         with damaged("a NumPy file"):
             values = opened[key]
             labels = opened["labels"] if "labels" in opened.files else None
-    return from_tensor(_examples(values), _labels(labels), name=path.name)
+            told = opened["levels"] if "levels" in opened.files else None
+        if levels is None and told is not None:
+            levels = _told(told)
+    return _data_set(values, labels, levels, path.name)
+
+
+def _data_set(values: Any, labels: Any, levels: int | None, name: str) -> DataSet:
+    scaling = None if levels is None else Scaling.discrete(levels)
+    return from_tensor(_examples(values, levels), _labels(labels), scaling, name=name)
 
 
 def _key(keys: list[str]) -> str:
@@ -55,12 +69,20 @@ def _key(keys: list[str]) -> str:
     return found[0]
 
 
-def _examples(values: np.ndarray[Any, Any]) -> Tensor:
+def _told(levels: Any) -> int:
+    """The number of levels that an archive holds."""
+    whole = isinstance(levels, np.ndarray) and levels.size == 1 and levels.dtype.kind in "iu"
+    if not whole or int(levels.item()) < 2:
+        raise DataError("holds something else than an integer of at least 2 under levels")
+    return int(levels.item())
+
+
+def _examples(values: np.ndarray[Any, Any], levels: int | None) -> Tensor:
     x = _to_tensor(values)
-    if x.dtype != torch.uint8 and not x.is_floating_point():
+    if levels is None and x.dtype != torch.uint8 and not x.is_floating_point():
         raise DataError(
             f"holds {values.dtype}; accepted: floating-point (continuous) or uint8 (8-bit), "
-            "so convert it first"
+            "so convert it first, or give levels=... for integers"
         )
     if x.dtype == torch.uint8 and x.ndim == 3:
         return x.unsqueeze(1)
@@ -76,6 +98,8 @@ def _examples(values: np.ndarray[Any, Any]) -> Tensor:
 def _labels(values: np.ndarray[Any, Any] | None) -> Tensor | None:
     if values is None:
         return None
+    if not isinstance(values, np.ndarray):
+        raise DataError("holds something else than an array under labels")
     if values.dtype.kind not in "iu":
         raise DataError(f"labels are {values.dtype}; accepted: integers")
     return _to_tensor(values)
