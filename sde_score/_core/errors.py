@@ -1,4 +1,4 @@
-"""Errors of ours: wrong arguments, and data that cannot be used."""
+"""Errors of the package: wrong arguments, and data that cannot be used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ArgumentError(TypeError, ValueError):
 
 
 class DataError(ValueError):
-    """Data that cannot be used: missing, damaged, truncated, empty or not what was promised."""
+    """Data that cannot be used: missing, damaged, truncated, empty or other than described."""
 
 
 @contextmanager
@@ -28,11 +28,11 @@ def naming(where: Path | str) -> Iterator[None]:
 
 @contextmanager
 def damaged(what: str) -> Iterator[None]:
-    """Turn whatever a file reader raises inside into one `DataError`.
+    """Turn any error of a file reader inside into one `DataError`.
 
     Readers of foreign formats raise nearly anything on damaged bytes (`struct.error`, `KeyError`,
     `SyntaxError`, `MemoryError` for an absurd size ...), so this is the one place that catches
-    every `Exception`. Only calls of such readers belong inside, never code of ours.
+    every `Exception`. Only calls of such readers belong inside, never code of the package.
 
     Args:
         what: kind of file, such as "a PNG image".

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old one or the new one, never half."""
+"""Atomic writes of files: a kill at any moment leaves the old content or the new, never half."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sde_score._core.errors import ArgumentError
 
-# What systems answer where folders cannot be synchronized: Windows, some network disks.
+# Errors where folders cannot be synchronized: Windows, some network disks.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
 

@@ -26,7 +26,7 @@ def gradients(wanted: bool, **inputs: object) -> Iterator[None]:
 
 
 def require_gradients(wanted: bool, **inputs: object) -> None:
-    """Refuse a gradient that the result would lack without a word.
+    """Refuse a gradient that would silently be missing from the result.
 
     Raises:
         ValueError: if an input requires a gradient that is not wanted, or one is wanted where
@@ -47,7 +47,7 @@ def require_gradients(wanted: bool, **inputs: object) -> None:
 
 
 def require_graph(wanted: bool, *results: Tensor) -> None:
-    """Refuse to have asked for gradients where nothing takes one.
+    """Refuse a request for gradients where nothing takes one.
 
     Raises:
         ValueError: if no result has a graph.

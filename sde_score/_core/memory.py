@@ -1,4 +1,4 @@
-"""Memory: how much there is, and the refusal of amounts beyond it."""
+"""Memory: the amount available, and the refusal of amounts beyond it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def total_memory(device: torch.device | str = "cpu") -> int | None:
 def require_memory(
     size: float, what: str, fix: str = "", device: torch.device | str = "cpu"
 ) -> None:
-    """Refuse an amount of memory beyond what there is, before it is asked for.
+    """Refuse an amount of memory beyond the available, before it is allocated.
 
     Args:
         size: in bytes.
-        what: needs them, such as `"width=1000000"`.
-        fix: what would need less.
+        what: the argument that needs them, such as `"width=1000000"`.
+        fix: a remedy, for the message.
         device: whose memory.
 
     Raises:
-        ArgumentError: with the amount and what there is.
+        ArgumentError: with both amounts.
     """
     there = total_memory(device)
     if there is not None and size > there:

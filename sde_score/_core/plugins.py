@@ -16,8 +16,7 @@ _loaded = False
 
 
 def load_plugins() -> None:
-    """Import what installed packages declare, once; a registry asks for it before it lists or
-    refuses a name.
+    """Import the modules of installed packages, once, before a registry lists or refuses a name.
 
     A package that fails is left out with a warning: it must not keep the rest from working.
     """

@@ -1,4 +1,4 @@
-"""Names for things: text at the door, objects inside.
+"""Registries: objects of one kind by name, and the text that names them.
 
 A *spec* is a name with optional keyword arguments, written as in Python: `vp`, `vp(beta_max=12)`.
 Specs are what the command line takes and what a run's `config.yaml` stores. A `Registry` knows the
@@ -22,7 +22,7 @@ from sde_score._core.plugins import load_plugins
 
 T = TypeVar("T")
 
-# What Python raises by itself for values that a constructor cannot use.
+# Python's own errors for values that a constructor cannot use.
 _UNNAMED = (TypeError, AttributeError, ArithmeticError, LookupError, RecursionError)
 
 
@@ -63,16 +63,16 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
     """A dictionary from names to constructors of one kind of thing.
 
     Names are found whatever their case, dashes, underscores and spaces, and `++` is `pp`: `VP`,
-    `DPM++ 2M` and `dpmpp_2m` are names of ours.
+    `DPM++ 2M` and `dpmpp_2m` are all found.
 
-    A room whose things name one another declares its registry empty, beside the base class, and
-    fills it in its `__init__`.
+    A room whose entries refer to one another declares its registry empty, beside the base class,
+    and fills it in its `__init__`.
 
     Args:
-        kind: the noun for the thing in messages, such as "sampler".
+        kind: the noun in messages, such as "sampler".
         entries: name to class or function.
         base: class of the things, which `resolve` takes as they are.
-        aliases: other names that people use, to the name that is listed.
+        aliases: other names to the names that are listed.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         entries: Mapping[str, Callable[..., T]],
         aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Add what the room itself has to offer, in the order in which a reader should meet it."""
+        """Add the entries of the room itself, in the order in which a reader should meet them."""
         for name, constructor in entries.items():
             self.register(name, constructor)
         for alias, name in aliases.items():
@@ -147,7 +147,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         return list(self)
 
     def register(self, name: str, constructor: Callable[..., T]) -> Callable[..., T]:
-        """Add a thing of your own; from then on it is listed, made and stored like ours.
+        """Add a thing of your own; from then on it is listed, made and stored like all others.
 
         Args:
             name: letters, digits, dashes and underscores, beginning with a letter; not taken yet.
@@ -213,7 +213,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
 
         Raises:
             TypeError: if `value` is neither.
-            ValueError: as `create` does.
+            ValueError: as for `create`.
         """
         if isinstance(value, str):
             try:

@@ -57,7 +57,7 @@ def _parse(words: Sequence[str]) -> Any:
 
 
 def _failed(error: Exception, status: int) -> int:
-    """Say in one line what was wrong."""
+    """Print the error in one line."""
     from sde_score.cli.output import say
 
     if os.environ.get(_TRACEBACK):

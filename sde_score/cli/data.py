@@ -23,14 +23,14 @@ class Data(Command):
     """
 
     action: tyro.conf.Positional[Literal["info", "ladder"]]
-    """What to do; info measures the data set, ladder designs the noise levels of NCSN for it and
+    """Action: info measures the data set, ladder designs the noise levels of NCSN for it and
     gives the reasons."""
 
     data: tyro.conf.Positional[str]
     """Data set: a name (digits, ring, moons, ...) or the path of a file or folder."""
 
     radius: Literal["normal", "chi"] = "normal"
-    """For ladder, how levels overlap: normal as published, or chi for data of few dimensions."""
+    """For ladder, the overlap of levels: normal as published, or chi for data of few dimensions."""
 
     sigma_min: float | None = None
     """For ladder, the smallest noise; a hundredth of the range of the data if not given."""

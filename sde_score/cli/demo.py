@@ -31,7 +31,7 @@ class Demo(Command):
     """Show progress bars."""
 
     def run(self) -> None:
-        """Run the demo, print its table and where the page is."""
+        """Run the demo; print its table and the path of its page."""
         config = replace(CONFIG, seed=self.seed, device=self.device)
         device = pick_device(self.device)
         page, evaluation, bits = demo(

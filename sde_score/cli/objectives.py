@@ -12,7 +12,7 @@ from sde_score.cli.output import show_record, show_table
 
 @dataclass(frozen=True, kw_only=True)
 class Objectives(Command):
-    """List every objective: what it needs, what it costs, what the model converges to.
+    """List every objective with its needs, its cost and its limit.
 
     Costs are passes through the network per example: F forward, B backward, D backward through a
     backward pass. Every energy has a score, so what needs a score takes an energy as well.

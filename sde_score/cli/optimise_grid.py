@@ -44,7 +44,7 @@ class OptimiseGrid(RunCommand):
     """Steps of the search."""
 
     method: str = "auto"
-    """How: gradient, search (no gradients, one step size at a time), or auto."""
+    """Method: gradient, search (no gradients, one step size at a time), or auto."""
 
     def run(self) -> None:
         """Search, write, print the errors."""

@@ -42,7 +42,7 @@ class RunCommand(Command):
     """Run directory."""
 
     data: str | None = None
-    """Data of the run, where they have moved since; they are held against the run's record."""
+    """Data of the run, where they have moved since; they are checked against the run's record."""
 
     batch_size: int = 256
     """Examples that the network sees at once."""
@@ -107,7 +107,7 @@ def hint_at_noise(run: Run, specs: Sequence[str]) -> None:
 
 
 def is_grid_file(grid: str | None) -> bool:
-    """Whether a grid is the name of a file, not of a rule."""
+    """Whether a grid is the path of a file, not the name of a rule."""
     return grid is not None and grid.endswith(".json")
 
 

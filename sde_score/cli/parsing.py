@@ -45,7 +45,7 @@ def parse(words: Sequence[str]) -> Any:
 
 @dataclass(frozen=True)
 class Help:
-    """Commands and what each is for."""
+    """List of the commands with their purposes."""
 
     def run(self) -> None:
         """Print the list."""

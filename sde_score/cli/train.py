@@ -50,7 +50,7 @@ class Train(Command):
     """Show a progress bar."""
 
     def run(self) -> None:
-        """Train, then say where things are."""
+        """Train, then print the commands for what was written."""
         from sde_score.report.training_samples import write_samples
 
         self._hint()
@@ -74,7 +74,7 @@ class Train(Command):
         )
 
     def _hint(self) -> None:
-        """Say which largest noise suits the data where the choice was left to the default."""
+        """Suggest the largest noise for the data where the choice was left to the default."""
         name, arguments = parse_spec(str(self.config.sde))
         if name in ("ve", "edm") and "sigma_max" not in arguments and self.progress:
             info = load(self.config.data).info()

@@ -89,7 +89,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def estimate(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Values and standard errors, as in `Estimate`, each of shape `(batch,)`, float64."""
+        """Values and standard errors of an `Estimate`, each of shape `(batch,)`, float64."""
 
 
 LIKELIHOODS: Registry[Likelihood] = Registry("likelihood", base=Likelihood)

@@ -39,7 +39,7 @@ def layers_figure(elbo: ELBO, scaling: Scaling | None = None) -> Figure:
 
     Args:
         elbo: a bound on one or more examples.
-        scaling: of continuous data, as for `ELBO.bits_per_dim`.
+        scaling: of the data set, needed for continuous data.
 
     Raises:
         ValueError: for a bound on a density without a scaling.

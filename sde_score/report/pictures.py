@@ -70,7 +70,7 @@ def draw_examples(axes: Axes, x: Tensor, columns: int, limit: float | None = Non
     """Draw examples in model range into a plot.
 
     Args:
-        axes: where.
+        axes: the plot.
         x: shape `(n, *event)`; gray or color images, points in the plane, or anything else, which
             is drawn as curves over its flattened entries.
         columns: images side by side.

@@ -18,7 +18,7 @@ class Table:
 
     Args:
         header: names of the columns.
-        rows: cells, as many per row as there are names.
+        rows: one cell per column.
         caption: a sentence above the table.
     """
 

@@ -17,7 +17,7 @@ def write_samples(run: Run, path: Path) -> None:
     A conditional model shows its classes in turn.
 
     Args:
-        run: the run so far.
+        run: the run in its present state.
         path: of the PNG file.
     """
     shape = (_COUNT, *run.event_shape)

@@ -251,7 +251,7 @@ def build_objective(config: TrainConfig, examples: DataSet) -> Objective:
     """The objective, set up on a sample of the data if it has a state.
 
     Args:
-        config: names the objective and gives the random seed.
+        config: objective and random seed.
         examples: the training data.
 
     Raises:
@@ -270,7 +270,7 @@ def split_data(config: TrainConfig, whole: DataSet | None = None) -> tuple[DataS
     """The data set of a configuration as (training part, held-out part).
 
     Args:
-        config: names the data set and the fraction held out; the parts depend on nothing else.
+        config: data set and held-out fraction; the parts depend on nothing else.
         whole: the data set if it is at hand, instead of loading it.
 
     Raises:

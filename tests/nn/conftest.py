@@ -35,7 +35,7 @@ SMALL = {
 @pytest.fixture(params=nn.available())
 def build(request, randomize):
     """A float64 backbone of each kind with attention and random weights, in evaluation mode."""
-    event_shape, options = SMALL.get(request.param, ((1, 8, 8), {}))
+    event_shape, options = SMALL.get(request.param, ((2, 8, 8), {}))
     constructor = nn.BACKBONES[request.param]
 
     def make(num_classes=0, dropout=0.0, random_weights=True):

@@ -169,9 +169,9 @@ class NoiseScales:
 
         Args:
             weighting: `"variance"` is lambda = sigma^2, NCSN's `anneal_power` of 2, and `"unit"`
-                its `anneal_power` of 0; other names as in `WEIGHTINGS`, or an object.
+                its `anneal_power` of 0; other names from `WEIGHTINGS`, or an object.
             stratified: spread the levels of a batch evenly over the scales.
-            variance_reduction: as in `DenoisingScoreMatching`.
+            variance_reduction: see `DenoisingScoreMatching`.
 
         Reference: Song & Ermon 2019, https://arxiv.org/abs/1907.05600, eq. 6.
         """
@@ -199,7 +199,7 @@ class NoiseScales:
             steps_each: Langevin steps at each level.
             step_ratio: r; None takes the one whose chain ends nearest the truth on Gaussian data.
             step_lr: the same in NCSN's terms, r sigma_n^2.
-            data_std: for that choice, as in `AnnealedLangevin`.
+            data_std: for that choice, see `AnnealedLangevin`.
             denoise: end with x + sigma_n^2 score(x, sigma_n), as NCSNv2 does.
 
         Raises:

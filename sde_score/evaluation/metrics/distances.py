@@ -29,7 +29,7 @@ Distance = Callable[[Tensor, Tensor], float]
 
 @dataclass(frozen=True, eq=False)
 class FeatureDistance:
-    """A distance between the features of two sets, named as in `frechet[digits-classifier]`.
+    """A distance between the features of two sets, such as `frechet[digits-classifier]`.
 
     Args:
         kind: name of the distance.

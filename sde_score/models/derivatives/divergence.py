@@ -151,7 +151,7 @@ def hutch_plus_plus(
         point: where, a tensor like `value` that requires a gradient.
         sketch: S, shape `(k, batch, *event)` with 1 <= k <= D.
         probes: v, of unit covariance, shape `(n, batch, *event)`.
-        create_graph: as in `quadratic_forms`.
+        create_graph: see `quadratic_forms`.
 
     Returns:
         The estimate, shape `(batch,)`, from k backward passes for Q and k + n for the forms.

@@ -69,7 +69,7 @@ class LayerNorm(GroupNorm):
 
     Args:
         width: length of the vector.
-        second_derivatives: as in `GroupNorm`.
+        second_derivatives: see `GroupNorm`.
 
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """

@@ -99,7 +99,7 @@ class DenoisingControl(StatefulObjective):
         require_memory(9 * 2 * 8 * bins, f"bins={bins}")
         self.denoising = DenoisingScoreMatching(weighting, time_sampler)
         self.bins, self.memory = bins, memory
-        # Rows as in `Parts.moments`: sums over past steps, and over the one in progress.
+        # Rows of `Parts.moments`: sums over past steps, and over the one in progress.
         self.register_buffer("moments", torch.zeros(9, bins, dtype=torch.float64))
         self.register_buffer("pending", torch.zeros(9, bins, dtype=torch.float64))
 

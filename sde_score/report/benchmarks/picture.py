@@ -21,7 +21,7 @@ _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vP"
 _NAMED = 18  # lines that a legend can name; the others are gray
 _SMALL, _TEXT, _HEAD = 8.5, 9.5, 10.5
-_SPAN = 1e5  # a panel shows this range of values: what is far above would flatten all others
+_SPAN = 1e5  # range of values in a panel; outliers far above would flatten all others
 
 
 class Panel(NamedTuple):
@@ -54,9 +54,9 @@ def _distance(name: str) -> Callable[[BenchmarkRow], float | None]:
 
 
 def pareto_front(points: Iterable[Point], floor: float = 0.0) -> list[Point]:
-    """Points that no cheaper one equals: each has less error than all that cost no more.
+    """Points with less error than every other point of at most their cost.
 
-    Errors below `floor`, where chance decides, count as equal.
+    Errors below `floor` differ by chance and count as equal.
     """
     front: list[Point] = []
     for cost, error in sorted(points):

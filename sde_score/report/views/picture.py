@@ -134,7 +134,7 @@ def _draw_distance(axes: Axes, comparison: Comparison, index: int) -> None:
 def _draw_line(axes: Axes, view: str, nfes: Sequence[int], found: Sequence[Interval]) -> None:
     color, style = _style(view)
     values, highs = [each.value for each in found], [each.high for each in found]
-    lows = [max(each.low, 0.2 * each.value) for each in found]  # a logarithm needs what is above 0
+    lows = [max(each.low, 0.2 * each.value) for each in found]  # logarithms need positive values
     axes.fill_between(nfes, lows, highs, color=color, alpha=0.16, linewidth=0)
     axes.plot(nfes, values, style, color=color, marker="o", markersize=4, linewidth=1.9, zorder=3)
 

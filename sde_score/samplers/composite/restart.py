@@ -56,9 +56,9 @@ class Restart(Sampler):
 
     `steps` and `grid` are those of the way from noise to data, with a stop added at each `low`;
     every repeat is `1 + its steps` states more, and the times of a trajectory rise at each. The
-    steps of a repeat are spaced as in `Karras`. Multistep methods start anew after each rise and at
-    the end of each stretch. Rises draw noise of their own, and so do the steps of a repeat, which a
-    path of noise would have repeat themselves.
+    steps of a repeat are spaced by the rule of `Karras`. Multistep methods start anew after each
+    rise and at the end of each stretch. Rises and the steps of a repeat draw noise of their own,
+    since a path of noise would repeat itself in them.
 
     Args:
         inner: a name from `samplers.available()` or a sampler; its own steps, grid and denoising
