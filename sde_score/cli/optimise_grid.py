@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
 
+from sde_score._core.checks import require_count
+from sde_score._core.memory import require_memory
 from sde_score.cli.options import RunCommand, require_output
 from sde_score.cli.output import say, show_record, show_table
 from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
@@ -50,6 +53,8 @@ class OptimiseGrid(RunCommand):
         """Search, write, print the errors."""
         require_output(self.out, [".json"])
         run = self.open()
+        require_count(num=self.num)
+        require_memory(30 * self.num * prod(run.event_shape), f"num={self.num}")
         classes = run.num_classes
         device = run.device
         starts = torch.arange(2 * self.num + self.num // 2, device=device)

@@ -241,7 +241,7 @@ def verdict(door: Door, value: Any, wrong: bool, seconds: float = 5.0) -> tuple[
         named = re.search(rf"\b{re.escape(door.argument)}\b", str(error))
         quoted = door.argument in ("path", "data") and isinstance(value, str) and len(value) > 0
         quoted = quoted and any(
-            part in str(error) for part in (value[:40], value[:10], repr(value)[1:40])
+            part in str(error) for part in (value[:40], value[:5], repr(value)[1:7])
         )
         other = not wrong and any(str(path) in str(error) for path in needed(door).values())
         return ("fine" if named or quoted or other else "nameless"), said
