@@ -29,6 +29,9 @@ class BackboneModel(nn.Module):
         sde: the forward diffusion.
         prediction: the parametrization, by name or as an object.
         sigma_data: standard deviation of the data; None takes that of the parametrization.
+
+    `needs_condition` refuses evaluations without a condition: True for what was trained with one
+    for every example.
     """
 
     def __init__(
@@ -50,10 +53,18 @@ class BackboneModel(nn.Module):
                 "signature fits neither"
             )
         self.backbone = backbone
+        self.needs_condition = False
         self._sde = sde
 
     def _call_backbone(self, scaled: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         """The backbone's output at x / S, in the dtype of x; it computes in its own."""
+        if self.needs_condition and condition is None:
+            raise ValueError(
+                "condition is missing: every example had a label in training, so that the answer "
+                "without one is of no use. Give int64 labels of shape (batch,), such as "
+                "run.labels_in_turn(n); a network that drops labels in training itself is told by "
+                "model.needs_condition = False"
+            )
         parameter = next(self.parameters(), None)
         dtype = scaled.dtype if parameter is None else parameter.dtype
         label = self.parametrization.time_label(at).to(dtype).expand(scaled.shape[0])

@@ -46,6 +46,7 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     """
     if config.conditional and not examples.num_classes:
         raise ValueError(f"conditional=True needs labels; data={config.data!r} has none")
+    config = _at_times_of_sde(config)
     objective = OBJECTIVES.resolve(config.objective)
     model: Any = config.model
     if is_whole(model):
@@ -65,6 +66,32 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     sigma_data = config.sigma_data
     taken["sigma_data"] = examples.sigma_data if sigma_data is None else float(sigma_data)
     return dataclasses.replace(config, **taken)
+
+
+def _at_times_of_sde(config: TrainConfig) -> TrainConfig:
+    """With the training times of the SDE, where the objective leaves uniform ones to the default.
+
+    An objective that is an object has its own.
+    """
+    if not isinstance(config.objective, str):
+        return config
+    sde: SDE = getattr(config.model, "sde", None) or SDES.resolve(config.sde)
+    name, arguments = parse_spec(config.objective)
+    times = inspect.signature(OBJECTIVES[name]).parameters.get("time_sampler")
+    if times is None or times.default != "uniform" or "time_sampler" in arguments:
+        return config
+    if sde.training_times == times.default:
+        return config
+    arguments = {**arguments, "time_sampler": sde.training_times}
+    return dataclasses.replace(config, objective=format_spec(name, arguments))
+
+
+def as_before(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
+    """The configuration with the training times of its run, where they were the default then."""
+    named = isinstance(config.objective, str) and not is_note(config.objective)
+    if named and _text(OBJECTIVES, config.objective) == stored.objective:
+        return dataclasses.replace(config, objective=stored.objective)
+    return config
 
 
 def _settle_whole(config: TrainConfig, objective: Objective) -> TrainConfig:
@@ -230,6 +257,7 @@ def build_model(
         model = EnergyModel(backbone, sde, config.head, *scales)
     else:
         model = ScoreModel(backbone, sde, *scales)
+    model.needs_condition = config.conditional
     if len(event_shape) == 3 and not own:
         # Convolutions run faster when the channels of a pixel lie together.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -18,6 +18,7 @@ from sde_score.objectives import Objective
 from sde_score.training.build import (
     OPENING,
     TrainedModel,
+    as_before,
     as_text,
     build_model,
     build_objective,
@@ -103,7 +104,7 @@ def prepare(
     config = dataclasses.replace(config, **changing)
     start = None
     if stored is not None:
-        config = adopt(config, stored)
+        config = as_before(adopt(config, stored), stored)
     if config.init_from is not None and Checkpoints(out / "checkpoints").newest() is None:
         start = first_weights(config.init_from)
         config = start.fill(config)
