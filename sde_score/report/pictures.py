@@ -15,11 +15,14 @@ from sde_score._core.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _TINY = 16  # pixels; shorter sides than this are enlarged
 
 INK, ACCENT, FAINT = "#1f2933", "#c2410c", "#9aa5b1"
+SMALL, TEXT, HEAD = 8.5, 9.5, 10.5
+"""Sizes of type."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -143,3 +146,19 @@ def labeled_panels(
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure
+
+
+def plain_numbers(axis: Axis, ticks: Sequence[float]) -> None:
+    """Plain numbers at the ticks of a logarithmic axis, and no others."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_ticklabels([f"{tick:g}" for tick in ticks])
+
+
+def without_box(axes: Axes) -> None:
+    """A faint grid, no lines above and to the right, and small labels."""
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(color=FAINT, alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)

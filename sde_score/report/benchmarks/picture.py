@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sde_score.evaluation import Benchmark, BenchmarkRow
-from sde_score.report.pictures import FAINT, INK, new_figure
+from sde_score.report.pictures import (
+    FAINT,
+    HEAD,
+    INK,
+    SMALL,
+    TEXT,
+    new_figure,
+    plain_numbers,
+    without_box,
+)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -20,7 +29,7 @@ Point = tuple[float, float]
 _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vP"
 _NAMED = 18  # lines that a legend can name; the others are gray
-_SMALL, _TEXT, _HEAD = 8.5, 9.5, 10.5
+_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of costs
 _SPAN = 1e5  # range of values in a panel; outliers far above would flatten all others
 
 
@@ -90,7 +99,7 @@ def benchmark_figure(benchmark: Benchmark) -> Figure:
     if handles:
         figure.legend(
             [*handles.values()], [*handles], loc="outside lower center", ncols=3,
-            fontsize=_SMALL, frameon=False,
+            fontsize=SMALL, frameon=False,
         )  # fmt: skip
     return figure
 
@@ -141,15 +150,14 @@ def _draw(
     if everything:
         _limit(axes, [value for _, value in everything])
         _mark_front(axes, pareto_front(everything, _floor(benchmark, panel.floor)[1]))
-        nfes = sorted({nfe for nfe, _ in everything})
-        _ticks(axes, nfes)
+        low, high = min(nfe for nfe, _ in everything), max(nfe for nfe, _ in everything)
+        plain_numbers(axes.xaxis, [n for n in _TICKS if low <= n <= high] or [low])
+        axes.set_xlim(low / 1.15, high * 1.15)
     if panel.floor is not None:
         _draw_floor(axes, benchmark, panel.floor)
-    axes.set_title(panel.title, fontsize=_HEAD, loc="left", color=INK)
-    axes.set_xlabel("network evaluations per sample (NFE)", fontsize=_TEXT)
-    axes.tick_params(labelsize=_SMALL)
-    axes.grid(color=FAINT, alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(panel.title, fontsize=HEAD, loc="left", color=INK)
+    axes.set_xlabel("network evaluations per sample (NFE)", fontsize=TEXT)
+    without_box(axes)
 
 
 def _draw_line(
@@ -200,18 +208,5 @@ def _draw_floor(axes: Axes, benchmark: Benchmark, name: str) -> None:
     axes.axhspan(max(ends[0], bottom), ends[1], color=FAINT, alpha=0.3, linewidth=0, zorder=0)
     axes.text(
         0.99, ends[1], "noise floor: perfect samples", transform=axes.get_yaxis_transform(),
-        fontsize=_SMALL, color=INK, ha="right", va="bottom",
+        fontsize=SMALL, color=INK, ha="right", va="bottom",
     )  # fmt: skip
-
-
-def _ticks(axes: Axes, nfes: Sequence[float]) -> None:
-    """Plain numbers on the axis of costs."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    low, high = nfes[0], nfes[-1]
-    numbers = [float(n) for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= n <= high]
-    chosen = numbers or [low]
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator(chosen))
-    axes.xaxis.set_ticklabels([f"{n:g}" for n in chosen])
-    axes.set_xlim(low / 1.15, high * 1.15)

@@ -11,7 +11,18 @@ from torch import Tensor
 
 from sde_score import samplers
 from sde_score.evaluation import VIEWS, Comparison, Interval, ViewRow
-from sde_score.report.pictures import FAINT, INK, draw_examples, is_picture, new_figure
+from sde_score.report.pictures import (
+    FAINT,
+    HEAD,
+    INK,
+    SMALL,
+    TEXT,
+    draw_examples,
+    is_picture,
+    new_figure,
+    plain_numbers,
+    without_box,
+)
 from sde_score.training import Run
 
 if TYPE_CHECKING:
@@ -23,7 +34,6 @@ if TYPE_CHECKING:
 _PALETTE = ("#D55E00", "#CC79A7", "#009E73", "#0072B2", "#E69F00", "#56B4E9")
 _SHOWN_NFE = 10  # samples are shown near this cost, where views differ most
 _IMAGES, _POINTS = 14, 400
-_SMALL, _TEXT, _HEAD = 8.5, 9.5, 10.5
 _DECADES = range(-6, 7)
 
 
@@ -43,7 +53,7 @@ def comparison_figure(run: Run, comparison: Comparison) -> Figure:
         f"{comparison.count} samples per point, measured {comparison.size} at a time against "
         f"{comparison.held_out} held-out examples. Colored bands: 95% intervals. Gray band: where "
         "as many real examples fall.",
-        fontsize=_SMALL,
+        fontsize=SMALL,
         color="#52606d",
     )
     panels = top.subplots(1, len(comparison.names), squeeze=False)[0]
@@ -112,7 +122,7 @@ def _draw_distance(axes: Axes, comparison: Comparison, index: int) -> None:
     bottom = max(floor.low, 0.5 * floor.value)
     axes.axhspan(bottom, floor.high, color=FAINT, alpha=0.35, linewidth=0)
     text = "noise floor:\nreal data"
-    axes.text(low / 5.2, floor.value, text, fontsize=_SMALL, color=INK, va="center")
+    axes.text(low / 5.2, floor.value, text, fontsize=SMALL, color=INK, va="center")
     starts, values = [], [bottom]
     for view in _views(comparison):
         rows = _rows(comparison, view)
@@ -125,9 +135,9 @@ def _draw_distance(axes: Axes, comparison: Comparison, index: int) -> None:
         starts.append((view, rows[0].nfe, found[0].value))
     axes.set_ylim(0.62 * min(values), 1.25 * max(values))
     _label_starts(axes, starts, low / 1.22)
-    axes.set_xlabel("network evaluations per sample (NFE)", fontsize=_TEXT)
+    axes.set_xlabel("network evaluations per sample (NFE)", fontsize=TEXT)
     title = f"Distance to held-out data: {comparison.names[index]}"
-    axes.set_title(title, fontsize=_HEAD, loc="left", color=INK)
+    axes.set_title(title, fontsize=HEAD, loc="left", color=INK)
     _tidy(axes, low, high)
 
 
@@ -149,7 +159,7 @@ def _draw_point(axes: Axes, view: str, nfe: int, found: Interval) -> None:
     )  # fmt: skip
     axes.annotate(
         VIEWS[view].label, (nfe, found.value - margin), (0, -5), textcoords="offset points",
-        fontsize=_TEXT, color=color, ha="center", va="top",
+        fontsize=TEXT, color=color, ha="center", va="top",
     )  # fmt: skip
 
 
@@ -163,7 +173,7 @@ def _label_starts(axes: Axes, starts: Sequence[tuple[str, int, float]], x: float
         line = {"arrowstyle": "-", "color": color, "alpha": 0.5, "linewidth": 0.8}
         axes.annotate(
             VIEWS[view].label, (nfe, value), (x, math.exp(low + place * (high - low))),
-            fontsize=_TEXT, color=color, ha="right", va="center",
+            fontsize=TEXT, color=color, ha="right", va="center",
             arrowprops={**line, "shrinkA": 1, "shrinkB": 3},
         )  # fmt: skip
 
@@ -188,19 +198,13 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 def _tidy(axes: Axes, low: float, high: float) -> None:
     """Plain numbers on logarithmic axes, in x from `low` to `high`, and no box."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     numbers = [digit * 10.0**decade for decade in _DECADES for digit in (1, 2, 5)]
     bottom, top = axes.get_ylim()
     in_x = [number for number in numbers if 0.99 * low <= number <= 1.01 * high]
     in_y = [number for number in numbers if bottom <= number <= top]
-    for axis, ticks in ((axes.xaxis, in_x), (axes.yaxis, in_y)):
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_locator(FixedLocator(ticks))
-        axis.set_ticklabels([f"{tick:g}" for tick in ticks])
-    axes.tick_params(labelsize=_SMALL)
-    axes.grid(color=FAINT, alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_numbers(axes.xaxis, in_x)
+    plain_numbers(axes.yaxis, in_y)
+    without_box(axes)
 
 
 def _draw_bits(axes: Axes, comparison: Comparison) -> None:
@@ -223,8 +227,8 @@ def _draw_bits(axes: Axes, comparison: Comparison) -> None:
         axes.errorbar([place], [each.value], [each.margin], color=color, marker="s", markersize=5)
         text, up = f"{VIEWS[view].family}: {each.value:.2f}", 20 if index % 2 == 0 else -20
         _note(axes, text, (place, each.value), (0, up), color, "center")
-    axes.set_title("Bits per dimension of held-out data", fontsize=_HEAD, loc="left", color=INK)
-    axes.set_xlabel("layers n, one evaluation each; right of them n → ∞", fontsize=_TEXT)
+    axes.set_title("Bits per dimension of held-out data", fontsize=HEAD, loc="left", color=INK)
+    axes.set_xlabel("layers n, one evaluation each; right of them n → ∞", fontsize=TEXT)
     _tidy(axes, low, high)
 
 
@@ -233,7 +237,7 @@ Pair = tuple[float, float]
 
 def _note(axes: Axes, text: str, at: Pair, offset: Pair, color: str, align: str) -> None:
     axes.annotate(
-        text, at, offset, textcoords="offset points", color=color, fontsize=_TEXT, ha=align,
+        text, at, offset, textcoords="offset points", color=color, fontsize=TEXT, ha=align,
         va="center",
     )  # fmt: skip
 
@@ -266,7 +270,7 @@ def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison) -> None:
         label = f"{VIEWS[view].label}\n{row.nfe} evaluations"
         panels.append((label, _style(view)[0], _samples(run, row.sampler, count, comparison.seed)))
     figure.suptitle(
-        "Samples near 10 evaluations, all from the same seeds", x=0.02, ha="left", fontsize=_HEAD,
+        "Samples near 10 evaluations, all from the same seeds", x=0.02, ha="left", fontsize=HEAD,
         color=INK,
     )  # fmt: skip
     shape = (len(panels), 1) if images else (2, -(-len(panels) // 2))
@@ -276,9 +280,9 @@ def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison) -> None:
         draw_examples(axes, x, count, limit)
         if images:
             at = {"x": -0.02, "y": 0.5, "ha": "right", "va": "center"}
-            axes.text(s=label, transform=axes.transAxes, fontsize=_SMALL, color=color, **at)
+            axes.text(s=label, transform=axes.transAxes, fontsize=SMALL, color=color, **at)
         else:
-            axes.set_title(label, fontsize=_SMALL, color=color)
+            axes.set_title(label, fontsize=SMALL, color=color)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
 

@@ -49,6 +49,8 @@ class DPMAdaptive(AdaptiveSampler):
     control_rule: str = "pi"
     norm: str = "example"
 
+    stochastic = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.order not in (2, 3):
@@ -61,11 +63,6 @@ class DPMAdaptive(AdaptiveSampler):
     @override
     def convergence_order(self) -> int:
         return self.order
-
-    @property
-    @override
-    def stochastic(self) -> bool:
-        return False
 
     @property
     @override

@@ -46,6 +46,11 @@ class ProbabilityFlowODE(Sampler):
     atol: float = 1e-5
     solver: str = "dopri5"
 
+    adaptive = True
+    convergence_order = 5
+    stochastic = False
+    total = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count(1 + self.denoise, steps=self.steps)
@@ -54,29 +59,9 @@ class ProbabilityFlowODE(Sampler):
 
     @property
     @override
-    def adaptive(self) -> bool:
-        return True
-
-    @property
-    @override
-    def convergence_order(self) -> int:
-        return 5
-
-    @property
-    @override
-    def stochastic(self) -> bool:
-        return False
-
-    @property
-    @override
     def undifferentiable(self) -> str:
         known = ", ".join(map(repr, GRADIENT_SOLVERS))
         return "" if self.solver in GRADIENT_SOLVERS else f"solver must be one of {known}"
-
-    @property
-    @override
-    def total(self) -> int | None:
-        return None
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:

@@ -52,10 +52,7 @@ class AdaptiveSDE(AdaptiveSampler):
     rtol: float = 0.02
     atol: float = 0.004
 
-    @property
-    @override
-    def convergence_order(self) -> int:
-        return 2
+    convergence_order = 2
 
     @property
     @override

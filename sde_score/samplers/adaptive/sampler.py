@@ -105,24 +105,13 @@ class AdaptiveSampler(Sampler):
     rtol: float = 0.05
     atol: float = 0.0078
 
+    adaptive = True
+    undifferentiable = "steps are accepted or rejected by their error"
+    total = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(rtol=self.rtol, atol=self.atol)
-
-    @property
-    @override
-    def adaptive(self) -> bool:
-        return True
-
-    @property
-    @override
-    def undifferentiable(self) -> str:
-        return "steps are accepted or rejected by their error"
-
-    @property
-    @override
-    def total(self) -> int | None:
-        return None
 
     @property
     @abstractmethod

@@ -195,10 +195,7 @@ class Stay(Predictor):
     Alone it samples nothing; with a Langevin corrector it makes annealed Langevin dynamics.
     """
 
-    @property
-    @override
-    def stochastic(self) -> bool:
-        return False
+    stochastic = False
 
     def coefficients(self, sde: SDE, t: Tensor, s: Tensor) -> Coefficients:
         """a = alpha_s / alpha_t, b = c = 0."""

@@ -6,16 +6,15 @@ The file is JSON, a few lines that a person can read, and data alone: nothing in
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count
 from sde_score._core.files import replace_file
-from sde_score._core.registry import refuse_unknown
+from sde_score._core.records import Record
 
 FORMAT = "sde_score.grid/1"
 """The entry `format` of a grid file."""
@@ -24,7 +23,7 @@ _LARGEST = 1 << 20  # bytes; a grid of a thousand steps takes 30 thousand
 
 
 @dataclass(frozen=True)
-class GridFile:
+class GridFile(Record):
     """The contents of a grid file.
 
     Args:
@@ -46,15 +45,12 @@ class GridFile:
     errors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.ratios or not all(_is_number(r) and r > 0 for r in self.ratios):
+        check_fields(self)
+        if not self.ratios or not all(ratio > 0 for ratio in self.ratios):
             raise ValueError("ratios must be positive finite numbers, at least one")
         if any(not late > early for late, early in pairwise(self.ratios)):
             raise ValueError("ratios must be strictly decreasing, from noise to data")
-        if not isinstance(self.sampler, str) or not isinstance(self.target, str):
-            raise ValueError("sampler and target must be text")
         require_count(minimum=0, nfe=self.nfe)
-        if not isinstance(self.errors, Mapping) or not all(map(_is_number, self.errors.values())):
-            raise ValueError("errors must be finite numbers by name")
 
 
 def write_grid_file(path: str | Path, content: GridFile) -> None:
@@ -68,7 +64,7 @@ def write_grid_file(path: str | Path, content: GridFile) -> None:
     if path.suffix != ".json":
         raise ValueError(f"path={str(path)!r} must end with .json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, **asdict(content)}, indent=2, allow_nan=False)
+    text = json.dumps({"format": FORMAT, **content.record()}, indent=2, allow_nan=False)
     replace_file(path, f"{text}\n".encode())
 
 
@@ -86,15 +82,6 @@ def read_grid_file(path: str | Path) -> GridFile:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
-        refuse_unknown("a grid file", content, GridFile.__dataclass_fields__)
-        ratios: Any = content.pop("ratios", None)
-        if not isinstance(ratios, list):
-            raise ValueError("ratios must be a list of numbers")
-        return GridFile(ratios=tuple(ratios), **content)
+        return GridFile.from_record(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no grid file, or a damaged one: {error}") from error
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a finite number; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -47,17 +47,14 @@ class AnnealedLangevin(Sampler):
 
     ends_at_data: ClassVar[bool] = True
 
+    undifferentiable = "Langevin steps change the state in place"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count(steps_each=self.steps_each)
         if self.step_ratio is not None:
             require_positive(step_ratio=self.step_ratio)
         require_spreads(self.data_std)
-
-    @property
-    @override
-    def undifferentiable(self) -> str:
-        return "Langevin steps change the state in place"
 
     def chosen_ratio(self, sde: SDE, sigma_data: float = 1.0) -> float:
         """The step ratio r that is used on an SDE: `step_ratio`, or the one that is chosen.

@@ -71,17 +71,14 @@ class MCMC(Sampler):
     descends: ClassVar[bool] = False
     from_noise: ClassVar[bool] = False
 
+    undifferentiable = "a step of a chain may be rejected"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "grid", OneTime(self.t))
         require_positive(start_std=self.start_std)
         require_count(0, warmup=self.warmup)
         require_tunable(KERNELS.resolve(self.kernel, name="kernel"), self.adapt_mass)
-
-    @property
-    @override
-    def undifferentiable(self) -> str:
-        return "a step of a chain may be rejected"
 
     @override
     def start_spread(self, sde: SDE, sigma_data: float = 1.0) -> float:

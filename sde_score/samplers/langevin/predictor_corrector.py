@@ -37,6 +37,8 @@ class PredictorCorrector(Sampler):
 
     ends_at_data: ClassVar[bool] = True
 
+    undifferentiable = "Langevin steps change the state in place"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self._predictor, CORRECTORS.resolve(self.corrector, name="corrector")
@@ -49,11 +51,6 @@ class PredictorCorrector(Sampler):
     @override
     def adaptive(self) -> bool:
         return self._predictor.adaptive
-
-    @property
-    @override
-    def undifferentiable(self) -> str:
-        return "Langevin steps change the state in place"
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
