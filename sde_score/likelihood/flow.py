@@ -96,43 +96,34 @@ def log_prob(
     r"""Log density of x under the probability flow of a model.
 
     Every example has its own steps, so its value depends on no other. The error of a step is the
-    root mean square over the entries of x, or that of the log density per dimension if it is larger
-    (with `scipy` the root mean square over all numbers of the batch); the module has a table of the
-    errors that tolerances leave.
+    root mean square over the entries of x (with `scipy` over the batch), or that of the log density
+    per dimension if it is larger; the module has a table of the errors that tolerances leave.
 
     Args:
-        model: anything with the model protocol, differentiable in x. Its mode is left alone: call
-            `eval()` first if it holds dropout.
+        model: a model that is differentiable in x; call its `eval()` first if it holds dropout.
         x: points in model space, shape `(batch, *event)`.
         start: time at which x lives, in [t_min, t_max); None is `t_min`.
-        divergence: `exact`, as many derivatives per evaluation as dimensions, or `hutchinson`, one
-            per probe and unbiased.
-        probes: for `hutchinson`: how many, or the probes themselves, shape `(n, batch, *event)`.
-            One set serves the whole solve.
+        divergence: `exact`, a derivative per dimension, or `hutchinson`, unbiased, one per probe.
+        probes: their number, or the probes of the whole solve, shape `(n, batch, *event)`.
         probe_distribution: `rademacher`, which has the smaller variance, or `gaussian`.
-        seed: of the probes: an integer for a family of examples, one number per example, or None;
-            see `sde_score.random.example_seeds`. The probes of an example do not depend on its
-            batch.
-        rtol: relative tolerance of a step, > 0.
-        atol: absolute tolerance of a step, > 0.
+        seed: of the probes: an integer, one per example, or None, see
+            `sde_score.random.example_seeds`. The probes of an example do not depend on its batch.
+        rtol, atol: relative and absolute tolerance of a step, > 0.
         method: `dopri5`, with steps of each example's own; `torchdiffeq`, with steps that the batch
             shares; both on the device of x; or `scipy`, RK45 as an independent reference.
-        mode: how derivatives are taken, `reverse` or `forward`, see `models.value_and_forms`;
-            reverse is the faster. Forward is for models whose score is no gradient by autograd; one
-            example is evaluated twice to see that both agree.
+        mode: of derivatives, `reverse` or the slower `forward`, for models whose score is no
+            gradient by autograd, see `models.value_and_forms`; one example checks that both agree.
         condition: passed to the model unchanged, shape `(batch, ...)`.
         grad: let `log_prob` and `latent` carry gradients to x, the condition and all that the model
-            depends on, its parameters included: with `dopri5` through the steps, evaluated again on
-            the way back; with `torchdiffeq` by the adjoint. Probes are held fixed, and so are step
-            sizes, which change the result within the tolerance only.
+            depends on: with `dopri5` through the steps, evaluated again on the way back; with
+            `torchdiffeq` by the adjoint. Probes and step sizes are held fixed.
         progress: show a bar over the clock.
 
     Raises:
         TypeError: for a model without the protocol, or x that is not floating point.
         ValueError: for an unknown name, shapes that do not agree, x that is not finite, a time out
             of range, an exact divergence in more than 4096 dimensions, forward mode through an
-            energy, x or a condition that requires a gradient without `grad`, or `grad` with `scipy`
-            or where there is nothing to differentiate.
+            energy, input that requires a gradient without `grad`, `grad` in vain or with `scipy`.
         RuntimeError: if the solver gives up, as it does when the model returns NaN.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, eq. 39 and appendix D.2.
@@ -147,17 +138,30 @@ def log_prob(
         point = (x if grad else x.detach()).to(torch.float64, copy=True)
         if mode == "forward":
             _require_forward_mode(model, point[:1].detach(), begin, condition)
-        if divergence == "hutchinson" and not isinstance(probes, Tensor):
-            probes = draw_probes(probes, point, probe_distribution, seed)
-        vectors = probes.to(point) if isinstance(probes, Tensor) else None
+        vectors = _vectors(point, divergence, probes, probe_distribution, seed)
         latent, integral, solution = solve_flow(
             model, point, begin, vectors, condition, rtol, atol, method, mode, grad, progress
         )
         samples = model.sde.prior(x.shape).log_prob(latent) + integral
     error = torch.zeros_like(samples[0]) if vectors is None else standard_error(samples)
-    nfe = model.nfe - evaluations
-    return LogLikelihood(
-        samples.mean(0), error.detach(), latent, nfe, solution.evaluations, solution.steps
+    counts = (model.nfe - evaluations, solution.evaluations, solution.steps)
+    return LogLikelihood(samples.mean(0), error.detach(), latent, *counts)
+
+
+def _vectors(
+    like: Tensor,
+    divergence: str,
+    probes: int | Tensor,
+    distribution: str,
+    seed: int | Sequence[int] | None,
+) -> Tensor | None:
+    """The probes of a solve, given or drawn; None for the exact divergence."""
+    if divergence == "exact":
+        return None
+    return (
+        probes.to(like)
+        if isinstance(probes, Tensor)
+        else draw_probes(probes, like, distribution, seed)
     )
 
 

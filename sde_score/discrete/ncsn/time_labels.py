@@ -42,7 +42,7 @@ class LabelConvention(ABC):
 
 @dataclass(frozen=True)
 class _Index(LabelConvention):
-    """Labels 0 ... n - 1.
+    """Labels 0 ... n - 1, of levels even in the log-SNR from the most noise down unless overridden.
 
     Args:
         n: number of noise levels, at least 2.
@@ -68,13 +68,15 @@ class _Index(LabelConvention):
             raise ValueError(f"label={label} must lie in 0 ... {self.n - 1}, the indices of {self}")
         return sde.check_time(self._time(sde, index))
 
-    @abstractmethod
     def _place(self, sde: SDE, t: Tensor) -> Tensor:
         """The index of t before it is rounded."""
+        low, high = sde.log_snr_range
+        return (sde.log_snr(t) - low) / (high - low) * (self.n - 1)
 
-    @abstractmethod
     def _time(self, sde: SDE, index: Tensor) -> Tensor:
         """The inverse of `_place`."""
+        low, high = sde.log_snr_range
+        return sde.time_of_log_snr(low + index / (self.n - 1) * (high - low))
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,9 @@ class NCSN(_Index):
 
     n: int = 10
 
-    def _place(self, sde: SDE, t: Tensor) -> Tensor:
-        low, high = sde.log_snr_range
-        return (sde.log_snr(t) - low) / (high - low) * (self.n - 1)
-
-    def _time(self, sde: SDE, index: Tensor) -> Tensor:
-        low, high = sde.log_snr_range
-        return sde.time_of_log_snr(low + index / (self.n - 1) * (high - low))
-
 
 @dataclass(frozen=True)
-class NCSNv2(NCSN):
+class NCSNv2(_Index):
     """NCSN's index, 0 the most noise; used only to divide the output by sigma[label].
 
     The network itself takes no level (technique 3).
