@@ -166,3 +166,13 @@ def _require_raw(raw: Tensor, scaling: Scaling) -> None:
             f"scaling={scaling!r} must be the `Scaling` of the data that the model was trained on, "
             "such as Scaling.discrete(256) for 8-bit images over [-1, 1]"
         )
+    if scaling.levels is None:
+        return
+    low, high = raw.min().item(), raw.max().item()
+    whole = not raw.is_floating_point() or bool((raw == raw.round()).all())
+    if not (whole and low >= 0 and high < scaling.levels):
+        raise ValueError(
+            f"raw has {'' if whole else 'fractional '}values from {low:g} to {high:g}; accepted: "
+            f"levels 0 ... {scaling.levels - 1} in the data's own terms, neither scaled to the "
+            "range of the model nor to another number of levels"
+        )

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sde_score.likelihood import SOLVERS, log_prob
+from sde_score.likelihood import SOLVERS, bits_per_dim, log_prob
 from sde_score.models import EnergyFunction, GaussianMixture, ScoreFunction
+from sde_score.scaling import Scaling
 from sde_score.sdes import VP
 
 REFUSED = [
@@ -112,3 +113,21 @@ def test_one_broken_example_stops_the_batch():
     assert log_prob(model, fine).log_prob.isfinite()
     with pytest.raises(RuntimeError, match="a step shrank to nothing"):
         log_prob(model, torch.cat([fine, broken]))
+
+
+@pytest.mark.parametrize("by", ["flow", "bound", "elbo(layers=3)"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda raw: Scaling.discrete(17).to_model(raw), "fractional values from -0"),
+        (lambda raw: raw / 16, "fractional values from 0 to 1"),
+        (lambda raw: raw * 16, "values from 0 to 256"),
+        (lambda raw: raw.long() - 1, "values from -1"),
+    ],
+)
+def test_what_is_no_level_is_refused_by_every_likelihood(by, change, said):
+    """Each of these is a distribution of other numbers, and got a number of bits."""
+    raw = torch.arange(17, dtype=torch.uint8).reshape(1, 17).float()
+    model = GaussianMixture(torch.zeros(1, 17), 1.0, VP())
+    with pytest.raises(ValueError, match=rf"raw has {said}.*levels 0 \.\.\. 16"):
+        bits_per_dim(model, change(raw), Scaling.discrete(17), by)
