@@ -7,7 +7,8 @@ import copy
 import dataclasses
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -248,7 +249,8 @@ def build_model(
             backbone = copy.deepcopy(config.backbone).cpu()
         else:
             classes = num_classes if config.conditional else 0
-            backbone = create_backbone(config.backbone, tuple(event_shape), num_classes=classes)
+            with _in_float32():
+                backbone = create_backbone(config.backbone, tuple(event_shape), num_classes=classes)
         if config.model == "energy" and config.head in ("square", "scalar"):
             _wake(backbone)
     sde, scales = SDES.resolve(config.sde), (config.prediction, config.sigma_data)
@@ -262,6 +264,20 @@ def build_model(
         # Convolutions run faster when the channels of a pixel lie together.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    """Networks are made in float32 whatever the default of the process is."""
+    usual = torch.get_default_dtype()
+    if usual == torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def _wake(backbone: nn.Module) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sde_score._core.files import read_text, sync
@@ -132,6 +133,18 @@ class Checkpoints:
             found = _load(path)
             require_alike(found, expected)
         return found
+
+    def dtype(self, step: int, name: str) -> torch.dtype | None:
+        """The dtype that all floating-point tensors of a file have; None if they differ.
+
+        Raises:
+            CheckpointError: naming the file and the checkpoints that are whole.
+        """
+        path = self.path(step) / f"{name}.safetensors"
+        with self._helping(), refusing(path):
+            _verify(path)
+            found = {tensor.dtype for tensor in _load(path).values() if tensor.is_floating_point()}
+        return found.pop() if len(found) == 1 else None
 
     def whole(self) -> list[int]:
         """Steps whose checkpoint is undamaged; reads all files of all checkpoints."""

@@ -220,6 +220,9 @@ def load_run(
     filled = _filled(config, given, path)
     with refusing(path / "config.yaml"):
         built = build_model(filled, state.data.event_shape, state.data.num_classes)
+    stored = checkpoints.dtype(step, WEIGHTS[weights])
+    if model is None and backbone is None and stored == torch.float64:
+        built.to(stored)  # trained by an earlier version, under another default of torch
     built.load_state_dict(checkpoints.tensors(step, WEIGHTS[weights], built.state_dict()))
     everywhere = state.all_noise_levels
     if everywhere is None:  # a run of version 0.1.0

@@ -264,3 +264,37 @@ def test_a_folder_without_a_run_or_a_step_is_refused(trained, tmp_path):
     shutil.rmtree(trained / "checkpoints")
     with pytest.raises(CheckpointError, match="no checkpoint; there are: none"):
         load_run(trained)
+
+
+@pytest.fixture
+def double_precision():
+    """`torch.set_default_dtype(torch.float64)`, as other code of a process may have done."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_a_run_opens_and_goes_on_whatever_the_default_dtype(run_to, tmp_path, double_precision):
+    """What is opened has the bits of a process that never heard of float64."""
+    torch.set_default_dtype(torch.float32)
+    digest = run_to(tmp_path / "run", steps=8).digest
+    noise = torch.zeros(3, 2)
+    expected = load_run(tmp_path / "run").model.score(noise, 0.5, torch.zeros(3, dtype=torch.int64))
+    torch.set_default_dtype(torch.float64)
+    run = load_run(tmp_path / "run")
+    assert run.digest == digest
+    assert torch.equal(run.model.score(noise, 0.5, torch.zeros(3, dtype=torch.int64)), expected)
+    more = run_to(tmp_path / "run")
+    assert (more.step, next(more.model.parameters()).dtype) == (12, torch.float32)
+    assert torch.get_default_dtype() == torch.float64
+
+
+def test_a_run_of_float64_opens(run_to, tmp_path):
+    """Earlier versions made networks in the default dtype of the process."""
+    run_to(tmp_path)
+    folder = tmp_path / "checkpoints" / "step-12"
+    for name in ("model", "ema"):
+        tensors = load_file(folder / f"{name}.safetensors")
+        save_file({k: v.double() for k, v in tensors.items()}, folder / f"{name}.safetensors")
+    _sign(folder)
+    assert next(load_run(tmp_path).model.parameters()).dtype == torch.float64
