@@ -142,7 +142,7 @@ def test_whatever_the_model_depends_on_takes_its_gradient():
     def score(x, t):
         return -(x - SHARP.alpha(t)[:, None] * mean)
 
-    found = log_prob(ScoreFunction(score, SHARP), DATA, rtol=1e-5, atol=1e-5, grad=True)
+    found = log_prob(ScoreFunction(score, SHARP), DATA, rtol=1e-6, atol=1e-6, grad=True)
     (gradient,) = torch.autograd.grad(found.log_prob.sum(), shift)
     torch.testing.assert_close(gradient, 2 * (DATA - mean.detach()).sum(0), **CLOSE)
 
