@@ -10,8 +10,7 @@ With n = 1000 it is DDPM. Let n grow and the steps become the reverse-time SDE
 
     dx = (f x - g^2 score) dt + g dw,
 
-so that the distribution of the samples tends to that of the data, with an error that falls like
-1 / n.
+and the distribution of the samples tends to that of the data, with an error that falls as 1 / n.
 """
 
 import picture
