@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TINY = 16  # pixels; shorter sides than this are enlarged
+_PLOTTED = 90  # pixels; longer sides than this are larger than a plot
 
 INK, ACCENT, FAINT = "#1f2933", "#c2410c", "#9aa5b1"
 SMALL, TEXT, HEAD = 8.5, 9.5, 10.5
@@ -107,9 +108,24 @@ def examples_figure(x: Tensor, columns: int = 8, title: str = "") -> Figure:
 
 
 def save_examples(x: Tensor, path: Path, columns: int = 8) -> None:
-    """Write examples in model range as a PNG file, in one step."""
+    """Write examples in model range as a PNG file, in one step.
+
+    Images larger than a plot shows them are put side by side, pixel by pixel.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, png(examples_figure(x, columns), dpi=150))
+    large = is_picture(x.shape[1:]) and max(x.shape[2:]) > _PLOTTED
+    content = _sheet(x, columns) if large else png(examples_figure(x, columns), dpi=150)
+    replace_file(path, content)
+
+
+def _sheet(images: Tensor, columns: int) -> bytes:
+    """The mosaic of images as the bytes of a PNG file, one pixel for one."""
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    sheet = (255 * mosaic(images, columns).expand(-1, -1, 3)).round().to(torch.uint8)
+    imsave(buffer, sheet.numpy(), format="png")
+    return buffer.getvalue()
 
 
 def training_curve(records: Sequence[dict[str, Any]]) -> Figure:

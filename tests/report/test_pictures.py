@@ -74,3 +74,19 @@ def test_samples_on_disk_are_raw_levels(tmp_path):
     stored = np.load(tmp_path / "x.npz", allow_pickle=False)
     assert stored["samples"].tolist() == [[0, 1], [2, 3]]
     assert stored["labels"].tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("shape", [(3, 128, 96), (1, 20, 200)])
+def test_large_images_are_drawn_pixel_by_pixel(tmp_path, shape):
+    scaling = Scaling.discrete(256)
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randint(256, (5, *shape), generator=generator, dtype=torch.uint8)
+    save_samples(scaling.to_model(raw), tmp_path / "x.png", scaling)
+    drawn = torch.as_tensor(np.array(Image.open(tmp_path / "x.png").convert("RGB")))
+    height, width = shape[1] + 1, shape[2] + 1
+    assert drawn.shape == (3 * height - 1, 2 * width - 1, 3)
+    for index, image in enumerate(raw):
+        top, left = index // 2 * height, index % 2 * width
+        here = drawn[top : top + height - 1, left : left + width - 1]
+        difference = here.int() - image.expand(3, -1, -1).permute(1, 2, 0).int()
+        assert difference.abs().max() <= 1
