@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sde_score._core.files import replace_file
 from sde_score.data import Scaling
-from sde_score.report.pictures import save_examples
+from sde_score.report.pictures import in_shown_range, save_examples
 
 FORMATS = (".npz", ".npy", ".png")
 
@@ -34,7 +34,8 @@ def save_samples(x: Tensor, path: Path, scaling: Scaling, labels: Tensor | None 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
-        save_examples(x[:256], path, columns=max(1, round(min(len(x), 256) ** 0.5)))
+        shown = in_shown_range(x[:256], scaling)
+        save_examples(shown, path, columns=max(1, round(min(len(x), 256) ** 0.5)))
         return
     if path.suffix not in FORMATS:
         raise ValueError(f"{path} must end with one of {', '.join(FORMATS)}")

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sde_score._core.files import replace_file
+from sde_score.data import Scaling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +62,31 @@ def mosaic(images: Tensor, columns: int) -> Tensor:
         top, left = index // columns * (height + 1), index % columns * (width + 1)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
+
+
+def in_shown_range(x: Tensor, scaling: Scaling) -> Tensor:
+    """Images in model range as `mosaic` takes them, black at -1 and white at 1.
+
+    Levels span the model range as they are. Continuous data are taken back to their own terms, in
+    which black and white are those of the usual range that holds nearly all: [0, 1], [-1, 1] or
+    [0, 255]; else the ends of the values themselves.
+    """
+    if scaling.levels is not None or not is_picture(x.shape[1:]):
+        return x
+    raw = scaling.from_model(x.double())
+    values = raw.flatten().sort().values
+    edge = len(values) // 100
+    low, high = values[edge].item(), values[-1 - edge].item()
+    for black, white in _RANGES:
+        slack = 0.05 * (white - black)
+        if black - slack <= low and high <= white + slack:
+            break
+    else:
+        black, white = low, max(high, low + 1e-12)
+    return (2 * (raw - black) / (white - black) - 1).float()
 
 
 def _enlarged(images: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sde_score.data import Scaling
+from sde_score.data import Scaling, from_tensor
 from sde_score.report import examples_figure, save_examples
 from sde_score.report.files import save_samples
-from sde_score.report.pictures import labeled_panels, mosaic, png, training_curve
+from sde_score.report.pictures import in_shown_range, labeled_panels, mosaic, png, training_curve
 
 
 def test_mosaic_reads_left_to_right_and_top_to_bottom():
@@ -90,3 +90,22 @@ def test_large_images_are_drawn_pixel_by_pixel(tmp_path, shape):
         here = drawn[top : top + height - 1, left : left + width - 1]
         difference = here.int() - image.expand(3, -1, -1).permute(1, 2, 0).int()
         assert difference.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("black", "white"), [(0, 1), (-1, 1), (0, 255), (300, 340)])
+def test_continuous_images_are_drawn_from_black_to_white_of_their_own_range(black, white):
+    """The picture is that of the same images as levels."""
+    levels = torch.linspace(0, 255, 4 * 16 * 16).round().reshape(4, 1, 16, 16)
+    data = from_tensor(black + (white - black) * levels / 255)
+    drawn = in_shown_range(data.tensor(), data.scaling)
+    expected = Scaling.discrete(256).to_model(levels.to(torch.uint8))
+    assert (drawn - expected).abs().max() < (0.01 if black < 300 else 0.03)
+    assert torch.equal(in_shown_range(expected, Scaling.discrete(256)), expected)
+
+
+def test_a_few_samples_beyond_the_range_do_not_change_it():
+    data = from_tensor(torch.rand(10, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    x = data.tensor()
+    before = in_shown_range(x, data.scaling)
+    x[0, 0, 0, :8] = 30.0
+    assert torch.equal(in_shown_range(x, data.scaling)[1:], before[1:])
