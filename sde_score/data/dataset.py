@@ -189,6 +189,10 @@ class DataSet:
         if isinstance(held_out, float) and 0 < held_out < 1:
             count = round(held_out * len(self))
         if isinstance(held_out, bool) or not 0 < count < len(self):
+            if len(self) == 1:
+                raise ValueError(
+                    "one example cannot be split: train on it with held_out=0 (--held-out 0)"
+                )
             raise ValueError(
                 f"held_out={held_out!r} must leave both parts of {len(self)} examples non-empty: "
                 f"an integer 1 ... {len(self) - 1} or a fraction between 0 and 1"

@@ -66,6 +66,11 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     }
     sigma_data = config.sigma_data
     taken["sigma_data"] = examples.sigma_data if sigma_data is None else float(sigma_data)
+    if sigma_data is None and not taken["sigma_data"]:
+        raise ValueError(
+            "all training examples are alike, so that sigma_data cannot be measured on them: set "
+            "it, as with sigma_data=0.5 (--sigma-data 0.5)"
+        )
     return dataclasses.replace(config, **taken)
 
 

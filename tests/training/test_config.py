@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, fields, replace
 
 import pytest
+import torch
 import tyro
 
 from sde_score import data
@@ -201,3 +202,13 @@ def test_the_model_and_its_output_follow_from_the_objective():
     assert settled(objective="contrastive-divergence") == ("energy", "scaled_score")
     with pytest.raises(ValueError, match="needs an energy: choose model=energy"):
         settled(objective="contrastive-divergence", model="score")
+
+
+def test_one_example_can_be_trained_on_and_messages_say_how(run_to, tmp_path):
+    one = data.from_tensor(torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8))
+    given = {"data": one, "backbone": "mlp(width=4, depth=1)", "conditional": False, "steps": 1}
+    with pytest.raises(ValueError, match=r"one example cannot be split: .*held_out=0"):
+        run_to(tmp_path, **given)
+    with pytest.raises(ValueError, match=r"examples are alike.*set it, as with sigma_data=0\.5"):
+        run_to(tmp_path, **given, held_out=0.0)
+    assert run_to(tmp_path, **given, held_out=0.0, sigma_data=0.5).step == 1
