@@ -21,19 +21,22 @@ def most_steps(count: Callable[[int], int], nfe: int) -> int:
     Raises:
         ValueError: if no number of steps fits, with the reason.
     """
-    best, low, high, steps = 0, 0, _MOST_STEPS * nfe + 1, nfe
+    best, low, high, guess = 0, 0, _MOST_STEPS * nfe + 1, nfe
     refused = exceeded = ""
     while high - low > 1:
+        steps = min(max(guess, low + 1), high - 1)
         try:
             found = count(steps)
         except REFUSALS as error:  # more steps are needed, as a rule
             low, refused = steps, f"{steps} steps: {error}"
+            guess = (low + high) // 2
+            continue
+        if found > nfe:  # evaluations are nearly in proportion to the steps
+            high, exceeded = steps, f"{steps} steps make {found} evaluations"
+            guess = steps * nfe // found
         else:
-            if found > nfe:
-                high, exceeded = steps, f"{steps} steps make {found} evaluations"
-            else:
-                best = low = steps
-        steps = nfe + 1 if low == nfe and high > nfe + 1 else (low + high) // 2
+            guess = (steps + high) // 2 if steps == low + 1 else steps + 1
+            best = low = steps
     # A grid of given times suits one number of steps, which halving does not find.
     best = best or next((s for s in range(nfe, 0, -1) if _fits(count, s, nfe)), 0)
     if not best:

@@ -208,10 +208,10 @@ def benchmark(
     if isinstance(target, Run):
         target = target_of_run(target)
     target = BENCHMARK_TARGETS.resolve(target)
+    flow = FlowEnds(target, None if folder is None else folder / "flow")
+    bench = Bench(target, target.starts if count is None else count, flow, batch_size)
     chosen: Sequence[str | Sampler] = available() if samplers is None else samplers
     entries = plan(target.model.sde, chosen, grids, nfes) if chosen or not peers else []
-    flow = None if folder is None else folder / "flow"
-    bench = Bench(target, count or target.starts, FlowEnds(target, flow), batch_size)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     path = None if folder is None else folder / "benchmark.jsonl"

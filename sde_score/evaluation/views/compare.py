@@ -100,10 +100,10 @@ def compare(
         ValueError: for a run without all noise levels or held-out data, or arguments as for
             `compare_views`.
     """
-    plan_views(views, nfes)
     require_count(4, count=count)
     if bits_examples != 0:
         require_count(2, bits_examples=bits_examples)
+    plan_views(views, nfes)
     if not run.all_noise_levels:
         raise ValueError(
             f"{run.path} was trained by {run.config.objective} on data without noise: it has no "

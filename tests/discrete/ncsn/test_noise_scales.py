@@ -283,7 +283,7 @@ def test_wrong_arguments_are_refused():
 
 @pytest.mark.parametrize("sde", [VE(0.01, 50.0), EDM(), VP()], ids=str)
 def test_a_ladder_that_starts_below_the_range_starts_with_its_own_noise(sde):
-    """x / alpha ~ N(0, sigma_1^2); on VP up to the mass that is signal at t_max."""
+    """x / alpha ~ N(0, 1 + sigma_1^2): the noisy data of that scale, for data of unit variance."""
     scales = NoiseScales.geometric(5.0, 0.1, 6)
     sampler = scales.sampler(steps_each=1, step_ratio=1e-12, denoise=False)
     model = GaussianMixture([[0.0]], 1.0, sde)
@@ -296,4 +296,4 @@ def test_a_ladder_that_starts_below_the_range_starts_with_its_own_noise(sde):
     )
     first = scales.times(sde)[0]
     assert run.times[0].item() == pytest.approx(first.item())
-    assert (run.states[0] / sde.alpha(first)).item() == pytest.approx(5.0, rel=1e-4)
+    assert (run.states[0] / sde.alpha(first)).item() == pytest.approx(26**0.5, rel=1e-4)
