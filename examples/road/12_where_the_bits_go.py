@@ -1,4 +1,4 @@
-"""Where the bits go: the code length of digits, noise level by noise level.
+"""Code length of digits, noise level by noise level: where the bits go.
 
     python examples/road/12_where_the_bits_go.py
 
