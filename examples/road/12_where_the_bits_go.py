@@ -1,4 +1,4 @@
-"""Code length of digits, noise level by noise level: where the bits go.
+"""Where the bits go: the code length of digits, noise level by noise level.
 
     python examples/road/12_where_the_bits_go.py
 
