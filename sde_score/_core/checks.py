@@ -1,5 +1,4 @@
-"""Refusals at the door: every check names the argument, what came, what is accepted and the usual
-fix.
+"""Checks of arguments: a refusal names the argument, what came, what is accepted and the usual fix.
 
 Numbers are Python's and NumPy's, scalars and 0-d arrays alike; booleans are no numbers, and a flag
 is nothing but a boolean.
