@@ -14,7 +14,7 @@ demo: $(VENV)/.installed  ## train, sample and measure on real digits: runs/demo
 test: $(VENV)/.installed  ## everything: 6 minutes on two idle cores
 	$(PYTEST)
 
-test-fast: $(VENV)/.installed  ## all but the tests marked slow: the inner loop
+test-fast: $(VENV)/.installed  ## the first case of every quick test: the inner loop
 	$(PYTEST) -m "not slow"
 
 coverage: $(VENV)/.installed  ## lines and branches that no test reaches

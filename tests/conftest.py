@@ -29,14 +29,14 @@ SDES = [sdes.create(name, **TUNED.get(name, {})) for name in sdes.SDES]
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as slow what tests/slow.txt lists: all cases but the first, or the one there is."""
-    listed = set((TESTS / "slow.txt").read_text(encoding="utf-8").split())
-    begun = set()
+    """Mark as slow all but the first case of each test, and what tests/slow.txt lists."""
+    begun = set((TESTS / "slow.txt").read_text(encoding="utf-8").split())
     for item in items:
-        if item.originalname in listed:
-            if item.originalname in begun or not hasattr(item, "callspec"):
-                item.add_marker(pytest.mark.slow)
-            begun.add(item.originalname)
+        function = getattr(item, "originalname", item.name)
+        test = f"{item.path}::{function}"
+        if function in begun or test in begun:
+            item.add_marker(pytest.mark.slow)
+        begun.add(test)
 
 
 @pytest.fixture(scope="session")
