@@ -60,6 +60,32 @@ def require_noise_level(noise_level: Tensor) -> None:
         )
 
 
+def require_labels(labels: Tensor, noise_level: Tensor, num_classes: int) -> Tensor:
+    """Refuse anything but one label per example; return the labels.
+
+    Raises:
+        TypeError: if the labels are not int64.
+        ValueError: for a wrong shape, or labels out of range, looked at on the CPU alone.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        what = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(
+            f"condition must be a tensor of int64 labels, got {what}: try condition.long()"
+        )
+    if labels.shape != noise_level.shape:
+        raise ValueError(
+            f"condition of shape {tuple(labels.shape)} must have one label per example, "
+            f"shape {tuple(noise_level.shape)}"
+        )
+    may_look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    if may_look and ((labels < NO_CLASS) | (labels >= num_classes)).any():
+        raise ValueError(
+            f"condition has labels from {labels.min()} to {labels.max()}; accepted: "
+            f"0 ... {num_classes - 1}, and {NO_CLASS} for no class"
+        )
+    return labels
+
+
 class NoiseEmbedding(nn.Module):
     """The noise level, and the class, of each example as a vector.
 
@@ -106,7 +132,7 @@ class NoiseEmbedding(nn.Module):
         if self.classes is not None:
             labels = torch.full_like(noise_level, NO_CLASS, dtype=torch.int64)
             if condition is not None:
-                labels = self._checked(condition, noise_level)
+                labels = require_labels(condition, noise_level, self.num_classes)
             # Looked up even when no example has a class, so that every process of a distributed run
             # has a gradient for the table.
             known = (labels != NO_CLASS)[:, None]
@@ -117,22 +143,3 @@ class NoiseEmbedding(nn.Module):
                 "or leave condition out"
             )
         return F.silu(hidden)
-
-    def _checked(self, labels: Tensor, noise_level: Tensor) -> Tensor:
-        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-            what = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(
-                f"condition must be a tensor of int64 labels, got {what}: try condition.long()"
-            )
-        if labels.shape != noise_level.shape:
-            raise ValueError(
-                f"condition of shape {tuple(labels.shape)} must have one label per example, "
-                f"shape {tuple(noise_level.shape)}"
-            )
-        may_look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-        if may_look and ((labels < NO_CLASS) | (labels >= self.num_classes)).any():
-            raise ValueError(
-                f"condition has labels from {labels.min()} to {labels.max()}; accepted: "
-                f"0 ... {self.num_classes - 1}, and {NO_CLASS} for no class"
-            )
-        return labels

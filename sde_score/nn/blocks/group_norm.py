@@ -39,29 +39,46 @@ def groups_for(channels: int) -> int:
 class GroupNorm(nn.Module):
     """Each group of channels of each example gets mean 0 and variance 1.
 
-    There is no learned scale and shift: within a group, the layer before can give each channel its
-    own, and the layers that need one for the noise level have a `Modulation`.
+    By default there is no learned scale and shift: within a group, the layer before can give each
+    channel its own, and the layers that need one for the noise level have a `Modulation`. Networks
+    of published papers have them (`affine`).
 
     Args:
-        channels: size of dimension 1 of x; `groups_for(channels)` groups are made.
+        channels: size of dimension 1 of x.
         second_derivatives: False takes torch's own layer, whose first derivatives are a tenth of a
             training step faster and have the same bits; see `set_second_derivatives`.
+        groups: number of equal groups of channels; None takes `groups_for(channels)`.
+        eps: added to the variance.
+        affine: scale and shift every channel by numbers that are learned.
 
     Reference: Wu & He 2018, https://arxiv.org/abs/1803.08494.
     """
 
-    def __init__(self, channels: int, second_derivatives: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        second_derivatives: bool = True,
+        groups: int | None = None,
+        eps: float = _EPS,
+        affine: bool = False,
+    ) -> None:
         super().__init__()
-        self.groups = groups_for(channels)
+        self.groups = groups_for(channels) if groups is None else groups
+        self.eps = eps
         self.second_derivatives = second_derivatives
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, shape `(batch, channels, ...)`."""
         # A compiler writes its own kernels.
-        if self.second_derivatives and not torch.compiler.is_compiling():
-            y: Tensor = _Normalize.apply(x, self.groups)  # type: ignore[no-untyped-call]
+        if not self.second_derivatives or torch.compiler.is_compiling():
+            return _kernel(x, self.groups, self.eps, self.weight, self.bias)
+        y: Tensor = _Normalize.apply(x, self.groups, self.eps)  # type: ignore[no-untyped-call]
+        if self.weight is None or self.bias is None:
             return y
-        return _kernel(x, self.groups)
+        per_channel = (-1, *(1,) * (x.ndim - 2))
+        return torch.addcmul(self.bias.reshape(per_channel), y, self.weight.reshape(per_channel))
 
 
 class LayerNorm(GroupNorm):
@@ -96,44 +113,52 @@ class _Normalize(torch.autograd.Function):
     """Normalization whose derivatives are written out."""
 
     @staticmethod
-    def forward(x: Tensor, groups: int) -> Tensor:
-        return _kernel(x, groups)
+    def forward(x: Tensor, groups: int, eps: float) -> Tensor:
+        return _kernel(x, groups, eps)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        x, ctx.groups = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, float], output: Tensor) -> None:
+        x, ctx.groups, ctx.eps = inputs
         ctx.save_for_backward(x)
         ctx.save_for_forward(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # this derivative will be differentiated
-            return _jacobian_product(grads[0], x, ctx.groups), None
-        pull = torch.func.vjp(lambda z: _kernel(z, ctx.groups), x)[1]
-        return pull(grads[0])[0], None
+            return _jacobian_product(grads[0], x, ctx.groups, ctx.eps), None, None
+        pull = torch.func.vjp(lambda z: _kernel(z, ctx.groups, ctx.eps), x)[1]
+        return pull(grads[0])[0], None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         (x,) = ctx.saved_tensors
-        return _jacobian_product(tangent, x, ctx.groups)
+        return _jacobian_product(tangent, x, ctx.groups, ctx.eps)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, groups: int) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[int, None, None], x: Tensor, groups: int, eps: float
+    ) -> tuple[Tensor, int]:
         """Examples are normalized one by one, so a further batch dimension joins the batch."""
         x = x.movedim(in_dims[0], 0)
-        together = _Normalize.apply(x.flatten(0, 1), groups)  # type: ignore[no-untyped-call]
+        together = _Normalize.apply(x.flatten(0, 1), groups, eps)  # type: ignore[no-untyped-call]
         return together.reshape(x.shape), 0
 
 
-def _kernel(x: Tensor, groups: int) -> Tensor:
+def _kernel(
+    x: Tensor,
+    groups: int,
+    eps: float,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
     """torch's own normalization, of vectors or of channels."""
     if x.ndim == 2 and groups == 1:
-        return F.layer_norm(x, x.shape[1:], eps=_EPS)
-    return F.group_norm(x, groups, eps=_EPS)
+        return F.layer_norm(x, x.shape[1:], weight, bias, eps)
+    return F.group_norm(x, groups, weight, bias, eps)
 
 
-def _jacobian_product(v: Tensor, x: Tensor, groups: int) -> Tensor:
+def _jacobian_product(v: Tensor, x: Tensor, groups: int, eps: float) -> Tensor:
     """dy/dx times v; also v times dy/dx. Shapes as x."""
     grouped = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     v, x = v.reshape(grouped), x.reshape(grouped)
@@ -143,6 +168,6 @@ def _jacobian_product(v: Tensor, x: Tensor, groups: int) -> Tensor:
         return z.mean(axes, keepdim=True)
 
     centered = x - mean(x)
-    rstd = (mean(centered.square()) + _EPS).rsqrt()
+    rstd = (mean(centered.square()) + eps).rsqrt()
     y = centered * rstd
     return (rstd * (v - mean(v) - y * mean(y * v))).flatten(1, 2)

@@ -1,0 +1,155 @@
+r"""Embeddings of the time label as published networks have them, with the class beside it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sde_score._core.arguments import check_fields
+from sde_score._core.checks import require_choice, require_count
+from sde_score.nn.blocks.embeddings import require_labels, require_noise_level
+
+Condition = Tensor | dict[str, Tensor] | None
+
+
+@dataclass(frozen=True)
+class TimeFeatures:
+    r"""Sines and cosines of a time label c.
+
+    .. math:: (\sin \omega_k c, \cos \omega_k c), \qquad
+              \omega_k = 10000^{-k / (K - s)} \quad \text{or} \quad \omega_k = 2 \pi W_k
+
+    for k = 0 ... K - 1: the fixed frequencies of transformers, or random ones, drawn once as
+    normal numbers times `scale` and saved with the weights.
+
+    Args:
+        channels: number of features, 2 K; an odd number ends with a zero.
+        kind: `"positional"` or `"fourier"`.
+        sine_first: the sines in front, as DDPM and NCSN++ have them; False the cosines, as ADM.
+        shift: s, 1 where the slowest frequency is 1 / 10000 (DDPM) and 0 for ADM.
+        scale: of the random frequencies.
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Tancik et al. 2020,
+    https://arxiv.org/abs/2006.10739.
+    """
+
+    channels: int
+    kind: str = "positional"
+    sine_first: bool = True
+    shift: float = 1.0
+    scale: float = 16.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_count(2, channels=self.channels)
+        require_choice("kind", self.kind, ("positional", "fourier"))
+
+    def frequencies(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The fixed frequencies, shape `(K,)`."""
+        half = self.channels // 2
+        steps = torch.arange(half, dtype=dtype, device=device)
+        return torch.exp(steps * (-math.log(10000) / (half - self.shift)))
+
+    def draw(self) -> Tensor:
+        """Random frequencies W, shape `(K,)`, by torch's global generator."""
+        return torch.randn(self.channels // 2) * self.scale
+
+
+class TimeEmbedding(nn.Module):
+    """The time label, and the condition, of each example as a vector that has passed a SiLU.
+
+    Features of the label go through a two-layer network. The vector of the class is added to the
+    features, or to what comes out; augmentation labels, of EDM, are added to the features.
+
+    Args:
+        features: of the time label.
+        channels: length of the vector.
+        num_classes: number of classes; 0 for a network without condition.
+        class_first: add the class to the features instead of the output.
+        num_augment: number of augmentation labels.
+    """
+
+    W: Tensor
+
+    def __init__(
+        self,
+        features: TimeFeatures,
+        channels: int,
+        num_classes: int = 0,
+        class_first: bool = False,
+        num_augment: int = 0,
+    ) -> None:
+        super().__init__()
+        require_count(channels=channels)
+        require_count(0, num_classes=num_classes, num_augment=num_augment)
+        self.features = features
+        self.num_classes = num_classes
+        self.class_first = class_first
+        if features.kind == "fourier":
+            self.register_buffer("W", features.draw())
+        self.first = nn.Linear(features.channels, channels)
+        self.second = nn.Linear(channels, channels)
+        width = features.channels if class_first else channels
+        self.classes = nn.Embedding(num_classes, width) if num_classes else None
+        self.augment = (
+            nn.Linear(num_augment, features.channels, bias=False) if num_augment else None
+        )
+
+    def forward(self, time_label: Tensor, condition: Condition = None) -> Tensor:
+        """Embed a batch of time labels and, where there are classes, of labels.
+
+        Args:
+            time_label: shape `(batch,)`.
+            condition: labels, int64 of shape `(batch,)`, -1 or None for no class; or a dictionary
+                with `label` and, for networks that were trained with augmentation, `augment` of
+                shape `(batch, num_augment)`.
+
+        Returns:
+            Shape `(batch, channels)`.
+        """
+        require_noise_level(time_label)
+        given = condition if isinstance(condition, dict) else {"label": condition}
+        label, augment = given.get("label"), given.get("augment")
+        features = self._features(time_label).to(self.first.weight.dtype)
+        known = self._classes(label, time_label)
+        if self.class_first and known is not None:
+            features = features + known
+        if augment is not None:
+            if self.augment is None:
+                raise ValueError(
+                    "condition has 'augment', but the network was made without augmentation labels"
+                )
+            features = features + self.augment(augment.to(features))
+        hidden: Tensor = self.second(F.silu(self.first(features)))
+        if not self.class_first and known is not None:
+            hidden = hidden + known
+        return F.silu(hidden)
+
+    def _features(self, time_label: Tensor) -> Tensor:
+        dtype = torch.promote_types(time_label.dtype, torch.float32)
+        label = time_label.to(dtype)[:, None]
+        if self.features.kind == "fourier":
+            angles = label * self.W.to(dtype) * math.tau
+        else:
+            angles = label * self.features.frequencies(dtype, label.device)
+        parts = [angles.sin(), angles.cos()] if self.features.sine_first else [angles.cos(), angles.sin()]
+        out = torch.cat(parts, dim=1)
+        return F.pad(out, (0, 1)) if self.features.channels % 2 else out
+
+    def _classes(self, label: Tensor | None, time_label: Tensor) -> Tensor | None:
+        if self.classes is None:
+            if label is not None:
+                raise ValueError(
+                    "condition was given to a network without classes: build it with "
+                    "num_classes=..., or leave condition out"
+                )
+            return None
+        if label is None:
+            label = torch.full_like(time_label, -1, dtype=torch.int64)
+        label = require_labels(label, time_label, self.num_classes)
+        known: Tensor = self.classes(label.clamp(min=0)) * (label >= 0)[:, None]
+        return known
