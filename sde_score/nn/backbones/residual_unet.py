@@ -145,13 +145,14 @@ class ResidualUNet(nn.Module):
         self.middle = nn.ModuleList(
             Stage(
                 ResBlock(width, width, self._embedding_width, middle_style),
-                middle_style.attention(width) if first and middle_attention else None,
+                middle_style.attention(width) if place == 0 and middle_attention else None,
+                number=place,
             )
-            for first in (True, False)
+            for place in range(2)
         )
         self._build_decoder(levels, width, widths)
         self.head = None if branches.output == "skip" else self._head(levels[0].width)
-        self.double = Upsample(dims, style.taps)
+        self.enlarge = Upsample(dims, style.taps)
 
     @property
     def _embedding_width(self) -> int:
@@ -163,16 +164,16 @@ class ResidualUNet(nn.Module):
         pyramid = self.event_shape[0]
         self.encoder = nn.ModuleList()
         for number, level in enumerate(levels):
-            for _ in range(level.blocks):
+            for place in range(level.blocks):
                 block = ResBlock(width, level.width, self._embedding_width, style)
                 width = level.width
-                self.encoder.append(
-                    Stage(block, style.attention(width) if level.attention else None)
-                )
+                attention = style.attention(width) if level.attention else None
+                self.encoder.append(Stage(block, attention, number, place))
                 kept.append(width)
             if number == len(levels) - 1:
                 break
-            stage = Stage(self._resampler("down", level.down, width))
+            stage = Stage(level=number, number=level.blocks)
+            stage.down = self._resampler("down", level.down, width)
             if self.branches.input is not None:
                 stage.merge = InputMerge(pyramid, width, style, self.branches, self.one_sided)
                 pyramid = width if self.branches.input == "residual" else pyramid
@@ -186,14 +187,15 @@ class ResidualUNet(nn.Module):
         self.decoder = nn.ModuleList()
         pyramid = 0
         for number, level in reversed(list(enumerate(levels))):
-            for block_number in range(level.blocks + 1):
-                last = block_number == level.blocks
+            for place in range(level.blocks + 1):
+                last = place == level.blocks
                 attends = level.up_attention == "all" or (level.up_attention == "last" and last)
                 block = ResBlock(
                     width + kept.pop(), level.width, self._embedding_width, style
                 )
                 width = level.width
-                stage = Stage(block, style.attention(width) if attends else None)
+                attention = style.attention(width) if attends else None
+                stage = Stage(block, attention, number, place)
                 self.decoder.append(stage)
             if self.branches.output == "skip":
                 stage.image = self._head(width)
@@ -263,7 +265,7 @@ class ResidualUNet(nn.Module):
             hidden = stage(torch.cat([hidden, kept.pop()], dim=1), embedding)
             if self.branches.output == "skip" and stage.image is not None:
                 drawn = stage.image(hidden)
-                image = drawn if image is None else self.double(image, drawn.shape[2:]) + drawn
+                image = drawn if image is None else self.enlarge(image, drawn.shape[2:]) + drawn
             elif self.branches.output == "residual" and stage.image is not None:
                 if image is None:
                     image = stage.image(hidden)
@@ -281,21 +283,44 @@ class ResidualUNet(nn.Module):
 
 
 class Stage(nn.Module):
-    """What stands between two concatenations: a block or a resampling, and attention."""
+    """What stands between two concatenations; everything may be absent.
 
-    def __init__(self, block: nn.Module, attention: nn.Module | None = None) -> None:
+    Args:
+        block: a residual block.
+        attention: after it.
+        level: the resolution, 0 the finest.
+        number: place among the stages of its level.
+
+    On the way down, `down` halves and `merge` joins the halved image; on the way up, `image` draws
+    and `up` doubles.
+    """
+
+    def __init__(
+        self,
+        block: nn.Module | None = None,
+        attention: nn.Module | None = None,
+        level: int = 0,
+        number: int = 0,
+    ) -> None:
         super().__init__()
+        self.level = level
+        self.number = number
         self.block = block
         self.attention = attention
+        self.down: nn.Module | None = None
         self.merge: InputMerge | None = None
         self.image: nn.Module | None = None
         self.up: nn.Module | None = None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """The block, then attention."""
-        block = self.block
-        hidden: Tensor = block(x, embedding) if isinstance(block, ResBlock) else block(x)
-        return hidden if self.attention is None else self.attention(hidden)
+        """The block, attention and the halving."""
+        if self.block is not None:
+            x = self.block(x, embedding)
+        if self.attention is not None:
+            x = self.attention(x)
+        if self.down is not None:
+            x = self.down(x, embedding) if isinstance(self.down, ResBlock) else self.down(x)
+        return x
 
 
 class Head(nn.Module):

@@ -176,10 +176,10 @@ class ConvUpsample(nn.Module):
         self, channels: int, out: int, dims: int = 2, taps: Sequence[float] = BOX
     ) -> None:
         super().__init__()
-        self.double = Upsample(dims, taps)
+        self.enlarge = Upsample(dims, taps)
         self.conv = convolution(dims, channels, out)
 
     def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Double x, shape `(batch, channels, ...)`, and cut it to `size`."""
-        doubled: Tensor = self.conv(self.double(x, size))
+        doubled: Tensor = self.conv(self.enlarge(x, size))
         return doubled

@@ -71,6 +71,8 @@ class TimeEmbedding(nn.Module):
         num_classes: number of classes; 0 for a network without condition.
         class_first: add the class to the features instead of the output.
         num_augment: number of augmentation labels.
+        class_scale: factor on the vectors of classes.
+        class_bias: a vector added whether there is a class or not, as a linear layer of EDM has it.
     """
 
     W: Tensor
@@ -82,6 +84,8 @@ class TimeEmbedding(nn.Module):
         num_classes: int = 0,
         class_first: bool = False,
         num_augment: int = 0,
+        class_scale: float = 1.0,
+        class_bias: bool = False,
     ) -> None:
         super().__init__()
         require_count(channels=channels)
@@ -89,12 +93,14 @@ class TimeEmbedding(nn.Module):
         self.features = features
         self.num_classes = num_classes
         self.class_first = class_first
+        self.class_scale = class_scale
         if features.kind == "fourier":
             self.register_buffer("W", features.draw())
         self.first = nn.Linear(features.channels, channels)
         self.second = nn.Linear(channels, channels)
         width = features.channels if class_first else channels
         self.classes = nn.Embedding(num_classes, width) if num_classes else None
+        self.class_bias = nn.Parameter(torch.zeros(width)) if class_bias else None
         self.augment = (
             nn.Linear(num_augment, features.channels, bias=False) if num_augment else None
         )
@@ -152,4 +158,5 @@ class TimeEmbedding(nn.Module):
             label = torch.full_like(time_label, -1, dtype=torch.int64)
         label = require_labels(label, time_label, self.num_classes)
         known: Tensor = self.classes(label.clamp(min=0)) * (label >= 0)[:, None]
-        return known
+        known = known if self.class_scale == 1 else known * self.class_scale
+        return known if self.class_bias is None else known + self.class_bias
