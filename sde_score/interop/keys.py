@@ -70,10 +70,8 @@ def leaves(part: Part) -> Iterator[tuple[str, nn.Module]]:
         yield f"{part.path}.norm", module.norm
         yield f"{part.path}.conv", module.conv
     elif isinstance(module, InputMerge):
-        if module.residual:
-            yield f"{part.path}.down.conv", module.down.conv  # type: ignore[arg-type]
-        else:
-            yield f"{part.path}.conv", module.conv
+        name = "down.conv" if module.residual else "conv"
+        yield f"{part.path}.{name}", module.get_submodule(name)
     elif isinstance(module, (ConvDownsample, ConvUpsample)):
         yield f"{part.path}.conv", module.conv
     else:
@@ -208,9 +206,7 @@ def rows(weight: Tensor, heads: int, order: str) -> Tensor:
     from einops import rearrange
 
     lengths = {"three": 3, "heads": heads}
-    return rearrange(
-        weight, f"({order}) ... -> (three heads channels) ...", **lengths
-    ).contiguous()
+    return rearrange(weight, f"({order}) ... -> (three heads channels) ...", **lengths).contiguous()
 
 
 def concatenated(values: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Models: a score, from a trained network or of a distribution that is known exactly."""
 
 from sde_score.models import exact as targets
+from sde_score.models import published
 from sde_score.models.base import BaseEnergy, BaseModel
 from sde_score.models.density import Density, Marginal
 from sde_score.models.derivatives.derivative_check import check_differentiable
@@ -89,3 +90,5 @@ __all__ = [
     "value_and_point",
     "vector_jacobian",
 ]
+
+PARAMETRIZATIONS.fill(published.ROWS)

@@ -13,9 +13,10 @@ where the output F is given by its two coefficients (a, b) alone. Every conversi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,6 +118,7 @@ class Parametrization:
         time_label: label of the time at given scales, in the shape of t.
         output: (a, b) at given scales.
         sigma_data: standard deviation of the data, > 0.
+        options: further arguments of the row's spec.
 
     Raises:
         ValueError: for a `sigma_data` that is not positive.
@@ -127,12 +129,13 @@ class Parametrization:
     time_label: Callable[[Scales], Tensor]
     output: Callable[[Scales], Coefficients]
     sigma_data: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_positive(sigma_data=self.sigma_data)
 
     def __repr__(self) -> str:
-        return format_spec(self.name, {"sigma_data": self.sigma_data})
+        return format_spec(self.name, {**self.options, "sigma_data": self.sigma_data})
 
 
 def spread(at: Scales) -> Tensor:

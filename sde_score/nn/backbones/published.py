@@ -69,9 +69,7 @@ def ncsnpp(
     return ResidualUNet(
         event_shape,
         _levels(event_shape, base, multipliers, blocks, attention, "last", resample),
-        TimeEmbedding(
-            TimeFeatures(width, embedding), 4 * base, num_classes, True, num_augment
-        ),
+        TimeEmbedding(TimeFeatures(width, embedding), 4 * base, num_classes, True, num_augment),
         style,
         Branches(input_branch, output_branch, concatenate),
         one_sided=not fir,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -190,9 +190,7 @@ class ResidualUNet(nn.Module):
             for place in range(level.blocks + 1):
                 last = place == level.blocks
                 attends = level.up_attention == "all" or (level.up_attention == "last" and last)
-                block = ResBlock(
-                    width + kept.pop(), level.width, self._embedding_width, style
-                )
+                block = ResBlock(width + kept.pop(), level.width, self._embedding_width, style)
                 width = level.width
                 attention = style.attention(width) if attends else None
                 stage = Stage(block, attention, number, place)
@@ -250,7 +248,7 @@ class ResidualUNet(nn.Module):
         dtype, image = x.dtype, x.to(self.embedding.first.weight.dtype)
         hidden = _channels_last(self.stem(image))
         kept = [hidden]
-        for stage in self.encoder:
+        for stage in _stages(self.encoder):
             hidden = stage(hidden, embedding)
             if stage.merge is not None:
                 hidden, image = stage.merge(hidden, image)
@@ -261,7 +259,7 @@ class ResidualUNet(nn.Module):
 
     def _decode(self, hidden: Tensor, kept: list[Tensor], embedding: Tensor) -> Tensor:
         image: Tensor | None = None
-        for stage in self.decoder:
+        for stage in _stages(self.decoder):
             hidden = stage(torch.cat([hidden, kept.pop()], dim=1), embedding)
             if self.branches.output == "skip" and stage.image is not None:
                 drawn = stage.image(hidden)
@@ -362,6 +360,12 @@ class InputMerge(nn.Module):
             return hidden, image
         seen = self.conv(image)
         return torch.cat([seen, hidden], dim=1) if self.concatenate else seen + hidden, image
+
+
+def _stages(modules: nn.ModuleList) -> Iterator[Stage]:
+    for module in modules:
+        assert isinstance(module, Stage)
+        yield module
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -49,4 +49,5 @@ class Attention(nn.Module):
         # Written out: fused attention has neither second derivatives nor forward-mode ones.
         weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
         change = self.out(rearrange(weights @ v, "b h n c -> b n (h c)"))
-        return (x + change.mT.reshape(x.shape)) * self.scale
+        out: Tensor = (x + change.mT.reshape(x.shape)) * self.scale
+        return out

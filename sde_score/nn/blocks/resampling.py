@@ -54,7 +54,8 @@ def _even(x: Tensor) -> Tensor:
 def _cut(x: Tensor, size: Sequence[int] | None) -> Tensor:
     if size is None or x.shape[2:] == tuple(size):
         return x
-    return x[(..., *(slice(side) for side in size))]
+    index = (slice(None), slice(None), *(slice(side) for side in size))
+    return x[index]
 
 
 class _Filter(nn.Module):
@@ -95,9 +96,7 @@ class Downsample(_Filter):
             return halved
         kernel = self.per_channel(x).flip(tuple(range(2, 2 + self.dims)))
         pad = kernel.shape[-1] // 2 - 1
-        filtered: Tensor = _CONVOLVE[self.dims](
-            x, kernel, stride=2, padding=pad, groups=x.shape[1]
-        )
+        filtered: Tensor = _CONVOLVE[self.dims](x, kernel, stride=2, padding=pad, groups=x.shape[1])
         return filtered
 
 
@@ -172,9 +171,7 @@ class ConvUpsample(nn.Module):
         taps: the filter of the doubling.
     """
 
-    def __init__(
-        self, channels: int, out: int, dims: int = 2, taps: Sequence[float] = BOX
-    ) -> None:
+    def __init__(self, channels: int, out: int, dims: int = 2, taps: Sequence[float] = BOX) -> None:
         super().__init__()
         self.enlarge = Upsample(dims, taps)
         self.conv = convolution(dims, channels, out)

@@ -128,7 +128,5 @@ class ResBlock(nn.Module):
             shift = self.condition(embedding)
             hidden = self.norm2(hidden + shift.reshape(*shift.shape, *(1,) * (x.ndim - 2)))
         hidden = self.conv2(self.dropout(F.silu(hidden)))
-        sum_ = self.skip(x) + hidden
-        return sum_ if self.scale == 1 else sum_ * self.scale
-
-
+        out: Tensor = self.skip(x) + hidden
+        return out if self.scale == 1 else out * self.scale

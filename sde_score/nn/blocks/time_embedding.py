@@ -142,7 +142,11 @@ class TimeEmbedding(nn.Module):
             angles = label * self.W.to(dtype) * math.tau
         else:
             angles = label * self.features.frequencies(dtype, label.device)
-        parts = [angles.sin(), angles.cos()] if self.features.sine_first else [angles.cos(), angles.sin()]
+        parts = (
+            [angles.sin(), angles.cos()]
+            if self.features.sine_first
+            else [angles.cos(), angles.sin()]
+        )
         out = torch.cat(parts, dim=1)
         return F.pad(out, (0, 1)) if self.features.channels % 2 else out
 
