@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sde_score.nn import create as create_backbone
 from sde_score.nn.backbones.residual_unet import Head, InputMerge, ResidualUNet, Stage
 from sde_score.nn.blocks.attention import Attention
 from sde_score.nn.blocks.layers import Modulation
@@ -92,6 +93,14 @@ class Dialect:
     attention: Callable[[Taken, str, int], dict[str, Tensor]]
 
 
+def outline(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> ResidualUNet:
+    """A network without memory for its weights, which gives names and shapes."""
+    with torch.device("meta"):
+        net = create_backbone(spec, event_shape, num_classes)
+    assert isinstance(net, ResidualUNet)
+    return net
+
+
 class Taken:
     """A state whose tensors are marked as they are taken, so that what is left over is known."""
 
@@ -110,8 +119,8 @@ class Taken:
         """
         if name not in self.state:
             raise CheckpointError(
-                f"the checkpoint has no {name!r}, which its kind of network needs: it is truncated, "
-                "or of another configuration than was read off or asked for"
+                f"the checkpoint has no {name!r}, which its kind of network needs: it is "
+                "truncated, or of another configuration than was read off or asked for"
             )
         self.used.add(name)
         return self.state[name]
@@ -126,6 +135,19 @@ class Taken:
     def left(self) -> list[str]:
         """Names that nobody took."""
         return sorted(set(self.state) - self.used)
+
+    def refuse_left(self) -> None:
+        """Refuse a checkpoint of which something was not used.
+
+        Raises:
+            CheckpointError: with the names.
+        """
+        left = self.left()
+        if left:
+            raise CheckpointError(
+                f"{len(left)} tensors of the checkpoint have no place in the network, such as "
+                f"{left[:3]}: it is of another configuration than was read off or asked for"
+            )
 
 
 def read(

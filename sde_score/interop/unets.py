@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sde_score.interop.keys import (
     Dialect,
-    Part,
     Taken,
     concatenated,
     leaves,
@@ -17,8 +15,7 @@ from sde_score.interop.keys import (
     read,
     rows,
 )
-from sde_score.nn.backbones.residual_unet import Head, InputMerge, ResidualUNet
-from sde_score.nn.blocks.attention import Attention
+from sde_score.nn.backbones.residual_unet import InputMerge, ResidualUNet
 from sde_score.nn.blocks.resampling import ConvDownsample, ConvUpsample
 from sde_score.nn.blocks.residual import ResBlock
 

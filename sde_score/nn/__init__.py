@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sde_score._core.registry import Registry, format_spec, parse_spec
+from sde_score.nn.backbones import published
 from sde_score.nn.backbones.base import Backbone, require_event_shape
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.unet import UNet
@@ -37,7 +38,19 @@ __all__ = [
     "set_second_derivatives",
 ]
 
-BACKBONES: Registry[nn.Module] = Registry("backbone", {"mlp": MLP, "unet": UNet}, base=nn.Module)
+BACKBONES: Registry[nn.Module] = Registry(
+    "backbone",
+    {
+        "mlp": MLP,
+        "unet": UNet,
+        "ncsnpp": published.ncsnpp,
+        "ddpmpp": published.ddpmpp,
+        "ddpm": published.ddpm,
+        "adm": published.adm,
+        "residual-unet": published.residual_unet,
+    },
+    base=nn.Module,
+)
 
 available = BACKBONES.names
 register = BACKBONES.register

@@ -1,8 +1,9 @@
-"""The published U-Nets: `ncsnpp`, `ddpmpp`, `ddpm` and `adm`, with the defaults of their papers."""
+"""The published U-Nets: `ncsnpp`, `ddpmpp`, `ddpm`, `adm`, and `residual-unet` for all others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_choice, require_count
@@ -13,6 +14,143 @@ from sde_score.nn.blocks.residual import BlockStyle
 from sde_score.nn.blocks.time_embedding import TimeEmbedding, TimeFeatures
 
 HALF = 0.5**0.5
+
+
+@checked
+def residual_unet(
+    event_shape: Sequence[int],
+    widths: Sequence[int] = (128, 256, 256, 256),
+    blocks: int = 2,
+    attention: Sequence[bool] = (False, True, False, False),
+    up_attention: Sequence[str] | str = "all",
+    down: Sequence[str] | str = "block",
+    up: Sequence[str] | str = "block",
+    num_classes: int = 0,
+    dropout: float = 0.0,
+    groups: int = 32,
+    channels_per_group: int = 1,
+    eps: float = 1e-5,
+    scale_shift: bool = False,
+    scale: float = 1.0,
+    middle_scale: float | None = None,
+    middle_attention: bool = True,
+    heads: int = 1,
+    head_channels: int | None = None,
+    attention_groups: int | None = None,
+    fir: bool = False,
+    projects_resampled: bool = False,
+    one_sided: bool = False,
+    embedding: str = "positional",
+    features: int | None = None,
+    sine_first: bool = True,
+    shift: float = 1.0,
+    embedding_width: int | None = None,
+    class_first: bool = False,
+    class_bias: bool = False,
+    class_scale: float = 1.0,
+    num_augment: int = 0,
+    input_branch: str | None = None,
+    output_branch: str | None = None,
+    concatenate: bool = False,
+    out_channels: int | None = None,
+    up_groups: Sequence[int] | None = None,
+) -> ResidualUNet:
+    """A U-Net of residual blocks with every switch of the published ones.
+
+    Args:
+        event_shape: shape of one example, of one to three sides.
+        widths: channels of each level, finest first.
+        blocks: residual blocks per level on the way down; the way up has one more.
+        attention: for each level, whether attention follows its blocks on the way down.
+        up_attention: blocks on the way up that attention follows, `"all"`, `"last"` or `"none"`;
+            one for all levels with attention, or one for each.
+        down: ways to the next coarser level, `"block"`, `"conv"` or `"filter"`; one or each.
+        up: ways to the next finer level, likewise.
+        num_classes: number of classes; 0 for a network without condition.
+        dropout: probability of dropping a hidden number in training, in [0, 1).
+        groups: see `BlockStyle`.
+        channels_per_group: see `BlockStyle`.
+        eps: see `BlockStyle`.
+        scale_shift: see `BlockStyle`.
+        scale: see `BlockStyle`.
+        middle_scale: scale of the blocks in the middle; None for `scale`.
+        middle_attention: see `ResidualUNet`.
+        heads: see `BlockStyle`.
+        head_channels: see `BlockStyle`.
+        attention_groups: see `BlockStyle`, on the way down and up.
+        fir: resample by the filter (1, 3, 3, 1) instead of means and repetition.
+        projects_resampled: see `BlockStyle`.
+        one_sided: see `ResidualUNet`.
+        embedding: `"positional"` or `"fourier"`, see `TimeFeatures`.
+        features: number of features of the time label; None for the finest width, twice that for
+            random ones.
+        sine_first: see `TimeFeatures`.
+        shift: see `TimeFeatures`.
+        embedding_width: length of the embedding; None for four times the finest width.
+        class_first: see `TimeEmbedding`.
+        class_bias: see `TimeEmbedding`.
+        class_scale: see `TimeEmbedding`.
+        num_augment: see `TimeEmbedding`.
+        input_branch: see `Branches`.
+        output_branch: see `Branches`.
+        concatenate: see `Branches`.
+        out_channels: see `ResidualUNet`.
+        up_groups: see `ResidualUNet`.
+
+    Raises:
+        ValueError: for sizes out of range, or lists that do not have one entry per level.
+    """
+    require_dropout(dropout)
+    finest = widths[0] if widths else 0
+    levels = [
+        Level(*row)
+        for row in zip(
+            widths,
+            [blocks] * len(widths),
+            _each("attention", attention, len(widths)),
+            _up_attention(up_attention, attention),
+            _each("down", down, len(widths)),
+            _each("up", up, len(widths)),
+            strict=True,
+        )
+    ]
+    style = BlockStyle(
+        groups=groups,
+        channels_per_group=channels_per_group,
+        eps=eps,
+        scale_shift=scale_shift,
+        scale=scale,
+        projects_resampled=projects_resampled,
+        heads=heads,
+        head_channels=head_channels,
+        dropout=dropout,
+        attention_groups=attention_groups,
+        taps=FIR if fir else BOX,
+    )
+    if features is None:
+        features = 2 * finest if embedding == "fourier" else finest
+    return ResidualUNet(
+        event_shape,
+        levels,
+        TimeEmbedding(
+            TimeFeatures(features, embedding, sine_first, shift),
+            4 * finest if embedding_width is None else embedding_width,
+            num_classes,
+            class_first,
+            num_augment,
+            class_scale,
+            class_bias and num_classes > 0,
+        ),
+        style,
+        Branches(input_branch, output_branch, concatenate),
+        replace(
+            style, scale=scale if middle_scale is None else middle_scale, attention_groups=None
+        ),
+        middle_attention,
+        one_sided,
+        out_channels,
+        up_groups,
+    )
 
 
 @checked
@@ -35,7 +173,8 @@ def ncsnpp(
 ) -> ResidualUNet:
     r"""NCSN++: residual blocks rescaled by sqrt(1/2), and the halved image beside them.
 
-    Its time label is log(sigma) with `embedding="fourier"`; the published networks for VE.
+    Its published time label is log(sigma). With classes it is EDM's network, which adds sqrt(n)
+    times the vector of one of n classes to the features of the label.
 
     Args:
         event_shape: shape of one example, of one to three sides.
@@ -57,22 +196,31 @@ def ncsnpp(
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix H.
     """
-    style = BlockStyle(
+    widths, attends = _by_resolution(event_shape, base, multipliers, attention)
+    return residual_unet(
+        event_shape,
+        widths,
+        blocks,
+        attends,
+        "last",
+        resample,
+        resample,
+        num_classes,
+        dropout,
         channels_per_group=4,
         eps=1e-6,
         scale=HALF if rescale else 1.0,
+        fir=fir,
         projects_resampled=True,
-        dropout=_dropout(dropout),
-        taps=FIR if fir else BOX,
-    )
-    width = 2 * base if embedding == "fourier" else base
-    return ResidualUNet(
-        event_shape,
-        _levels(event_shape, base, multipliers, blocks, attention, "last", resample),
-        TimeEmbedding(TimeFeatures(width, embedding), 4 * base, num_classes, True, num_augment),
-        style,
-        Branches(input_branch, output_branch, concatenate),
         one_sided=not fir,
+        embedding=embedding,
+        class_first=True,
+        class_bias=True,
+        class_scale=max(1, num_classes) ** 0.5,
+        num_augment=num_augment,
+        input_branch=input_branch,
+        output_branch=output_branch,
+        concatenate=concatenate,
     )
 
 
@@ -90,6 +238,16 @@ def ddpmpp(
     """DDPM++: NCSN++ without filters and without the image beside the network.
 
     Its published time label is 999 t. Arguments as of `ncsnpp`.
+
+    Args:
+        event_shape: shape of one example, of one to three sides.
+        base: channels of a multiplier of 1.
+        multipliers: channels of each level, finest first, as multiples of `base`.
+        blocks: residual blocks per level on the way down; the way up has one more.
+        attention: resolutions (shorter side) with attention.
+        num_classes: number of classes; 0 for a network without condition.
+        dropout: probability of dropping a hidden number in training, in [0, 1).
+        num_augment: number of augmentation labels, 9 in EDM.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix H.
     """
@@ -119,27 +277,35 @@ def ddpm(
     dropout: float = 0.1,
     up_attention: str = "last",
 ) -> ResidualUNet:
-    """DDPM's U-Net: strided convolutions between levels, groups of normalization always 32.
+    """DDPM's U-Net: strided convolutions between levels, 32 groups in every normalization.
 
-    Its published time label is the index of the layer. Arguments as of `ncsnpp`.
+    Its published time label is the index of the layer.
 
     Args:
         event_shape: shape of one example, of one to three sides.
-        base: channels of a multiplier of 1.
+        base: channels of a multiplier of 1, a multiple of 32.
         multipliers: channels of each level, finest first, as multiples of `base`.
         blocks: residual blocks per level on the way down; the way up has one more.
         attention: resolutions (shorter side) with attention.
         num_classes: number of classes; 0 for a network without condition.
         dropout: probability of dropping a hidden number in training, in [0, 1).
-        up_attention: blocks on the way up that attention follows, `"last"` or `"all"`.
+        up_attention: blocks on the way up that attention follows, `"last"` as in score_sde or
+            `"all"` as in the original.
 
     Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, appendix B.
     """
-    return ResidualUNet(
+    widths, attends = _by_resolution(event_shape, base, multipliers, attention)
+    return residual_unet(
         event_shape,
-        _levels(event_shape, base, multipliers, blocks, attention, up_attention, "conv"),
-        TimeEmbedding(TimeFeatures(base), 4 * base, num_classes),
-        BlockStyle(eps=1e-6, dropout=_dropout(dropout)),
+        widths,
+        blocks,
+        attends,
+        up_attention,
+        "conv",
+        "conv",
+        num_classes,
+        dropout,
+        eps=1e-6,
         one_sided=True,
     )
 
@@ -158,7 +324,6 @@ def adm(
     resample: str = "block",
     scale_shift: bool = True,
     learned_variance: bool = False,
-    num_augment: int = 0,
 ) -> ResidualUNet:
     """ADM: adaptive group normalization, many heads, attention at several resolutions.
 
@@ -177,48 +342,41 @@ def adm(
         resample: by a residual `"block"` or by a `"conv"`.
         scale_shift: condition by scale and shift; False adds the embedding.
         learned_variance: answer with twice the channels in `everything`.
-        num_augment: number of augmentation labels.
 
     Reference: Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233, appendix I.
     """
-    shape = require_event_shape(event_shape)
-    return ResidualUNet(
-        shape,
-        _levels(shape, base, multipliers, blocks, attention, "all", resample),
-        TimeEmbedding(
-            TimeFeatures(base, sine_first=False, shift=0.0),
-            4 * base,
-            num_classes,
-            num_augment=num_augment,
-        ),
-        BlockStyle(
-            scale_shift=scale_shift,
-            head_channels=head_channels,
-            heads=heads,
-            dropout=_dropout(dropout),
-        ),
-        out_channels=2 * shape[0] if learned_variance else None,
+    widths, attends = _by_resolution(event_shape, base, multipliers, attention)
+    return residual_unet(
+        event_shape,
+        widths,
+        blocks,
+        attends,
+        "all",
+        resample,
+        resample,
+        num_classes,
+        dropout,
+        scale_shift=scale_shift,
+        heads=heads,
+        head_channels=head_channels,
+        features=base,
+        sine_first=False,
+        shift=0.0,
+        embedding_width=4 * base,
+        out_channels=2 * event_shape[0] if learned_variance else None,
     )
 
 
-def _dropout(dropout: float) -> float:
-    require_dropout(dropout)
-    return dropout
-
-
-def _levels(
+def _by_resolution(
     event_shape: Sequence[int],
     base: int,
     multipliers: Sequence[float],
-    blocks: int,
     attention: Sequence[int],
-    up_attention: str,
-    resample: str,
-) -> list[Level]:
-    """The levels of a published network.
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Widths of the levels, and whether each has attention.
 
     Raises:
-        ValueError: for attention at a resolution that does not occur, or sides too short to halve.
+        ValueError: for shapes without sides.
     """
     shape = require_event_shape(event_shape)
     if not 2 <= len(shape) <= 4:
@@ -227,18 +385,28 @@ def _levels(
             "mlp for vectors"
         )
     require_count(base=base)
-    require_choice("resample", resample, ("block", "conv", "filter"))
     resolutions = [min(shape[1:])]
     for _ in multipliers[1:]:
         resolutions.append((resolutions[-1] + 1) // 2)
-    return [
-        Level(
-            int(base * multiplier),
-            blocks,
-            resolution in attention,
-            up_attention if resolution in attention else "none",
-            resample,
-            resample,
-        )
-        for multiplier, resolution in zip(multipliers, resolutions, strict=True)
-    ]
+    widths = tuple(int(base * multiplier) for multiplier in multipliers)
+    return widths, tuple(resolution in attention for resolution in resolutions)
+
+
+def _each(name: str, value: Sequence[object] | str, count: int) -> Sequence[object]:
+    """One value per level.
+
+    Raises:
+        ValueError: for a list of another length.
+    """
+    if isinstance(value, str):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{name}={value!r} must have one entry for each of the {count} widths")
+    return value
+
+
+def _up_attention(up: Sequence[str] | str, attention: Sequence[bool]) -> Sequence[object]:
+    if not isinstance(up, str):
+        return _each("up_attention", up, len(attention))
+    require_choice("up_attention", up, ("all", "last", "none"))
+    return [up if attends else "none" for attends in attention]

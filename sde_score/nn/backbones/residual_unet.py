@@ -1,4 +1,4 @@
-"""The U-Net that the published ones are cases of: residual blocks, attention, skips by concatenation.
+"""The U-Net that the published ones are cases of: residual blocks, attention, skips.
 
 `ncsnpp`, `ddpmpp`, `ddpm` and `adm` in `sde_score.nn.backbones.published` are its named cases.
 """
@@ -103,6 +103,8 @@ class ResidualUNet(nn.Module):
         one_sided: strided convolutions pad the far ends alone, as DDPM's.
         out_channels: channels of the answer of `everything`, of which `forward` gives those of x;
             twice as many for networks that learn a variance.
+        up_groups: groups of the first normalization of each block on the way up, where the style
+            does not say.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
@@ -122,6 +124,7 @@ class ResidualUNet(nn.Module):
         middle_attention: bool = True,
         one_sided: bool = False,
         out_channels: int | None = None,
+        up_groups: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = require_event_shape(event_shape)
@@ -151,6 +154,9 @@ class ResidualUNet(nn.Module):
             for place in range(2)
         )
         self._build_decoder(levels, width, widths)
+        for stage, groups in zip(_stages(self.decoder), up_groups or (), strict=False):
+            assert isinstance(stage.block, ResBlock)
+            stage.block.norm1.groups = groups
         self.head = None if branches.output == "skip" else self._head(levels[0].width)
         self.enlarge = Upsample(dims, style.taps)
 
@@ -226,7 +232,7 @@ class ResidualUNet(nn.Module):
         """Map a noisy batch to a batch of the same shape.
 
         Args:
-            x: shape `(batch, channels, ...)`; cast to the dtype of the weights, and the answer back.
+            x: shape `(batch, channels, ...)`; cast to the dtype of the weights and back.
             time_label: shape `(batch,)`.
             condition: see `TimeEmbedding`.
 
@@ -253,7 +259,7 @@ class ResidualUNet(nn.Module):
             if stage.merge is not None:
                 hidden, image = stage.merge(hidden, image)
             kept.append(hidden)
-        for stage in self.middle:
+        for stage in _stages(self.middle):
             hidden = stage(hidden, embedding)
         return self._decode(hidden, kept, embedding).to(dtype)
 

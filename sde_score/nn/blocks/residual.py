@@ -31,6 +31,7 @@ class BlockStyle:
         heads: of attention, where `head_channels` is None.
         head_channels: channels of one head of attention, which decides the number of heads.
         dropout: probability of dropping a hidden number in training, in [0, 1).
+        attention_groups: groups of attention's normalization, where they are others.
         dims: number of dimensions beside batch and channels, 1 to 3.
         taps: filter of blocks that resample.
     """
@@ -44,6 +45,7 @@ class BlockStyle:
     heads: int = 1
     head_channels: int | None = None
     dropout: float = 0.0
+    attention_groups: int | None = None
     dims: int = 2
     taps: tuple[float, ...] = BOX
 
@@ -64,7 +66,8 @@ class BlockStyle:
 
     def attention(self, channels: int) -> Attention:
         """Attention over so many channels."""
-        groups, heads = self.groups_of(channels), self.heads_of(channels)
+        heads = self.heads_of(channels)
+        groups = self.attention_groups or self.groups_of(channels)
         return Attention(channels, heads, groups, self.eps, self.scale)
 
 
@@ -75,8 +78,8 @@ class ResBlock(nn.Module):
               h &= C_2\, \mathrm{dropout}\, \mathrm{silu}\, m(N_2, h, e), \\
               y &= (P R x + h) \cdot scale
 
-    with resampling R, normalizations N, convolutions C and a projection P where the channels change.
-    The embedding e, which has passed its SiLU, enters as m = N_2(h)(1 + s) + b, or as
+    with resampling R, normalizations N, convolutions C, and a projection P where the channels
+    change. The embedding e, which has passed its SiLU, enters as m = N_2(h)(1 + s) + b, or as
     m = N_2(h + b), with s and b linear in e.
 
     Args:

@@ -1,0 +1,83 @@
+"""The result of reading somebody else's checkpoint, and the table of families that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from sde_score.interop.files import Contents
+from sde_score.models import ScoreModel
+from sde_score.nn import create as create_backbone
+from sde_score.scaling import Scaling
+from sde_score.sdes import SDE
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network of other code as one of ours: all that a `ScoreModel` and a run are made of.
+
+    Args:
+        family: of the checkpoint, such as `"score_sde"`.
+        backbone: spec of our network.
+        event_shape: shape of one example.
+        sde: the diffusion that it was trained on.
+        prediction: spec of its parametrization.
+        sigma_data: standard deviation of the data in model range.
+        scaling: between raw values and model range.
+        state: weights of the backbone, by our names.
+        num_classes: number of classes; 0 for a network without condition.
+        needs_condition: whether it was never trained without a condition.
+        notes: what could not be read from the file and was taken as published.
+        facts: what else the file says, such as the number of training steps, for people.
+    """
+
+    family: str
+    backbone: str
+    event_shape: tuple[int, ...]
+    sde: SDE = field(repr=False)
+    prediction: str
+    state: Mapping[str, Tensor] = field(repr=False)
+    sigma_data: float = 1.0
+    scaling: Scaling = field(default_factory=Scaling)
+    num_classes: int = 0
+    needs_condition: bool = False
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def model(self) -> ScoreModel:
+        """The model, in evaluation mode, on the CPU, in the dtype of the weights."""
+        network = create_backbone(self.backbone, self.event_shape, self.num_classes)
+        dtypes = {value.dtype for value in self.state.values() if value.is_floating_point()}
+        network.to(max(dtypes, key=lambda dtype: dtype.itemsize))
+        network.load_state_dict(dict(self.state))
+        model = ScoreModel(network, self.sde, self.prediction, self.sigma_data)
+        model.needs_condition = self.needs_condition
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of checkpoint.
+
+    Args:
+        name: of it.
+        recognizes: whether the contents of a file are of this kind.
+        read: contents and options to the network; names of the options are its keywords.
+    """
+
+    name: str
+    recognizes: Callable[[Contents], bool]
+    read: Callable[..., Imported]
+
+
+def images(low: float = -1.0) -> Scaling:
+    """8-bit images over [low, 1], black at `low` and white at 1, as the published codes have them.
+
+    Args:
+        low: -1 or 0.
+    """
+    width = 255 / (1 - low)
+    return Scaling(center=0.5 - low * width, width=width, levels=256)
