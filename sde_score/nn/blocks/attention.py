@@ -2,7 +2,6 @@ r"""Self-attention over the pixels of each image, as the published U-Nets have i
 
 from __future__ import annotations
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from sde_score.nn.blocks.group_norm import GroupNorm
@@ -42,6 +41,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each example of x, shape `(batch, channels, ...)`."""
+        from einops import rearrange
+
         tokens = self.norm(x).flatten(2).mT
         q, k, v = rearrange(
             self.qkv(tokens), "b n (three h c) -> three b h n c", three=3, h=self.heads
