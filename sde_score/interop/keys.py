@@ -94,11 +94,25 @@ class Dialect:
 
 
 def outline(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> ResidualUNet:
-    """A network without memory for its weights, which gives names and shapes."""
-    with torch.device("meta"):
-        net = create_backbone(spec, event_shape, num_classes)
+    """A U-Net without memory for its weights, which gives names and shapes."""
+    net = sketch(spec, event_shape, num_classes)
     assert isinstance(net, ResidualUNet)
     return net
+
+
+def sketch(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> nn.Module:
+    """Any network without memory for its weights, which gives names and shapes.
+
+    Raises:
+        CheckpointError: for sizes that no network has.
+    """
+    try:
+        with torch.device("meta"):
+            return create_backbone(spec, event_shape, num_classes)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the checkpoint asks for a network that cannot be: {error}"
+        ) from error
 
 
 class Taken:

@@ -20,6 +20,7 @@ from torch import nn
 from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.nn.backbones import published
 from sde_score.nn.backbones.base import Backbone, require_event_shape
+from sde_score.nn.backbones.dit import DiT
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.unet import UNet
 from sde_score.nn.blocks.embeddings import NoiseEmbedding
@@ -29,6 +30,7 @@ __all__ = [
     "BACKBONES",
     "MLP",
     "Backbone",
+    "DiT",
     "NoiseEmbedding",
     "UNet",
     "available",
@@ -48,6 +50,7 @@ BACKBONES: Registry[nn.Module] = Registry(
         "ddpm": published.ddpm,
         "adm": published.adm,
         "residual-unet": published.residual_unet,
+        "dit": DiT,
     },
     base=nn.Module,
 )

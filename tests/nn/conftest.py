@@ -28,6 +28,7 @@ def randomize():
 # Event shape and options of the small networks; one that is added is tested with its defaults.
 SMALL = {
     "mlp": ((3, 2), {"width": 16, "depth": 2}),
+    "dit": ((2, 7, 5), {"width": 8, "depth": 2, "heads": 2, "features": 8}),
     "unet": ((2, 9, 11), {"base": 4, "multipliers": (1, 2), "blocks": 1, "attention": (5,)}),
 }
 

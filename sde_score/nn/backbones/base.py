@@ -85,6 +85,43 @@ def require_inputs(x: Tensor, noise_level: Tensor, event_shape: tuple[int, ...])
             f"x of shape {tuple(x.shape)} does not fit this network: it takes (batch, "
             f"{', '.join(map(str, event_shape))}); build it with event_shape=tuple(x.shape[1:])"
         )
+    _require_one_each(x, noise_level)
+
+
+def require_signal(x: Tensor, noise_level: Tensor, event_shape: tuple[int, ...]) -> None:
+    """Refuse a batch whose channels or number of sides the network was not built for.
+
+    Raises:
+        TypeError: if `x` or `noise_level` is not a floating-point tensor.
+        ValueError: if their shapes are not `(batch, channels, ...)` and `(batch,)`.
+    """
+    require_batch("x", x)
+    require_noise_level(noise_level)
+    if x.ndim != len(event_shape) + 1 or x.shape[1] != event_shape[0]:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} does not fit this network: it takes (batch, "
+            f"{event_shape[0]}, ...) with {len(event_shape) - 1} sides"
+        )
+    _require_one_each(x, noise_level)
+
+
+def require_sides(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """Refuse a shape without channels and one to three sides; return it as a plain tuple.
+
+    Raises:
+        TypeError: if it is not a sequence of integers.
+        ValueError: for other numbers of sides.
+    """
+    shape = require_event_shape(event_shape)
+    if not 2 <= len(shape) <= 4:
+        raise ValueError(
+            f"event_shape={shape} must have channels and one to three sides, as (3, 32, 32): take "
+            "mlp for vectors"
+        )
+    return shape
+
+
+def _require_one_each(x: Tensor, noise_level: Tensor) -> None:
     if noise_level.shape[0] != x.shape[0]:
         raise ValueError(
             f"noise_level has {noise_level.shape[0]} entries for {x.shape[0]} examples of x: give "

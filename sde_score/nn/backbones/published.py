@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_choice, require_count
-from sde_score.nn.backbones.base import require_dropout, require_event_shape
+from sde_score.nn.backbones.base import require_dropout, require_sides
 from sde_score.nn.backbones.residual_unet import Branches, Level, ResidualUNet
 from sde_score.nn.blocks.resampling import BOX, FIR
 from sde_score.nn.blocks.residual import BlockStyle
@@ -378,12 +378,7 @@ def _by_resolution(
     Raises:
         ValueError: for shapes without sides.
     """
-    shape = require_event_shape(event_shape)
-    if not 2 <= len(shape) <= 4:
-        raise ValueError(
-            f"event_shape={shape} must have channels and one to three sides, as (3, 32, 32): take "
-            "mlp for vectors"
-        )
+    shape = require_sides(event_shape)
     require_count(base=base)
     resolutions = [min(shape[1:])]
     for _ in multipliers[1:]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_score._core.arguments import check_fields
-from sde_score._core.checks import require_batch, require_choice, require_count
+from sde_score._core.checks import require_choice, require_count
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import require_event_shape
+from sde_score.nn.backbones.base import require_event_shape, require_signal
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.resampling import (
@@ -244,12 +244,7 @@ class ResidualUNet(nn.Module):
 
     def everything(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
         """All `out_channels` of the answer, such as a learned variance behind the mean."""
-        require_batch("x", x)
-        if x.ndim != len(self.event_shape) + 1 or x.shape[1] != self.event_shape[0]:
-            raise ValueError(
-                f"x of shape {tuple(x.shape)} does not fit this network: it takes (batch, "
-                f"{self.event_shape[0]}, ...) with {len(self.event_shape) - 1} sides"
-            )
+        require_signal(x, time_label, self.event_shape)
         embedding = self.embedding(time_label, condition)
         dtype, image = x.dtype, x.to(self.embedding.first.weight.dtype)
         hidden = _channels_last(self.stem(image))

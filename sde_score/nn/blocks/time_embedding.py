@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count
-from sde_score.nn.blocks.embeddings import require_labels, require_noise_level
+from sde_score.nn.blocks.embeddings import NO_CLASS, require_labels, require_noise_level
 
 Condition = Tensor | dict[str, Tensor] | None
 
@@ -58,6 +58,61 @@ class TimeFeatures:
         """Random frequencies W, shape `(K,)`, by torch's global generator."""
         return torch.randn(self.channels // 2) * self.scale
 
+    def of(self, time_label: Tensor, W: Tensor | None = None) -> Tensor:
+        """Features, shape `(batch, channels)`, in the dtype of the labels and float32 at least.
+
+        Args:
+            time_label: shape `(batch,)`.
+            W: random frequencies, for `"fourier"`.
+        """
+        dtype = torch.promote_types(time_label.dtype, torch.float32)
+        label = time_label.to(dtype)[:, None]
+        if W is None:
+            angles = label * self.frequencies(dtype, label.device)
+        else:
+            angles = label * W.to(dtype) * math.tau
+        waves = (angles.sin(), angles.cos()) if self.sine_first else (angles.cos(), angles.sin())
+        out = torch.cat(waves, dim=1)
+        return F.pad(out, (0, 1)) if self.channels % 2 else out
+
+
+def class_vectors(
+    table: nn.Embedding, label: Tensor | None, time_label: Tensor, num_classes: int
+) -> Tensor:
+    """The vector of each example's class, shape `(batch, channels)`.
+
+    An example without a class has the row behind the last class if the table has one, else zero.
+
+    Args:
+        table: one row per class, or one more.
+        label: int64 of shape `(batch,)`, -1 for no class; None for none at all.
+        time_label: shape `(batch,)`.
+        num_classes: number of classes.
+    """
+    if label is None:
+        label = torch.full_like(time_label, NO_CLASS, dtype=torch.int64)
+    label = require_labels(label, time_label, num_classes)
+    # Looked up even when no example has a class, so that every process of a distributed run
+    # has a gradient for the table.
+    if table.num_embeddings > num_classes:
+        found: Tensor = table(torch.where(label < 0, num_classes, label))
+        return found
+    known: Tensor = table(label.clamp(min=0)) * (label >= 0)[:, None]
+    return known
+
+
+def refuse_label(label: Tensor | None) -> None:
+    """Refuse a label given to a network without classes.
+
+    Raises:
+        ValueError: with the fix.
+    """
+    if label is not None:
+        raise ValueError(
+            "condition was given to a network without classes: build it with num_classes=..., "
+            "or leave condition out"
+        )
+
 
 class TimeEmbedding(nn.Module):
     """The time label, and the condition, of each example as a vector that has passed a SiLU.
@@ -73,6 +128,7 @@ class TimeEmbedding(nn.Module):
         num_augment: number of augmentation labels.
         class_scale: factor on the vectors of classes.
         class_bias: a vector added whether there is a class or not, as a linear layer of EDM has it.
+        null_class: give "no class" a vector of its own, as DiT; False leaves it out of the sum.
     """
 
     W: Tensor
@@ -86,6 +142,7 @@ class TimeEmbedding(nn.Module):
         num_augment: int = 0,
         class_scale: float = 1.0,
         class_bias: bool = False,
+        null_class: bool = False,
     ) -> None:
         super().__init__()
         require_count(channels=channels)
@@ -99,7 +156,8 @@ class TimeEmbedding(nn.Module):
         self.first = nn.Linear(features.channels, channels)
         self.second = nn.Linear(channels, channels)
         width = features.channels if class_first else channels
-        self.classes = nn.Embedding(num_classes, width) if num_classes else None
+        rows = num_classes + null_class
+        self.classes = nn.Embedding(rows, width) if num_classes else None
         self.class_bias = nn.Parameter(torch.zeros(width)) if class_bias else None
         self.augment = (
             nn.Linear(num_augment, features.channels, bias=False) if num_augment else None
@@ -120,7 +178,8 @@ class TimeEmbedding(nn.Module):
         require_noise_level(time_label)
         given = condition if isinstance(condition, dict) else {"label": condition}
         label, augment = given.get("label"), given.get("augment")
-        features = self._features(time_label).to(self.first.weight.dtype)
+        W = self.W if self.features.kind == "fourier" else None
+        features = self.features.of(time_label, W).to(self.first.weight.dtype)
         known = self._classes(label, time_label)
         if self.class_first and known is not None:
             features = features + known
@@ -135,32 +194,10 @@ class TimeEmbedding(nn.Module):
             hidden = hidden + known
         return F.silu(hidden)
 
-    def _features(self, time_label: Tensor) -> Tensor:
-        dtype = torch.promote_types(time_label.dtype, torch.float32)
-        label = time_label.to(dtype)[:, None]
-        if self.features.kind == "fourier":
-            angles = label * self.W.to(dtype) * math.tau
-        else:
-            angles = label * self.features.frequencies(dtype, label.device)
-        parts = (
-            [angles.sin(), angles.cos()]
-            if self.features.sine_first
-            else [angles.cos(), angles.sin()]
-        )
-        out = torch.cat(parts, dim=1)
-        return F.pad(out, (0, 1)) if self.features.channels % 2 else out
-
     def _classes(self, label: Tensor | None, time_label: Tensor) -> Tensor | None:
         if self.classes is None:
-            if label is not None:
-                raise ValueError(
-                    "condition was given to a network without classes: build it with "
-                    "num_classes=..., or leave condition out"
-                )
+            refuse_label(label)
             return None
-        if label is None:
-            label = torch.full_like(time_label, -1, dtype=torch.int64)
-        label = require_labels(label, time_label, self.num_classes)
-        known: Tensor = self.classes(label.clamp(min=0)) * (label >= 0)[:, None]
+        known = class_vectors(self.classes, label, time_label, self.num_classes)
         known = known if self.class_scale == 1 else known * self.class_scale
         return known if self.class_bias is None else known + self.class_bias
