@@ -13,7 +13,7 @@ from typing import Any
 
 from sde_score._core.checks import shown
 from sde_score._core.registry import refuse_unknown
-from sde_score.interop import adm, dit, score_sde
+from sde_score.interop import adm, dit, lucidrains, score_sde
 from sde_score.interop.files import Contents, read_contents
 from sde_score.interop.imported import Family, Imported
 from sde_score.training.errors import CheckpointError
@@ -24,6 +24,7 @@ FAMILIES: tuple[Family, ...] = (
     adm.FAMILY,
     score_sde.FAMILY,
     dit.FAMILY,
+    lucidrains.FAMILY,
 )
 """Families of checkpoints, in the order in which a file is tried."""
 

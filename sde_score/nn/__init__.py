@@ -21,6 +21,7 @@ from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.nn.backbones import published
 from sde_score.nn.backbones.base import Backbone, require_event_shape
 from sde_score.nn.backbones.dit import DiT
+from sde_score.nn.backbones.lucidrains import LucidrainsUNet
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.unet import UNet
 from sde_score.nn.blocks.embeddings import NoiseEmbedding
@@ -51,6 +52,7 @@ BACKBONES: Registry[nn.Module] = Registry(
         "adm": published.adm,
         "residual-unet": published.residual_unet,
         "dit": DiT,
+        "lucidrains-unet": LucidrainsUNet,
     },
     base=nn.Module,
 )

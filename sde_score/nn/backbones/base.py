@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from sde_score._core.checks import require_batch, require_shape
 from sde_score.nn.blocks.embeddings import NoiseEmbedding, require_noise_level
+
+V = TypeVar("V")
 
 
 class Backbone(nn.Module, ABC):
@@ -127,3 +130,19 @@ def _require_one_each(x: Tensor, noise_level: Tensor) -> None:
             f"noise_level has {noise_level.shape[0]} entries for {x.shape[0]} examples of x: give "
             "one per example"
         )
+
+
+def per_level(name: str, value: Sequence[V] | V, count: int) -> list[V]:
+    """One value per level, from one for all or a sequence.
+
+    Raises:
+        ValueError: for a sequence of another length.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name}={value!r} must have one entry for each of the {count} levels, or be one for "
+            "all"
+        )
+    return list(value)

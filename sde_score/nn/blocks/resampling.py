@@ -37,11 +37,17 @@ _POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def convolution(
-    dims: int, channels: int, out: int, kernel: int = 3, stride: int = 1, padding: int | None = None
+    dims: int,
+    channels: int,
+    out: int,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: int | None = None,
+    bias: bool = True,
 ) -> nn.Module:
     """A convolution in `dims` dimensions that keeps the size unless `padding` says otherwise."""
     pad = kernel // 2 if padding is None else padding
-    layer: nn.Module = _LAYERS[dims](channels, out, kernel, stride=stride, padding=pad)
+    layer: nn.Module = _LAYERS[dims](channels, out, kernel, stride=stride, padding=pad, bias=bias)
     return layer
 
 

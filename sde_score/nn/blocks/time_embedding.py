@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_score._core.arguments import check_fields
-from sde_score._core.checks import require_choice, require_count
+from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score.nn.blocks.embeddings import NO_CLASS, require_labels, require_noise_level
 
 Condition = Tensor | dict[str, Tensor] | None
@@ -27,11 +27,14 @@ class TimeFeatures:
     normal numbers times `scale` and saved with the weights.
 
     Args:
-        channels: number of features, 2 K; an odd number ends with a zero.
+        channels: number of features, 2 K; an odd number ends with a zero, or begins with the label.
         kind: `"positional"` or `"fourier"`.
         sine_first: the sines in front, as DDPM and NCSN++ have them; False the cosines, as ADM.
         shift: s, 1 where the slowest frequency is 1 / 10000 (DDPM) and 0 for ADM.
         scale: of the random frequencies.
+        theta: the base of the fixed frequencies, 10000 in the formula.
+        label_first: put the label itself in front, which makes 2 K + 1 features.
+        learned: train the random frequencies with the rest.
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Tancik et al. 2020,
     https://arxiv.org/abs/2006.10739.
@@ -42,17 +45,21 @@ class TimeFeatures:
     sine_first: bool = True
     shift: float = 1.0
     scale: float = 16.0
+    theta: float = 10000.0
+    label_first: bool = False
+    learned: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
         require_count(2, channels=self.channels)
         require_choice("kind", self.kind, ("positional", "fourier"))
+        require_positive(theta=self.theta)
 
     def frequencies(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The fixed frequencies, shape `(K,)`."""
         half = self.channels // 2
         steps = torch.arange(half, dtype=dtype, device=device)
-        return torch.exp(steps * (-math.log(10000) / (half - self.shift)))
+        return torch.exp(steps * (-math.log(self.theta) / (half - self.shift)))
 
     def draw(self) -> Tensor:
         """Random frequencies W, shape `(K,)`, by torch's global generator."""
@@ -72,8 +79,8 @@ class TimeFeatures:
         else:
             angles = label * W.to(dtype) * math.tau
         waves = (angles.sin(), angles.cos()) if self.sine_first else (angles.cos(), angles.sin())
-        out = torch.cat(waves, dim=1)
-        return F.pad(out, (0, 1)) if self.channels % 2 else out
+        out = torch.cat([label, *waves] if self.label_first else waves, dim=1)
+        return F.pad(out, (0, 1)) if self.channels > out.shape[1] else out
 
 
 def class_vectors(
@@ -129,6 +136,7 @@ class TimeEmbedding(nn.Module):
         class_scale: factor on the vectors of classes.
         class_bias: a vector added whether there is a class or not, as a linear layer of EDM has it.
         null_class: give "no class" a vector of its own, as DiT; False leaves it out of the sum.
+        activation: `"silu"`; or `"gelu"`, between the layers alone.
     """
 
     W: Tensor
@@ -143,16 +151,22 @@ class TimeEmbedding(nn.Module):
         class_scale: float = 1.0,
         class_bias: bool = False,
         null_class: bool = False,
+        activation: str = "silu",
     ) -> None:
         super().__init__()
         require_count(channels=channels)
         require_count(0, num_classes=num_classes, num_augment=num_augment)
+        require_choice("activation", activation, ("silu", "gelu"))
+        self.activation = F.silu if activation == "silu" else F.gelu
         self.features = features
         self.num_classes = num_classes
         self.class_first = class_first
         self.class_scale = class_scale
         if features.kind == "fourier":
-            self.register_buffer("W", features.draw())
+            if features.learned:
+                self.W = nn.Parameter(features.draw())
+            else:
+                self.register_buffer("W", features.draw())
         self.first = nn.Linear(features.channels, channels)
         self.second = nn.Linear(channels, channels)
         width = features.channels if class_first else channels
@@ -189,7 +203,7 @@ class TimeEmbedding(nn.Module):
                     "condition has 'augment', but the network was made without augmentation labels"
                 )
             features = features + self.augment(augment.to(features))
-        hidden: Tensor = self.second(F.silu(self.first(features)))
+        hidden: Tensor = self.second(self.activation(self.first(features)))
         if not self.class_first and known is not None:
             hidden = hidden + known
         return F.silu(hidden)
