@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.memory import readable, require_memory
+from sde_score.interop.pickles import UNREADABLE, is_pickle, read_pickle
 from sde_score.training.errors import CheckpointError
 
 
@@ -58,6 +59,8 @@ def read_contents(path: str | Path) -> Contents:
         raise CheckpointError(f"there is no file {str(path)!r}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if is_pickle(path):
+        return Contents(path, read_pickle(path))
     content = _read_torch(path)
     tensors = content if _is_state(content) else {}
     return Contents(path, content, tensors)
@@ -84,8 +87,14 @@ def _read_folder(path: Path) -> Contents:
         for place in (folder / name, path / "scheduler" / name):
             if place.is_file():
                 config.setdefault(name, read_json(place))
+    if any(folder.glob("*.index.json")):
+        raise CheckpointError(
+            f"the folder {str(folder)!r} holds weights in several parts: save them in one file, as "
+            "with save_pretrained(..., max_shard_size='100GB')"
+        )
     for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth"):
-        files = sorted(folder.glob(pattern))
+        # Variants, such as those of half precision, have one suffix more.
+        files = sorted(folder.glob(pattern), key=lambda file: (file.name.count("."), file.name))
         if files:
             found = read_contents(files[0])
             return Contents(path, found.content, found.tensors, {**found.config, **config})
@@ -142,17 +151,20 @@ def _read_torch(path: Path) -> Any:
             f"{path} holds more than tensors and plain values, or is damaged; nothing of it was "
             f"run: {reason}"
         ) from error
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
 
 
 def _refuse_bomb(path: Path) -> None:
     """Refuse an archive whose members are far larger than itself; torch does not compress."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        total = sum(member.file_size for member in archive.infolist())
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            total = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, *UNREADABLE) as error:
+        raise CheckpointError(f"{path} is a damaged archive: {error}") from error
     size = path.stat().st_size
     if total > 2 * size + 2**20:
         raise CheckpointError(
