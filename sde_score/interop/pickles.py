@@ -303,7 +303,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
     """A tensor on a storage, which holds each of its numbers once."""
     if not isinstance(storage, torch.storage.TypedStorage):
         raise TypeError("a tensor has no storage")
-    count = storage._size()
+    count = int(storage._size())  # type: ignore[no-untyped-call]
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(is_integer(n) and n >= 0 for n in numbers):
         raise ValueError(f"a tensor has size {size} and stride {stride}")
