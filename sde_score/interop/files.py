@@ -47,7 +47,8 @@ def read_contents(path: str | Path) -> Contents:
 
     Args:
         path: a `.pt`, `.pth`, `.ckpt`, `.bin`, `.pkl` or `.safetensors` file, or a folder of
-            diffusers, of U-ViT or of one such file beside a `config.json`.
+            diffusers, of U-ViT's trainer (of several steps, the last), or of one such file beside a
+            `config.json`.
 
     Raises:
         CheckpointError: for a file that is missing, damaged, or would execute something.
@@ -77,6 +78,12 @@ def _is_state(content: Any) -> bool:
 
 
 def _read_folder(path: Path) -> Contents:
+    if (path / "nnet.pth").is_file() or (path / "nnet_ema.pth").is_file():
+        names = [name for name in ("nnet", "nnet_ema", "step") if (path / f"{name}.pth").is_file()]
+        return Contents(path, {name: _read_torch(path / f"{name}.pth") for name in names})
+    steps = [folder for folder in path.glob("*.ckpt") if folder.is_dir() and folder.stem.isdigit()]
+    if steps:
+        return _read_folder(max(steps, key=lambda folder: int(folder.stem)))
     config: dict[str, Any] = {}
     for name in ("config.json", "model_index.json"):
         if (path / name).is_file():

@@ -190,12 +190,18 @@ class Angle:
 _OUTPUTS: dict[str, Callable[[Scales], Coefficients]] = {"noise": noise, "data": data, "v": v}
 
 
-def score_sde_vp(sigma_data: float = 1.0) -> Parametrization:
+def score_sde_vp(factor: float = 999.0, sigma_data: float = 1.0) -> Parametrization:
     """Networks of score_sde for VP and sub-VP.
+
+    Args:
+        factor: of t, 1000 for networks that count the steps of a chain from 1.
+        sigma_data: standard deviation of the data.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix C.
     """
-    return Parametrization("score-sde-vp", unit, TimeMultiple(999.0), noise, sigma_data)
+    require_positive(factor=factor)
+    label = TimeMultiple(factor)
+    return Parametrization("score-sde-vp", unit, label, noise, sigma_data, {"factor": factor})
 
 
 def score_sde_ve(unit_level: float = 1.0, sigma_data: float = 1.0) -> Parametrization:

@@ -24,6 +24,7 @@ from sde_score.nn.backbones.dit import DiT
 from sde_score.nn.backbones.lucidrains import LucidrainsUNet
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.unet import UNet
+from sde_score.nn.backbones.uvit import UViT
 from sde_score.nn.blocks.embeddings import NoiseEmbedding
 from sde_score.nn.blocks.group_norm import set_second_derivatives
 
@@ -34,6 +35,7 @@ __all__ = [
     "DiT",
     "NoiseEmbedding",
     "UNet",
+    "UViT",
     "available",
     "create",
     "default_for",
@@ -53,6 +55,7 @@ BACKBONES: Registry[nn.Module] = Registry(
         "residual-unet": published.residual_unet,
         "dit": DiT,
         "lucidrains-unet": LucidrainsUNet,
+        "uvit": UViT,
     },
     base=nn.Module,
 )
