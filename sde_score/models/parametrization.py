@@ -191,3 +191,6 @@ and log(sigma / alpha) / 4, and return
 
 Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1 and appendix B.6.
 """
+
+OURS = ("noise", "data", "velocity", "score", "edm", "scaled_score")
+"""Rows with the input and time label of this package; the others belong to published networks."""

@@ -14,12 +14,12 @@ from sde_score import samplers
 from sde_score.likelihood import log_prob
 from sde_score.models import (
     HEADS,
-    PARAMETRIZATIONS,
     EnergyBased,
     EnergyFunction,
     EnergyModel,
     ScoreModel,
 )
+from sde_score.models.parametrization import OURS
 from sde_score.sdes import VE, VP
 
 SHAPE = (4, 2, 3)
@@ -71,7 +71,7 @@ def head_value(head, u, f):
     return torch.tensor(rows, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
+@pytest.mark.parametrize("prediction", OURS)
 @pytest.mark.parametrize("head", HEADS)
 def test_score_is_minus_the_gradient(head, prediction, sde, times, x):
     """All heads, predictions and SDEs, at both ends of time, against central differences."""
@@ -85,7 +85,7 @@ def test_score_is_minus_the_gradient(head, prediction, sde, times, x):
     assert bool((error < 1e-7 * scale + 1e-8).all())
 
 
-@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
+@pytest.mark.parametrize("prediction", OURS)
 @pytest.mark.parametrize("head", HEADS)
 def test_energy_is_the_formula_with_the_coefficients_of_a_score_model(
     head, prediction, sde, times, x

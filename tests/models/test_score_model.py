@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sde_score.models import PARAMETRIZATIONS, Model, Parametrization, ScoreModel
-from sde_score.models.parametrization import noise
+from sde_score.models.parametrization import OURS, noise
 from sde_score.sdes import EDM, VP
 
 METHODS = ("score", "denoise", "noise", "velocity")
@@ -78,7 +78,7 @@ def output_of(prediction, known, sde, t, sigma_data):
 
 
 @pytest.mark.parametrize("sigma_data", [1.0, 0.4])
-@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
+@pytest.mark.parametrize("prediction", OURS)
 def test_a_backbone_that_knows_the_truth_gives_the_truth(
     sde, times, pair, prediction, sigma_data, derivative
 ):
@@ -91,7 +91,7 @@ def test_a_backbone_that_knows_the_truth_gives_the_truth(
         torch.testing.assert_close(got, known[name], rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
+@pytest.mark.parametrize("prediction", OURS)
 def test_four_ways_of_saying_it_agree(sde, times, prediction, derivative):
     """Whatever the network says: x = alpha x0 + sigma noise, noise = -sigma score, v = ..."""
     generator = torch.Generator().manual_seed(6)
@@ -105,7 +105,7 @@ def test_four_ways_of_saying_it_agree(sde, times, prediction, derivative):
     torch.testing.assert_close(model.velocity(x, times), known["velocity"], rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
+@pytest.mark.parametrize("prediction", OURS)
 def test_the_backbone_sees_unit_variance_and_a_quarter_of_log_sigma_over_alpha(
     sde, times, prediction
 ):
@@ -171,7 +171,7 @@ def test_one_call_is_one_evaluation(sde, times):
     assert model.sde is sde
 
 
-@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
+@pytest.mark.parametrize("prediction", OURS)
 def test_scalar_and_batch_times_agree(sde, times, prediction):
     generator = torch.Generator().manual_seed(9)
     x = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
@@ -224,7 +224,7 @@ def test_coefficients_are_computed_in_float64_whatever_the_times():
     torch.testing.assert_close(model.score(x, t), torch.full((1, 2), want), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
+@pytest.mark.parametrize("prediction", OURS)
 def test_a_float32_time_is_its_float64_self(sde, times, prediction):
     """A float64 state is not dragged down to the accuracy of the times' dtype."""
     x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(SHAPE)

@@ -35,6 +35,29 @@ SMALL = {
         (2, 7, 9),
         {"base": 4, "multipliers": (1, 2), "heads": (1, 2), "head_channels": (4, 3), "memory": 2},
     ),
+    "ncsnpp": ((2, 5, 7), {"base": 8, "multipliers": (1, 2), "blocks": 1, "attention": (3,)}),
+    "ddpmpp": ((2, 6), {"base": 8, "multipliers": (1, 2), "blocks": 1, "attention": (3,)}),
+    "ddpm": ((2, 4, 3), {"base": 64, "multipliers": (1,), "blocks": 1, "attention": (3,)}),
+    "adm": (
+        (2, 6, 5),
+        {"base": 8, "multipliers": (1, 2), "blocks": 1, "attention": (5, 3), "head_channels": 4},
+    ),
+    "residual-unet": (
+        (2, 7, 6),
+        {
+            "widths": (8, 4),
+            "blocks": 1,
+            "attention": (False, True),
+            "up_attention": "last",
+            "down": "filter",
+            "up": "conv",
+            "channels_per_group": 2,
+            "fir": True,
+            "input_branch": "skip",
+            "output_branch": "skip",
+            "concatenate": True,
+        },
+    ),
 }
 
 
@@ -46,10 +69,10 @@ def build(request, randomize):
 
     def make(num_classes=0, dropout=0.0, random_weights=True):
         given = dict(options, event_shape=event_shape, num_classes=num_classes)
-        if dropout != 0.0:
-            if "dropout" not in inspect.signature(constructor).parameters:
-                pytest.skip("has no dropout")
+        if "dropout" in inspect.signature(constructor).parameters:
             given["dropout"] = dropout
+        elif dropout:
+            pytest.skip("has no dropout")
         net = constructor(**given).double().eval()
         return randomize(net) if random_weights else net
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from sde_score.models import PARAMETRIZATIONS, GaussianMixture, ScoreModel
+from sde_score.models import GaussianMixture, ScoreModel
+from sde_score.models.parametrization import OURS
 from sde_score.objectives import WEIGHTINGS, DenoisingScoreMatching
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
@@ -87,7 +88,7 @@ def test_the_exact_model_has_the_known_loss(sde, spec):
         torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("prediction", PARAMETRIZATIONS)
+@pytest.mark.parametrize("prediction", OURS)
 def test_the_minimizer_is_the_true_score_for_every_prediction(sde, prediction):
     """A linear backbone has six parameters; the loss is their quadratic, so Newton's step from
     anywhere is the minimizer, whatever the weighting."""

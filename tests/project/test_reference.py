@@ -20,7 +20,7 @@ def test_every_number_that_a_test_asks_for_by_name_ships():
 
 
 def test_they_are_small():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 4_000_000
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 9_000_000
 
 
 def test_each_says_where_it_is_from():
