@@ -109,7 +109,7 @@ def sketch(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> nn.
     try:
         with torch.device("meta"):
             return create_backbone(spec, event_shape, num_classes)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint asks for a network that cannot be: {error}"
         ) from error

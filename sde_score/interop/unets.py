@@ -231,8 +231,9 @@ def _split_attention(
 ) -> Callable[[Taken, str, int], dict[str, Tensor]]:
     def attention(taken: Taken, prefix: str, heads: int) -> dict[str, Tensor]:
         qkv = concatenated([_flat(taken.layer(f"{prefix}.{names[key]}")) for key in "qkv"])
+        norm = f"{prefix}.{names['norm']}"
         return (
-            _under("norm", taken.layer(f"{prefix}.{names['norm']}"))
+            (_under("norm", taken.layer(norm)) if f"{norm}.weight" in taken else {})
             | _under("qkv", qkv)
             | _under("out", taken.layer(f"{prefix}.{names['out']}"))
         )

@@ -54,6 +54,7 @@ def residual_unet(
     concatenate: bool = False,
     out_channels: int | None = None,
     up_groups: Sequence[int] | None = None,
+    middle_norm: bool = True,
 ) -> ResidualUNet:
     """A U-Net of residual blocks with every switch of the published ones.
 
@@ -96,6 +97,7 @@ def residual_unet(
         concatenate: see `Branches`.
         out_channels: see `ResidualUNet`.
         up_groups: see `ResidualUNet`.
+        middle_norm: whether attention in the middle normalizes its input.
 
     Raises:
         ValueError: for sizes out of range, or lists that do not have one entry per level.
@@ -144,7 +146,9 @@ def residual_unet(
         style,
         Branches(input_branch, output_branch, concatenate),
         replace(
-            style, scale=scale if middle_scale is None else middle_scale, attention_groups=None
+            style,
+            scale=scale if middle_scale is None else middle_scale,
+            attention_groups=None if middle_norm else 0,
         ),
         middle_attention,
         one_sided,

@@ -20,7 +20,7 @@ class Attention(nn.Module):
     Args:
         channels: of x.
         heads: number of heads, a divisor of `channels`.
-        groups: of the normalization.
+        groups: of the normalization; 0 for none.
         eps: of the normalization.
         scale: factor on the sum.
 
@@ -35,7 +35,9 @@ class Attention(nn.Module):
             raise ValueError(f"heads={heads} must divide the {channels} channels of the attention")
         self.heads = heads
         self.scale = scale
-        self.norm = GroupNorm(channels, groups=groups, eps=eps, affine=True)
+        self.norm = (
+            GroupNorm(channels, groups=groups, eps=eps, affine=True) if groups else nn.Identity()
+        )
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero_init(nn.Linear(channels, channels))
 

@@ -31,7 +31,7 @@ class BlockStyle:
         heads: of attention, where `head_channels` is None.
         head_channels: channels of one head of attention, which decides the number of heads.
         dropout: probability of dropping a hidden number in training, in [0, 1).
-        attention_groups: groups of attention's normalization, where they are others.
+        attention_groups: groups of attention's normalization, where they are others; 0 for none.
         dims: number of dimensions beside batch and channels, 1 to 3.
         taps: filter of blocks that resample.
     """
@@ -67,7 +67,8 @@ class BlockStyle:
     def attention(self, channels: int) -> Attention:
         """Attention over so many channels."""
         heads = self.heads_of(channels)
-        groups = self.attention_groups or self.groups_of(channels)
+        own = self.attention_groups
+        groups = self.groups_of(channels) if own is None else own
         return Attention(channels, heads, groups, self.eps, self.scale)
 
 
