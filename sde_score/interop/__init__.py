@@ -13,7 +13,7 @@ from typing import Any
 
 from sde_score._core.checks import shown
 from sde_score._core.registry import refuse_unknown
-from sde_score.interop import adm, diffusers, dit, edm, lucidrains, score_sde, uvit
+from sde_score.interop import adm, ddim, diffusers, dit, edm, lucidrains, score_sde, uvit
 from sde_score.interop.files import Contents, read_contents
 from sde_score.interop.imported import Family, Imported
 from sde_score.training.errors import CheckpointError
@@ -28,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     edm.FAMILY,
     uvit.FAMILY,
     diffusers.FAMILY,
+    ddim.FAMILY,
 )
 """Families of checkpoints, in the order in which a file is tried."""
 
