@@ -21,6 +21,7 @@ from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.nn.backbones import published
 from sde_score.nn.backbones.base import Backbone, require_event_shape
 from sde_score.nn.backbones.dit import DiT
+from sde_score.nn.backbones.edm2 import EDM2
 from sde_score.nn.backbones.lucidrains import LucidrainsUNet
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.unet import UNet
@@ -30,6 +31,7 @@ from sde_score.nn.blocks.group_norm import set_second_derivatives
 
 __all__ = [
     "BACKBONES",
+    "EDM2",
     "MLP",
     "Backbone",
     "DiT",
@@ -56,6 +58,7 @@ BACKBONES: Registry[nn.Module] = Registry(
         "dit": DiT,
         "lucidrains-unet": LucidrainsUNet,
         "uvit": UViT,
+        "edm2": EDM2,
     },
     base=nn.Module,
 )

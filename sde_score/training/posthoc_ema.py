@@ -128,7 +128,7 @@ def reconstruction_weights(
     wanted = inner_products(
         gamma, t, torch.tensor(power_of(sigma_rel)).double(), t.new_tensor(time)
     )
-    found = torch.linalg.solve(stored, wanted)
+    found: Tensor = torch.linalg.solve(stored, wanted)
     return found / found.sum()
 
 

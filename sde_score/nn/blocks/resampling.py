@@ -51,6 +51,12 @@ def convolution(
     return layer
 
 
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """x, shape `(batch, channels, ...)`, under a weight of odd taps; its size is kept."""
+    out: Tensor = _CONVOLVE[weight.ndim - 2](x, weight, padding=weight.shape[-1] // 2)
+    return out
+
+
 def _even(x: Tensor) -> Tensor:
     """x with a zero at the far end of every odd side."""
     odd = [side % 2 for side in reversed(x.shape[2:])]
