@@ -7,6 +7,7 @@ from typing import Any
 from sde_score._core.registry import Registry
 from sde_score.cli.benchmark import Benchmark
 from sde_score.cli.compare import Compare
+from sde_score.cli.convert import Convert, Inspect
 from sde_score.cli.data import Data
 from sde_score.cli.demo import Demo
 from sde_score.cli.evaluate import Evaluate
@@ -27,6 +28,8 @@ VERBS: Registry[Any] = Registry(
         "compare": Compare,
         "benchmark": Benchmark,
         "optimise-grid": OptimiseGrid,
+        "convert": Convert,
+        "inspect": Inspect,
         "data": Data,
         "samplers": Samplers,
         "objectives": Objectives,

@@ -22,7 +22,6 @@ n -> infinity     VE SDE, Langevin to convergence             VP SDE, its revers
 """
 
 from sde_score.discrete.ddpm.analytic_variance import optimal_variances
-from sde_score.discrete.ddpm.betas import cosine_betas, linear_betas
 from sde_score.discrete.ddpm.decoder import Decoder
 from sde_score.discrete.ddpm.elbo_table import ELBO, Term
 from sde_score.discrete.ddpm.encoder import Encoder
@@ -41,6 +40,7 @@ from sde_score.discrete.ncsn.design_rules import (
 )
 from sde_score.discrete.ncsn.noise_scales import NoiseScales, NoiseScalesGrid
 from sde_score.discrete.ncsn.time_labels import LABELS, LabelConvention, LabelledNetwork, labelled
+from sde_score.sdes.chains import cosine_betas, linear_betas
 
 __all__ = [
     "ELBO",

@@ -19,6 +19,7 @@ OTHERS = {
 SDES = [
     sdes.create(name, **chosen)
     for name in sdes.SDES
+    if name != "chain"
     for chosen in ({}, *filter(None, [OTHERS.get(name)]))
 ]
 
