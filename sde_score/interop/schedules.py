@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from torch import Tensor
 
 from sde_score._core.registry import format_spec
@@ -26,7 +28,9 @@ def text_of(sde: SDE) -> str:
     if isinstance(sde, Tabulated):
         layers = len(sde.log_snrs)
         for schedule in SCHEDULES:
-            if chain(schedule, layers) == sde:
+            with suppress(ValueError):  # too few layers for this schedule
+                if chain(schedule, layers) != sde:
+                    continue
                 return format_spec("chain", {"schedule": schedule, "layers": layers})
         return format_spec("chain", {"log_snrs": sde.log_snrs})
     return SDES.text_of(sde) or repr(sde)

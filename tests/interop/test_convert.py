@@ -53,7 +53,7 @@ def test_a_folder_with_something_in_it_is_left_alone(imported, tmp_path):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
 def test_chains_keep_the_names_of_their_schedules(schedule):
-    assert text_of(chain(schedule, 20)) == f"chain(schedule={schedule!r}, layers=20)"
+    assert text_of(chain(schedule, 100)) == f"chain(schedule={schedule!r}, layers=100)"
     odd = Tabulated.from_betas(torch.tensor([0.1, 0.3]))
     assert text_of(odd) == f"chain(log_snrs={odd.log_snrs})"
 
@@ -68,7 +68,11 @@ def test_convert_inspect_and_sample(imported, tmp_path, monkeypatch, capsys):
     source, out = str(tmp_path / "net.pt"), str(tmp_path / "run")
     assert main(["inspect", source, "--json", "--option", "size=16"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["family"], found["event_shape"], found["sde"]) == ("mine", [1, 8, 8], repr(VP()))
+    assert (found["family"], found["event_shape"], found["sde"]) == (
+        "mine",
+        [1, 8, 8],
+        "vp(beta_min=0.1, beta_max=20.0)",
+    )
     assert found["parameters"] == sum(v.numel() for v in imported.state.values())
     assert main(["convert", source, out]) == 0
     assert "note: as published" in capsys.readouterr().err
