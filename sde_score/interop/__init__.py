@@ -13,7 +13,18 @@ from typing import Any
 
 from sde_score._core.checks import shown
 from sde_score._core.registry import refuse_unknown
-from sde_score.interop import adm, ddim, diffusers, dit, edm, edm2, lucidrains, score_sde, uvit
+from sde_score.interop import (
+    adm,
+    ddim,
+    diffusers,
+    dit,
+    edm,
+    edm2,
+    lucidrains,
+    ncsnv2,
+    score_sde,
+    uvit,
+)
 from sde_score.interop.files import Contents, read_contents
 from sde_score.interop.imported import Family, Imported
 from sde_score.training.errors import CheckpointError
@@ -29,6 +40,7 @@ FAMILIES: tuple[Family, ...] = (
     uvit.FAMILY,
     diffusers.FAMILY,
     ddim.FAMILY,
+    ncsnv2.FAMILY,
     edm2.FAMILY,
 )
 """Families of checkpoints, in the order in which a file is tried."""

@@ -24,6 +24,7 @@ from sde_score.nn.backbones.dit import DiT
 from sde_score.nn.backbones.edm2 import EDM2
 from sde_score.nn.backbones.lucidrains import LucidrainsUNet
 from sde_score.nn.backbones.mlp import MLP
+from sde_score.nn.backbones.refinenet import RefineNet
 from sde_score.nn.backbones.unet import UNet
 from sde_score.nn.backbones.uvit import UViT
 from sde_score.nn.blocks.embeddings import NoiseEmbedding
@@ -55,6 +56,7 @@ BACKBONES: Registry[nn.Module] = Registry(
         "ddpm": published.ddpm,
         "adm": published.adm,
         "residual-unet": published.residual_unet,
+        "refinenet": RefineNet,
         "dit": DiT,
         "lucidrains-unet": LucidrainsUNet,
         "uvit": UViT,

@@ -44,10 +44,13 @@ def convolution(
     stride: int = 1,
     padding: int | None = None,
     bias: bool = True,
+    dilation: int = 1,
 ) -> nn.Module:
     """A convolution in `dims` dimensions that keeps the size unless `padding` says otherwise."""
-    pad = kernel // 2 if padding is None else padding
-    layer: nn.Module = _LAYERS[dims](channels, out, kernel, stride=stride, padding=pad, bias=bias)
+    pad = dilation * (kernel // 2) if padding is None else padding
+    layer: nn.Module = _LAYERS[dims](
+        channels, out, kernel, stride=stride, padding=pad, bias=bias, dilation=dilation
+    )
     return layer
 
 
