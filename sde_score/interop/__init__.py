@@ -20,6 +20,7 @@ from sde_score.interop import (
     dit,
     edm,
     edm2,
+    kdiff,
     lucidrains,
     ncsnv2,
     score_sde,
@@ -42,6 +43,7 @@ FAMILIES: tuple[Family, ...] = (
     ddim.FAMILY,
     ncsnv2.FAMILY,
     edm2.FAMILY,
+    kdiff.FAMILY,
 )
 """Families of checkpoints, in the order in which a file is tried."""
 

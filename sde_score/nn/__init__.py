@@ -22,6 +22,8 @@ from sde_score.nn.backbones import published
 from sde_score.nn.backbones.base import Backbone, require_event_shape
 from sde_score.nn.backbones.dit import DiT
 from sde_score.nn.backbones.edm2 import EDM2
+from sde_score.nn.backbones.hdit import HDiT
+from sde_score.nn.backbones.kdiff_unet import KDiffUNet
 from sde_score.nn.backbones.lucidrains import LucidrainsUNet
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.refinenet import RefineNet
@@ -61,6 +63,8 @@ BACKBONES: Registry[nn.Module] = Registry(
         "lucidrains-unet": LucidrainsUNet,
         "uvit": UViT,
         "edm2": EDM2,
+        "kdiff-unet": KDiffUNet,
+        "hdit": HDiT,
     },
     base=nn.Module,
 )

@@ -32,6 +32,22 @@ SMALL = {
     "edm2": ((2, 7, 5), {"widths": (4, 8), "blocks": 1, "attention": (3,), "head_channels": 4}),
     "uvit": ((2, 7, 5), {"width": 24, "depth": 2, "heads": 2, "last_convolution": False}),
     "unet": ((2, 9, 11), {"base": 4, "multipliers": (1, 2), "blocks": 1, "attention": (5,)}),
+    "hdit": (
+        (2, 9, 7),
+        {
+            "widths": (8, 16, 8),
+            "depths": (2, 1, 1),
+            "attention": ("window", "neighborhood", "global"),
+            "sizes": (2, 3, 1),
+            "head_channels": 8,
+            "patch": 1,
+            "embedding_width": 8,
+        },
+    ),
+    "kdiff-unet": (
+        (2, 7, 9),
+        {"widths": (4, 8), "depths": (1, 2), "attention": (False, True), "embedding_width": 8},
+    ),
     "lucidrains-unet": (
         (2, 7, 9),
         {"base": 4, "multipliers": (1, 2), "heads": (1, 2), "head_channels": (4, 3), "memory": 2},

@@ -64,12 +64,13 @@ def test_no_condition_is_label_minus_one(build, call_for):
 
 
 def test_gradients_reach_every_parameter(build, call_for):
-    """Zero-initialized layers open one after the other: output, end of block, inside of block."""
+    """Zero-initialized layers open one after the other: output, end of block, inside of block, and
+    the same of the embedding, where it has blocks."""
     net = build(num_classes=3, random_weights=False).train()
     x, noise_level, labels = call_for(net)
     target = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(4):
+    for _ in range(6):
         optimizer.zero_grad()
         (net(x, noise_level, labels) - target).square().mean().backward()
         optimizer.step()

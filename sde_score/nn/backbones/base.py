@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from sde_score._core.checks import require_batch, require_shape
 from sde_score.nn.blocks.embeddings import NoiseEmbedding, require_noise_level
-
-V = TypeVar("V")
 
 
 class Backbone(nn.Module, ABC):
@@ -132,7 +130,7 @@ def _require_one_each(x: Tensor, noise_level: Tensor) -> None:
         )
 
 
-def per_level(name: str, value: Sequence[V] | V, count: int) -> list[V]:
+def per_level(name: str, value: Any, count: int) -> list[Any]:
     """One value per level, from one for all or a sequence.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sde_score.nn.blocks.group_norm import GroupNorm
-from sde_score.nn.blocks.layers import zero_init
+from sde_score.nn.blocks.layers import Modulation, zero_init
 
 
 class Attention(nn.Module):
@@ -23,29 +23,42 @@ class Attention(nn.Module):
         groups: of the normalization; 0 for none.
         eps: of the normalization.
         scale: factor on the sum.
+        embedding: length of an embedding that scales and shifts the normalized x, in the place of
+            learned numbers; None for those.
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
     """
 
     def __init__(
-        self, channels: int, heads: int, groups: int, eps: float = 1e-5, scale: float = 1.0
+        self,
+        channels: int,
+        heads: int,
+        groups: int,
+        eps: float = 1e-5,
+        scale: float = 1.0,
+        embedding: int | None = None,
     ) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"heads={heads} must divide the {channels} channels of the attention")
         self.heads = heads
         self.scale = scale
+        affine = embedding is None
         self.norm = (
-            GroupNorm(channels, groups=groups, eps=eps, affine=True) if groups else nn.Identity()
+            GroupNorm(channels, groups=groups, eps=eps, affine=affine) if groups else nn.Identity()
         )
+        self.condition = None if embedding is None else Modulation(embedding, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero_init(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Attend within each example of x, shape `(batch, channels, ...)`."""
         from einops import rearrange
 
-        tokens = self.norm(x).flatten(2).mT
+        tokens = self.norm(x)
+        if self.condition is not None:
+            tokens = self.condition(tokens, embedding)
+        tokens = tokens.flatten(2).mT
         q, k, v = rearrange(
             self.qkv(tokens), "b n (three h c) -> three b h n c", three=3, h=self.heads
         )

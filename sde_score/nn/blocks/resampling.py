@@ -5,9 +5,9 @@ A filter f of n taps (n even), normalized to sum 1 and applied along every dimen
 .. math:: down(x)_j = \sum_l f_l\, x_{2j + n/2 - l}, \qquad
           up(x)_j = 2^{dims} \sum_i x_i\, f_{j + n/2 - 1 - 2i}
 
-with zeros outside: `BOX` is the mean of neighbors and their repetition, `FIR` the filter of
-StyleGAN 2 and NCSN++. An odd side is padded by one zero at its far end before it is halved, and
-doubling cuts to the size asked for, so that any size passes a U-Net.
+with zeros outside, or x mirrored: `BOX` is the mean of neighbors and their repetition, `FIR` the
+filter of StyleGAN 2 and NCSN++. An odd side is padded by one zero at its far end before it is
+halved, and doubling cuts to the size asked for, so that any size passes a U-Net.
 
 Reference: Karras et al. 2020, https://arxiv.org/abs/1912.04958, appendix B; Zhang 2019,
 https://arxiv.org/abs/1904.11486.
@@ -73,13 +73,25 @@ def _cut(x: Tensor, size: Sequence[int] | None) -> Tensor:
     return x[index]
 
 
+def _reflected(x: Tensor, width: int) -> Tensor:
+    """x, mirrored at both ends of every side without the ends; one entry alone is repeated."""
+    for axis in range(2, x.ndim) if width else ():
+        side = x.shape[axis]
+        near = [min(place, side - 1) for place in range(width, 0, -1)]
+        ends = [x.narrow(axis, place, 1) for place in near]
+        far = [x.narrow(axis, side - 1 - place, 1) for place in reversed(near)]
+        x = torch.cat([*ends, x, *far], dim=axis)
+    return x
+
+
 class _Filter(nn.Module):
     """A filter along every dimension; its taps are not saved with the weights."""
 
     taps: Tensor
 
-    def __init__(self, dims: int, taps: Sequence[float]) -> None:
+    def __init__(self, dims: int, taps: Sequence[float], reflect: bool = False) -> None:
         super().__init__()
+        self.reflect = reflect
         if len(taps) % 2 or len(taps) < 2:
             raise ValueError(f"taps={tuple(taps)!r} must have an even number of entries, 2 or more")
         self.dims = dims
@@ -98,10 +110,11 @@ class Downsample(_Filter):
     Args:
         dims: number of dimensions beside batch and channels.
         taps: the filter, an even number of entries.
+        reflect: mirror x at its ends instead of zeros outside, where the filter is no box.
     """
 
-    def __init__(self, dims: int = 2, taps: Sequence[float] = BOX) -> None:
-        super().__init__(dims, taps)
+    def __init__(self, dims: int = 2, taps: Sequence[float] = BOX, reflect: bool = False) -> None:
+        super().__init__(dims, taps, reflect)
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve x, shape `(batch, channels, ...)`."""
@@ -111,6 +124,8 @@ class Downsample(_Filter):
             return halved
         kernel = self.per_channel(x).flip(tuple(range(2, 2 + self.dims)))
         pad = kernel.shape[-1] // 2 - 1
+        if self.reflect:
+            x, pad = _reflected(x, pad), 0
         filtered: Tensor = _CONVOLVE[self.dims](x, kernel, stride=2, padding=pad, groups=x.shape[1])
         return filtered
 
@@ -121,10 +136,11 @@ class Upsample(_Filter):
     Args:
         dims: number of dimensions beside batch and channels.
         taps: the filter, an even number of entries.
+        reflect: mirror x at its ends instead of zeros outside, where the filter is no box.
     """
 
-    def __init__(self, dims: int = 2, taps: Sequence[float] = BOX) -> None:
-        super().__init__(dims, taps)
+    def __init__(self, dims: int = 2, taps: Sequence[float] = BOX, reflect: bool = False) -> None:
+        super().__init__(dims, taps, reflect)
 
     def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Double x, shape `(batch, channels, ...)`, and cut it to `size`."""
@@ -132,6 +148,9 @@ class Upsample(_Filter):
             return _cut(F.interpolate(x, scale_factor=2.0, mode="nearest"), size)
         kernel = self.per_channel(x) * 2**self.dims
         pad = kernel.shape[-1] // 2 - 1
+        if self.reflect:
+            width = (pad + 1) // 2
+            x, pad = _reflected(x, width), pad + 2 * width
         doubled: Tensor = _TRANSPOSED[self.dims](
             x, kernel, stride=2, padding=pad, groups=x.shape[1]
         )

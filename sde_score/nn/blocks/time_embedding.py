@@ -3,6 +3,7 @@ r"""Embeddings of the time label as published networks have them, with the class
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score.nn.blocks.embeddings import NO_CLASS, require_labels, require_noise_level
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu}
 
 Condition = Tensor | dict[str, Tensor] | None
 
@@ -122,7 +125,7 @@ def refuse_label(label: Tensor | None) -> None:
 
 
 class TimeEmbedding(nn.Module):
-    """The time label, and the condition, of each example as a vector that has passed a SiLU.
+    """The time label, and the condition, of each example as a vector that has passed an activation.
 
     Features of the label go through a two-layer network. The vector of the class is added to the
     features, or to what comes out; augmentation labels, of EDM, are added to the features.
@@ -136,7 +139,8 @@ class TimeEmbedding(nn.Module):
         class_scale: factor on the vectors of classes.
         class_bias: a vector added whether there is a class or not, as a linear layer of EDM has it.
         null_class: give "no class" a vector of its own, as DiT; False leaves it out of the sum.
-        activation: `"silu"`; or `"gelu"`, between the layers alone.
+        activation: between the layers, `"silu"` or `"gelu"`.
+        last: activation of what comes out, likewise.
     """
 
     W: Tensor
@@ -152,12 +156,14 @@ class TimeEmbedding(nn.Module):
         class_bias: bool = False,
         null_class: bool = False,
         activation: str = "silu",
+        last: str = "silu",
     ) -> None:
         super().__init__()
         require_count(channels=channels)
         require_count(0, num_classes=num_classes, num_augment=num_augment)
-        require_choice("activation", activation, ("silu", "gelu"))
-        self.activation = F.silu if activation == "silu" else F.gelu
+        require_choice("activation", activation, tuple(_ACTIVATIONS))
+        require_choice("last", last, tuple(_ACTIVATIONS))
+        self.activation, self.last = _ACTIVATIONS[activation], _ACTIVATIONS[last]
         self.features = features
         self.num_classes = num_classes
         self.class_first = class_first
@@ -206,7 +212,8 @@ class TimeEmbedding(nn.Module):
         hidden: Tensor = self.second(self.activation(self.first(features)))
         if not self.class_first and known is not None:
             hidden = hidden + known
-        return F.silu(hidden)
+        out: Tensor = self.last(hidden)
+        return out
 
     def _classes(self, label: Tensor | None, time_label: Tensor) -> Tensor | None:
         if self.classes is None:
