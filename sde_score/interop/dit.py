@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_choice
+from sde_score._core.checks import is_integer, require_choice
 from sde_score._core.registry import format_spec
+from sde_score.interop.diffusers_scheduler import Schedule, schedule_of
 from sde_score.interop.files import Contents
 from sde_score.interop.imported import Family, Imported
 from sde_score.interop.keys import Taken, concatenated, fitted, sketch
@@ -62,8 +63,7 @@ def read(
         return _read_diffusers(contents, config)
     require_choice("weights", weights, ("ema", "raw"))
     state, args = _state(contents, weights)
-    given = vars(args) if args is not None else {}
-    named = preset or given.get("model")
+    named = preset or str(getattr(args, "model", None))
     if preset is not None:
         require_choice("preset", preset, tuple(PRESETS))
     if heads is None and named in PRESETS:
@@ -97,16 +97,17 @@ def _imported(
     state: dict[str, Tensor],
     notes: list[str],
     needs_condition: bool = False,
-    chain: Tensor | None = None,
+    schedule: Schedule | None = None,
 ) -> Imported:
     spec = format_spec("dit", dict(options))
-    chain = betas("linear") if chain is None else chain
+    if schedule is None:
+        schedule = Schedule(through(betas("linear")), format_spec("ddpm", {"n": 1000}))
     return Imported(
         "dit",
         spec,
         shape,
-        through(chain),
-        format_spec("ddpm", {"n": len(chain)}),
+        schedule.sde,
+        schedule.prediction,
         fitted(sketch(spec, shape, classes), state),
         num_classes=classes,
         needs_condition=needs_condition and classes > 0,
@@ -118,39 +119,38 @@ def _state(contents: Contents, weights: str) -> tuple[Mapping[str, Tensor], Any]
     """A state, and the arguments of the trainer if they are in the file."""
     if contents.tensors:
         return contents.tensors, None
-    return contents.content["ema" if weights == "ema" else "model"], contents.content.get("args")
+    name = "ema" if weights == "ema" else "model"
+    found = contents.content.get(name)
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f"{contents.path} holds no {name!r}, which {weights=} asks for; it holds "
+            f"{', '.join(map(repr, contents.content))}"
+        )
+    return found, contents.content.get("args")
 
 
 def _options(
     taken: Taken, heads: int, null_class: bool
 ) -> tuple[dict[str, Any], tuple[int, int, int], int]:
     """Options of the network, shape of the images and number of classes, read off the shapes."""
-    width, channels, patch, _ = taken("x_embedder.proj.weight").shape
-    places = taken("pos_embed").shape[-2]
+    width, channels, patch, _ = taken.sizes("x_embedder.proj.weight", 4)
+    _, places, _ = taken.sizes("pos_embed", 3)
     side = round(places**0.5) * patch
-    rows = taken("y_embedder.embedding_table.weight").shape[0]
-    hidden = taken("blocks.0.mlp.fc1.weight").shape[0]
+    rows, _ = taken.sizes("y_embedder.embedding_table.weight", 2)
+    hidden, _ = taken.sizes("blocks.0.mlp.fc1.weight", 2)
+    out, _ = taken.sizes("final_layer.linear.weight", 2)
     options = {
         "width": width,
-        "depth": _depth(taken, "blocks"),
+        "depth": taken.numbered("blocks."),
         "heads": heads,
         "patch": patch,
         "mlp_ratio": hidden / width,
-        "learned_variance": taken("final_layer.linear.weight").shape[0] == 2 * channels * patch**2,
+        "learned_variance": out == 2 * channels * patch**2,
         "null_class": null_class,
-        "features": taken("t_embedder.mlp.0.weight").shape[1],
+        "features": taken.sizes("t_embedder.mlp.0.weight", 2)[1],
         "rounded_positions": True,
     }
     return options, (channels, side, side), rows - null_class
-
-
-def _depth(taken: Taken, prefix: str) -> int:
-    places = [
-        int(key.removeprefix(prefix + ".").split(".")[0])
-        for key in taken.state
-        if key.startswith(prefix + ".")
-    ]
-    return 1 + max(places, default=0)
 
 
 def _require_waves(found: Tensor, shape: tuple[int, int, int], patch: int) -> None:
@@ -237,22 +237,22 @@ def _read_diffusers(contents: Contents, config: Mapping[str, Any]) -> Imported:
                 "known"
             )
     taken = Taken(contents.tensors)
-    width, channels, patch, _ = taken("pos_embed.proj.weight").shape
-    depth = _depth(taken, "transformer_blocks")
+    width, channels, patch, _ = taken.sizes("pos_embed.proj.weight", 4)
+    depth = taken.numbered("transformer_blocks.")
     prefix = "transformer_blocks.{}."
     first = prefix.format(0)
-    table = taken(first + "norm1.emb.class_embedder.embedding_table.weight")
-    side = int(config.get("sample_size") or 32)
+    table = first + "norm1.emb.class_embedder.embedding_table.weight"
+    side, heads = (_count(config, key) for key in ("sample_size", "num_attention_heads"))
     options = {
         "width": width,
         "depth": depth,
-        "heads": int(config["num_attention_heads"]),
+        "heads": heads,
         "patch": patch,
-        "mlp_ratio": taken(first + "ff.net.0.proj.weight").shape[0] / width,
-        "learned_variance": taken("proj_out_2.weight").shape[0] == 2 * channels * patch**2,
-        "features": taken(first + "norm1.emb.timestep_embedder.linear_1.weight").shape[1],
+        "mlp_ratio": taken.sizes(first + "ff.net.0.proj.weight", 2)[0] / width,
+        "learned_variance": taken.sizes("proj_out_2.weight", 2)[0] == 2 * channels * patch**2,
+        "features": taken.sizes(first + "norm1.emb.timestep_embedder.linear_1.weight", 2)[1],
         "shift": 1.0,
-        "eps": float(config.get("norm_eps", 1e-5)),
+        "eps": config.get("norm_eps", 1e-5),
         "shared_embedding": False,
     }
     names = {
@@ -280,29 +280,19 @@ def _read_diffusers(contents: Contents, config: Mapping[str, Any]) -> Imported:
     taken.refuse_left()
     notes = [_PIXELS]
     scheduler = contents.config.get("scheduler_config.json")
-    chain = _chain(scheduler) if scheduler else None
-    if chain is None:
-        notes.append(_CHAIN)
-    classes = table.shape[0] - 1
-    return _imported(options, (channels, side, side), classes, state, notes, chain=chain)
-
-
-def _chain(scheduler: Mapping[str, Any]) -> Tensor:
-    """The betas of a diffusers scheduler."""
-    kind = scheduler.get("beta_schedule", "linear")
-    known = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-    if scheduler.get("prediction_type", "epsilon") != "epsilon" or kind not in known:
-        raise CheckpointError(
-            f"scheduler_config.json has beta_schedule={kind!r} and prediction_type="
-            f"{scheduler.get('prediction_type')!r}: DiT predicts epsilon, with beta_schedule one "
-            f"of {', '.join(known)}"
-        )
-    return betas(
-        known[kind],
-        int(scheduler.get("num_train_timesteps", 1000)),
-        float(scheduler.get("beta_start", 1e-4)),
-        float(scheduler.get("beta_end", 0.02)),
+    schedule = schedule_of(
+        scheduler, {} if scheduler else {"beta_schedule": "linear"}, False, False
     )
+    notes += schedule.notes if scheduler else [_CHAIN]
+    classes = taken.sizes(table, 2)[0] - 1
+    return _imported(options, (channels, side, side), classes, state, notes, schedule=schedule)
+
+
+def _count(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if not is_integer(value) or not 1 <= value <= 2**16:  # type: ignore[operator]
+        raise CheckpointError(f"config.json has {key}={value!r}, which must be a count")
+    return int(value)  # type: ignore[arg-type]
 
 
 def _recognizes(contents: Contents) -> bool:

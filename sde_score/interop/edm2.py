@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sde_score._core.checks import is_number
 from sde_score._core.registry import format_spec
 from sde_score.interop.edm import SIGMA_DATA, network_of
 from sde_score.interop.files import Contents
@@ -98,6 +100,9 @@ def read(
     state, said = _found(contents, weights)
     given = {**PUBLISHED, **said}
     given.update({key: value for key, value in asked.items() if value is not None})
+    for key in PUBLISHED:
+        if not is_number(given[key]) or not 0 <= given[key] < math.inf:
+            raise CheckpointError(f"the network was constructed with {key}={given[key]!r}")
     notes = []
     taken_over = [key for key in PUBLISHED if key not in said and asked.get(key) is None]
     if taken_over and not said:
@@ -110,7 +115,7 @@ def read(
         raise TypeError(f"{spec} builds {type(net).__name__}, not EDM2")
     ours = {
         key: _computed(value)
-        for key, value in _renamed(net, taken, int(given["channels_per_head"])).items()
+        for key, value in _renamed(net, taken, max(1, int(given["channels_per_head"]))).items()
     }
     taken.refuse_left()
     pixels = shape[0] != 4
@@ -151,10 +156,13 @@ def _found(contents: Contents, weights: str) -> tuple[Mapping[str, Tensor], dict
         raise ValueError(
             f"weights={weights!r} is no network of the file, which holds {list(content)}"
         )
-    names = [f"{std:g}" for std in averages["stds"]]
+    names = [f"{std:g}" for std in averages["stds"] if is_number(std)]
     if weights != "ema" and weights not in names:
         raise ValueError(f"weights={weights!r} must be one of raw, ema, {', '.join(names)}")
-    kept: Mapping[str, Tensor] = averages["emas"][0 if weights == "ema" else names.index(weights)]
+    place = 0 if weights == "ema" else names.index(weights)
+    if not isinstance(averages.get("emas"), (list, tuple)) or place >= len(averages["emas"]):
+        raise CheckpointError("the file names more averages under 'stds' than it holds in 'emas'")
+    kept: Mapping[str, Tensor] = averages["emas"][place]
     return kept, {}
 
 
@@ -171,7 +179,7 @@ def _spec(taken: Taken, given: Mapping[str, Any]) -> tuple[str, tuple[int, int, 
     if not sides:
         raise CheckpointError("the checkpoint has no 'unet.enc.' blocks, as a network of EDM2 has")
     widths = tuple(
-        taken(f"unet.enc.{side}x{side}_block0.conv_res1.weight").shape[0] for side in sides
+        taken.sizes(f"unet.enc.{side}x{side}_block0.conv_res1.weight", 4)[0] for side in sides
     )
     prefix = f"unet.enc.{sides[0]}x{sides[0]}_block"
     blocks = {
@@ -180,19 +188,19 @@ def _spec(taken: Taken, given: Mapping[str, Any]) -> tuple[str, tuple[int, int, 
     attention = tuple(
         side for side in sides if f"unet.enc.{side}x{side}_block0.attn_qkv.weight" in taken
     )
-    channels = taken("unet.out_conv.weight").shape[0]
+    channels = taken.sizes("unet.out_conv.weight", 4)[0]
     label = "unet.emb_label.weight"
     options: dict[str, object] = {
         "widths": widths,
         "blocks": len(blocks),
         "attention": attention,
-        "noise_features": taken("unet.emb_fourier.freqs").shape[0],
-        "embedding_width": taken("unet.emb_noise.weight").shape[0],
-        "variance_features": taken("logvar_fourier.freqs").shape[0],
+        "noise_features": taken.sizes("unet.emb_fourier.freqs", 1)[0],
+        "embedding_width": taken.sizes("unet.emb_noise.weight", 2)[0],
+        "variance_features": taken.sizes("logvar_fourier.freqs", 1)[0],
     }
     options |= {ours: given[theirs] for theirs, ours in _OURS.items()}
     options["clip"] = float(given["clip_act"])
-    classes = taken(label).shape[1] if label in taken else 0
+    classes = taken.sizes(label, 2)[1] if label in taken else 0
     return format_spec("edm2", options), (channels, sides[0], sides[0]), classes
 
 

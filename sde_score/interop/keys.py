@@ -111,14 +111,24 @@ def sketch(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> nn.
             return create_backbone(spec, event_shape, num_classes)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the checkpoint asks for a network that cannot be: {error}"
+            f"the checkpoint asks for a network that cannot be built: {error}"
         ) from error
 
 
 class Taken:
-    """A state whose tensors are marked as they are taken, so that what is left over is known."""
+    """A state whose tensors are marked as they are taken, so that what is left over is known.
+
+    Raises:
+        CheckpointError: if something in it is no tensor.
+    """
 
     def __init__(self, state: State) -> None:
+        for name, value in state.items():
+            if not isinstance(name, str) or not isinstance(value, Tensor):
+                raise CheckpointError(
+                    f"the weights of the checkpoint hold {name!r} of type {type(value).__name__}, "
+                    "which is no tensor"
+                )
         self.state = dict(state)
         self.used: set[str] = set()
 
@@ -138,6 +148,27 @@ class Taken:
             )
         self.used.add(name)
         return self.state[name]
+
+    def sizes(self, name: str, count: int) -> tuple[int, ...]:
+        """The shape of a tensor that has so many dimensions.
+
+        Raises:
+            CheckpointError: if it is missing, has another number of dimensions, or is empty.
+        """
+        shape = tuple(self(name).shape)
+        if len(shape) != count or not all(shape):
+            raise CheckpointError(
+                f"{name} has shape {shape} in the checkpoint, but its kind of network has "
+                f"{count} dimensions there, none of them empty"
+            )
+        return shape
+
+    def numbered(self, prefix: str) -> int:
+        """How many numbers follow a prefix, as in `blocks.0.`, `blocks.1.`."""
+        found = {
+            key.removeprefix(prefix).split(".")[0] for key in self.state if key.startswith(prefix)
+        }
+        return sum(part.isdecimal() for part in found)
 
     def layer(self, prefix: str) -> dict[str, Tensor]:
         """Weight and, where there is one, bias of a layer."""

@@ -125,9 +125,9 @@ def _options(
     taken: Taken, heads: int, null_class: bool
 ) -> tuple[dict[str, object], tuple[int, int, int], int]:
     """Options of the network, shape of the images and number of classes, read off the shapes."""
-    width, channels, patch, _ = taken("patch_embed.proj.weight").shape
-    rows = taken("label_emb.weight").shape[0] if "label_emb.weight" in taken else 0
-    places = taken("pos_embed").shape[-2] - 1 - (rows > 0)
+    width, channels, patch, _ = taken.sizes("patch_embed.proj.weight", 4)
+    rows = taken.sizes("label_emb.weight", 2)[0] if "label_emb.weight" in taken else 0
+    places = taken.sizes("pos_embed", 3)[1] - 1 - (rows > 0)
     side = round(max(places, 0) ** 0.5) * patch
     if (side // patch) ** 2 != places:
         raise CheckpointError(
@@ -135,13 +135,12 @@ def _options(
             f"{' and the class' if rows else ''}, which is no square of patches: other tokens, "
             "such as words, are not known"
         )
-    firsts = {key.split(".")[1] for key in taken.state if key.startswith("in_blocks.")}
     options: dict[str, object] = {
         "width": width,
-        "depth": 2 * len(firsts),
+        "depth": 2 * taken.numbered("in_blocks."),
         "heads": heads,
         "patch": patch,
-        "mlp_ratio": taken("mid_block.mlp.fc1.weight").shape[0] / width,
+        "mlp_ratio": taken.sizes("mid_block.mlp.fc1.weight", 2)[0] / width,
         "qkv_bias": "mid_block.attn.qkv.bias" in taken,
         "embeds_time": "time_embed.0.weight" in taken,
         "last_convolution": "final_layer.weight" in taken,

@@ -171,15 +171,22 @@ def test_a_folder_says_its_chain(folder):
     kept = (1 - betas).prod().sqrt()
     assert imported.sde.alpha(1.0).item() == pytest.approx(kept.item())
     assert len(imported.notes) == 1
-    with pytest.raises(CheckpointError, match="beta_schedule='sigmoid'"):
-        interop.load(folder({"beta_schedule": "sigmoid"}))
-    with pytest.raises(CheckpointError, match="prediction_type='sample'"):
-        interop.load(folder({"prediction_type": "sample"}))
+    with pytest.raises(CheckpointError, match="beta_schedule='laplace'"):
+        interop.load(folder({"beta_schedule": "laplace"}))
 
 
-def test_another_transformer_of_diffusers_is_refused(folder):
-    with pytest.raises(CheckpointError, match="norm_type='layer_norm'"):
-        interop.load(folder(norm_type="layer_norm"))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_type": "layer_norm"}, "norm_type='layer_norm'"),
+        ({"num_attention_heads": None}, "num_attention_heads=None"),
+        ({"sample_size": 0}, "sample_size=0"),
+        ({"norm_eps": "small"}, "cannot be built: eps='small'"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused(changes, message, folder):
+    with pytest.raises(CheckpointError, match=message):
+        interop.load(folder(**changes))
 
 
 def test_a_trainer_file_holds_two_sets_of_weights(state, save):
@@ -192,6 +199,13 @@ def test_a_trainer_file_holds_two_sets_of_weights(state, save):
     assert torch.equal(other, state["x_embedder.proj.bias"] + 1)
     with pytest.raises(ValueError, match="weights='both'"):
         interop.load(path, heads=4, weights="both")
+    path = save({"model": raw, "ema": {**state, "step": 3}, "args": {"model": []}})
+    with pytest.raises(CheckpointError, match="'step' of type int, which is no tensor"):
+        interop.load(path, heads=4)
+    path = save({"ema": state, "args": argparse.Namespace(model=["DiT-XL/2"])})
+    assert interop.load(path, heads=4).num_classes == 3
+    with pytest.raises(CheckpointError, match="weights='raw' asks for"):
+        interop.load(path, heads=4, weights="raw")
 
 
 def test_the_number_of_heads_is_asked_for(state, save):
@@ -219,6 +233,9 @@ def test_a_network_that_always_had_a_class(state, save):
         (lambda s: s.update(more=torch.zeros(1)), r"1 tensors .* no place .*'more'"),
         (lambda s: s.update(pos_embed=s["pos_embed"] + 0.1), "not the table of sines"),
         (lambda s: s.update(pos_embed=s["pos_embed"][:, :3]), "not the table of sines"),
+        (lambda s: s.update({"x_embedder.proj.weight": torch.zeros(3)}), "4 dimensions there"),
+        (lambda s: s.update(pos_embed=torch.zeros(0, 4, 16)), "none of them empty"),
+        (lambda s: s.update({"blocks.9.x": torch.zeros(1)}), "has no 'blocks.1.attn.qkv.weight'"),
         (lambda s: s.update({"blocks.0.mlp.fc1.bias": torch.zeros(5)}), "mlp.inner.bias has shape"),
     ],
 )

@@ -173,6 +173,8 @@ def test_a_pickle_says_all_and_is_computed_in_float32(small, snapshot, reference
     )
     with pytest.raises(CheckpointError, match=r"constructed with .'resample_filter'."):
         interop.load(snapshot(state, {**params, "resample_filter": [1, 3, 3, 1]}))
+    with pytest.raises(CheckpointError, match="constructed with sigma_data='half'"):
+        interop.load(snapshot(state, {**params, "sigma_data": "half"}))
     with pytest.raises(CheckpointError, match="no known family"):
         interop.load(snapshot(state, params, "StackedRandomGenerator"))
 
@@ -193,6 +195,9 @@ def test_a_file_of_the_trainer_holds_several_averages(small, save):
         assert torch.equal(imported.state["gain"], shifted[k]["unet.out_gain"])
     with pytest.raises(ValueError, match=r"weights='0.2' must be one of raw, ema, 0.05, 0.1"):
         interop.load(path, weights="0.2", **options)
+    content["ema"]["emas"] = shifted[1:2]
+    with pytest.raises(CheckpointError, match="more averages under 'stds'"):
+        interop.load(save(content), weights="0.1", **options)
     del content["ema"]
     with pytest.raises(ValueError, match=r"weights='ema' is no network of the file"):
         interop.load(save(content), **options)

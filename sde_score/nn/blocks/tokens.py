@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_score._core.checks import require_count
+from sde_score.nn.blocks.patches import depth_to_space
 from sde_score.nn.blocks.resampling import convolution
 
 
@@ -49,14 +50,10 @@ def from_patches(tokens: Tensor, patch: int, grid: Sequence[int], sides: Sequenc
         grid: number of patches along each side.
         sides: of the signal, which is cut to them.
     """
-    dims, batch = len(grid), tokens.shape[0]
-    channels = tokens.shape[-1] // patch**dims
-    x = tokens.reshape(batch, *grid, *[patch] * dims, channels)
-    order = [axis for k in range(dims) for axis in (1 + k, 1 + dims + k)]
-    x = x.permute(0, 1 + 2 * dims, *order)
-    x = x.reshape(batch, channels, *[count * patch for count in grid])
-    index = (slice(None), slice(None), *(slice(side) for side in sides))
-    return x[index]
+    batch, count, length = tokens.shape
+    places = patch ** len(grid)
+    x = tokens.reshape(batch, count, places, length // places).transpose(1, 3)
+    return depth_to_space(x.reshape(batch, length, *grid), patch, sides)
 
 
 def grid_waves(

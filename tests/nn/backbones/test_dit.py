@@ -130,3 +130,13 @@ def test_calls_that_do_not_fit_are_refused():
         net(torch.zeros(1, 3, 4), torch.zeros(1))
     with pytest.raises(ValueError, match="1 entries for 2 examples"):
         net(torch.zeros(2, 3, 4, 4), torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"),
+    [((384, 12, 6), 33), ((768, 12, 12), 130), ((1024, 24, 16), 458), ((1152, 28, 16), 675)],
+)
+def test_published_sizes_have_the_published_numbers_of_weights(size, millions):
+    with torch.device("meta"):
+        net = DiT((4, 32, 32), *size, num_classes=1000, learned_variance=True)
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6) == millions

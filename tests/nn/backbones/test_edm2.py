@@ -102,8 +102,8 @@ def test_transforms_of_torch_func_run_in_training():
 
 
 def test_compiled_training_agrees():
-    net = opened(EDM2((2, 4, 4), **SMALL)).double().train()
-    x, label = torch.randn(2, 2, 4, 4).double(), torch.zeros(2).double()
+    net = opened(EDM2((2, 4), (4,), 1, attention=(), head_channels=4)).double().train()
+    x, label = torch.randn(2, 2, 4).double(), torch.zeros(2).double()
     expected = net(x, label)
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, label), expected, rtol=1e-9, atol=1e-11)
@@ -135,3 +135,14 @@ def test_log_variance_is_a_head_of_its_own():
 def test_sizes_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         EDM2(**{"event_shape": (3, 4, 4), **SMALL, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("base", "millions"),
+    [(128, 125), (192, 280), (256, 498), (320, 777), (384, 1119), (448, 1523)],
+)
+def test_published_sizes_have_the_published_numbers_of_weights(base, millions):
+    with torch.device("meta"):
+        widths = tuple(base * k for k in (1, 2, 3, 4))
+        net = EDM2((4, 64, 64), widths, num_classes=1000, variance_features=128)
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6) == millions

@@ -83,3 +83,20 @@ def test_sizes_out_of_range_are_refused(arguments, message):
 def test_other_sides_are_refused():
     with pytest.raises(ValueError, match=r"does not fit this network: it takes \(batch, 3, 4, 4\)"):
         UViT((3, 4, 4), **SMALL)(torch.zeros(1, 3, 4, 6), torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("event_shape", "size", "classes", "millions"),
+    [
+        ((3, 32, 32), (512, 12, 8, 2), 0, 44),
+        ((3, 64, 64), (768, 16, 12, 4), 1000, 131),
+        ((4, 32, 32), (1024, 20, 16, 2), 1000, 287),
+        ((4, 32, 32), (1152, 28, 16, 2), 1000, 501),
+    ],
+)
+def test_published_sizes_have_the_published_numbers_of_weights(
+    event_shape, size, classes, millions
+):
+    with torch.device("meta"):
+        net = UViT(event_shape, *size, num_classes=classes)
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6) == millions
