@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from tables import Journal, Row
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sde_score import evaluation, objectives, samplers
+from sde_score._core.progress import progress_bar
 from sde_score.evaluation import DistanceEstimator, Interval
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
@@ -181,7 +181,7 @@ def loss_rows(
     """Loss of each discrete network and of the continuous one, on the rungs and off them."""
     rows = []
     todo = list(itertools.product(options.layers, range(options.seeds)))
-    for layers, seed in tqdm(todo, desc="losses", unit="ladder"):
+    for layers, seed in progress_bar(todo, name="losses", unit="ladder", delay=0):
         discrete, continuous = runs[f"discrete {layers}", seed], runs[CONTINUOUS, seed]
         for place, times in places(discrete.model.sde, layers).items():
             ours, theirs = (losses(run, judge.held_out, times) for run in (discrete, continuous))
@@ -245,7 +245,8 @@ def _every(
     """A row for every way and every run; rows of an earlier call are not measured again."""
     journal, rows = Journal(options.out / "rows.jsonl"), []
     todo = list(itertools.product(ways.items(), runs.items()))
-    for (name, way), ((training, seed), run) in tqdm(todo, desc=f"{kind}s", unit="row"):
+    bar = progress_bar(todo, name=f"{kind}s", unit="row", delay=0)
+    for (name, way), ((training, seed), run) in bar:
         key = (kind, name, training, seed, run.step, *settings)
         found = journal.row(key, partial(measure, way, run))
         rows.append({kind: name, "training": training, "seed": seed, **found})

@@ -35,6 +35,9 @@ class Data(Command):
     sigma_min: float | None = None
     """For ladder, the smallest noise; a hundredth of the range of the data if not given."""
 
+    progress: bool = True
+    """Show a progress bar where reading takes long."""
+
     def run(self) -> None:
         """Measure and print."""
         data = load(self.data)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sde_score._core.progress import is_main_process
 from sde_score.cli.options import RunCommand
-from sde_score.cli.output import is_main_process, say, show, show_record
+from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import likelihood
 from sde_score.likelihood import LIKELIHOODS
 from sde_score.report import likelihood_table, write_layers

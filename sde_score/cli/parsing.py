@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from sde_score.cli.output import is_main_process
+from sde_score._core.progress import is_main_process
 from sde_score.cli.verbs import VERBS
 
 _ABOUT = (

@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count
+from sde_score._core.progress import progress_bar
 from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.models import GaussianMixture, Model
 from sde_score.random import ExampleStreams, Noise, example_seeds
@@ -322,10 +323,8 @@ class Sampler(ABC):
     def _walk(
         self, model: Model, x: Tensor, noise: Noise, condition: Tensor | None, progress: bool
     ) -> Iteration:
-        from tqdm.auto import tqdm
-
         times, total, name = self.times(model.sde), self.total, self.text("steps")
-        with tqdm(total=total, desc=name, unit="step", delay=2, disable=not progress) as bar:
+        with progress_bar(total=total, name=name, shown=progress) as bar:
             problem = Problem(model, times, noise, condition, bar.update)
             for time, state in self.iterate(problem, x):
                 x = state

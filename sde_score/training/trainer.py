@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sde_score import data as data_sets
 from sde_score._core.modules import evaluating
+from sde_score._core.progress import progress_bar, progress_shown
 from sde_score.models import ScoreModel, check_differentiable
 from sde_score.objectives import Objective
 from sde_score.random import BatchSlice, mix
@@ -202,11 +203,9 @@ class Trainer:
         return load_run(self.out, data=job.whole, **job.objects())
 
     def _bar(self) -> Any:
-        from tqdm.auto import tqdm
-
         shown = self.progress and self.accelerator.is_main_process
-        total = self.config.steps
-        return tqdm(total=total, initial=self.step, unit="step", disable=not shown)
+        steps = self.config.steps
+        return progress_bar(total=steps, initial=self.step, shown=shown, delay=0)
 
     def _train_step(self) -> None:
         """Forward and backward over the micro-batches, then one update."""
@@ -370,6 +369,6 @@ def train(
     """
     given = {"objective": objective, "data": data, "init_from": init_from, **as_fields(model)}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
-    with only_trainer(Path(out)):
+    with progress_shown(progress), only_trainer(Path(out)):
         job = prepare(config, out, resume=resume, continue_with=continue_with)
         return Trainer(job, progress=progress, on_samples=on_samples, on_metrics=on_metrics).run()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, naming, require_extra
+from sde_score._core.progress import progress_bar
 from sde_score.data.dataset import DataSet, from_tensor
 from sde_score.scaling import Scaling
 
@@ -58,11 +59,9 @@ def decode_all(contents: Iterable[tuple[str, bytes]], count: int, name: str) -> 
     Raises:
         DataError: as `decode`; or if images differ in shape, or `count` is wrong.
     """
-    from tqdm.auto import tqdm
-
     images = torch.empty(0)
     done = 0
-    for where, content in tqdm(contents, desc=f"reading {name}", total=count, delay=2):
+    for where, content in progress_bar(contents, name=f"reading {name}", total=count, unit="image"):
         with naming(where):
             image = decode(content)
             if done == 0:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.errors import DataError, naming
+from sde_score._core.progress import progress_bar
 from sde_score.data.dataset import DataSet, from_tensor
 from sde_score.data.formats.images import from_pil
 from sde_score.scaling import Scaling
@@ -32,8 +33,6 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
         TypeError: if `dataset` is not map-style, or an item is something else.
         DataError: if it is empty, or examples differ in shape.
     """
-    from tqdm.auto import tqdm
-
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise TypeError(
             f"dataset is a {type(dataset).__name__}; accepted: a map-style data set, with __len__ "
@@ -44,7 +43,7 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
     name = name or type(dataset).__name__
     examples: list[Tensor] = []
     labels: list[int] = []
-    for i in tqdm(range(len(dataset)), desc=f"reading {name}", delay=2):
+    for i in progress_bar(range(len(dataset)), name=f"reading {name}", unit="item"):
         with naming(f"item {i}"):
             example, label = _item(dataset[i])
             _require_alike(example, label, examples, labels)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_batch, require_count
+from sde_score._core.progress import progress_bar
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.models import Model
 from sde_score.random import example_seeds, generator_from
@@ -76,12 +77,10 @@ class LayerEvaluator:
 
     def map(self, layers: Sequence[int], value: Callable[[Rows], Tensor]) -> Tensor:
         """A value for every row, `Rows -> (rows,)`: shape `(draws, layers, batch)`, float64."""
-        from tqdm.auto import tqdm
-
         places = [(draw, layer) for draw in range(self.draws) for layer in layers]
         shape = (len(places), len(self.x0))
         values = torch.zeros(shape, dtype=torch.float64, device=self.x0.device)
-        with tqdm(total=values.numel(), unit="row", delay=2, disable=not self.progress) as bar:
+        with progress_bar(total=values.numel(), unit="row", shown=self.progress) as bar:
             for examples, here in self._calls(len(places)):
                 size = examples.stop - examples.start
                 found = value(self._rows(places[here], examples))

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.progress import progress_bar
 from sde_score.evaluation.benchmarks.plan import (
     BENCHMARK_BUDGETS,
     FAILURES,
@@ -241,14 +242,12 @@ def run_benchmark(
     Raises:
         ValueError: if there are no seeds or entries.
     """
-    from tqdm.auto import tqdm
-
     if not seeds or not entries:
         raise ValueError("seeds and samplers must not be empty: give at least one of each")
     journal = Journal() if journal is None else journal
     rows = []
     cells = [(entry, seed) for seed in dict.fromkeys(seeds) for entry in entries]
-    with tqdm(cells, unit="cell", disable=not progress) as bar:
+    with progress_bar(cells, unit="cell", shown=progress, delay=0) as bar:
         for entry, seed in bar:
             bar.set_description(f"{entry.spec} seed {seed}"[:40])
             key = f"{bench.identity} | seed {seed} | {f'{entry.source} {entry.spec}'.strip()}"

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_batch, require_count, require_device
 from sde_score._core.files import replace_file
+from sde_score._core.progress import progress_bar
 from sde_score._core.statistics import chunks
 from sde_score.evaluation.features import _classifier_file as classifier_file
 from sde_score.evaluation.features._feature_network import FeatureNetwork, seeded_network
@@ -169,9 +170,7 @@ def train_classifier(
     network = seeded_network(tuple(x.shape[1:]), num_classes, seed)
     batches: Iterable[Tensor] = _batches(train, steps, generator_from(seed, _ORDER))
     if progress:
-        from tqdm.auto import tqdm
-
-        batches = tqdm(batches, desc=f"train {name}", total=steps, unit="step")
+        batches = progress_bar(batches, name=f"train {name}", total=steps, delay=0)
     _fit(network, x, labels, batches, steps)
     network.eval().requires_grad_(False)
     right = _right_answers(network, x[test], labels[test])

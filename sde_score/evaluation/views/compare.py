@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.progress import progress_bar
 from sde_score.evaluation.features.classifier import classifier_for
 from sde_score.evaluation.features.extractors import Extractor, create_extractor
 from sde_score.evaluation.journal import Journal
@@ -161,15 +162,13 @@ def compare_views(
     Raises:
         ValueError: for an unknown view, no views, a budget below 1, or samples that diverge.
     """
-    from tqdm.auto import tqdm
-
     journal = Journal() if journal is None else journal
     row_key, bits_key = f"{identity} | view | ", f"{identity} | bits | "
     plan = plan_views(views, nfes, viewed.model.sde)
     known = journal.under(row_key, ViewRow.from_record)
     missing = [cell for cell in plan if cell.key not in known]
     total = sum(cell.budget for cell in missing)
-    with tqdm(total=total, unit="NFE", disable=not progress or not missing) as bar:
+    with progress_bar(total=total, unit="NFE", shown=progress and bool(missing), delay=0) as bar:
         for cell in missing:
             bar.set_description(cell.view)
             known[cell.key] = _measure(viewed, cell, bar.update)
