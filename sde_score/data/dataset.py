@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError
-from sde_score._core.statistics import chunks, largest_distance, moments
+from sde_score._core.statistics import chunks, largest_spread, mean_variance
+from sde_score.data.limits import require_room
 from sde_score.random import generator_from
 from sde_score.scaling import Scaling, raw_dtype
 
@@ -158,17 +159,17 @@ class DataSet:
     @property
     def sigma_data(self) -> float:
         """Root of the variance averaged over dimensions, in model range; reads all examples."""
-        _, variance = moments(self._all(), self.scaling.to_model)
-        return variance.mean().sqrt().item()
+        return math.sqrt(mean_variance(self._source, self.scaling.to_model, self.rows))
 
     def tensor(self, limit: int | None = None) -> Tensor:
         """All examples, or the first `limit`, in model range: float32, shape `(count, *event)`."""
         if limit is not None:
             require_count(limit=limit)
-        source = self._all()[:limit]
-        out = torch.empty(source.shape, dtype=torch.float32)
+        count = len(self) if limit is None else min(limit, len(self))
+        require_room(4 * count * math.prod(self.event_shape), "take fewer with limit=...")
+        out = torch.empty((count, *self.event_shape), dtype=torch.float32)
         first = 0
-        for piece in chunks(source):
+        for piece in chunks(self._source, self._rows(torch.arange(count))):
             out[first : first + len(piece)] = self.scaling.to_model(piece)
             first += len(piece)
         return out
@@ -216,24 +217,27 @@ class DataSet:
 
     def info(self) -> DataInfo:
         """Measure the data set: reads all of it, seconds for tens of thousands of images."""
-        source, to_model = self._all(), self.scaling.to_model
         size = max(1, math.prod(self.event_shape))
         examples = min(len(self), _DISTANCE_EXAMPLES, max(2, _DISTANCE_NUMBERS // size))
         chosen = torch.arange(len(self))
         if examples < len(self):
             chosen = torch.randperm(len(self), generator=generator_from(0))[:examples]
+        ends = [(piece.min().item(), piece.max().item()) for piece in self._pieces()]
         return DataInfo(
             name=self.name,
             count=len(self),
             event_shape=self.event_shape,
-            raw_min=source.min().item(),
-            raw_max=source.max().item(),
+            raw_min=min(low for low, _ in ends),
+            raw_max=max(high for _, high in ends),
             levels=self.scaling.levels,
             num_classes=self.num_classes,
             sigma_data=self.sigma_data,
-            sigma_max=largest_distance(to_model(source[chosen])),
+            sigma_max=largest_spread(self._source, self.scaling.to_model, self._rows(chosen)),
             sigma_max_examples=examples,
         )
+
+    def _pieces(self) -> Iterator[Tensor]:
+        return chunks(self._source, self.rows)
 
     def _all(self) -> Tensor:
         return self._source if self.rows is None else self._source[self.rows]
@@ -294,7 +298,7 @@ def from_tensor(
         scaling = _default_scaling(x)
     if scaling.levels is not None:
         x = _as_levels(x, scaling.levels)
-    scaling.to_model(x[:1])  # refuses a scaling for other events
+    scaling.log_abs_det(tuple(x.shape[1:]))  # refuses a scaling for other events
     if labels is None:
         return DataSet(name, x, scaling)
     labels = _checked_labels(labels, len(x), class_names)

@@ -26,6 +26,7 @@ from sde_score.data.formats.images import folder
 from sde_score.data.formats.numpy_arrays import array
 from sde_score.data.formats.parquet import parquet
 from sde_score.data.formats.torch_dataset import from_torch
+from sde_score.data.limits import require_file
 from sde_score.data.targets import target
 from sde_score.data.toys import checkerboard, gaussians, moons, ring, spirals
 
@@ -115,7 +116,8 @@ def load(source: Source) -> DataSet:
     - the path of a file or folder, recognized by its ending or content, such as `photos/` or
       `cifar.parquet`, as text or as a `pathlib.Path`;
     - a format and a path, such as `mnist:data/` or `csv:table.txt` (see `FORMATS`);
-    - either of these with arguments of the format, such as `table.csv(delimiter=';')`;
+    - either of these with arguments of the format, such as `table.csv(delimiter=';')`,
+      `photos/(size=64)` or, beyond the limits of what is unpacked, `a.npz(max_bytes=2000000000)`;
     - a tensor or NumPy array (see `from_tensor`), a map-style data set of torch (see `from_torch`),
       or a `DataSet`, which is returned as it is.
 
@@ -136,12 +138,15 @@ def load(source: Source) -> DataSet:
     if form is None and place in NAMED:
         return _from_memory(NAMED.create(place, **arguments), place)
     path = Path(place).expanduser()
+    if os.path.islink(path) and not os.path.exists(path):
+        raise DataError(f"{place!r} is a link that leads to {os.readlink(path)!r}, which is absent")
     if not place or not os.path.exists(path):
         raise DataError(
             f"there is no file and no data set {place!r}; "
             f"accepted: a path, or one of {', '.join(available())}"
         )
     with naming(path):
+        require_file(path)
         return FORMATS.create(form or _recognize(path), **{**arguments, "path": path})
 
 

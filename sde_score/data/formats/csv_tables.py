@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged
 from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.limits import require_file, require_room
 from sde_score.scaling import Scaling
+
+_SPREAD = 20  # bytes that one character takes, as text and as numbers of Python
+_LONGEST = 1 << 24  # characters of a line
 
 
 @checked
@@ -28,16 +34,19 @@ def table(path: Path, delimiter: str | None = None, header: bool | None = None) 
         header: whether the first line names the columns; None decides by its cells.
 
     Raises:
-        DataError: naming line and column of what is not a number; or if lines differ in length, a
-            column is constant or there are no lines.
+        DataError: naming line and column of what is not a number; or if lines differ in length or
+            are longer than 16 million characters, a column is constant, there are no lines or the
+            table does not fit into memory.
     """
     path = Path(path)
     if delimiter is None:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     if not isinstance(delimiter, str) or len(delimiter) != 1:
         raise ValueError(f"delimiter={delimiter!r} must be one character")
+    require_file(path)
+    require_room(_SPREAD * path.stat().st_size, "save the table as .npy, which is read from disk")
     with damaged("a CSV table"), path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
         lines = [(reader.line_num, cells) for cells in reader if cells]
     if lines and (_names_columns([cells for _, cells in lines]) if header is None else header):
         columns = [cell.strip() for cell in lines.pop(0)[1]]
@@ -47,6 +56,16 @@ def table(path: Path, delimiter: str | None = None, header: bool | None = None) 
         raise DataError("holds no lines of numbers")
     x = torch.tensor([_row(number, cells, columns) for number, cells in lines], dtype=torch.float64)
     return from_tensor(x, scaling=_scaling(x, columns), name=path.name)
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, none of which may fill the memory."""
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST + 1), ""), 1):
+        if len(line) > _LONGEST:
+            raise DataError(
+                f"line {number} is longer than {_LONGEST} characters: save such rows as .npy"
+            )
+        yield line
 
 
 def _names_columns(lines: list[list[str]]) -> bool:
