@@ -2,6 +2,7 @@
 
 from sde_score.models import exact as targets
 from sde_score.models.base import BaseEnergy, BaseModel
+from sde_score.models.calling import Caller
 from sde_score.models.density import Density, Marginal
 from sde_score.models.derivatives.derivative_check import check_differentiable
 from sde_score.models.derivatives.divergence import (
@@ -52,6 +53,7 @@ __all__ = [
     "TARGETS",
     "BaseEnergy",
     "BaseModel",
+    "Caller",
     "Density",
     "Diffused",
     "DoubleWell",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like
 from sde_score.models.base import BaseModel
+from sde_score.models.calling import Caller
 from sde_score.models.parametrization import (
     PARAMETRIZATIONS,
     Coefficients,
@@ -20,7 +20,7 @@ from sde_score.models.parametrization import (
 from sde_score.sdes import SDE
 
 
-class BackboneModel(nn.Module):
+class BackboneModel(Caller):
     """A network, an SDE and a parametrization: how the network is called.
 
     Args:
@@ -41,18 +41,10 @@ class BackboneModel(nn.Module):
         prediction: str | Parametrization,
         sigma_data: float | None,
     ) -> None:
-        super().__init__()
+        super().__init__("backbone", backbone, "time_label")
         row = PARAMETRIZATIONS.resolve(prediction)
         self.parametrization = row if sigma_data is None else replace(row, sigma_data=sigma_data)
         self.sigma_data = self.parametrization.sigma_data
-        self.takes_condition = accepts(backbone, 3)
-        if not self.takes_condition and not accepts(backbone, 2):
-            raise TypeError(
-                f"backbone {type(backbone).__name__} is called as backbone(x, time_label, "
-                "condition), or as backbone(x, time_label) if it takes two arguments; its "
-                "signature fits neither"
-            )
-        self.backbone = backbone
         self.needs_condition = False
         self._sde = sde
 
@@ -65,41 +57,12 @@ class BackboneModel(nn.Module):
                 "run.labels_in_turn(n); a network that drops labels in training itself is told by "
                 "model.needs_condition = False"
             )
-        parameter = next(self.parameters(), None)
-        dtype = scaled.dtype if parameter is None else parameter.dtype
-        label = self.parametrization.time_label(at).to(dtype).expand(scaled.shape[0])
-        if self.takes_condition:
-            output: Tensor = self.backbone(scaled.to(dtype), label, condition)
-        elif condition is None:
-            output = self.backbone(scaled.to(dtype), label)
-        else:
-            raise TypeError(
-                f"condition was given, but the backbone {type(self.backbone).__name__} takes "
-                "x and the time label alone: give it a third argument"
-            )
-        if output.shape != scaled.shape:
-            raise ValueError(
-                f"the backbone returned shape {tuple(output.shape)} for x of shape "
-                f"{tuple(scaled.shape)}: it must return a tensor like x"
-            )
-        return output.to(scaled.dtype)
+        label = self.parametrization.time_label(at).expand(scaled.shape[0])
+        return self._call(scaled, label, condition, tuple(scaled.shape))
 
     @override
     def extra_repr(self) -> str:
         return f"sde={self._sde}, prediction={self.parametrization}"
-
-
-def accepts(function: Callable[..., object], count: int) -> bool:
-    """Whether a function or module can be called with that many positional arguments; True where
-    its signature is not known."""
-    called = function.forward if isinstance(function, nn.Module) else function
-    try:
-        inspect.signature(called).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        return True
-    return True
 
 
 class ScoreModel(BackboneModel, BaseModel):
