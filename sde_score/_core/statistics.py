@@ -62,21 +62,24 @@ def moments(
     return origin + mean, (squares / count - mean.square()).clamp(min=0)
 
 
-def mean_variance(source: Tensor, transform: Transform, rows: Tensor | None = None) -> float:
-    """Population variance, averaged over the dimensions; arguments as for `moments`.
+def mean_squares(
+    source: Tensor, transform: Transform, rows: Tensor | None = None
+) -> tuple[float, float]:
+    """Mean square about zero, and about the mean of each dimension (the population variance),
+    averaged over the dimensions; arguments as for `moments`.
 
     The transform is elementwise: it meets the dimensions of large events in parts.
     """
-    size = source[0].numel()
-    shares = (
-        moments(block, transform, rows)[1].mean().item() * (block[0].numel() / size)
-        for block in _blocks(source)
-    )
-    return math.fsum(shares)
+    size, squares, variances = source[0].numel(), [], []
+    for block in _blocks(source):
+        mean, variance = moments(block, transform, rows)
+        squares.append((variance + mean.square()).sum().item() / size)
+        variances.append(variance.sum().item() / size)
+    return math.fsum(squares), math.fsum(variances)
 
 
 def largest_spread(source: Tensor, transform: Transform, rows: Tensor) -> float:
-    """Largest Euclidean distance between two of the rows; arguments as for `mean_variance`."""
+    """Largest Euclidean distance between two of the rows; arguments as for `mean_squares`."""
     if next(_blocks(source)) is source:
         return largest_distance(torch.cat([transform(piece) for piece in chunks(source, rows)]))
     squares = torch.zeros(len(rows), len(rows), dtype=torch.float64)

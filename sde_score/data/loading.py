@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sde_score._core.errors import DataError, naming
 from sde_score._core.registry import Registry, format_spec, parse_spec
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.digits import digits
 from sde_score.data.formats.csv_tables import table
 from sde_score.data.formats.idx import mnist
@@ -28,6 +28,7 @@ from sde_score.data.formats.parquet import parquet
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.limits import require_file
 from sde_score.data.targets import target
+from sde_score.data.tensors import from_tensor
 from sde_score.data.toys import checkerboard, gaussians, moons, ring, spirals
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ class BackboneModel(Caller):
             takes two arguments; time_label has the shape `(batch,)`. Returns a tensor like x.
         sde: the forward diffusion.
         prediction: the parametrization, by name or as an object.
-        sigma_data: standard deviation of the data; None takes that of the parametrization.
+        sigma_data: root mean square of the data; None takes that of the parametrization.
 
     `needs_condition` refuses evaluations without a condition: True for what was trained with one
     for every example.
@@ -78,7 +78,7 @@ class ScoreModel(BackboneModel, BaseModel):
             another, has the shape `(batch,)`. Returns a tensor like x.
         sde: the forward diffusion.
         prediction: a name in `PARAMETRIZATIONS`, or a `Parametrization`.
-        sigma_data: standard deviation of the data; with 1 a variance-preserving SDE leaves the
+        sigma_data: root mean square of the data; with 1 a variance-preserving SDE leaves the
             input as it is. None takes that of the parametrization, 1 for ours.
 
     Raises:

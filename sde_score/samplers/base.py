@@ -131,12 +131,13 @@ class Sampler(ABC):
         return self.times(sde)[0].item()
 
     def start_spread(self, sde: SDE, sigma_data: float = 1.0) -> float:
-        """Standard deviation of a start that is drawn: at `t_max` the prior's, below it that of
-        x_t, sqrt(alpha^2 sigma_data^2 + sigma^2).
+        """Scale of the normal distribution that a start is drawn from: at `t_max` the standard
+        deviation of the prior, below it the root mean square of x_t,
+        sqrt(alpha^2 sigma_data^2 + sigma^2).
 
         Args:
             sde: the diffusion.
-            sigma_data: standard deviation of the data.
+            sigma_data: root mean square of the data.
         """
         time = self.start_time(sde)
         if time == sde.t_max:

@@ -13,7 +13,7 @@ from sde_score.models import Model
 
 
 def sigma_data_of(model: Model) -> float:
-    """Standard deviation of the data that a model was made for, or 1."""
+    """Root mean square of the data that a model was made for, or 1."""
     return float(getattr(model, "sigma_data", 1.0))
 
 

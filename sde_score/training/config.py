@@ -140,7 +140,7 @@ class TrainConfig:
     """Give the labels of the data to the network."""
 
     sigma_data: float | None = None
-    """Standard deviation of the data in model range, > 0; None measures it."""
+    """Root mean square of the data in model range, > 0; None measures it."""
 
     dequantize: bool = False
     """Spread each level of discrete data evenly over its bin, for likelihoods."""

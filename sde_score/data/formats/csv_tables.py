@@ -12,8 +12,9 @@ import torch
 
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.limits import require_file, require_room
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 _SPREAD = 20  # bytes that one character takes, as text and as numbers of Python

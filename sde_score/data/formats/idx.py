@@ -17,8 +17,9 @@ from torch import Tensor
 
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, naming
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.limits import Limits, require_file
+from sde_score.data.tensors import from_tensor
 
 _UINT8 = 8
 # Deflate cannot shrink data by more than this, so a header that claims more lies.

@@ -18,8 +18,9 @@ from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError, damaged, naming, require_extra
 from sde_score._core.progress import progress_bar
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.limits import MAX_PIXELS, Limits, require_file
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 # Formats that are decoded in this process and hold one picture; others may start programs (EPS) or

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.limits import Limits, require_file
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 _KEYS = ("x", "data", "images", "samples")

@@ -13,9 +13,10 @@ from torch import Tensor
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError, damaged, require_extra
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.formats.images import decode_all
 from sde_score.data.limits import MAX_PIXELS, Limits, require_file
+from sde_score.data.tensors import from_tensor
 
 _TOGETHER = 1024  # rows that become objects of Python at once
 

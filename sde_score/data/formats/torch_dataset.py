@@ -10,9 +10,10 @@ from torch import Tensor
 
 from sde_score._core.errors import DataError, naming
 from sde_score._core.progress import progress_bar
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.formats.images import from_pil
 from sde_score.data.limits import require_room
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 
