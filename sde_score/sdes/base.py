@@ -94,8 +94,8 @@ class SDE(ABC):
 
     `alpha` and `sigma` are enough. Every `t` is a Python number, a scalar tensor or a tensor of
     shape `(batch,)`, in `[t_min, t_max]`. A subclass whose range or prior differs from the defaults
-    assigns `t_min`, `t_max`, `sampling_t_min`, `native_grid`, `training_times` or `prior_std`, as
-    class attributes or as properties.
+    assigns `t_min`, `t_max`, `sampling_t_min`, `native_grid` or `prior_std`, as class attributes
+    or as properties.
     """
 
     @property
@@ -150,11 +150,6 @@ class SDE(ABC):
     @property
     def native_grid(self) -> str:
         """Name of the time grid that suits this clock; samplers use it unless told otherwise."""
-        return "uniform"
-
-    @property
-    def training_times(self) -> str:
-        """Name of the time sampler of its paper; training uses it unless told otherwise."""
         return "uniform"
 
     @property

@@ -20,7 +20,13 @@ from sde_score.data import DataSet
 from sde_score.models import EnergyBased, EnergyModel, ScoreModel
 from sde_score.nn import create as create_backbone
 from sde_score.nn import default_for
-from sde_score.objectives import OBJECTIVES, Objective, StatefulObjective
+from sde_score.objectives import (
+    OBJECTIVES,
+    TIME_SAMPLERS,
+    Objective,
+    StatefulObjective,
+    times_of,
+)
 from sde_score.random import generator_from, initializing
 from sde_score.sdes import SDE, SDES
 from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
@@ -68,36 +74,49 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     taken["sigma_data"] = examples.sigma_data if sigma_data is None else float(sigma_data)
     if sigma_data is None and not taken["sigma_data"]:
         raise ValueError(
-            "all training examples are alike, so that sigma_data cannot be measured on them: set "
-            "it, as with sigma_data=0.5 (--sigma-data 0.5)"
+            "all training examples are 0 in model range, so that sigma_data cannot be measured on "
+            "them: set it, as with sigma_data=0.5 (--sigma-data 0.5)"
         )
     return dataclasses.replace(config, **taken)
 
 
 def _at_times_of_sde(config: TrainConfig) -> TrainConfig:
-    """With the training times of the SDE, where the objective leaves uniform ones to the default.
-
-    An objective that is an object has its own.
-    """
-    if not isinstance(config.objective, str):
+    """With the training times of the SDE by name, where the objective leaves them open."""
+    if (opened := _with_open_times(config.objective)) is None:
         return config
     sde: SDE = getattr(config.model, "sde", None) or SDES.resolve(config.sde)
-    name, arguments = parse_spec(config.objective)
-    times = inspect.signature(OBJECTIVES[name]).parameters.get("time_sampler")
-    if times is None or times.default != "uniform" or "time_sampler" in arguments:
-        return config
-    if sde.training_times == times.default:
-        return config
-    arguments = {**arguments, "time_sampler": sde.training_times}
+    name, arguments, options = opened
+    arguments["time_sampler"] = format_spec(times_of(sde), options)
     return dataclasses.replace(config, objective=format_spec(name, arguments))
 
 
 def as_before(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """The configuration with the training times of its run, where they were the default then."""
-    named = isinstance(config.objective, str) and not is_note(config.objective)
-    if named and _text(OBJECTIVES, config.objective) == stored.objective:
-        return dataclasses.replace(config, objective=stored.objective)
-    return config
+    """With the training times of a run that is continued, where the objective leaves them open."""
+    if (opened := _with_open_times(config.objective)) is None:
+        return config
+    name, arguments, _ = opened
+    before, given = parse_spec(str(stored.objective))
+    if name != before or "time_sampler" not in given:
+        return config
+    arguments["time_sampler"] = given["time_sampler"]
+    return dataclasses.replace(config, objective=format_spec(name, arguments))
+
+
+def _with_open_times(
+    objective: str | Objective,
+) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+    """Name and arguments of an objective whose times are those of its SDE, and options of `auto`.
+
+    None for an objective with times of its own, or an object that no text names.
+    """
+    text = objective if isinstance(objective, str) else OBJECTIVES.text_of(objective)
+    if text is None or is_note(text):
+        return None
+    name, arguments = parse_spec(complete_spec(OBJECTIVES, text))
+    times, options = parse_spec(str(arguments.get("time_sampler")))
+    if times not in TIME_SAMPLERS or TIME_SAMPLERS.listed(times) != "auto":
+        return None
+    return name, arguments, options
 
 
 def _settle_whole(config: TrainConfig, objective: Objective) -> TrainConfig:
