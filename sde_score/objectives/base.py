@@ -115,6 +115,17 @@ class BaseObjective(ABC):
         require_examples("x0", x0)
         return self.losses_of(model, x0, condition, generator)
 
+    def require_precision(self, model: Model, rounding: float) -> None:  # noqa: B027
+        """Refuse a precision in which the gradients of this objective are wrong.
+
+        Args:
+            model: what is trained.
+            rounding: relative rounding error of what it computes, 4e-3 or more in bfloat16.
+
+        Raises:
+            ValueError: with the precision and a way out; no objective but finite differences does.
+        """
+
     @abstractmethod
     def losses_of(
         self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws

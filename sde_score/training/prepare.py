@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sde_score import data
 from sde_score._core.registry import refuse_unknown
 from sde_score.data import DataError, DataSet
 from sde_score.models import EnergyBased
 from sde_score.nn import set_second_derivatives
-from sde_score.objectives import Objective
+from sde_score.objectives import BaseObjective, Objective
 from sde_score.training.build import (
     OPENING,
     TrainedModel,
@@ -131,6 +133,9 @@ def prepare(
     objective = build_objective(settled, examples)
     twice = objective.second_derivatives or isinstance(model, EnergyBased)
     set_second_derivatives(model, twice)
+    if isinstance(objective, BaseObjective):
+        dtype = torch.bfloat16 if settled.precision == "bf16" else torch.float32
+        objective.require_precision(model, torch.finfo(dtype).eps)
     return Job(out, resolved, whole, examples, record, model, objective, start, changes)
 
 
