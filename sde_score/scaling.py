@@ -30,6 +30,10 @@ from sde_score.random import BatchSlice, Draws, uniform
 
 Numbers = float | tuple[float, ...]
 
+_COARSE = 1e-4  # widths: a larger spacing of float32 loses digits of the data
+_REACH = 1e3  # widths from the center that samples may reach
+_CLOSE, _PRECISION = 1e-5, 1e-12  # of what was measured: in widths, and of a center
+
 
 @dataclass(frozen=True)
 class Scaling(Record):
@@ -98,7 +102,8 @@ class Scaling(Record):
             if not bool((variance > 0).any()):
                 raise DataError("all examples are the same: there is nothing to learn")
             if bool((variance <= 0).any()):
-                raise DataError(f"feature {int(variance.argmin())} is constant: drop it")
+                more = " (or give float64, if it is not)" if raw.dtype == torch.float32 else ""
+                raise DataError(f"feature {int(variance.argmin())} is constant: drop it{more}")
             return cls(tuple(mean.tolist()), tuple(variance.sqrt().tolist()))
         total = variance.mean() + mean.var(unbiased=False)
         if not total > 0:
@@ -133,9 +138,9 @@ class Scaling(Record):
         """Inverse of `to_model`, for data or samples `(batch, *event)` in model range.
 
         Returns:
-            Continuous data: raw values in the dtype of `x`. Discrete data: the level whose bin
-            holds `x`, the first or last level beyond the range; uint8 up to 256 levels, int32
-            above.
+            Continuous data: raw values in the dtype of `x`, or in float64 where `raw_dtype` is.
+            Discrete data: the level whose bin holds `x`, the first or last level beyond the range;
+            uint8 up to 256 levels, int32 above.
 
         Raises:
             ValueError: if data are discrete and `x` holds NaN or infinity, which is no level.
@@ -143,13 +148,24 @@ class Scaling(Record):
         center, width = self._tensors(x)
         value = x.to(torch.float64) * width + center
         if self.levels is None:
-            return value.to(x.dtype)
+            return value.to(torch.promote_types(x.dtype, self.raw_dtype))
         if not bool(torch.isfinite(value).all()):
             raise ValueError(
                 "x holds NaN or infinity, which is no level: the model or sampler diverged"
             )
         level = value.floor().clamp(0, self.levels - 1)
-        return level.to(raw_dtype(self.levels))
+        return level.to(self.raw_dtype)
+
+    @property
+    def raw_dtype(self) -> torch.dtype:
+        """The dtype that holds raw values: of continuous data float64 where float32 is too coarse
+        for a center far from 0 beside the width, such as a time in seconds since 1970, or for the
+        size of the numbers; else float32."""
+        if self.levels is not None:
+            return raw_dtype(self.levels)
+        pairs = zip(_as_tuple(self.center), _as_tuple(self.width), strict=True)
+        fine = all(_fits_float32(center, width) for center, width in pairs)
+        return torch.float32 if fine else torch.float64
 
     @property
     def quantization(self) -> Quantization:
@@ -190,11 +206,12 @@ class Scaling(Record):
 
     def is_close(self, other: Scaling) -> bool:
         """Whether both are the same map, up to rounding in what was measured."""
-        pairs = ((self.center, other.center), (self.width, other.width))
-        return self.levels == other.levels and all(
-            np.shape(ours) == np.shape(theirs) and np.allclose(ours, theirs)
-            for ours, theirs in pairs
-        )
+        if self.levels != other.levels or np.shape(self.width) != np.shape(other.width):
+            return False
+        width, center = np.asarray(self.width), np.asarray(self.center)
+        # A center far from 0 is measured to the precision of float64.
+        apart = np.abs(center - other.center) - _PRECISION * np.abs(center)
+        return bool(np.allclose(width, other.width, atol=0) and (apart < _CLOSE * width).all())
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.width, tuple):
@@ -226,6 +243,13 @@ def nats_to_bits(log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor:
 def raw_dtype(levels: int) -> torch.dtype:
     """The smallest dtype in common use that holds levels 0 ... levels - 1."""
     return torch.uint8 if levels <= 256 else torch.int32
+
+
+def _fits_float32(center: float, width: float) -> bool:
+    """Whether float32 is fine beside the width, and neither overflows nor loses digits at 0."""
+    kind = torch.finfo(torch.float32)
+    spacing, largest = kind.eps * abs(center), abs(center) + _REACH * width
+    return spacing < _COARSE * width and largest < kind.max and _COARSE * width > kind.tiny
 
 
 def _as_tuple(value: Numbers) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -75,7 +76,7 @@ class Data(Command):
             [
                 ["examples", str(info.count)],
                 ["shape", " x ".join(map(str, info.event_shape))],
-                ["raw range", f"{info.raw_min:g} to {info.raw_max:g} ({levels})"],
+                ["raw range", f"{_range(info.raw_min, info.raw_max)} ({levels})"],
                 ["classes", str(info.num_classes or "none")],
                 ["sigma_data (root mean square, model range)", f"{info.sigma_data:.4g}"],
                 ["deviation about the mean example", f"{info.deviation:.4g}"],
@@ -83,3 +84,10 @@ class Data(Command):
                 ["for a variance-exploding SDE", f'--sde "ve(sigma_max={info.sigma_max:.3g})"'],
             ],
         )
+
+
+def _range(low: float, high: float) -> str:
+    """Both ends with as many digits as tell them apart."""
+    far, wide = max(abs(low), abs(high)), high - low
+    digits = 6 + (max(0, round(math.log10(far / wide)) - 2) if wide > 0 else 0)
+    return f"{low:.{digits}g} to {high:.{digits}g}"

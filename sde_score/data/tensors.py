@@ -13,6 +13,7 @@ from sde_score.data.dataset import SMALLEST_SIDE, DataSet
 from sde_score.scaling import Scaling, raw_dtype
 
 _FEW = 32  # values of uint8 below this may be levels of their own
+_COARSE = 0.01  # deviations: coarser steps of float32 are worth a word
 
 
 def from_tensor(
@@ -58,6 +59,7 @@ def from_tensor(
     _look_at_layout(tuple(x.shape))
     if scaling is None:
         scaling = _default_scaling(x)
+        _look_at_precision(x, scaling)
     if scaling.levels is not None:
         x = _as_levels(x, scaling.levels)
     scaling.log_abs_det(tuple(x.shape[1:]))  # refuses a scaling for other events
@@ -78,9 +80,29 @@ def _default_scaling(x: Tensor) -> Scaling:
     if not x.is_floating_point():
         raise TypeError(
             f"x of {x.dtype} needs a scaling: give scaling=Scaling.discrete(levels) for whole "
-            "numbers 0 ... levels - 1, or x.float() for continuous data"
+            "numbers 0 ... levels - 1, or x.double() for continuous data"
         )
     return Scaling.standardize(x, per_feature=x.ndim == 2)
+
+
+def _look_at_precision(x: Tensor, scaling: Scaling) -> None:
+    """Say where float32 has rounded away what the data differ by."""
+    if x.dtype != torch.float32:
+        return
+    center, width = (
+        torch.tensor(part, dtype=torch.float64).flatten()
+        for part in (scaling.center, scaling.width)
+    )
+    steps = torch.finfo(x.dtype).eps * center.abs() / width
+    if float(steps.max()) > _COARSE:
+        worst = int(steps.argmax())
+        what = f"column {worst}" if len(steps) > 1 else "x"
+        warnings.warn(
+            f"{what} in float32 has the mean {center[worst]:.4g} and the deviation "
+            f"{width[worst]:.4g}: it is rounded to steps of {steps[worst]:.2g} deviations, so give "
+            "float64",
+            stacklevel=4,
+        )
 
 
 def _levels(x: Tensor) -> int:

@@ -94,7 +94,7 @@ def _examples(values: np.ndarray[Any, Any], levels: int | None) -> Tensor:
     if levels is None and x.dtype != torch.uint8 and not x.is_floating_point():
         raise DataError(
             f"holds {values.dtype}; accepted: floating-point (continuous) or uint8 (8-bit), "
-            "so convert it first, or give levels=... for integers"
+            "so convert it first, as with .astype('float64'), or give levels=... for integers"
         )
     if x.dtype == torch.uint8 and x.ndim == 3:
         return x.unsqueeze(1)
