@@ -107,9 +107,9 @@ def require_writable(path: Path | str, name: str = "path") -> Path:
 def _hindrance(path: Path) -> str:
     if "\0" in str(path):
         return "it holds a null byte"
-    folder = path.parent
-    while not os.path.lexists(folder):
-        folder = folder.parent
+    folder = next((each for each in path.parents if os.path.lexists(each)), None)
+    if folder is None:
+        return "the working directory is gone"
     if not folder.is_dir():
         return f"{folder} is no folder"
     longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255

@@ -23,7 +23,9 @@ def most_steps(count: Callable[[int], int], nfe: int) -> int:
     """
     best, low, high, guess = 0, 0, _MOST_STEPS * nfe + 1, nfe
     refused = exceeded = ""
-    while high - low > 1:
+    for _ in range(high):  # each closes the gap by one at least
+        if high - low <= 1:
+            break
         steps = min(max(guess, low + 1), high - 1)
         try:
             found = count(steps)

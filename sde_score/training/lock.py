@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 _NAME = ".lock"
+_ATTEMPTS = 1000  # to hold a file that others remove meanwhile
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def only_trainer(out: Path) -> Iterator[None]:
 
 def _locked(out: Path) -> IO[str]:
     path = out / _NAME
-    while True:
+    for _ in range(_ATTEMPTS):
         file = path.open("a+")
         try:
             if not _take(file):
@@ -64,6 +65,7 @@ def _locked(out: Path) -> IO[str]:
             file.close()
             raise
         file.close()
+    raise ValueError(f"{path} is replaced again and again: choose another folder")
 
 
 def _take(file: IO[str]) -> bool:

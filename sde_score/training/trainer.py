@@ -193,7 +193,7 @@ class Trainer:
         self.meter.start()
         with torch.random.fork_rng(devices), StopRequest() as stop, self._bar() as bar:
             self._sample_if_due(again=False)  # a kill may have come before the last samples
-            while self.step < self.config.steps:
+            for _ in range(self.step, self.config.steps):
                 self._train_step()
                 bar.update()
                 self._after_step(bar)

@@ -98,7 +98,7 @@ def _zipped(path: Path) -> bool:
 
 
 def _images_in(folder: Path) -> Path:
-    found = sorted(folder.glob("*images*idx3*"))
+    found = sorted(file for file in folder.glob("*images*idx3*") if not file.is_dir())
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise DataError(f"holds {len(found)} files of images-idx3 ({names}): name the one you mean")

@@ -51,15 +51,14 @@ def pilot(
     """
     betas, logs = [0.0], [math.log(kernel.step_size)]
     one = AnnealingPlan([], [], kernel, 1)
-    while betas[-1] < 1:
+    for _ in range(_LARGEST):
+        if betas[-1] >= 1:
+            break
         gap = path.gap(x)
         step = _next_step(gap, 1 - betas[-1])
         beta = 1.0 if step >= 1 - betas[-1] else betas[-1] + step
-        if len(betas) > _LARGEST or beta == betas[-1]:
-            raise RuntimeError(
-                f"the path from start to density has not ended after {len(betas)} stops, at "
-                f"beta={beta:.3g}: start too far away; try GaussianReference.fit(data) as start"
-            )
+        if not beta > betas[-1]:
+            raise _no_end(betas)
         weights = (-(beta - betas[-1]) * gap).softmax(0)
         x = x[systematic(weights[None], generator)[0]]
         log_h = logs[-1]
@@ -70,8 +69,17 @@ def pilot(
         betas.append(beta)
         logs.append(log_h)
         tick()
+    else:
+        raise _no_end(betas)
     logs[0] = logs[1]
     return replace(one, betas=betas, step_sizes=[math.exp(value) for value in logs])
+
+
+def _no_end(betas: Sequence[float]) -> RuntimeError:
+    return RuntimeError(
+        f"the path from start to density has not ended after {len(betas)} stops, at "
+        f"beta={betas[-1]:.3g}: start too far away; try GaussianReference.fit(data) as start"
+    )
 
 
 def refine(plan: AnnealingPlan, betas: Sequence[float] | int, moves: int) -> AnnealingPlan:

@@ -156,7 +156,7 @@ def _resolutions(side: int, levels: int) -> list[int]:
         ValueError: if a level would not be smaller than the one before.
     """
     sides = [side]
-    while sides[-1] > 1:
+    for _ in range((side - 1).bit_length()):
         sides.append((sides[-1] + 1) // 2)
     if levels > len(sides):
         raise ValueError(

@@ -224,7 +224,8 @@ def integrate(
             steps = batch.rows, batch.goal + 1, landed, time, batch.time - time, before
             record(AcceptedSteps(*(column[accepted] for column in steps)))
         finished = landed & (batch.goal == len(stops) - 1)
-        stuck = (batch.step < controller.smallest * (1 + batch.time.abs())) & ~landed
+        # Neither is a step that is no number above any bound.
+        stuck = ~(batch.step >= controller.smallest * (1 + batch.time.abs())) & ~landed
         counts = torch.stack([landed, finished, stuck, batch.fresh & ~finished]).sum(1).tolist()
         some_landed, some_finished, some_stuck, fresh = counts
         if some_stuck:

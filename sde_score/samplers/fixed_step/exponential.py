@@ -152,6 +152,9 @@ def exponential_steps(
             `(steps, points)`.
         counts: how many of them it goes through in each step, the first ones; shape `(steps,)`.
         rule: how the moments of the polynomial are taken, from `MOMENT_RULES`.
+
+    Raises:
+        ValueError: if a step has coefficients that are not finite.
     """
     s, measure, length = _lattice(start, stop)
     begin, end = start[:, None], stop[:, None]
@@ -183,7 +186,25 @@ def exponential_steps(
     variance = (-2 * rate * s * torch.exp(2 * factor) * measure).sum(1)
     noisy = variance > 0  # the root has no slope at 0
     std = torch.where(noisy, torch.where(noisy, variance, 1.0).sqrt(), 0.0)
-    return Steps(carry[:, 0], weights, std)
+    steps = Steps(carry[:, 0], weights, std)
+    _require_finite(steps, start, stop)
+    return steps
+
+
+def _require_finite(steps: Steps, start: Tensor, stop: Tensor) -> None:
+    """Refuse steps that are no numbers, as from points that coincide or a clock that stands.
+
+    Raises:
+        ValueError: naming the first such step.
+    """
+    finite = steps.carry.isfinite() & steps.weights.isfinite().all(1) & steps.std.isfinite()
+    if not bool(finite.all()):
+        k = int((~finite).nonzero()[0])
+        raise ValueError(
+            f"step {k + 1} of {len(finite)}, from a noise ratio of {start[k].item():g} to "
+            f"{stop[k].item():g}, has coefficients that are not finite: are the times of the SDE "
+            "and its noise ratios inverse to each other, and strictly monotonic?"
+        )
 
 
 def _lattice(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
