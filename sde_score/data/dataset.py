@@ -96,6 +96,7 @@ class DataSet:
         num_classes: number of classes, 0 without labels.
         class_names: name of each class where the source has them, else empty.
         rows: rows of `_source` that make up the data set, int64; None for all of them.
+        column_names: name of each column of a table where the source has them, else empty.
     """
 
     name: str
@@ -105,6 +106,7 @@ class DataSet:
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
     rows: Tensor | None = None
+    column_names: tuple[str, ...] = ()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -161,6 +163,19 @@ class DataSet:
     def sigma_data(self) -> float:
         """Root mean square of all entries in model range; reads all examples."""
         return self._scales()[0]
+
+    def value_range(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Smallest and largest raw value of each channel or column; reads all examples.
+
+        Both run over the first dimension of an event.
+        """
+        lows, highs = [], []
+        for piece in chunks(self._all()):
+            values = piece.transpose(0, 1).flatten(1)
+            lows.append(values.amin(1).double())
+            highs.append(values.amax(1).double())
+        low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
+        return tuple(low.tolist()), tuple(high.tolist())
 
     def tensor(self, limit: int | None = None) -> Tensor:
         """All examples, or the first `limit`, in model range: float32, shape `(count, *event)`."""

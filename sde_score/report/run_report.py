@@ -12,8 +12,9 @@ from sde_score.evaluation import Evaluation
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
 from sde_score.report.evaluation_table import evaluation_table
+from sde_score.report.look import Look, kind_of
 from sde_score.report.page import Section, insert, save
-from sde_score.report.pictures import is_picture, labeled_panels, png, training_curve
+from sde_score.report.pictures import labeled_panels, png, training_curve
 from sde_score.report.tables import Table
 from sde_score.report.views.table import comparison_section
 from sde_score.training import Run
@@ -87,7 +88,7 @@ def _training(run: Run) -> Section:
 
 def _forward(run: Run) -> Section:
     sde, dataset = run.model.sde, run.dataset("train")
-    images = is_picture(run.event_shape)
+    images = kind_of(run.event_shape) == "images"
     x0 = dataset.batch(torch.arange(min(len(dataset), 4 if images else 500))).x0
     noise = torch.randn(x0.shape, generator=generator_from(run.config.seed))
     low, high = sde.log_snr_range
@@ -105,7 +106,7 @@ def _forward(run: Run) -> Section:
     return Section(
         "From data to noise",
         text,
-        picture=png(labeled_panels(panels, 2, 1.0, len(panels))),
+        picture=png(labeled_panels(panels, Look.of(run), 2, 1.0, len(panels))),
         alt=alt,
     )
 
@@ -127,13 +128,13 @@ def _samples(run: Run, evaluation: Evaluation) -> Section:
 
 def samples_figure(run: Run, evaluation: Evaluation) -> Figure:
     """Data and the samples of each sampler, side by side."""
-    shown = _SHOWN if is_picture(run.event_shape) else 500
+    shown = _SHOWN if kind_of(run.event_shape) == "images" else 500
     dataset = run.dataset("train")
     panels = [("data", dataset.batch(torch.arange(min(shown, len(dataset)))).x0)]
     panels += [
         (f"{row.sampler}\n{row.nfe} evaluations", row.samples[:shown]) for row in evaluation.rows
     ]
-    return labeled_panels(panels, 4, 2.0, 4)
+    return labeled_panels(panels, Look.of(run), 4, 2.0, 4)
 
 
 def _likelihood(run: Run, bits: BitsPerDim) -> Section:

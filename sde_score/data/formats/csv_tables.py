@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -50,13 +51,14 @@ def table(path: Path, delimiter: str | None = None, header: bool | None = None) 
         reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
         lines = [(reader.line_num, cells) for cells in reader if cells]
     if lines and (_names_columns([cells for _, cells in lines]) if header is None else header):
-        columns = [cell.strip() for cell in lines.pop(0)[1]]
+        columns = names = [cell.strip() for cell in lines.pop(0)[1]]
     else:
-        columns = [str(i + 1) for i in range(len(lines[0][1]) if lines else 0)]
+        names, columns = [], [str(i + 1) for i in range(len(lines[0][1]) if lines else 0)]
     if not lines:
         raise DataError("holds no lines of numbers")
     x = torch.tensor([_row(number, cells, columns) for number, cells in lines], dtype=torch.float64)
-    return from_tensor(x, scaling=_scaling(x, columns), name=path.name)
+    found = from_tensor(x, scaling=_scaling(x, columns), name=path.name)
+    return replace(found, column_names=tuple(names))
 
 
 def _lines(file: TextIO) -> Iterator[str]:

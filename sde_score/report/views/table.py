@@ -12,7 +12,7 @@ from sde_score.report.evaluation_table import samples_caption
 from sde_score.report.page import Section
 from sde_score.report.pictures import png
 from sde_score.report.tables import Table, csv_text, estimate_columns, figure_text
-from sde_score.report.views.picture import comparison_figure
+from sde_score.report.views.picture import DPI, comparison_figure
 from sde_score.training import Run
 
 NAME = "comparison"
@@ -25,7 +25,7 @@ def write_comparison(run: Run, comparison: Comparison) -> None:
     path = run.path / f"{NAME}.json"
     replace_file(path, json.dumps(comparison.record(), indent=1).encode())
     replace_file(path.with_suffix(".csv"), comparison_csv(comparison).encode())
-    replace_file(path.with_suffix(".png"), png(comparison_figure(run, comparison), 150))
+    replace_file(path.with_suffix(".png"), png(comparison_figure(run, comparison), DPI))
 
 
 def comparison_csv(comparison: Comparison) -> str:
