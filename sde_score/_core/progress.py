@@ -31,6 +31,16 @@ def progress_shown(shown: bool) -> Iterator[None]:
         _HIDDEN.reset(token)
 
 
+def say(lines: Iterable[str]) -> None:
+    """Print lines for people on standard error, unless progress is hidden.
+
+    They are asked for only where they are shown.
+    """
+    if not _HIDDEN.get() and is_main_process():
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+
+
 def progress_bar(
     items: Iterable[Any] | None = None,
     *,

@@ -29,6 +29,7 @@ from sde_score.training import rng_streams as streams
 from sde_score.training.batches import Batches
 from sde_score.training.build import TrainedModel, as_fields
 from sde_score.training.checkpoint import Checkpoints
+from sde_score.training.choices import say_choices
 from sde_score.training.config import TrainConfig, save_config
 from sde_score.training.data_record import NAME
 from sde_score.training.distributed import Vote, accelerator_for, seed_network, wrap
@@ -331,6 +332,8 @@ def train(
     `samples/`. Under `torchrun` or `accelerate launch` every process calls this, and the first one
     writes.
 
+    What a configuration leaves open is said on standard error, such as the network that was taken.
+
     Objects are copied. One that no text names is noted in the configuration by its class: the same
     call continues the run, and `load_run` requires the object.
 
@@ -351,7 +354,7 @@ def train(
             and the path of the picture to write.
         resume: True continues a run of the same configuration and data found in `out` (fields in
             `sde_score.training.FREE` may change, `steps` may grow); False refuses to.
-        progress: show a progress bar.
+        progress: show a progress bar, and what was chosen.
 
     Returns:
         The run with its averaged weights, as `load_run(out)` opens it.
@@ -371,4 +374,5 @@ def train(
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
     with progress_shown(progress), only_trainer(Path(out)):
         job = prepare(config, out, resume=resume, continue_with=continue_with)
+        say_choices(config, job)
         return Trainer(job, progress=progress, on_samples=on_samples, on_metrics=on_metrics).run()
