@@ -19,6 +19,7 @@ from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.likelihoods import RunLikelihood
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import Distance, create
+from sde_score.evaluation.provenance import provenance
 from sde_score.evaluation.samples import (
     as_data,
     require_finite_samples,
@@ -80,7 +81,7 @@ def compare(
     """Compare a run's views against its held-out data.
 
     Results are kept in `comparison.jsonl` of the run directory as they are found, and not measured
-    again with the same weights, data and settings.
+    again with the same weights, data, settings and code.
 
     Args:
         run: an open run, trained at all noise levels.
@@ -126,7 +127,7 @@ def compare(
         seed=seed,
         batch_size=batch_size,
     )
-    identity = [*run_identity(run), *estimator.names, extractor, count, bits_examples, seed]
+    identity = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
     return compare_views(
         viewed,
         views=views,
@@ -165,7 +166,9 @@ def compare_views(
     journal = Journal() if journal is None else journal
     row_key, bits_key = f"{identity} | view | ", f"{identity} | bits | "
     plan = plan_views(views, nfes, viewed.model.sde)
-    known = journal.under(row_key, ViewRow.from_record)
+    kept = journal.under(row_key, ViewRow.from_record)
+    current = tuple(map(_code_of, VIEWS))
+    known = {key: row for key, row in kept.items() if key.startswith(current)}
     missing = [cell for cell in plan if cell.key not in known]
     total = sum(cell.budget for cell in missing)
     with progress_bar(total=total, unit="NFE", shown=progress and bool(missing), delay=0) as bar:
@@ -197,7 +200,12 @@ class Cell(NamedTuple):
     @property
     def key(self) -> str:
         """Name of the row in a journal."""
-        return f"{self.view} | {self.sampler}"
+        return f"{_code_of(self.view)}{self.sampler}"
+
+
+def _code_of(view: str) -> str:
+    """How the names of a view's rows begin, as long as its code is the same."""
+    return f"{view} | {provenance(type(VIEWS[view].sampler))} | "
 
 
 def plan_views(views: Sequence[str], nfes: Sequence[int], sde: SDE | None = None) -> list[Cell]:
