@@ -178,6 +178,8 @@ def _accepts_class(kind: Any, value: Any, infinite: bool) -> bool:
         return isinstance(value, (str, Path)) and str(value) != "" and "\0" not in str(value)
     if kind is Any or not isinstance(kind, type):
         return True
+    if inspect.isclass(value) and kind not in (type, object):
+        return False  # it has the methods that a protocol asks for, and yet is no object
     try:
         return isinstance(value, kind)
     except TypeError:  # a protocol that cannot be asked for at run time

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sde_score._core.checks import expand_like, require_batch, require_choice, sum_event
+from sde_score._core.quadrature import legendre
 from sde_score.models.derivatives.jacobian import pull
-from sde_score.models.exact.quadrature import legendre
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.random import generator_from, normal
 

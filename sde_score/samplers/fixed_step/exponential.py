@@ -33,13 +33,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from sde_score._core.quadrature import legendre
 from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
 from sde_score.sdes.clocks import Clock
+
+_NODES = 64  # of each integral over a step
 
 Function = Callable[[Tensor], Tensor]
 """Of the noise ratio s, entry by entry."""
@@ -210,7 +212,7 @@ def _require_finite(steps: Steps, start: Tensor, stop: Tensor) -> None:
 def _lattice(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Quadrature points and weights of integrals over s, shape `(steps, nodes)`, even in log s but
     for a step to zero, which is even in s; and the length in log s, `(steps, 1)`."""
-    place, share = _gauss_legendre()
+    place, share = legendre(_NODES)
     begin, end = start[:, None], stop[:, None]
     length = torch.log(torch.where(end > 0, end, begin) / begin)
     s = begin * torch.exp(place * length)
@@ -220,15 +222,6 @@ def _lattice(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torch.where(ending, -begin, s * length) * share,
         length,
     )
-
-
-@cache
-def _gauss_legendre(nodes: int = 64) -> tuple[Tensor, Tensor]:
-    """Nodes and weights on [0, 1]."""
-    from scipy.special import roots_legendre
-
-    place, share = roots_legendre(nodes)
-    return 0.5 * (1 + torch.from_numpy(place)), 0.5 * torch.from_numpy(share)
 
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
