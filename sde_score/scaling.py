@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_count
-from sde_score._core.errors import DataError
+from sde_score._core.checks import require_count, shown
+from sde_score._core.errors import ArgumentError, DataError
 from sde_score._core.records import Record
 from sde_score._core.statistics import moments
 from sde_score.distributions import Quantization
@@ -33,6 +33,7 @@ Numbers = float | tuple[float, ...]
 _COARSE = 1e-4  # widths: a larger spacing of float32 loses digits of the data
 _REACH = 1e3  # widths from the center that samples may reach
 _CLOSE, _PRECISION = 1e-5, 1e-12  # of what was measured: in widths, and of a center
+_UNCOMMON = (torch.uint16, torch.uint32, torch.uint64)  # torch hardly computes with them
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,45 @@ class Scaling(Record):
                 f"every value is {mean.flatten()[0].item():g}: there is nothing to learn"
             )
         return cls(mean.mean().item(), total.sqrt().item())
+
+    def require_raw(self, raw: Tensor) -> Tensor:
+        """Refuse what is no batch of such data; arrays of NumPy become tensors.
+
+        Args:
+            raw: data in their own units, shape `(batch, *event)`.
+
+        Raises:
+            TypeError: for what holds no real numbers.
+            ValueError: for no examples, numbers that are not finite, or discrete data that are not
+                levels 0 ... levels - 1: in model range, scaled, or of another number of levels.
+        """
+        given: Any = raw
+        if isinstance(given, np.ndarray) and given.dtype.kind in "fiu":
+            given = torch.from_numpy(np.ascontiguousarray(given))
+        if not isinstance(given, Tensor) or given.is_complex() or given.dtype == torch.bool:
+            fix = ": try torch.tensor(raw)" if isinstance(raw, (list, tuple)) else ""
+            raise ArgumentError(
+                f"raw={shown(raw)} must be a tensor or array of numbers in their own units{fix}"
+            )
+        raw = given.long() if given.dtype in _UNCOMMON else given
+        if raw.ndim < 1 or raw.numel() == 0:
+            raise ValueError(f"raw has shape {tuple(raw.shape)}; accepted: (examples, *event)")
+        if not bool(torch.isfinite(raw).all()):
+            raise ValueError("raw holds NaN or infinity: leave those examples out")
+        if isinstance(self.width, tuple):
+            self._require_event(tuple(raw.shape[1:]))
+        if self.levels is None:
+            return raw
+        low, high = (end.item() for end in torch.aminmax(raw))
+        whole = not raw.is_floating_point() or bool((raw == raw.round()).all())
+        if not (whole and low >= 0 and high < self.levels):
+            raise ValueError(
+                f"raw has {'' if whole else 'fractional '}values from {low:g} to {high:g}; "
+                f"accepted: levels 0 ... {self.levels - 1} in the data's own terms, neither scaled "
+                "to the range of the model (scaling.from_model(x) undoes that) nor to another "
+                "number of levels"
+            )
+        return raw
 
     def to_model(self, raw: Tensor) -> Tensor:
         """Raw data `(batch, *event)` in model range, float32; a level is the middle of its bin."""

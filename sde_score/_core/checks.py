@@ -268,7 +268,7 @@ def require_examples(name: str, x: Tensor) -> None:
         ValueError: for an empty batch, NaN or an infinity, with the first example that has one.
     """
     require_batch(name, x)
-    if x.shape[0] == 0:
+    if x.numel() == 0:
         raise ValueError(f"{name} of shape {tuple(x.shape)} holds no examples: give at least one")
     if x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
         wrong = ~torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else ~torch.isfinite(x)
@@ -291,6 +291,9 @@ def class_of(value: object) -> str:
 
 def _tensor_fix(name: str, x: object) -> str:
     """How a value becomes a floating-point tensor, where it can."""
+    if isinstance(x, (Tensor, np.ndarray)) and x.dtype in (torch.uint8, np.uint8):
+        images = name if isinstance(x, Tensor) else f"torch.from_numpy({name})"
+        return f", 8-bit images perhaps: try Scaling.discrete(256).to_model({images})"
     if isinstance(x, Tensor):
         return f": try {name}.real" if x.is_complex() else f": try {name}.float()"
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":

@@ -43,7 +43,6 @@ from sde_score.likelihood.base import (
     Likelihood,
     Problem,
     independent_draws,
-    require_inputs,
     standard_error,
     start_time,
 )
@@ -57,7 +56,7 @@ from sde_score.likelihood.decoders import (
     decoding_time,
 )
 from sde_score.likelihood.dequantization import DEQUANTIZATIONS, Dequantization
-from sde_score.models import Model
+from sde_score.models import Model, checked_inputs
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
 from sde_score.sdes import SDE
 
@@ -133,7 +132,7 @@ def variational_bound(
             not finite, a condition of another length, or x0 that requires a gradient without
             `grad`.
     """
-    require_inputs("x0", model, x0, condition)
+    x0, condition = checked_inputs("x0", model, x0, condition)
     require_count(draws=draws, times=times)
     require_choice("time_sampling", time_sampling, tuple(TIME_SAMPLINGS))
     begin, sampled = start_time(model.sde, start), TIME_SAMPLINGS[time_sampling]

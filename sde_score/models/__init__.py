@@ -41,6 +41,13 @@ from sde_score.models.exact import (
 from sde_score.models.exact.empirical import EmpiricalDistribution
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
 from sde_score.models.functions import EnergyFunction, ScoreFunction
+from sde_score.models.inputs import (
+    as_batch,
+    as_condition,
+    checked_inputs,
+    require_model,
+    require_units,
+)
 from sde_score.models.parametrization import PARAMETRIZATIONS, Parametrization
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.score_model import ScoreModel
@@ -76,14 +83,19 @@ __all__ = [
     "ScoreFunction",
     "ScoreModel",
     "Target",
+    "as_batch",
+    "as_condition",
     "asymmetry",
     "check_differentiable",
+    "checked_inputs",
     "divergence",
     "hessian_vector",
     "jacobian",
     "jacobian_vector",
     "quadratic_forms",
     "require_forward_mode",
+    "require_model",
+    "require_units",
     "targets",
     "unit_vectors",
     "value_and_divergence",

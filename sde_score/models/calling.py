@@ -14,6 +14,7 @@ from typing_extensions import override
 from sde_score._core.checks import class_of, shown
 from sde_score._core.errors import ArgumentError
 from sde_score.models.held import networks_in
+from sde_score.models.inputs import as_condition
 from sde_score.models.protocol import Model
 
 
@@ -31,6 +32,10 @@ class Caller(nn.Module):
 
     Raises:
         TypeError: for what cannot be called with two or three arguments.
+
+    `needs_condition` refuses evaluations without a condition, and -1 for no class: True for what
+    was trained with a label for every example. `takes_condition` is False for what takes none, or
+    was trained without.
     """
 
     def __init__(self, name: str, function: Callable[..., Tensor], times: str = "t") -> None:
@@ -49,6 +54,7 @@ class Caller(nn.Module):
                 f"signature fits neither{fix}"
             )
         self._name, self._times = name, times
+        self.needs_condition = False
         self._wants_each = False
         setattr(self, name, function)
         held = [] if isinstance(function, nn.Module) else networks_in(function)
@@ -88,11 +94,9 @@ class Caller(nn.Module):
             ValueError: for a result of another shape, or a function that cannot compute in the
                 dtype or on the device of x.
         """
-        if condition is not None and not self.takes_condition:
-            raise ArgumentError(
-                f"condition was given, but the {self._what} takes x and {self._times} "
-                f"alone: give it a third argument"
-            )
+        if condition is not None and not isinstance(condition, Tensor):
+            condition = as_condition(condition, len(x), x.device)
+        self._check_condition(condition)
         dtype = self._dtype() or x.dtype
         t = t.to(dtype) if t.is_floating_point() else t
         more = () if condition is None and self._takes_two else (condition,)
@@ -111,6 +115,52 @@ class Caller(nn.Module):
                 f"{tuple(x.shape)}: {type(self).__name__} needs {shape}, it must return {like}"
             )
         return output.to(x.dtype)
+
+    def require_condition(self, condition: Tensor) -> None:
+        """Refuse labels that the network does not have, or has not met.
+
+        Raises:
+            ValueError: with the labels and those that are accepted.
+        """
+        if condition.is_floating_point() or condition.dtype == torch.bool or not condition.numel():
+            return  # a condition of another kind
+        classes = getattr(self._function, "num_classes", None)
+        low, high = (int(end) for end in torch.aminmax(condition))
+        if self.needs_condition and low < 0:
+            last = "" if classes is None else f" up to {classes - 1}"
+            raise ValueError(
+                f"condition has labels from {low} to {high}; accepted: labels from 0{last}, as "
+                "every example had one in training: the answer for no class, -1, is of no use. A "
+                "network that drops labels in training itself is told by model.needs_condition = "
+                "False"
+            )
+        if classes and high >= classes:
+            raise ValueError(
+                f"condition has labels from {low} to {high}; accepted: 0 ... {classes - 1}"
+            )
+
+    def _check_condition(self, condition: Tensor | None) -> None:
+        if condition is None:
+            if self.needs_condition:
+                raise ValueError(
+                    "condition is missing: every example had a label in training, so that the "
+                    "answer without one is of no use. Give integer labels of shape (batch,), such "
+                    "as run.labels_in_turn(n); a network that drops labels in training itself is "
+                    "told by model.needs_condition = False"
+                )
+        elif not self.takes_condition:
+            trained = accepts(self._function, 3)
+            raise ArgumentError(
+                f"condition was given, but the {self._what} "
+                + (
+                    "was trained without one: leave it out (model.takes_condition = True, for a "
+                    "network that knows conditions from elsewhere)"
+                    if trained
+                    else f"takes x and {self._times} alone: give it a third argument"
+                )
+            )
+        elif self.needs_condition and condition.device.type == "cpu":  # no wait for a GPU
+            self.require_condition(condition)
 
     def _answer(self, x: Tensor, t: Tensor, more: tuple[Tensor | None, ...]) -> Any:
         """The function at x and t; a function that takes no scalar t gets one per example."""

@@ -29,9 +29,6 @@ class BackboneModel(Caller):
         sde: the forward diffusion.
         prediction: the parametrization, by name or as an object.
         sigma_data: root mean square of the data; None takes that of the parametrization.
-
-    `needs_condition` refuses evaluations without a condition: True for what was trained with one
-    for every example.
     """
 
     def __init__(
@@ -45,18 +42,10 @@ class BackboneModel(Caller):
         row = PARAMETRIZATIONS.resolve(prediction)
         self.parametrization = row if sigma_data is None else replace(row, sigma_data=sigma_data)
         self.sigma_data = self.parametrization.sigma_data
-        self.needs_condition = False
         self._sde = sde
 
     def _call_backbone(self, scaled: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         """The backbone's output at x / S, in the dtype of x; it computes in its own."""
-        if self.needs_condition and condition is None:
-            raise ValueError(
-                "condition is missing: every example had a label in training, so that the answer "
-                "without one is of no use. Give int64 labels of shape (batch,), such as "
-                "run.labels_in_turn(n); a network that drops labels in training itself is told by "
-                "model.needs_condition = False"
-            )
         label = self.parametrization.time_label(at).expand(scaled.shape[0])
         return self._call(scaled, label, condition, tuple(scaled.shape))
 

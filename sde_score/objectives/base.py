@@ -13,9 +13,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
-from sde_score._core.checks import require_examples
 from sde_score._core.registry import Registry
-from sde_score.models import Marginal, Model
+from sde_score.models import (
+    Marginal,
+    Model,
+    as_batch,
+    as_condition,
+    require_model,
+    require_units,
+)
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting
 from sde_score.random import Draws, normal
@@ -112,7 +118,10 @@ class BaseObjective(ABC):
         generator: Draws = None,
     ) -> Tensor:
         """Loss of each example, shape `(batch,)`; see `Objective`."""
-        require_examples("x0", x0)
+        require_model(model, whole=False)
+        x0 = as_batch("x0", x0)
+        require_units("x0", x0, model)
+        condition = as_condition(condition, len(x0), x0.device)
         return self.losses_of(model, x0, condition, generator)
 
     def require_precision(self, model: Model, rounding: float) -> None:  # noqa: B027

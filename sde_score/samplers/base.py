@@ -23,7 +23,7 @@ from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count
 from sde_score._core.progress import progress_bar
 from sde_score._core.registry import Registry, format_spec, parse_spec
-from sde_score.models import GaussianMixture, Model
+from sde_score.models import GaussianMixture, Model, as_condition, require_model
 from sde_score.random import ExampleStreams, Noise, example_seeds
 from sde_score.samplers.budget import most_steps
 from sde_score.samplers.grids import GRIDS, Grid
@@ -263,7 +263,9 @@ class Sampler(ABC):
                 not asked for a start that requires one.
             TypeError: if `start` is not floating point.
         """
+        require_model(model, whole=False)
         x = blank(model, start)
+        condition = as_condition(condition, len(x), x.device, model)
         draw = noise or ExampleStreams(example_seeds(seed, x.shape[0]), x)
         self._check_gradient(start, grad)
         with torch.set_grad_enabled(grad):

@@ -17,7 +17,7 @@ from torch import nn
 from sde_score import data
 from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 from sde_score.data import DataSet
-from sde_score.models import EnergyBased, EnergyModel, ScoreModel
+from sde_score.models import Caller, EnergyBased, EnergyModel, ScoreModel
 from sde_score.nn import create as create_backbone
 from sde_score.nn import default_for
 from sde_score.objectives import (
@@ -262,7 +262,8 @@ def build_model(
         ValueError: for an unknown SDE or network, or a configuration that is not settled.
     """
     if is_whole(config.model):
-        return cast(TrainedModel, copy.deepcopy(config.model)).cpu()
+        whole = cast(TrainedModel, copy.deepcopy(config.model)).cpu()
+        return _conditional(whole, config.conditional)
     if config.sigma_data is None or any(
         map(is_auto, (config.backbone, config.model, config.prediction))
     ):
@@ -283,10 +284,18 @@ def build_model(
         model = EnergyModel(backbone, sde, config.head, *scales)
     else:
         model = ScoreModel(backbone, sde, *scales)
-    model.needs_condition = config.conditional
+    _conditional(model, config.conditional)
     if len(event_shape) == 3 and not own:
         # Convolutions run faster when the channels of a pixel lie together.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _conditional(model: TrainedModel, conditional: bool) -> TrainedModel:
+    """The model, which refuses conditions that training does not show it, or their absence."""
+    if isinstance(model, Caller):
+        model.needs_condition = conditional
+        model.takes_condition = model.takes_condition and conditional
     return model
 
 

@@ -29,6 +29,11 @@ class Backbone(nn.Module, ABC):
         self.event_shape = require_event_shape(event_shape)
         self.embedding = NoiseEmbedding(embedding, num_classes)
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for a network without condition."""
+        return self.embedding.num_classes
+
     def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
         """Map a noisy batch to a batch of the same shape.
 
