@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stopped()
     except BrokenPipeError:  # as of `sde-score samplers | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + getattr(signal, "SIGPIPE", 13)  # which Windows has not
     except TrainingError as error:
         return _failed(error, 1)
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -65,7 +65,7 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     automatic = {
         "backbone": default_for(examples.event_shape),
         "model": "energy" if objective.needs == "energy" else "score",
-        "prediction": "noise" if objective.all_noise_levels else "scaled_score",
+        "prediction": "edm" if objective.all_noise_levels else "scaled_score",
     }
     taken: dict[str, Any] = {
         n: value for n, value in automatic.items() if is_auto(getattr(config, n))

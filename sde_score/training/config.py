@@ -99,7 +99,7 @@ class TrainConfig:
 
     prediction: AnyPrediction = "auto"
     """Parametrization of the network's output: noise, data, velocity, score, edm or scaled_score;
-    auto takes noise where all noise levels are trained, scaled_score where data without noise
+    auto takes edm where all noise levels are trained, scaled_score where data without noise
     are."""
 
     objective: AnyObjective = "denoising"

@@ -76,6 +76,27 @@ class Job:
         parts = {"backbone": self.model.backbone, "sde": self.model.sde}
         return {name: part for name, part in parts.items() if is_note(getattr(self.config, name))}
 
+    def require_own(self, step: int | None = None) -> None:
+        """Refuse a directory in which another training was begun, or went on, since `prepare`.
+
+        Args:
+            step: of the newest checkpoint as this run knows it, 0 for none; None does not ask.
+
+        Raises:
+            ValueError: saying what is there now.
+        """
+        if (read_record(self.out) or self.record) != self.record:
+            raise ValueError(f"{self.out} holds a run with other data by now: prepare it anew")
+        path = self.out / "config.yaml"
+        if path.exists():
+            require_same(self.config, load_config(path), self.out, tuple(self.changes))
+        newest = Checkpoints(self.out / "checkpoints").newest() or 0
+        if step is not None and newest != step:
+            raise ValueError(
+                f"another training went on in {self.out}, from step {step} to {newest}: prepare "
+                "it anew"
+            )
+
 
 def prepare(
     config: TrainConfig,

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,13 @@ from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.choices import say_choices
 from sde_score.training.config import TrainConfig, save_config
 from sde_score.training.data_record import NAME
-from sde_score.training.distributed import Vote, accelerator_for, seed_network, wrap
+from sde_score.training.distributed import Vote, accelerator_for, wrap
 from sde_score.training.divergence import DivergenceCheck
 from sde_score.training.errors import TrainingError, TrainingInterrupted
 from sde_score.training.lock import only_trainer
 from sde_score.training.meter import Meter
 from sde_score.training.metrics import Metrics
+from sde_score.training.network_noise import NetworkNoise
 from sde_score.training.objective_state import ObjectiveState
 from sde_score.training.optimizer import Update
 from sde_score.training.prepare import Job, prepare
@@ -108,9 +109,12 @@ class Trainer:
         self.facts = DataFacts.of(job.examples)
         size = math.prod(self.facts.event_shape)
         self.check = DivergenceCheck(self.config, self.objective, size)
-        self._wrap()
-        self._check_derivatives()
-        self._restore()
+        self.noise = NetworkNoise(self.device, self.config.compile)
+        with only_trainer(self.out):
+            job.require_own()
+            self._wrap()
+            self._check_derivatives()
+            self._restore()
 
     def _wrap(self) -> None:
         config = self.config
@@ -192,7 +196,14 @@ class Trainer:
         devices = [self.device] if self.device.type == "cuda" else []
         vote = Vote(self.accelerator.num_processes)
         self.meter.start()
-        with torch.random.fork_rng(devices), StopRequest() as stop, self._bar() as bar:
+        with (
+            only_trainer(self.out),
+            closing(self.noise),
+            torch.random.fork_rng(devices),
+            StopRequest() as stop,
+            self._bar() as bar,
+        ):
+            self.job.require_own(self.saved)
             self._sample_if_due(again=False)  # a kill may have come before the last samples
             for _ in range(self.step, self.config.steps):
                 self._train_step()
@@ -211,14 +222,14 @@ class Trainer:
     def _train_step(self) -> None:
         """Forward and backward over the micro-batches, then one update."""
         rank, parts = self.accelerator.process_index, self.config.accumulate
-        seed_network(mix(self.config.seed, streams.NETWORK, self.step, rank), self.device)
         total = torch.zeros((), device=self.device)
-        for index, part in enumerate(self.batches.step(self.step)):
-            last = index == parts - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.loss):
-                loss = self.loss(*part) / parts
-                self.accelerator.backward(loss, **self._backward)
-            total += loss.detach()
+        with self.noise.step(mix(self.config.seed, streams.NETWORK, self.step, rank)):
+            for index, part in enumerate(self.batches.step(self.step)):
+                last = index == parts - 1
+                with nullcontext() if last else self.accelerator.no_sync(self.loss):
+                    loss = self.loss(*part) / parts
+                    self.accelerator.backward(loss, **self._backward)
+                total += loss.detach()
         self.meter.add(total, self.update.apply(self.step))
         self.remembered.finish_step()
         self.step += 1

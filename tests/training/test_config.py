@@ -216,9 +216,9 @@ def test_the_model_and_its_output_follow_from_the_objective():
         config = resolve(TrainConfig(data="ring(n=10)", **given), ring)
         return config.model, config.prediction
 
-    assert settled() == ("score", "noise")
+    assert settled() == ("score", "edm")
     assert settled(objective="hutchinson") == ("score", "scaled_score")
-    assert settled(objective="hutchinson(time_sampler='uniform')") == ("score", "noise")
+    assert settled(objective="hutchinson(time_sampler='uniform')") == ("score", "edm")
     assert settled(objective="hutchinson", model="energy", prediction="edm") == ("energy", "edm")
     assert settled(objective="contrastive-divergence") == ("energy", "scaled_score")
     with pytest.raises(ValueError, match="needs an energy: choose model=energy"):
