@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_count, shown
+from sde_score._core.checks import is_finite, is_number, plain, refusal, require_count, shown
 from sde_score._core.errors import ArgumentError, DataError
 from sde_score._core.records import Record
 from sde_score._core.statistics import moments
@@ -74,6 +74,7 @@ class Scaling(Record):
             )
         if self.levels is not None:
             require_count(minimum=2, levels=self.levels)
+            object.__setattr__(self, "levels", plain(self.levels))
 
     @classmethod
     def discrete(cls, levels: int) -> Scaling:
@@ -94,6 +95,7 @@ class Scaling(Record):
         Raises:
             DataError: if the data, or a feature, never change.
         """
+        raw = _tensor("raw", raw)
         mean, variance = moments(raw)
         if per_feature:
             if raw.ndim != 2:
@@ -154,6 +156,7 @@ class Scaling(Record):
 
     def to_model(self, raw: Tensor) -> Tensor:
         """Raw data `(batch, *event)` in model range, float32; a level is the middle of its bin."""
+        raw = _tensor("raw", raw)
         return self._scale(raw.to(torch.float64) + (0.0 if self.levels is None else 0.5))
 
     def dequantize(self, raw: Tensor, generator: Draws = None) -> Tensor:
@@ -185,6 +188,7 @@ class Scaling(Record):
         Raises:
             ValueError: if data are discrete and `x` holds NaN or infinity, which is no level.
         """
+        x = _tensor("x", x)
         center, width = self._tensors(x)
         value = x.to(torch.float64) * width + center
         if self.levels is None:
@@ -292,16 +296,25 @@ def _fits_float32(center: float, width: float) -> bool:
     return spacing < _COARSE * width and largest < kind.max and _COARSE * width > kind.tiny
 
 
+def _tensor(name: str, values: Any) -> Tensor:
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        values = torch.as_tensor(values)
+    if not isinstance(values, Tensor):
+        raise refusal(name, values, "a tensor of shape (batch, *event)")
+    return values
+
+
 def _as_tuple(value: Numbers) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
 def _numbers(name: str, value: Any) -> Numbers:
+    value = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
     many = isinstance(value, (tuple, list))
-    numbers = tuple(value) if many else (value,)
+    numbers = tuple(map(plain, value)) if many else (plain(value),)
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise TypeError(f"{name}={value!r} must be a number or a sequence of numbers")
-        if not math.isfinite(number):
-            raise ValueError(f"{name}={value!r} must be finite")
+        if not is_number(number):
+            raise TypeError(f"{name}={shown(value)} must be a number or a sequence of numbers")
+        if not is_finite(number):
+            raise ValueError(f"{name}={shown(value)} must be finite")
     return tuple(float(n) for n in numbers) if many else float(numbers[0])

@@ -1,7 +1,7 @@
 """Checks of arguments: a refusal names the argument, what came, what is accepted and the usual fix.
 
-Numbers are Python's and NumPy's, scalars and 0-d arrays alike; booleans are no numbers, and a flag
-is nothing but a boolean.
+Numbers are those of Python, NumPy and torch, scalars, 0-d arrays and tensors alike; booleans are no
+numbers, and a flag is nothing but a boolean.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def shown(value: object, width: int = 80) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Scalars of NumPy as Python's numbers and booleans; anything else as it is."""
-    scalar = isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0
+    """Scalars of NumPy and torch as Python's numbers and booleans; anything else as it is."""
+    scalar = isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0
     return value.item() if scalar else value
 
 
@@ -211,9 +211,13 @@ def require_shape(
         TypeError: if it is not a sequence of integers.
         ValueError: if an entry is below 1.
     """
-    sizes: Any = shape.tolist() if isinstance(shape, np.ndarray) else shape
+    sizes: Any = shape
+    if isinstance(sizes, np.ndarray) or (
+        isinstance(sizes, Tensor) and not sizes.is_floating_point()
+    ):
+        sizes = sizes.tolist()
     if not isinstance(sizes, Sequence) or isinstance(sizes, (str, bytes)):
-        fix = f"write ({plain(shape)},)" if is_integer(shape) else hint
+        fix = f"write ({plain(shape)},)" if is_integer(shape) and "batch" not in hint else hint
         raise ArgumentError(f"{name}={shown(shape)} must be a tuple of integers: {fix}")
     for index, size in enumerate(sizes):
         require_count(**{f"{name}[{index}]": size})

@@ -134,6 +134,8 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         if name not in self:
             near = self._misspelled(name)
             guess = f"did you mean {near!r}? " if near else ""
+            if "file" in self._entries and name.endswith(".json"):
+                guess = f'write "file(path={name!r})" for a file; '
             raise ValueError(
                 f"unknown {self.kind} {name!r}; {guess}accepted: {', '.join(self._entries)}"
             )

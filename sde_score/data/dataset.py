@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_count
+from sde_score._core.checks import is_integer, plain, refusal, require_count
 from sde_score._core.statistics import chunks, largest_spread, mean_squares
 from sde_score.data.limits import require_room
 from sde_score.random import generator_from
@@ -27,6 +28,10 @@ SMALLEST_SIDE = 4
 def is_image(event_shape: Sequence[int]) -> bool:
     """Whether an event is an image: `(channels, height, width)`, at least 4 x 4 pixels."""
     return len(event_shape) == 3 and min(event_shape[1:]) >= SMALLEST_SIDE
+
+
+Indices = Tensor | Sequence[int] | np.ndarray[Any, Any]
+"""Numbers of examples: an int64 tensor of shape `(n,)`, or a list or array of integers."""
 
 
 class Batch(NamedTuple):
@@ -122,8 +127,8 @@ class DataSet:
             f"levels={self.scaling.levels}, num_classes={self.num_classes})"
         )
 
-    def __getitem__(self, key: int | slice | Tensor) -> Tensor:
-        """Raw examples: one for an integer, `(n, *event)` for a slice or an int64 tensor `(n,)`.
+    def __getitem__(self, key: int | slice | Indices) -> Tensor:
+        """Raw examples: one for an integer, `(n, *event)` for a slice or n integers.
 
         Raises:
             IndexError: for an integer out of range, as of a list.
@@ -131,18 +136,18 @@ class DataSet:
         if isinstance(key, slice):
             rows = range(len(self))[key]
             return self.raw(torch.arange(len(rows)) * rows.step + rows.start)
-        if isinstance(key, Tensor):
-            return self.raw(key)
-        return self.raw(torch.tensor([range(len(self))[key]]))[0]
+        if is_integer(key):
+            return self.raw(torch.tensor([range(len(self))[int(plain(key))]]))[0]
+        return self.raw(cast(Indices, key))
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[index] for index in range(len(self)))
 
-    def raw(self, indices: Tensor | None = None) -> Tensor:
+    def raw(self, indices: Indices | None = None) -> Tensor:
         """Examples in the data set's own terms, shape `(len(indices), *event)`.
 
         Args:
-            indices: int64, shape `(n,)`, values 0 ... len(self) - 1; None for all.
+            indices: n integers, 0 ... len(self) - 1; None for all.
         """
         return self._all() if indices is None else self._source[self._rows(indices)]
 
@@ -151,11 +156,11 @@ class DataSet:
         """Whether an example is an image, see `is_image`."""
         return is_image(self.event_shape)
 
-    def batch(self, indices: Tensor) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """Examples in model range with their labels, in the order of `indices` (as for `raw`)."""
         return Batch(self.scaling.to_model(self.raw(indices)), self.labels_at(indices))
 
-    def labels_at(self, indices: Tensor) -> Tensor | None:
+    def labels_at(self, indices: Indices) -> Tensor | None:
         """Labels of examples, int64, in the order of `indices`; None for data without labels."""
         return None if self.labels is None else self.labels[self._rows(indices)]
 
@@ -181,7 +186,7 @@ class DataSet:
         """All examples, or the first `limit`, in model range: float32, shape `(count, *event)`."""
         if limit is not None:
             require_count(limit=limit)
-        count = len(self) if limit is None else min(limit, len(self))
+        count = len(self) if limit is None else min(int(plain(limit)), len(self))
         require_room(4 * count * math.prod(self.event_shape), "take fewer with limit=...")
         out = torch.empty((count, *self.event_shape), dtype=torch.float32)
         first = 0
@@ -202,6 +207,7 @@ class DataSet:
         Raises:
             ValueError: if either part would be empty.
         """
+        held_out = plain(held_out)
         count = held_out if isinstance(held_out, int) else 0
         if isinstance(held_out, float) and 0 < held_out < 1:
             count = round(held_out * len(self))
@@ -265,9 +271,13 @@ class DataSet:
     def _all(self) -> Tensor:
         return self._source if self.rows is None else self._source[self.rows]
 
-    def _rows(self, indices: Tensor) -> Tensor:
+    def _rows(self, indices: Indices) -> Tensor:
+        if isinstance(indices, (list, tuple, range, np.ndarray)):
+            found = np.asarray(indices, dtype=None if len(indices) else np.int64)
+            whole = found.ndim == 1 and found.dtype.kind in "iu"
+            indices = torch.from_numpy(found.astype(np.int64)) if whole else indices
         if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1:
-            raise TypeError("indices must be an int64 tensor of shape (n,): try torch.arange(n)")
+            raise refusal("indices", indices, "integers, in a list or int64 tensor of shape (n,)")
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise ValueError(
                 f"indices run from {int(indices.min())} to {int(indices.max())}, "

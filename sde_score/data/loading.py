@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from sde_score._core.checks import class_of, is_number
 from sde_score._core.errors import DataError, naming
 from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.data.dataset import DataSet
@@ -182,19 +182,37 @@ def _parts(text: str) -> tuple[str | None, str, dict[str, Any]]:
     path = place[: place.rfind("(")]  # may hold brackets itself
     if os.path.exists(os.path.expanduser(path)):
         return form, path, parse_spec("file" + place[len(path) :])[1]
-    return form, *parse_spec(place)
+    name = place.partition("(")[0].strip()
+    try:
+        return form, *parse_spec(place)
+    except ValueError:
+        if name in NAMED and (place.rstrip().endswith(")") or ")" not in place):
+            raise
+        return form, place, {}  # a path, brackets and all, that does not exist
 
 
 def _from_memory(source: Any, name: str) -> DataSet:
     if isinstance(source, DataSet):
         return source
     if isinstance(source, (Tensor, np.ndarray)):
-        return from_tensor(torch.as_tensor(source), name=name)
+        return from_tensor(source, name=name)
+    if isinstance(source, (list, tuple)) and source and _is_row(source[0]):
+        raise TypeError("source is a list of rows of numbers: give torch.tensor(source)")
+    if isinstance(source, (type, bytes, dict)):
+        raise TypeError(_unknown(source))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         return from_torch(source)
-    raise TypeError(
-        f"source={reprlib.repr(source)} is of class {type(source).__name__}; accepted: text, a "
-        "path, a tensor, an array, a map-style data set of torch, a DataSet"
+    raise TypeError(_unknown(source))
+
+
+def _is_row(item: object) -> bool:
+    return isinstance(item, (list, tuple)) and len(item) > 0 and all(map(is_number, item))
+
+
+def _unknown(source: object) -> str:
+    return (
+        f"source={reprlib.repr(source)} is {class_of(source)}; accepted: text, a path, a tensor, "
+        "an array, a map-style data set of torch, a DataSet"
     )
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sde_score._core.checks import class_of, is_number, plain, refusal
 from sde_score._core.errors import DataError
 from sde_score._core.statistics import chunks
 from sde_score.data.dataset import SMALLEST_SIDE, DataSet
@@ -17,8 +21,8 @@ _COARSE = 0.01  # deviations: coarser steps of float32 are worth a word
 
 
 def from_tensor(
-    x: Tensor,
-    labels: Tensor | None = None,
+    x: Tensor | np.ndarray[Any, Any],
+    labels: Tensor | np.ndarray[Any, Any] | Sequence[int] | None = None,
     scaling: Scaling | None = None,
     *,
     name: str = "tensor",
@@ -44,9 +48,10 @@ def from_tensor(
         DataError: if there are no examples, a value is not finite or no level, images have their
             channels last, or labels do not fit.
     """
+    x, labels = _as_tensor(x), _as_tensor(labels)
     if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
         what = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a tensor of real numbers, got {what}: try torch.as_tensor(x)")
+        raise TypeError(f"x must be a tensor of real numbers, got {what}{_fix(x)}")
     if x.ndim < 2 or x.numel() == 0:
         raise DataError(
             f"x has shape {tuple(x.shape)}, accepted: (count, *event) with at least one example; "
@@ -57,6 +62,8 @@ def from_tensor(
         x = x.float()
     _require_finite(x)
     _look_at_layout(tuple(x.shape))
+    if scaling is not None and not isinstance(scaling, Scaling):
+        raise refusal("scaling", scaling, "a Scaling, such as Scaling.discrete(256), or None")
     if scaling is None:
         scaling = _default_scaling(x)
         _look_at_precision(x, scaling)
@@ -103,6 +110,22 @@ def _look_at_precision(x: Tensor, scaling: Scaling) -> None:
             "float64",
             stacklevel=4,
         )
+
+
+def _as_tensor(values: Any) -> Any:
+    """Arrays and lists of numbers as tensors; anything else as it is."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
+    if isinstance(values, (list, tuple)) and len(values) and all(map(is_number, values)):
+        return torch.tensor([plain(value) for value in values])
+    return values
+
+
+def _fix(x: Any) -> str:
+    """How a value becomes a tensor of real numbers, where it can."""
+    if isinstance(x, Tensor) and not x.is_complex():
+        return ": try x.to(torch.uint8), which has two levels"
+    return ": try torch.tensor(x)" if isinstance(x, (list, tuple)) else ""
 
 
 def _levels(x: Tensor) -> int:
@@ -164,17 +187,19 @@ def _as_levels(x: Tensor, levels: int) -> Tensor:
     return x.to(raw_dtype(levels))
 
 
-def _checked_labels(labels: Tensor, count: int, class_names: tuple[str, ...]) -> Tensor:
+def _checked_labels(labels: Any, count: int, class_names: tuple[str, ...]) -> Tensor:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        what = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be a tensor of integers, got {what}: try labels.long()")
+        fix = ": try labels.long()" if isinstance(labels, Tensor) else ": number the classes"
+        raise TypeError(
+            f"labels must be integers, one for each example, got {class_of(labels)}{fix}"
+        )
     if tuple(labels.shape) != (count,):
         raise DataError(
             f"labels have shape {tuple(labels.shape)} for {count} examples, accepted: ({count},)"
         )
-    labels = labels.detach().cpu().to(torch.int64)
-    low, high = int(labels.min()), int(labels.max())
+    kept: Tensor = labels.detach().cpu().to(torch.int64)
+    low, high = int(kept.min()), int(kept.max())
     if low < 0 or (class_names and high >= len(class_names)):
         upper = f" to {len(class_names) - 1}" if class_names else ""
         raise DataError(f"labels run from {low} to {high}, accepted: integers from 0{upper}")
-    return labels
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ def require_model(model: object, name: str = "model", whole: bool = True) -> Non
         fix = f": {model.__name__} is a class, write {model.__name__}(...)"
     elif isinstance(getattr(model, "model", None), Model):
         fix = f": give {name}.model, the model inside"
+    elif isinstance(model, (str, os.PathLike)):
+        fix = ": load_run(path).model opens a run"
     elif isinstance(model, nn.Module) or callable(model):
         fix = ": ScoreModel(network, sde) makes a model of a network, ScoreFunction of any score"
     raise ArgumentError(

@@ -28,7 +28,7 @@ from sde_score.random import ExampleStreams, Noise, example_seeds
 from sde_score.samplers.budget import most_steps
 from sde_score.samplers.grids import GRIDS, Grid
 from sde_score.samplers.problem import Iteration, Problem, Samples, Trajectory
-from sde_score.samplers.start import blank, fitting, sigma_data_of
+from sde_score.samplers.start import as_start, blank, fitting, sigma_data_of
 from sde_score.sdes import SDE, VP
 
 S = TypeVar("S", bound="Sampler")
@@ -264,6 +264,7 @@ class Sampler(ABC):
             TypeError: if `start` is not floating point.
         """
         require_model(model, whole=False)
+        start = as_start(start)
         x = blank(model, start)
         condition = as_condition(condition, len(x), x.device, model)
         draw = noise or ExampleStreams(example_seeds(seed, x.shape[0]), x)
@@ -297,6 +298,7 @@ class Sampler(ABC):
         grad: bool = False,
     ) -> Samples:
         """Draw samples, and count their cost. Arguments and errors are those of a call."""
+        require_model(model, whole=False)
         before = model.nfe
         x = self(
             model, start, seed=seed, condition=condition, callback=callback, progress=progress,

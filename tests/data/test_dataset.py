@@ -54,7 +54,7 @@ def test_tensor_is_every_example_in_model_range_in_order(small):
         (torch.tensor([-1]), ValueError),
         (torch.tensor([0.0]), TypeError),
         (torch.tensor([[0]]), TypeError),
-        ([0], TypeError),
+        ([0.5], TypeError),
     ],
 )
 def test_indices_that_name_no_example_are_refused(small, indices, error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -104,11 +105,21 @@ def _row(line: int, cells: list[str], header: list[str]) -> list[float]:
     for name, cell in zip(header, cells, strict=True):
         value = _number(cell)
         if value is None or not math.isfinite(value):
-            found = [mark for mark in ";,\t|" if mark in cell]
-            fix = f": try delimiter={found[0]!r}" if found else ""
+            fix = _fix(cell)
             raise DataError(f"line {line}, column {name}: {cell!r} is not a finite number{fix}")
         values.append(value)
     return values
+
+
+def _fix(cell: str) -> str:
+    """What to do about a cell that is no number, where that is likely."""
+    if re.fullmatch(r"\s*[-+]?\d*,\d+\s*", cell):
+        return ": write decimals with a point, or try delimiter=','"
+    parts = cell.split()
+    found = [mark for mark in ";,\t|" if mark in cell]
+    if not found and len(parts) > 1 and all(_number(part) is not None for part in parts):
+        found = [" "]
+    return f": try delimiter={found[0]!r}" if found else ""
 
 
 def _number(cell: str) -> float | None:
