@@ -9,7 +9,7 @@ does. Two figures, and what as many examples of the data have in their place:
 - *width*: of the ring the deviation of the radius, of the table the deviation from the square, of
   the digits the distance to the nearest example of the training part.
 
-The floor is measured on examples of the training part. About 20 minutes on one core:
+The floor is measured on examples of the training part. About 40 minutes on one idle core:
 
     python benchmarks/defaults.py [--data ring table digits] [--sde vp ...] [--prediction noise ...]
 """

@@ -92,17 +92,7 @@ class Sample(RunCommand):
     def _condition(self, run: Run) -> torch.Tensor | None:
         if self.label is None:
             return run.labels_in_turn(self.num)
-        names = list(run.class_names) if run.num_classes else []
-        if not all(name.isdecimal() for name in names) or not names:
-            names += [str(index) for index in range(run.num_classes)]
-        if self.label not in names:
-            known = f": {', '.join(run.class_names[:20])}" if run.class_names and names else ""
-            raise ValueError(
-                f"label={self.label} is no class of this run, which has {run.num_classes}"
-                + (known if run.num_classes else ": train it with --conditional")
-            )
-        index = names.index(self.label) % run.num_classes
-        return torch.full((self.num,), index, device=run.device)
+        return run.labels_of(self.label, self.num)
 
 
 def _as_in_data(run: Run, labels: torch.Tensor | None) -> torch.Tensor | None:

@@ -274,7 +274,7 @@ def build_model(
             backbone = copy.deepcopy(config.backbone).cpu()
         else:
             classes = num_classes if config.conditional else 0
-            with _in_float32():
+            with in_float32():
                 backbone = create_backbone(config.backbone, tuple(event_shape), num_classes=classes)
         if config.model == "energy" and config.head in ("square", "scalar"):
             _wake(backbone)
@@ -300,8 +300,8 @@ def _conditional(model: TrainedModel, conditional: bool) -> TrainedModel:
 
 
 @contextmanager
-def _in_float32() -> Iterator[None]:
-    """Networks are made in float32 whatever the default of the process is."""
+def in_float32() -> Iterator[None]:
+    """What names no dtype is float32, whatever the default of the process is."""
     usual = torch.get_default_dtype()
     if usual == torch.float32:
         yield

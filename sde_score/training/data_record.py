@@ -173,10 +173,16 @@ class DataRecord(Record):
             changes.append("the labels are others")
         if found.class_names[: len(self.class_names)] != self.class_names:
             changes.append(f"classes are named {found.class_names}, were {self.class_names}")
-        # A file does not tell its scaling: other versions scale the same content in other ways.
-        given = self.in_memory and len(found) == self.count
-        if given and not changes and not self.scaling.is_close(found.scaling):
-            changes.append(f"the scaling is {found.scaling}, was {self.scaling}")
+        if len(found) == self.count and not changes and not self.scaling.is_close(found.scaling):
+            if self.in_memory:
+                return [f"the scaling is {found.scaling}, was {self.scaling}"]
+            # A file does not tell its scaling: other versions may scale the same content in
+            # another way, and so does another levels=...
+            warnings.warn(
+                f"{found.name} is read with {found.scaling} at hand; the run keeps its own, "
+                f"{self.scaling}",
+                stacklevel=4,
+            )
         return changes
 
 

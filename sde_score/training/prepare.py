@@ -24,6 +24,7 @@ from sde_score.training.build import (
     as_text,
     build_model,
     build_objective,
+    in_float32,
     require_objects,
     settle,
     split_data,
@@ -98,6 +99,7 @@ class Job:
             )
 
 
+@in_float32()
 def prepare(
     config: TrainConfig,
     out: str | Path,

@@ -27,7 +27,7 @@ from sde_score.objectives import Objective
 from sde_score.random import BatchSlice, mix
 from sde_score.training import rng_streams as streams
 from sde_score.training.batches import Batches
-from sde_score.training.build import TrainedModel, as_fields
+from sde_score.training.build import TrainedModel, as_fields, in_float32
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.choices import say_choices
 from sde_score.training.config import TrainConfig, save_config
@@ -87,6 +87,7 @@ class Trainer:
         CheckpointError: if the newest checkpoint is damaged.
     """
 
+    @in_float32()
     def __init__(
         self,
         job: Job,
@@ -186,6 +187,7 @@ class Trainer:
             changes = {name: list(pair) for name, pair in self.job.changes.items()}
             self.metrics.note({"step": self.step, "continue_with": changes})
 
+    @in_float32()
     def run(self) -> Run:
         """Train up to `config.steps` and open the result.
 
