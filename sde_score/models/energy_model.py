@@ -66,7 +66,7 @@ class EnergyModel(BackboneModel, BaseEnergy):
     def __init__(
         self,
         backbone: Callable[..., Tensor],
-        sde: SDE,
+        sde: str | SDE,
         head: str = "residual",
         prediction: str | Parametrization = "scaled_score",
         sigma_data: float | None = None,

@@ -11,13 +11,13 @@ from sde_score.models import parametrization
 from sde_score.models.base import BaseEnergy, BaseModel
 from sde_score.models.calling import Caller
 from sde_score.models.parametrization import Coefficients, Scales
-from sde_score.sdes import SDE, VP
+from sde_score.sdes import SDE, SDES, VP
 
 
 class _FunctionModel(Caller):
-    def __init__(self, function: Callable[..., Tensor], sde: SDE | None) -> None:
+    def __init__(self, function: Callable[..., Tensor], sde: str | SDE | None) -> None:
         super().__init__("function", function)
-        self._sde = VP() if sde is None else sde
+        self._sde = VP() if sde is None else SDES.resolve(sde, name="sde")
 
 
 class ScoreFunction(_FunctionModel, BaseModel):
@@ -28,14 +28,14 @@ class ScoreFunction(_FunctionModel, BaseModel):
             called as `function(x, t)`, or `function(x, t, condition)` where a condition is given,
             in the dtype of the network, with t a scalar or, if it takes none, of shape `(batch,)`.
             Returns a tensor like x. One that does not depend on t is the score of the data.
-        sde: the forward diffusion that t belongs to; VP if not given.
+        sde: the forward diffusion that t belongs to, or its name; VP if not given.
 
     Raises:
         TypeError: for what cannot be called so; when called, if the function returns no tensor.
         ValueError: when called, if what the function returns does not have the shape of x.
     """
 
-    def __init__(self, function: Callable[..., Tensor], sde: SDE | None = None) -> None:
+    def __init__(self, function: Callable[..., Tensor], sde: str | SDE | None = None) -> None:
         super().__init__(function, sde)
 
     @override
@@ -53,14 +53,14 @@ class EnergyFunction(_FunctionModel, BaseEnergy):
     Args:
         function: called as that of a `ScoreFunction`; returns -log p_t(x) up to a constant, in
             nats, shape `(batch,)`.
-        sde: the forward diffusion that t belongs to; VP if not given.
+        sde: the forward diffusion that t belongs to, or its name; VP if not given.
 
     Raises:
         TypeError: for what cannot be called so; when called, if the function returns no tensor.
         ValueError: when called, if the function does not return one number per example.
     """
 
-    def __init__(self, function: Callable[..., Tensor], sde: SDE | None = None) -> None:
+    def __init__(self, function: Callable[..., Tensor], sde: str | SDE | None = None) -> None:
         super().__init__(function, sde)
 
     @override

@@ -131,7 +131,8 @@ def require_units(name: str, x: Tensor, model: object) -> None:
         raise ValueError(
             f"{name} runs from {low:g} to {high:g}, and the model is for data of standard "
             f"deviation sigma_data={sigma_data:g} around 0: scale them, 8-bit images with "
-            f"Scaling.discrete(256).to_model({name}), others with Scaling.standardize({name})"
+            f"Scaling.discrete(256).to_model({name}), others with "
+            f"Scaling.standardize({name}).to_model({name})"
         )
 
 

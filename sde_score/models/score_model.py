@@ -17,7 +17,7 @@ from sde_score.models.parametrization import (
     Parametrization,
     Scales,
 )
-from sde_score.sdes import SDE
+from sde_score.sdes import SDE, SDES
 
 
 class BackboneModel(Caller):
@@ -26,7 +26,7 @@ class BackboneModel(Caller):
     Args:
         backbone: called as `backbone(x, time_label, condition)`, or without the condition if it
             takes two arguments; time_label has the shape `(batch,)`. Returns a tensor like x.
-        sde: the forward diffusion.
+        sde: the forward diffusion, an object or its name.
         prediction: the parametrization, by name or as an object.
         sigma_data: root mean square of the data; None takes that of the parametrization.
     """
@@ -34,7 +34,7 @@ class BackboneModel(Caller):
     def __init__(
         self,
         backbone: Callable[..., Tensor],
-        sde: SDE,
+        sde: str | SDE,
         prediction: str | Parametrization,
         sigma_data: float | None,
     ) -> None:
@@ -42,7 +42,7 @@ class BackboneModel(Caller):
         row = PARAMETRIZATIONS.resolve(prediction)
         self.parametrization = row if sigma_data is None else replace(row, sigma_data=sigma_data)
         self.sigma_data = self.parametrization.sigma_data
-        self._sde = sde
+        self._sde = SDES.resolve(sde, name="sde")
 
     def _call_backbone(self, scaled: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         """The backbone's output at x / S, in the dtype of x; it computes in its own."""
@@ -65,7 +65,7 @@ class ScoreModel(BackboneModel, BaseModel):
         backbone: called as `backbone(x, time_label, condition)`, or without the condition if it
             takes two arguments; the label, log(sigma / alpha) / 4 unless the parametrization has
             another, has the shape `(batch,)`. Returns a tensor like x.
-        sde: the forward diffusion.
+        sde: the forward diffusion, an object or its name.
         prediction: a name in `PARAMETRIZATIONS`, or a `Parametrization`.
         sigma_data: root mean square of the data; with 1 a variance-preserving SDE leaves the
             input as it is. None takes that of the parametrization, 1 for ours.
@@ -80,7 +80,7 @@ class ScoreModel(BackboneModel, BaseModel):
     def __init__(
         self,
         backbone: Callable[..., Tensor],
-        sde: SDE,
+        sde: str | SDE,
         prediction: str | Parametrization = "noise",
         sigma_data: float | None = None,
     ) -> None:

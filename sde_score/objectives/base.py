@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
+from sde_score._core.checks import is_integer, shown
+from sde_score._core.errors import ArgumentError
 from sde_score._core.registry import Registry
 from sde_score.models import (
     Marginal,
@@ -24,7 +26,7 @@ from sde_score.models import (
 )
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting
-from sde_score.random import Draws, normal
+from sde_score.random import BatchSlice, Draws, normal
 from sde_score.sdes import SDE
 
 
@@ -121,6 +123,7 @@ class BaseObjective(ABC):
         require_model(model, whole=False)
         x0 = as_batch("x0", x0)
         require_units("x0", x0, model)
+        _require_draws(generator)
         condition = as_condition(condition, len(x0), x0.device)
         return self.losses_of(model, x0, condition, generator)
 
@@ -140,6 +143,12 @@ class BaseObjective(ABC):
         self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
         """Loss of each example of a batch that has been checked, shape `(batch,)`."""
+
+
+def _require_draws(generator: Draws) -> None:
+    if generator is not None and not isinstance(generator, (torch.Generator, BatchSlice)):
+        fix = f": try torch.Generator().manual_seed({generator})" if is_integer(generator) else ""
+        raise ArgumentError(f"generator={shown(generator)} must be a torch.Generator or None{fix}")
 
 
 class StatefulObjective(nn.Module, BaseObjective):

@@ -21,7 +21,7 @@ from torch import Tensor
 from sde_score._core.checks import expand_like, require_choice, require_count
 from sde_score._core.registry import Registry
 from sde_score.models import Caller
-from sde_score.sdes import SDE
+from sde_score.sdes import SDE, SDES
 
 
 @dataclass(frozen=True)
@@ -269,13 +269,13 @@ class LabelledNetwork(Caller):
         self,
         network: Callable[..., Tensor],
         convention: str | LabelConvention,
-        sde: SDE,
+        sde: str | SDE,
         output: str = "score",
     ) -> None:
         super().__init__("network", network, "labels")
         require_choice("output", output, OUTPUTS)
         self.convention = LABELS.resolve(convention)
-        self.sde, self.output = sde, output
+        self.sde, self.output = SDES.resolve(sde, name="sde"), output
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """The score at x and t, in the dtype of x."""
@@ -291,7 +291,7 @@ class LabelledNetwork(Caller):
 def labelled(
     network: Callable[..., Tensor],
     convention: str | LabelConvention,
-    sde: SDE,
+    sde: str | SDE,
     output: str = "score",
 ) -> LabelledNetwork:
     """`LabelledNetwork`, for one line with `ScoreFunction`."""

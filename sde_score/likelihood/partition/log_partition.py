@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_batch, require_count
+from sde_score._core.errors import ArgumentError
 from sde_score._core.modules import blank_like
 from sde_score._core.progress import progress_bar
 from sde_score.likelihood.partition.annealing import AnnealingPlan, Tick
@@ -107,7 +108,7 @@ def log_partition(
     if chosen.populations:
         _require_populations(chains, populations)
     seed = int(torch.randint(1 << 62, ()).item()) if seed is None else seed
-    end = Marginal(density) if isinstance(density, Model) else density
+    end = _density(density)
     holder = density.model if isinstance(density, Marginal) else density
     like = blank_like(holder, otherwise=torch.float64)
     path = GeometricPath(as_reference(start, like), end)
@@ -120,6 +121,17 @@ def log_partition(
         return chosen.run(
             PartitionProblem(path, plan, chains, populations, samples, like, seed, bar.update)
         )
+
+
+def _density(density: Model | Density) -> Density:
+    """The density itself, or that of a model at `t_min`."""
+    end = Marginal(density) if isinstance(density, Model) else density
+    if not isinstance(end, Density):
+        raise ArgumentError(
+            f"density is a {type(density).__name__}; accepted: an energy-based model, or a density "
+            "with energy and score, such as a target or Marginal(model, t)"
+        )
+    return end
 
 
 def _plan(

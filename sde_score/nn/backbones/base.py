@@ -86,9 +86,13 @@ def require_inputs(x: Tensor, noise_level: Tensor, event_shape: tuple[int, ...])
     require_batch("x", x)
     require_noise_level(noise_level)
     if tuple(x.shape[1:]) != event_shape:
+        one = tuple(x.shape) == event_shape
+        fix = (
+            "give one example as x[None]" if one else "build it with event_shape=tuple(x.shape[1:])"
+        )
         raise ValueError(
             f"x of shape {tuple(x.shape)} does not fit this network: it takes (batch, "
-            f"{', '.join(map(str, event_shape))}); build it with event_shape=tuple(x.shape[1:])"
+            f"{', '.join(map(str, event_shape))}); {fix}"
         )
     if noise_level.shape[0] != x.shape[0]:
         raise ValueError(
