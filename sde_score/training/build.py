@@ -95,7 +95,10 @@ def as_before(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
     if (opened := _with_open_times(config.objective)) is None:
         return config
     name, arguments, _ = opened
-    before, given = parse_spec(str(stored.objective))
+    try:
+        before, given = parse_spec(str(stored.objective))
+    except ValueError:  # a damaged configuration, which is compared with this one and refused
+        return config
     if name != before or "time_sampler" not in given:
         return config
     arguments["time_sampler"] = given["time_sampler"]

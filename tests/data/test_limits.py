@@ -217,3 +217,9 @@ def test_parts_of_a_file_are_measured_without_a_copy_of_all(tmp_path, monkeypatc
     assert torch.equal(part.tensor(7), wanted[1])
     assert (found.raw_min, found.raw_max) == (wanted[0].raw_min, wanted[0].raw_max)
     assert found.sigma_data == pytest.approx(wanted[0].sigma_data, rel=1e-9)
+
+
+def test_names_in_an_archive_are_told_on_one_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a\nb.npy", b"")
+    assert "holds the keys a b; accepted" in refusal(tmp_path / "a.npz")

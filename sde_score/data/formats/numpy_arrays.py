@@ -69,7 +69,7 @@ def _key(keys: list[str]) -> str:
     found = [key for key in _KEYS if key in keys]
     if len(found) != 1:
         raise DataError(
-            f"holds the keys {', '.join(keys) or 'none'}; "
+            f"holds the keys {' '.join(', '.join(keys).split()) or 'none'}; "
             f"accepted: exactly one of {', '.join(_KEYS)}"
         )
     return found[0]
