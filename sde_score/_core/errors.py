@@ -17,6 +17,10 @@ class DataError(ValueError):
     """Data that cannot be used: missing, damaged, truncated, empty or other than described."""
 
 
+class NumericalError(RuntimeError):
+    """A computation that cannot go on: a solver gave up, an energy is finite nowhere."""
+
+
 @contextmanager
 def naming(where: Path | str) -> Iterator[None]:
     """Prefix every `DataError` raised inside with the name of the file or other place."""

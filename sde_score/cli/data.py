@@ -30,8 +30,9 @@ class Data(Command):
     data: tyro.conf.Positional[str]
     """Data set: a name (digits, ring, moons, ...) or the path of a file or folder."""
 
-    radius: Literal["normal", "chi"] = "normal"
-    """For ladder, the overlap of levels: normal as published, or chi for data of few dimensions."""
+    radius: Literal["normal", "chi"] | None = None
+    """For ladder, the overlap of levels: normal as published, the default, or chi for data of few
+    dimensions."""
 
     sigma_min: float | None = None
     """For ladder, the smallest noise; a hundredth of the range of the data if not given."""
@@ -41,6 +42,9 @@ class Data(Command):
 
     def run(self) -> None:
         """Measure and print."""
+        for name, value in (("radius", self.radius), ("sigma_min", self.sigma_min)):
+            if self.action == "info" and value is not None:
+                raise ValueError(f"{name}={value} is of sde-score data ladder: leave it out")
         data = load(self.data)
         if self.action == "ladder":
             self._ladder(data)
@@ -50,7 +54,7 @@ class Data(Command):
     def _ladder(self, data: DataSet) -> None:
         from sde_score.discrete import design
 
-        found = design(data.tensor(), radius=self.radius, sigma_min=self.sigma_min)
+        found = design(data.tensor(), radius=self.radius or "normal", sigma_min=self.sigma_min)
         if self.json:
             show_record({"name": data.name, **found.numbers()})
             return

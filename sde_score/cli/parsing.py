@@ -7,10 +7,12 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import tyro
 
+from sde_score._core import __version__
 from sde_score._core.progress import is_main_process
 from sde_score.cli.verbs import VERBS
 
@@ -30,6 +32,8 @@ def parse(words: Sequence[str]) -> Any:
     """
     if not words or words[0] in ("-h", "--help"):
         return Help()
+    if words[0] in ("-V", "--version"):
+        return Version()
     verb = VERBS[words[0]]
     if is_main_process() and {"-h", "--help"} & set(words):
         # tyro would join the lines of a description, whatever the width.
@@ -58,6 +62,16 @@ class Help:
                 " ".join(summary.split()), _width(), initial_indent=f"  {name:15}",
                 subsequent_indent=" " * 17,
             ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Version:
+    """The versions of this package and of torch, for reports of faults."""
+
+    def run(self) -> None:
+        """Print the line."""
+        if is_main_process():
+            print(f"sde-score {__version__} (torch {version('torch')})")
 
 
 def wrapped(text: str) -> str:

@@ -13,6 +13,7 @@ from sde_score.cli.options import (
     RunCommand,
     hint_at_noise,
     sampler_spec,
+    saved,
     suited_sampler,
 )
 from sde_score.cli.output import say, show_record
@@ -82,7 +83,8 @@ class Sample(RunCommand):
         seconds = time.perf_counter() - start
         require_finite_samples(drawn.samples, spec, watch.hint)
         nfe = round(drawn.nfe)
-        save_samples(drawn.samples, self.out, Look.of(run), _as_in_data(run, condition))
+        look, labels = Look.of(run), _as_in_data(run, condition)
+        saved(self.out, lambda path: save_samples(drawn.samples, path, look, labels))
         if self.json:
             record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": nfe}
             show_record({**record, "seconds": seconds, "seed": self.seed})

@@ -27,25 +27,30 @@ _MOMENTS = 8  # stops of the forward process
 
 
 def write_report(
-    run: Run, evaluation: Evaluation | None = None, bits: BitsPerDim | None = None
+    run: Run,
+    evaluation: Evaluation | None = None,
+    bits: BitsPerDim | None = None,
+    folder: Path | None = None,
 ) -> Path:
-    """Write `report.html` into the run directory.
+    """Write `report.html`.
 
     Args:
         run: an open run.
         evaluation: its samples by several samplers, from `sde_score.evaluation.evaluate`.
         bits: its likelihood of held-out data.
+        folder: of the page and of a comparison of views; the run directory if not given.
 
     Returns:
         path of the page.
     """
-    path = run.path / "report.html"
+    folder = run.path if folder is None else folder
+    path = folder / "report.html"
     sections = [_training(run), _forward(run)]
     if evaluation is not None:
         sections += [_samplers(evaluation), _samples(run, evaluation)]
     if bits is not None:
         sections.append(_likelihood(run, bits))
-    views = comparison_section(run.path)
+    views = comparison_section(folder)
     if views is not None:
         sections.append(views)
     config = run.config
@@ -57,17 +62,22 @@ def write_report(
     return path
 
 
-def put_views_on_page(run: Run) -> Path:
+def put_views_on_page(run: Run, folder: Path | None = None) -> Path:
     """Put the comparison of the views on the run's page, in the place of an earlier one.
 
     Without a page yet, or without a comparison, the page is written anew.
 
+    Args:
+        run: an open run.
+        folder: of the page and the comparison; the run directory if not given.
+
     Returns:
         path of the page.
     """
-    page, section = run.path / "report.html", comparison_section(run.path)
+    folder = run.path if folder is None else folder
+    page, section = folder / "report.html", comparison_section(folder)
     if not page.exists() or section is None:
-        return write_report(run)
+        return write_report(run, folder=folder)
     replace_file(page, insert(page.read_text(encoding="utf-8"), section).encode())
     return page
 

@@ -7,14 +7,17 @@ import copy
 import dataclasses
 import inspect
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from sde_score import data
+from sde_score._core.memory import require_memory
 from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 from sde_score.data import DataSet
 from sde_score.models import Caller, EnergyBased, EnergyModel, ScoreModel
@@ -51,8 +54,12 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
         ValueError: for an unknown SDE or objective, labels that are not there, or fields that do
             not fit each other.
     """
+    numbers = config.batch_size // config.accumulate * prod(examples.event_shape)
+    require_memory(4 * numbers, f"batch_size={config.batch_size}", "increase accumulate")
     if config.conditional and not examples.num_classes:
         raise ValueError(f"conditional=True needs labels; data={config.data!r} has none")
+    if config.dequantize and examples.scaling.levels is None:
+        _without_effect("dequantize=True", "the data are continuous and have no levels to spread")
     config = _at_times_of_sde(config)
     objective = OBJECTIVES.resolve(config.objective)
     model: Any = config.model
@@ -70,6 +77,9 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     taken: dict[str, Any] = {
         n: value for n, value in automatic.items() if is_auto(getattr(config, n))
     }
+    head = TrainConfig.__dataclass_fields__["head"].default
+    if taken.get("model", model) == "score" and config.head != head:
+        _without_effect(f"head={config.head}", "a score needs no map to an energy")
     sigma_data = config.sigma_data
     taken["sigma_data"] = examples.sigma_data if sigma_data is None else float(sigma_data)
     if sigma_data is None and not taken["sigma_data"]:
@@ -78,6 +88,10 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
             "them: set it, as with sigma_data=0.5 (--sigma-data 0.5)"
         )
     return dataclasses.replace(config, **taken)
+
+
+def _without_effect(setting: str, reason: str) -> None:
+    warnings.warn(f"{setting} has no effect: {reason}", stacklevel=4)
 
 
 def _at_times_of_sde(config: TrainConfig) -> TrainConfig:

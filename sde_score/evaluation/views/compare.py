@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -76,12 +77,13 @@ def compare(
     extractor: str = "auto",
     seed: int = 0,
     batch_size: int = 256,
+    folder: Path | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Compare a run's views against its held-out data.
 
-    Results are kept in `comparison.jsonl` of the run directory as they are found, and not measured
-    again with the same weights, data, settings and code.
+    Results are kept in `comparison.jsonl` of the folder as they are found, and not measured again
+    with the same weights, data, settings and code.
 
     Args:
         run: an open run, trained at all noise levels.
@@ -93,6 +95,7 @@ def compare(
             data's own labels, without labels random convolutions of images, else the numbers.
         seed: random seed.
         batch_size: examples that the model sees at once.
+        folder: of the results, made if it is not there; the run directory if not given.
         progress: show bars.
 
     Returns:
@@ -103,6 +106,7 @@ def compare(
             `compare_views`.
     """
     require_count(4, count=count)
+    require_count(batch_size=batch_size)
     if bits_examples != 0:
         require_count(2, bits_examples=bits_examples)
     plan_views(views, nfes)
@@ -111,7 +115,9 @@ def compare(
             f"{run.path} was trained by {run.config.objective} on data without noise: it has no "
             f'other view than the sampler "{run.sampler}"; train denoising to compare views'
         )
-    journal = Journal(run.path / "comparison.jsonl")
+    folder = run.path if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder / "comparison.jsonl")
     _ = run.dataset("held_out")
     frechet = create("frechet", extractor=_extractor(run, extractor, progress))
     distances: list[str | Distance] = ["sliced-wasserstein2(projections=128)", frechet]

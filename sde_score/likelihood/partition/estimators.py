@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sde_score._core.errors import NumericalError
 from sde_score.likelihood.partition.annealing import ParticleRun, log_mean
 
 _BISECTIONS = 1200  # from the ends of float64 to its rounding
@@ -86,7 +87,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> Measurement:
         f, r = sides(middle)
         low, high = (middle, high) if bool(f.sum() > r.sum()) else (low, middle)
     else:
-        raise RuntimeError(f"Bennett's equation has no solution between {low:g} and {high:g}")
+        raise NumericalError(f"Bennett's equation has no solution between {low:g} and {high:g}")
     f, r = sides(low)
     slope = (f * (1 - f)).sum() + (r * (1 - r)).sum()
     variance = n * f.var() + m * r.var()
@@ -116,7 +117,7 @@ def thermodynamic(walk: ParticleRun, betas: list[float]) -> Measurement:
     mean = torch.where(weights > 0, weights * gaps, 0.0).sum(2)
     variance = torch.where(weights > 0, weights * (gaps - mean[:, :, None]) ** 2, 0.0).sum(2)
     if not bool(mean.isfinite().all()):
-        raise RuntimeError(
+        raise NumericalError(
             "the mean energy on the path is not finite, so thermodynamic integration has no value: "
             "use method='ais', or a start with the support of the density"
         )

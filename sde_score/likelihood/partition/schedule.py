@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from sde_score._core.errors import NumericalError
 from sde_score.likelihood.partition.annealing import AnnealingPlan, Tick, move, systematic
 from sde_score.likelihood.partition.geometric_path import GeometricPath
 from sde_score.mcmc import Kernel
@@ -75,8 +76,8 @@ def pilot(
     return replace(one, betas=betas, step_sizes=[math.exp(value) for value in logs])
 
 
-def _no_end(betas: Sequence[float]) -> RuntimeError:
-    return RuntimeError(
+def _no_end(betas: Sequence[float]) -> NumericalError:
+    return NumericalError(
         f"the path from start to density has not ended after {len(betas)} stops, at "
         f"beta={betas[-1]:.3g}: start too far away; try GaussianReference.fit(data) as start"
     )
@@ -105,7 +106,7 @@ def _next_step(gap: Tensor, rest: float) -> float:
     """The largest step, at most `rest`, that keeps the share `_KEPT` of the sample size."""
     finite = gap[gap.isfinite()]
     if len(finite) == 0:
-        raise RuntimeError(
+        raise NumericalError(
             "the energy is not finite on any sample of start: choose a start that overlaps the "
             "density, such as GaussianReference.fit(data)"
         )

@@ -25,12 +25,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from sde_score._core.errors import NumericalError
+
 _MOST_ROUNDS = 10_000
 
 
-def gave_up(reason: str) -> RuntimeError:
+def gave_up(reason: str) -> NumericalError:
     """The error of a solver that cannot go on."""
-    return RuntimeError(
+    return NumericalError(
         f"the solver gave up ({reason}): is the model finite and differentiable at every x and t, "
         "and are rtol and atol above its rounding error?"
     )

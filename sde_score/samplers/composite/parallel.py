@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_nonnegative
+from sde_score._core.errors import NumericalError
 from sde_score.samplers.base import Sampler
 from sde_score.samplers.fixed_step.one_step import Predictor
 from sde_score.samplers.grids import Grid
@@ -138,7 +139,7 @@ class Parallel(Sampler):
             guess = _pick(known, shift.clamp(max=old - 1))
             points = table.walk(guess, head, front, rows)
         if low < last:
-            raise RuntimeError(f"{last} sweeps of {self} have made {low} of {last} steps final")
+            raise NumericalError(f"{last} sweeps of {self} have made {low} of {last} steps final")
 
     def _stride(self, swept: Tensor, points: Tensor, units: Tensor) -> Tensor:
         """By how many steps each window slides, shape `(n,)`."""
