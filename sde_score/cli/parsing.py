@@ -22,6 +22,8 @@ _ABOUT = (
     "command takes --import MODULE, for samplers, networks, data and more of your own."
 )
 
+_ALIASES = {"--lr": "--learning-rate"}
+
 
 def parse(words: Sequence[str]) -> Any:
     """The command that the words name, with its flags; `run()` runs it.
@@ -42,9 +44,15 @@ def parse(words: Sequence[str]) -> Any:
         verb,
         prog=f"sde-score {VERBS.listed(words[0])}",
         description="",
-        args=list(words[1:]),
+        args=[_flag(word) for word in words[1:]],
         console_outputs=is_main_process(),
     )
+
+
+def _flag(word: str) -> str:
+    """A word, with the short names of other programs as our own."""
+    name, sign, value = word.partition("=")
+    return _ALIASES.get(name, name) + sign + value
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 
 from sde_score import data, likelihood, samplers
 from sde_score.cli import main
+from sde_score.cli.parsing import parse
 from sde_score.training import load_run
 
 VERBS = ["train", "sample", "likelihood", "evaluate", "compare", "data", "samplers", "objectives"]
@@ -253,3 +254,17 @@ def test_a_warning_is_one_plain_line(capsys, monkeypatch):
     assert main(["samplers"]) == 0
     assert capsys.readouterr().err == "warning: two lines\n"
     assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize("verb", ["samplers", "objectives"])
+def test_lists_fit_80_columns_and_their_links_stay_whole(verb, capsys):
+    assert main([verb]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 or "https://" in line for line in lines)
+    assert any("https://arxiv.org/abs/2011.13456" in line for line in lines) == (verb == "samplers")
+    assert len(lines) < 110
+
+
+@pytest.mark.parametrize("words", [["--lr", "0.25"], ["--lr=0.25"]])
+def test_the_usual_name_of_the_learning_rate_is_known(words):
+    assert parse(["train", "--out", "x", *words]).config.learning_rate == 0.25
