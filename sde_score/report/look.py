@@ -1,4 +1,4 @@
-"""How the examples of a data set look: their kind, and what is black and what is white."""
+"""The look of the examples of a data set: their kind, and what is black and what is white."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training chose where its configuration left it open, in words."""
+"""Choices of a training where its configuration left them open, in words."""
 
 from __future__ import annotations
 
