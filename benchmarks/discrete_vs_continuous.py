@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from tables import Journal, Row
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from sde_score import evaluation, objectives, samplers
+from sde_score import data, evaluation, objectives, samplers
+from sde_score._core.progress import progress_bar
 from sde_score.evaluation import DistanceEstimator, Interval
+from sde_score.evaluation.provenance import package_digest
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
 from sde_score.samplers import Sampler
@@ -55,7 +56,7 @@ def arguments(
     add("--layers", type=int, nargs="+", default=layers, help="sizes of the discrete ladders")
     add("--steps", type=int, default=2000, help="optimizer steps of every training")
     add("--batch", type=int, default=32)
-    add("--backbone", default="unet(base=16, multipliers=(1, 2))")
+    add("--backbone", help="network [a small U-Net for images, a perceptron for others]")
     add("--precision", default="float32", choices=["float32", "bf16"], help="of the training")
     add("--held-out", type=float, default=0.3)
     add("--seeds", type=int, default=2, help="trainings of every kind")
@@ -64,13 +65,20 @@ def arguments(
         "--nfe", type=int, nargs="+", default=nfe, help="approximate network evaluations per sample"
     )
     add("--likelihoods", type=int, default=128, help="held-out examples for bits/dim")
-    add("--extractor", help="features of the Frechet distance [a classifier of the data]")
+    add("--extractor", help="features of the Frechet distance [a classifier of labels, if any]")
     add("--out", type=Path, default=out, help="folder for the trainings and the tables")
     options = parser.parse_args(argv)
-    options.out.mkdir(parents=True, exist_ok=True)
+    found = data.load(options.data)
+    options.dequantize = found.scaling.levels is not None
+    if options.backbone is None:
+        options.backbone = "unet(base=16, multipliers=(1, 2))" if found.is_image else "mlp"
     if options.extractor is None:
         path = str(options.out / "classifier.safetensors")
-        options.extractor = f"classifier(data={options.data!r}, path={path!r})"
+        classifier = f"classifier(data={options.data!r}, path={path!r})"
+        unlabelled = "random-convolution" if found.is_image else "pixels"
+        options.extractor = classifier if found.num_classes else unlabelled
+    options.out.mkdir(parents=True, exist_ok=True)
+    evaluation.create("frechet", extractor=options.extractor)  # refuses mistakes first
     torch.set_num_threads(1)
     return options
 
@@ -94,7 +102,7 @@ def configuration(
         batch_size=options.batch,
         precision=options.precision,
         held_out=options.held_out,
-        dequantize=True,  # one distribution for samples and for likelihoods
+        dequantize=options.dequantize,  # one distribution for samples and for likelihoods
         seed=seed,
         device="cpu",
     )
@@ -181,7 +189,7 @@ def loss_rows(
     """Loss of each discrete network and of the continuous one, on the rungs and off them."""
     rows = []
     todo = list(itertools.product(options.layers, range(options.seeds)))
-    for layers, seed in tqdm(todo, desc="losses", unit="ladder"):
+    for layers, seed in progress_bar(todo, name="losses", unit="ladder", delay=0):
         discrete, continuous = runs[f"discrete {layers}", seed], runs[CONTINUOUS, seed]
         for place, times in places(discrete.model.sde, layers).items():
             ours, theirs = (losses(run, judge.held_out, times) for run in (discrete, continuous))
@@ -245,8 +253,9 @@ def _every(
     """A row for every way and every run; rows of an earlier call are not measured again."""
     journal, rows = Journal(options.out / "rows.jsonl"), []
     todo = list(itertools.product(ways.items(), runs.items()))
-    for (name, way), ((training, seed), run) in tqdm(todo, desc=f"{kind}s", unit="row"):
-        key = (kind, name, training, seed, run.step, *settings)
+    bar = progress_bar(todo, name=f"{kind}s", unit="row", delay=0)
+    for (name, way), ((training, seed), run) in bar:
+        key = (kind, name, training, seed, run.digest, package_digest(), *settings)
         found = journal.row(key, partial(measure, way, run))
         rows.append({kind: name, "training": training, "seed": seed, **found})
     return rows

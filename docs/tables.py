@@ -77,7 +77,17 @@ SECTIONS = [
     ),
     Section("Weightings", objectives.WEIGHTINGS, "Of the noise levels, for objectives."),
     Section("Domain weights", objectives.DOMAIN_WEIGHTS, "The argument `weight` of `generalized`."),
-    Section("Time samplers", objectives.TIME_SAMPLERS, "Which times an objective looks at."),
+    Section(
+        "Time samplers",
+        objectives.TIME_SAMPLERS,
+        "Which times an objective looks at. `auto` is "
+        + ", ".join(
+            f"`{times}` on `{name}`"
+            for name, sde in forward.SDES.items()
+            if (times := objectives.TIMES_OF_SDE[sde]) != "uniform"
+        )
+        + ", and `uniform` on the other SDEs.",
+    ),
     Section(
         "Samplers",
         samplers.SAMPLERS,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from operator import index
@@ -71,7 +72,7 @@ def generator_from(*numbers: int, device: torch.device | str = "cpu") -> Generat
     return Generator(device=device).manual_seed(mix(*numbers))
 
 
-_DRAWS = (
+DRAWS = (
     *("bernoulli", "bernoulli_", "cauchy_", "exponential_", "geometric_", "kaiming_uniform_"),
     *("log_normal_", "multinomial", "normal", "normal_", "rand", "randint", "randn", "random_"),
     *("randperm", "uniform_"),
@@ -94,7 +95,7 @@ class _DrawingFrom(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        if getattr(func, "__name__", "") in _DRAWS and given.get("generator") is None:
+        if getattr(func, "__name__", "") in DRAWS and given.get("generator") is None:
             places = (given.get("device"), *(getattr(thing, "device", None) for thing in args[:1]))
             if all(place is None or torch.device(place).type == "cpu" for place in places):
                 given["generator"] = self.generator
@@ -113,6 +114,24 @@ def initializing(*numbers: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]), _DrawingFrom(Generator().manual_seed(seed)):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+_STEP: ContextVar[Generator | None] = ContextVar("step", default=None)
+
+
+@contextmanager
+def drawing_from(generator: Generator) -> Iterator[None]:
+    """While a network is evaluated: what it draws comes from a generator, in this thread alone."""
+    token = _STEP.set(generator)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def step_generator() -> Generator | None:
+    """The generator of `drawing_from`, None outside."""
+    return None if torch.compiler.is_compiling() else _STEP.get()
 
 
 @dataclass(frozen=True)

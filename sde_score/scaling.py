@@ -21,14 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_count
-from sde_score._core.errors import DataError
+from sde_score._core.checks import is_finite, is_number, plain, refusal, require_count, shown
+from sde_score._core.errors import ArgumentError, DataError
 from sde_score._core.records import Record
 from sde_score._core.statistics import moments
 from sde_score.distributions import Quantization
 from sde_score.random import BatchSlice, Draws, uniform
 
 Numbers = float | tuple[float, ...]
+
+_COARSE = 1e-4  # widths: a larger spacing of float32 loses digits of the data
+_REACH = 1e3  # widths from the center that samples may reach
+_CLOSE, _PRECISION = 1e-5, 1e-12  # of what was measured: in widths, and of a center
+_UNCOMMON = (torch.uint16, torch.uint32, torch.uint64)  # torch hardly computes with them
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Scaling(Record):
             )
         if self.levels is not None:
             require_count(minimum=2, levels=self.levels)
+            object.__setattr__(self, "levels", plain(self.levels))
 
     @classmethod
     def discrete(cls, levels: int) -> Scaling:
@@ -89,6 +95,7 @@ class Scaling(Record):
         Raises:
             DataError: if the data, or a feature, never change.
         """
+        raw = _tensor("raw", raw)
         mean, variance = moments(raw)
         if per_feature:
             if raw.ndim != 2:
@@ -98,7 +105,8 @@ class Scaling(Record):
             if not bool((variance > 0).any()):
                 raise DataError("all examples are the same: there is nothing to learn")
             if bool((variance <= 0).any()):
-                raise DataError(f"feature {int(variance.argmin())} is constant: drop it")
+                more = " (or give float64, if it is not)" if raw.dtype == torch.float32 else ""
+                raise DataError(f"feature {int(variance.argmin())} is constant: drop it{more}")
             return cls(tuple(mean.tolist()), tuple(variance.sqrt().tolist()))
         total = variance.mean() + mean.var(unbiased=False)
         if not total > 0:
@@ -107,8 +115,48 @@ class Scaling(Record):
             )
         return cls(mean.mean().item(), total.sqrt().item())
 
+    def require_raw(self, raw: Tensor) -> Tensor:
+        """Refuse what is no batch of such data; arrays of NumPy become tensors.
+
+        Args:
+            raw: data in their own units, shape `(batch, *event)`.
+
+        Raises:
+            TypeError: for what holds no real numbers.
+            ValueError: for no examples, numbers that are not finite, or discrete data that are not
+                levels 0 ... levels - 1: in model range, scaled, or of another number of levels.
+        """
+        given: Any = raw
+        if isinstance(given, np.ndarray) and given.dtype.kind in "fiu":
+            given = torch.from_numpy(np.ascontiguousarray(given))
+        if not isinstance(given, Tensor) or given.is_complex() or given.dtype == torch.bool:
+            fix = ": try torch.tensor(raw)" if isinstance(raw, (list, tuple)) else ""
+            raise ArgumentError(
+                f"raw={shown(raw)} must be a tensor or array of numbers in their own units{fix}"
+            )
+        raw = given.long() if given.dtype in _UNCOMMON else given
+        if raw.ndim < 1 or raw.numel() == 0:
+            raise ValueError(f"raw has shape {tuple(raw.shape)}; accepted: (examples, *event)")
+        if not bool(torch.isfinite(raw).all()):
+            raise ValueError("raw holds NaN or infinity: leave those examples out")
+        if isinstance(self.width, tuple):
+            self._require_event(tuple(raw.shape[1:]))
+        if self.levels is None:
+            return raw
+        low, high = (end.item() for end in torch.aminmax(raw))
+        whole = not raw.is_floating_point() or bool((raw == raw.round()).all())
+        if not (whole and low >= 0 and high < self.levels):
+            raise ValueError(
+                f"raw has {'' if whole else 'fractional '}values from {low:g} to {high:g}; "
+                f"accepted: levels 0 ... {self.levels - 1} in the data's own terms, neither scaled "
+                "to the range of the model (scaling.from_model(x) undoes that) nor to another "
+                "number of levels"
+            )
+        return raw
+
     def to_model(self, raw: Tensor) -> Tensor:
         """Raw data `(batch, *event)` in model range, float32; a level is the middle of its bin."""
+        raw = _tensor("raw", raw)
         return self._scale(raw.to(torch.float64) + (0.0 if self.levels is None else 0.5))
 
     def dequantize(self, raw: Tensor, generator: Draws = None) -> Tensor:
@@ -133,23 +181,35 @@ class Scaling(Record):
         """Inverse of `to_model`, for data or samples `(batch, *event)` in model range.
 
         Returns:
-            Continuous data: raw values in the dtype of `x`. Discrete data: the level whose bin
-            holds `x`, the first or last level beyond the range; uint8 up to 256 levels, int32
-            above.
+            Continuous data: raw values in the dtype of `x`, or in float64 where `raw_dtype` is.
+            Discrete data: the level whose bin holds `x`, the first or last level beyond the range;
+            uint8 up to 256 levels, int32 above.
 
         Raises:
             ValueError: if data are discrete and `x` holds NaN or infinity, which is no level.
         """
+        x = _tensor("x", x)
         center, width = self._tensors(x)
         value = x.to(torch.float64) * width + center
         if self.levels is None:
-            return value.to(x.dtype)
+            return value.to(torch.promote_types(x.dtype, self.raw_dtype))
         if not bool(torch.isfinite(value).all()):
             raise ValueError(
                 "x holds NaN or infinity, which is no level: the model or sampler diverged"
             )
         level = value.floor().clamp(0, self.levels - 1)
-        return level.to(raw_dtype(self.levels))
+        return level.to(self.raw_dtype)
+
+    @property
+    def raw_dtype(self) -> torch.dtype:
+        """The dtype that holds raw values: of continuous data float64 where float32 is too coarse
+        for a center far from 0 beside the width, such as a time in seconds since 1970, or for the
+        size of the numbers; else float32."""
+        if self.levels is not None:
+            return raw_dtype(self.levels)
+        pairs = zip(_as_tuple(self.center), _as_tuple(self.width), strict=True)
+        fine = all(_fits_float32(center, width) for center, width in pairs)
+        return torch.float32 if fine else torch.float64
 
     @property
     def quantization(self) -> Quantization:
@@ -190,11 +250,12 @@ class Scaling(Record):
 
     def is_close(self, other: Scaling) -> bool:
         """Whether both are the same map, up to rounding in what was measured."""
-        pairs = ((self.center, other.center), (self.width, other.width))
-        return self.levels == other.levels and all(
-            np.shape(ours) == np.shape(theirs) and np.allclose(ours, theirs)
-            for ours, theirs in pairs
-        )
+        if self.levels != other.levels or np.shape(self.width) != np.shape(other.width):
+            return False
+        width, center = np.asarray(self.width), np.asarray(self.center)
+        # A center far from 0 is measured to the precision of float64.
+        apart = np.abs(center - other.center) - _PRECISION * np.abs(center)
+        return bool(np.allclose(width, other.width, atol=0) and (apart < _CLOSE * width).all())
 
     def _tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.width, tuple):
@@ -228,16 +289,32 @@ def raw_dtype(levels: int) -> torch.dtype:
     return torch.uint8 if levels <= 256 else torch.int32
 
 
+def _fits_float32(center: float, width: float) -> bool:
+    """Whether float32 is fine beside the width, and neither overflows nor loses digits at 0."""
+    kind = torch.finfo(torch.float32)
+    spacing, largest = kind.eps * abs(center), abs(center) + _REACH * width
+    return spacing < _COARSE * width and largest < kind.max and _COARSE * width > kind.tiny
+
+
+def _tensor(name: str, values: Any) -> Tensor:
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        values = torch.as_tensor(values)
+    if not isinstance(values, Tensor):
+        raise refusal(name, values, "a tensor of shape (batch, *event)")
+    return values
+
+
 def _as_tuple(value: Numbers) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
 def _numbers(name: str, value: Any) -> Numbers:
+    value = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
     many = isinstance(value, (tuple, list))
-    numbers = tuple(value) if many else (value,)
+    numbers = tuple(map(plain, value)) if many else (plain(value),)
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise TypeError(f"{name}={value!r} must be a number or a sequence of numbers")
-        if not math.isfinite(number):
-            raise ValueError(f"{name}={value!r} must be finite")
+        if not is_number(number):
+            raise TypeError(f"{name}={shown(value)} must be a number or a sequence of numbers")
+        if not is_finite(number):
+            raise ValueError(f"{name}={shown(value)} must be finite")
     return tuple(float(n) for n in numbers) if many else float(numbers[0])

@@ -100,8 +100,9 @@ def register_for_test(monkeypatch):
     """`(registry, name, constructor)` registers a thing that is gone after the test."""
 
     def register(registry, name, constructor):
-        for table in ("_entries", "_listed"):
-            monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+        for each in (registry, *(other for other, _ in registry._shared)):
+            for table in ("_entries", "_listed"):
+                monkeypatch.setattr(each, table, dict(getattr(each, table)))
         return registry.register(name, constructor)
 
     return register

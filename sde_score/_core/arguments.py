@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from torch import Tensor
 
 from sde_score._core.checks import is_finite, is_integer, is_number, plain, refusal
 
@@ -178,6 +179,8 @@ def _accepts_class(kind: Any, value: Any, infinite: bool) -> bool:
         return isinstance(value, (str, Path)) and str(value) != "" and "\0" not in str(value)
     if kind is Any or not isinstance(kind, type):
         return True
+    if inspect.isclass(value) and kind not in (type, object):
+        return False  # it has the methods that a protocol asks for, and yet is no object
     try:
         return isinstance(value, kind)
     except TypeError:  # a protocol that cannot be asked for at run time
@@ -200,6 +203,8 @@ def _elements(origin: Any, arguments: tuple[Any, ...], value: Any) -> bool:
 def _converted(kind: Any, value: Any) -> Any:
     """A value that is accepted, with Python's numbers in place of NumPy's and tuples of lists."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if isinstance(value, Tensor) and (Tensor in kinds or not {bool, int, float} & set(kinds)):
+        return value
     tuples = [each for each in kinds if get_origin(each) is tuple or each is tuple]
     value = plain(value)
     if tuples and type(value) in (list, tuple, np.ndarray):

@@ -1,7 +1,7 @@
 """Checks of arguments: a refusal names the argument, what came, what is accepted and the usual fix.
 
-Numbers are Python's and NumPy's, scalars and 0-d arrays alike; booleans are no numbers, and a flag
-is nothing but a boolean.
+Numbers are those of Python, NumPy and torch, scalars, 0-d arrays and tensors alike; booleans are no
+numbers, and a flag is nothing but a boolean.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def shown(value: object, width: int = 80) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Scalars of NumPy as Python's numbers and booleans; anything else as it is."""
-    scalar = isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0
+    """Scalars of NumPy and torch as Python's numbers and booleans; anything else as it is."""
+    scalar = isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0
     return value.item() if scalar else value
 
 
@@ -211,9 +211,13 @@ def require_shape(
         TypeError: if it is not a sequence of integers.
         ValueError: if an entry is below 1.
     """
-    sizes: Any = shape.tolist() if isinstance(shape, np.ndarray) else shape
+    sizes: Any = shape
+    if isinstance(sizes, np.ndarray) or (
+        isinstance(sizes, Tensor) and not sizes.is_floating_point()
+    ):
+        sizes = sizes.tolist()
     if not isinstance(sizes, Sequence) or isinstance(sizes, (str, bytes)):
-        fix = f"write ({plain(shape)},)" if is_integer(shape) else hint
+        fix = f"write ({plain(shape)},)" if is_integer(shape) and "batch" not in hint else hint
         raise ArgumentError(f"{name}={shown(shape)} must be a tuple of integers: {fix}")
     for index, size in enumerate(sizes):
         require_count(**{f"{name}[{index}]": size})
@@ -268,7 +272,7 @@ def require_examples(name: str, x: Tensor) -> None:
         ValueError: for an empty batch, NaN or an infinity, with the first example that has one.
     """
     require_batch(name, x)
-    if x.shape[0] == 0:
+    if x.numel() == 0:
         raise ValueError(f"{name} of shape {tuple(x.shape)} holds no examples: give at least one")
     if x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
         wrong = ~torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else ~torch.isfinite(x)
@@ -291,6 +295,9 @@ def class_of(value: object) -> str:
 
 def _tensor_fix(name: str, x: object) -> str:
     """How a value becomes a floating-point tensor, where it can."""
+    if isinstance(x, (Tensor, np.ndarray)) and x.dtype in (torch.uint8, np.uint8):
+        images = name if isinstance(x, Tensor) else f"torch.from_numpy({name})"
+        return f", 8-bit images perhaps: try Scaling.discrete(256).to_model({images})"
     if isinstance(x, Tensor):
         return f": try {name}.real" if x.is_complex() else f": try {name}.float()"
     if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":

@@ -17,6 +17,10 @@ class DataError(ValueError):
     """Data that cannot be used: missing, damaged, truncated, empty or other than described."""
 
 
+class NumericalError(RuntimeError):
+    """A computation that cannot go on: a solver gave up, an energy is finite nowhere."""
+
+
 @contextmanager
 def naming(where: Path | str) -> Iterator[None]:
     """Prefix every `DataError` raised inside with the name of the file or other place."""
@@ -39,6 +43,8 @@ def damaged(what: str) -> Iterator[None]:
     """
     try:
         yield
+    except DataError:
+        raise
     except Exception as error:
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__

@@ -5,27 +5,45 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sde_score._core.errors import ArgumentError
 
-# Errors where folders cannot be synchronized: Windows, some network disks.
-_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
+# Errors of disks that cannot synchronize, such as some in networks, and of folders on Windows.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+_OF_FOLDERS = (*_UNSUPPORTED, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
+_WINDOWS = os.name == "nt"  # where a file that is open cannot be replaced
+_TRIES = 20
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder where that is supported, are on the disk."""
+    """Wait until a file, or the names in a folder, are on the disk, where that is supported."""
+    is_folder = path.is_dir()
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # Windows synchronizes only what is open for writing.
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED or not path.is_dir():
+        if error.errno not in (_OF_FOLDERS if is_folder else _UNSUPPORTED):
             raise
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Give a file another's place; on Windows wait for those that read it, up to a second."""
+    for left in reversed(range(_TRIES)):
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if not _WINDOWS or not left:
+                raise
+            time.sleep(1 / _TRIES)
 
 
 @contextmanager
@@ -42,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        temporary.replace(path)
+        _replace(temporary, path)
         sync(path.parent)
     except OSError as error:
         if error.errno is None:
@@ -107,9 +125,9 @@ def require_writable(path: Path | str, name: str = "path") -> Path:
 def _hindrance(path: Path) -> str:
     if "\0" in str(path):
         return "it holds a null byte"
-    folder = path.parent
-    while not os.path.lexists(folder):
-        folder = folder.parent
+    folder = next((each for each in path.parents if os.path.lexists(each)), None)
+    if folder is None:
+        return "the working directory is gone"
     if not folder.is_dir():
         return f"{folder} is no folder"
     longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255

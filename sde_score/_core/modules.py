@@ -44,6 +44,32 @@ def blank_like(
     return torch.empty(tuple(shape), dtype=dtype, device=like.device)
 
 
+def rounding(model: object, x: Tensor) -> float:
+    """Relative rounding error of what a model computes at x.
+
+    It is that of the coarsest numbers on the way: of x, of the weights, of `torch.autocast`, and of
+    TensorFloat-32 where an accelerator multiplies float32 so.
+    """
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    own = next((p.dtype for p in parameters if p.is_floating_point()), x.dtype)
+    found = [torch.finfo(x.dtype).eps, torch.finfo(own).eps]
+    if own != torch.float64:  # which autocast leaves alone
+        if torch.is_autocast_enabled(x.device.type):
+            found.append(torch.finfo(torch.get_autocast_dtype(x.device.type)).eps)
+        if x.device.type == "cuda" and _multiplies_tf32(model, x.device):
+            found.append(2.0**-10)
+    return float(max(found))
+
+
+def _multiplies_tf32(model: object, device: torch.device) -> bool:
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    convolves = isinstance(model, nn.Module) and any(
+        isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for part in model.modules()
+    )
+    return torch.backends.cuda.matmul.allow_tf32 or (convolves and torch.backends.cudnn.allow_tf32)
+
+
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of the names and numbers in a model's state: equal for equal weights."""
     found = hashlib.sha256()

@@ -87,6 +87,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         self.aliases: dict[str, str] = {}
         self._entries: dict[str, Callable[..., T]] = {}
         self._listed: dict[str, str] = {}
+        self._shared: list[tuple[Registry[Any], tuple[type[Any], ...]]] = []
         self.fill(entries, aliases)
 
     def fill(
@@ -100,6 +101,11 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         for alias, name in aliases.items():
             self.aliases[alias] = name
             self._listed[_canonical(alias)] = name
+
+    def share(self, other: Registry[Any], *kinds: type[Any]) -> None:
+        """List in another registry as well the classes of these kinds that are registered here
+        from now on."""
+        self._shared.append((other, kinds))
 
     def __getitem__(self, name: str) -> Callable[..., T]:
         return self._entries[self.listed(name)]
@@ -128,6 +134,8 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         if name not in self:
             near = self._misspelled(name)
             guess = f"did you mean {near!r}? " if near else ""
+            if "file" in self._entries and name.endswith(".json"):
+                guess = f'write "file(path={name!r})" for a file; '
             raise ValueError(
                 f"unknown {self.kind} {name!r}; {guess}accepted: {', '.join(self._entries)}"
             )
@@ -174,6 +182,9 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
             raise ValueError(f"the {self.kind} {name!r} exists already: choose another name")
         self._entries[name] = constructor
         self._listed[_canonical(name)] = name
+        for other, kinds in self._shared:
+            if isclass(constructor) and issubclass(constructor, kinds):
+                other.register(name, constructor)
         return constructor
 
     def create(self, spec: str, **arguments: Any) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,37 +12,87 @@ from torch import Tensor
 _CHUNK = 1 << 24
 
 
-def chunks(source: Tensor) -> Iterator[Tensor]:
-    """Consecutive pieces of `(count, *event)` that are small enough to be widened to float64."""
-    rows = max(1, _CHUNK // max(1, source[0].numel()))
-    for first in range(0, len(source), rows):
-        yield source[first : first + rows]
+Transform = Callable[[Tensor], Tensor]
+
+
+def _same(piece: Tensor) -> Tensor:
+    return piece
+
+
+def chunks(source: Tensor, rows: Tensor | None = None) -> Iterator[Tensor]:
+    """Consecutive pieces of `(count, *event)` that are small enough to be widened to float64.
+
+    Args:
+        source: shape `(count, *event)`.
+        rows: rows of `source` in their order, int64, shape `(n,)`; None for all.
+    """
+    step = max(1, _CHUNK // max(1, source[0].numel()))
+    for first in range(0, len(source if rows is None else rows), step):
+        part = slice(first, first + step)
+        yield source[part] if rows is None else source[rows[part]]
+
+
+def _blocks(source: Tensor) -> Iterator[Tensor]:
+    """The dimensions of large events in several parts `(count, n)`; other events as they are."""
+    if source.ndim < 3 or source[0].numel() <= _CHUNK:
+        yield source
+    else:
+        yield from torch.split(source.flatten(1), _CHUNK, 1)
 
 
 def moments(
-    source: Tensor, transform: Callable[[Tensor], Tensor] = lambda piece: piece
+    source: Tensor, transform: Transform = _same, rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean and population variance of each dimension over the examples, float64, shape `event`.
 
     Args:
         source: shape `(count, *event)`, any real dtype.
         transform: applied to each piece `(n, *event)` first.
+        rows: as for `chunks`.
     """
     # Sums are taken about the first example, so that a mean far from zero does not cancel digits.
-    origin = transform(source[:1]).to(torch.float64)[0]
+    first, count = (0, len(source)) if rows is None else (int(rows[0]), len(rows))
+    origin = transform(source[first : first + 1]).to(torch.float64)[0]
     total, squares = torch.zeros_like(origin), torch.zeros_like(origin)
-    for piece in chunks(source):
+    for piece in chunks(source, rows):
         shifted = transform(piece).to(torch.float64) - origin
         total += shifted.sum(0)
         squares += shifted.square().sum(0)
-    mean = total / len(source)
-    return origin + mean, (squares / len(source) - mean.square()).clamp(min=0)
+    mean = total / count
+    return origin + mean, (squares / count - mean.square()).clamp(min=0)
+
+
+def mean_squares(
+    source: Tensor, transform: Transform, rows: Tensor | None = None
+) -> tuple[float, float]:
+    """Mean square about zero, and about the mean of each dimension (the population variance),
+    averaged over the dimensions; arguments as for `moments`.
+
+    The transform is elementwise: it meets the dimensions of large events in parts.
+    """
+    size, squares, variances = source[0].numel(), [], []
+    for block in _blocks(source):
+        mean, variance = moments(block, transform, rows)
+        squares.append((variance + mean.square()).sum().item() / size)
+        variances.append(variance.sum().item() / size)
+    return math.fsum(squares), math.fsum(variances)
+
+
+def largest_spread(source: Tensor, transform: Transform, rows: Tensor) -> float:
+    """Largest Euclidean distance between two of the rows; arguments as for `mean_squares`."""
+    if next(_blocks(source)) is source:
+        return largest_distance(torch.cat([transform(piece) for piece in chunks(source, rows)]))
+    squares = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for block in _blocks(source):
+        points = transform(block[rows]).to(torch.float64)
+        squares += torch.cdist(points, points).square()
+    return squares.max().sqrt().item()
 
 
 def largest_distance(x: Tensor, rows: int = 1024) -> float:
     """Largest Euclidean distance between two rows of `x`, shape `(count, *event)`."""
-    points = x.flatten(1).to(torch.float64)
-    points = points - points.mean(0)
+    points = x.flatten(1).to(torch.float64, copy=True)
+    points -= points.mean(0)
     largest = 0.0
     for first in range(0, len(points), rows):
         piece = points[first : first + rows]

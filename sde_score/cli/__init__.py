@@ -25,13 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        from sde_score.cli.output import say, speak_plainly
+        from sde_score._core.errors import NumericalError
+        from sde_score._core.progress import progress_shown
+        from sde_score.cli.output import say, speak_plainly, warnings_as_lines
         from sde_score.training import TrainingError, TrainingInterrupted
     except KeyboardInterrupt:
         return _stopped()
     try:
         speak_plainly()
-        _parse(words).run()
+        with warnings_as_lines():
+            command = _parse(words)
+            with progress_shown(getattr(command, "progress", True)):
+                command.run()
     except TrainingInterrupted as stop:
         say(str(stop))
         return 128 + stop.signum
@@ -39,11 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stopped()
     except BrokenPipeError:  # as of `sde-score samplers | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + getattr(signal, "SIGPIPE", 13)  # which Windows has not
     except TrainingError as error:
         return _failed(error, 1)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, NumericalError) as error:
         return _failed(error, 2)
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, MemoryError) or _out_of_memory(error)):
+            raise
+        return _failed(error, 2, "the memory is full: try smaller numbers, such as --batch-size; ")
     return 0
 
 
@@ -56,7 +65,13 @@ def _parse(words: Sequence[str]) -> Any:
     return parse(words)
 
 
-def _failed(error: Exception, status: int) -> int:
+def _out_of_memory(error: Exception) -> bool:
+    """Whether torch could not allocate memory; on the CPU its errors have no class of their own."""
+    name, text = type(error).__name__, str(error)
+    return name == "OutOfMemoryError" or "allocate memory" in text or "out of memory" in text
+
+
+def _failed(error: Exception, status: int, before: str = "") -> int:
     """Print the error in one line."""
     from sde_score.cli.output import say
 
@@ -64,10 +79,10 @@ def _failed(error: Exception, status: int) -> int:
         raise error
     hint = (
         f" (set {_TRACEBACK}=1 to see where)"
-        if not isinstance(error, (ValueError, OSError, ImportError))
+        if isinstance(error, TypeError) and not isinstance(error, ValueError)
         else ""
     )
-    say(f"error: {' '.join(str(error).split())}{hint}")
+    say(f"error: {before}{' '.join(str(error).split())}{hint}")
     return status
 
 

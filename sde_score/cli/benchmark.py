@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sde_score.cli.options import Command, Device, pick_device
+from sde_score._core.checks import require_count
+from sde_score._core.files import require_writable
+from sde_score.cli.options import Command, Device, pick_device, saved
 from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import (
     BENCHMARK_BUDGETS,
@@ -81,7 +83,10 @@ class Benchmark(Command):
 
     def run(self) -> None:
         """Measure, write, print."""
+        if self.num is not None:
+            require_count(4, num=self.num)
         target, folder = self._target()
+        require_writable(folder / "benchmark.jsonl", "out")
         found = benchmark(
             target,
             self.samplers,
@@ -94,16 +99,21 @@ class Benchmark(Command):
             fresh=self.fresh,
             progress=self.progress,
         )
-        write_benchmark(found, folder)
         if self.json:
             show_record({"out": str(folder), **found.record()})
-            return
-        show(benchmark_table(found))
+        else:
+            show(benchmark_table(found))
+        saved(folder, lambda path: write_benchmark(found, path))
         say(f"picture: {folder / 'benchmark.png'}   table: {folder / 'benchmark.csv'}")
 
     def _target(self) -> tuple[BenchmarkTarget, Path]:
         """The target, and the folder for its results."""
         if self.model is None:
+            for name, value, usual in (
+                ("weights", self.weights, "ema"), ("device", self.device, ("auto", "cpu")),
+            ):  # fmt: skip
+                if value not in usual:
+                    raise ValueError(f"{name}={value} is of --model; targets are exact, on the CPU")
             target = BENCHMARK_TARGETS.create(self.target or "ring")
             return target, self.out or Path("runs") / f"benchmark-{target.name}"
         if self.target is not None:

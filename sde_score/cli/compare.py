@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sde_score.cli.options import RunCommand
+from sde_score._core.checks import require_count
+from sde_score._core.files import require_writable
+from sde_score.cli.options import RunCommand, saved
 from sde_score.cli.output import say, show, show_record
-from sde_score.evaluation import VIEW_BUDGETS, VIEWS, compare
+from sde_score.evaluation import VIEW_BUDGETS, VIEWS, Comparison, compare
 from sde_score.report import comparison_table, put_views_on_page, write_comparison
+from sde_score.training import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +24,9 @@ class Compare(RunCommand):
     95% intervals and the noise floor of real data; where the view has a likelihood, it is measured
     in bits per dimension of held-out data.
 
-    Writes comparison.json, .csv and .png into the run directory and puts them on its report.html.
-    Results with the same settings are kept in comparison.jsonl and not measured again. Two to five
-    minutes on two cores for the demo.
+    Writes comparison.json, .csv and .png into the run directory, or into --out, and puts them on
+    the report.html there. Results with the same settings are kept in comparison.jsonl and not
+    measured again. Two to five minutes on two cores for the demo.
 
     For example:
         sde-score compare runs/demo
@@ -46,8 +50,14 @@ class Compare(RunCommand):
     bits_examples: int = 64
     """Held-out examples for bits per dimension; 0 leaves them out."""
 
+    out: Path | None = None
+    """Folder for the results; the run directory if not given."""
+
     def run(self) -> None:
-        """Measure, write, print."""
+        """Measure, print, write."""
+        require_count(4, num=self.num)
+        folder = self.path if self.out is None else self.out
+        require_writable(folder / "comparison.jsonl", "out")
         run = self.open()
         found = compare(
             run,
@@ -58,12 +68,18 @@ class Compare(RunCommand):
             extractor=self.extractor,
             seed=self.seed,
             batch_size=self.batch_size,
+            folder=folder,
             progress=self.progress,
         )
-        write_comparison(run, found)
-        page = put_views_on_page(run)
         if self.json:
+            page = folder / "report.html"
             show_record({"run": str(run.path), "page": str(page), **found.record()})
-            return
-        show(comparison_table(found))
-        say(f"picture: {run.path / 'comparison.png'}   page: {page}")
+        else:
+            show(comparison_table(found))
+        saved(folder, lambda path: _write(run, found, path))
+
+
+def _write(run: Run, found: Comparison, folder: Path) -> None:
+    write_comparison(run, found, folder)
+    page = put_views_on_page(run, folder)
+    say(f"picture: {folder / 'comparison.png'}   page: {page}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -29,14 +30,21 @@ class Data(Command):
     data: tyro.conf.Positional[str]
     """Data set: a name (digits, ring, moons, ...) or the path of a file or folder."""
 
-    radius: Literal["normal", "chi"] = "normal"
-    """For ladder, the overlap of levels: normal as published, or chi for data of few dimensions."""
+    radius: Literal["normal", "chi"] | None = None
+    """For ladder, the overlap of levels: normal as published, the default, or chi for data of few
+    dimensions."""
 
     sigma_min: float | None = None
     """For ladder, the smallest noise; a hundredth of the range of the data if not given."""
 
+    progress: bool = True
+    """Show a progress bar where reading takes long."""
+
     def run(self) -> None:
         """Measure and print."""
+        for name, value in (("radius", self.radius), ("sigma_min", self.sigma_min)):
+            if self.action == "info" and value is not None:
+                raise ValueError(f"{name}={value} is of sde-score data ladder: leave it out")
         data = load(self.data)
         if self.action == "ladder":
             self._ladder(data)
@@ -46,7 +54,7 @@ class Data(Command):
     def _ladder(self, data: DataSet) -> None:
         from sde_score.discrete import design
 
-        found = design(data.tensor(), radius=self.radius, sigma_min=self.sigma_min)
+        found = design(data.tensor(), radius=self.radius or "normal", sigma_min=self.sigma_min)
         if self.json:
             show_record({"name": data.name, **found.numbers()})
             return
@@ -72,10 +80,18 @@ class Data(Command):
             [
                 ["examples", str(info.count)],
                 ["shape", " x ".join(map(str, info.event_shape))],
-                ["raw range", f"{info.raw_min:g} to {info.raw_max:g} ({levels})"],
+                ["raw range", f"{_range(info.raw_min, info.raw_max)} ({levels})"],
                 ["classes", str(info.num_classes or "none")],
-                ["sigma_data (standard deviation, model range)", f"{info.sigma_data:.4g}"],
+                ["sigma_data (root mean square, model range)", f"{info.sigma_data:.4g}"],
+                ["deviation about the mean example", f"{info.deviation:.4g}"],
                 [f"sigma_max (largest distance, {pairs})", f"{info.sigma_max:.4g}"],
                 ["for a variance-exploding SDE", f'--sde "ve(sigma_max={info.sigma_max:.3g})"'],
             ],
         )
+
+
+def _range(low: float, high: float) -> str:
+    """Both ends with as many digits as tell them apart."""
+    far, wide = max(abs(low), abs(high)), high - low
+    digits = 6 + (max(0, round(math.log10(far / wide)) - 2) if wide > 0 else 0)
+    return f"{low:.{digits}g} to {high:.{digits}g}"

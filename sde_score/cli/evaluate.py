@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sde_score._core.checks import require_count
+from sde_score._core.files import require_writable
 from sde_score.cli.options import RunCommand, hint_at_noise
 from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import DEFAULT, evaluate
@@ -35,6 +37,9 @@ class Evaluate(RunCommand):
 
     def run(self) -> None:
         """Measure, print, perhaps write the page."""
+        require_count(4, num=self.num)
+        if self.report:
+            require_writable(self.path / "report.html", "report")
         run = self.open()
         specs = self.samplers or (run.sampler,)
         hint_at_noise(run, specs)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sde_score.cli.options import RunCommand
-from sde_score.cli.output import is_main_process, say, show, show_record
+from sde_score._core.progress import is_main_process
+from sde_score.cli.options import RunCommand, require_output, saved
+from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import likelihood
 from sde_score.likelihood import LIKELIHOODS
 from sde_score.report import likelihood_table, write_layers
@@ -34,8 +35,9 @@ class Likelihood(RunCommand):
         sde-score likelihood runs/energy --chains 4096
     """
 
-    by: tuple[str, ...] = ("flow",)
-    """Likelihoods of a model of all noise levels, each a row: flow, bound, elbo, with arguments."""
+    by: tuple[str, ...] | None = None
+    """Likelihoods of a model of all noise levels, each a row: flow, bound, elbo, with arguments;
+    flow if not given."""
 
     picture: Path | None = None
     """PNG file to draw: the bits of each layer of the first elbo among --by, in its first batch."""
@@ -46,16 +48,19 @@ class Likelihood(RunCommand):
     part: Literal["held_out", "train", "all"] = "held_out"
     """Part of the data: held out of training, trained on, or all."""
 
-    chains: int = 1024
-    """Particles that estimate the partition function of an energy."""
+    chains: int | None = None
+    """Particles that estimate the partition function of an energy; 1024 if not given."""
 
-    dequantizations: int = 1
-    """Draws of the noise that fills the gray levels of discrete data, for an energy."""
+    dequantizations: int | None = None
+    """Draws of the noise that fills the gray levels of discrete data, for an energy; 1 if not
+    given."""
 
     def run(self) -> None:
         """Measure and print."""
-        for spec in self.by:
+        for spec in self.by or ():
             LIKELIHOODS.create(spec)  # refuses mistakes before the run is opened
+        if self.picture is not None:
+            require_output(self.picture, [".png"], "picture")
         run = self.open()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             run.model.to(accelerator_for(self.device).device)
@@ -73,10 +78,10 @@ class Likelihood(RunCommand):
         )
         if found.partition is not None:
             say(str(found.partition))
-        if found.layers is not None and self.picture is not None and is_main_process():
-            write_layers(found.layers, run.scaling, self.picture)
-            say(f"picture: {self.picture}")
         if self.json:
             show_record(found.record())
         else:
             show(likelihood_table(found))
+        if (layers := found.layers) is not None and self.picture and is_main_process():
+            saved(self.picture, lambda path: write_layers(layers, run.scaling, path))
+            say(f"picture: {self.picture}")

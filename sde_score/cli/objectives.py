@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from dataclasses import dataclass
 
 from sde_score import objectives
 from sde_score.cli.options import Command
-from sde_score.cli.output import show_record, show_table
+from sde_score.cli.output import show_lines, show_record
+
+_LINE = "{:<26}{:<9}{}"
+_HEADER = _LINE.format("name", "needs", "costs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +28,15 @@ class Objectives(Command):
         if self.json:
             show_record({"objectives": records})
             return
-        columns = ["name", "needs", "costs", "converges to", "arguments", "paper"]
-        show_table(columns, [[record[key] for key in columns] for record in records])
+        show_lines([_HEADER, *(line for record in records for line in _lines(record))])
+
+
+def _lines(record: dict[str, str]) -> list[str]:
+    """An objective in columns; below it the limit of its score, its arguments and its paper."""
+    first = _LINE.format(record["name"], record["needs"], record["costs"]).rstrip()
+    texts = (f"converges to {record['converges to']}", record["arguments"])
+    below = [line for text in texts for line in textwrap.wrap(text, 76)]
+    return [first, *(f"    {line}" for line in [*below, record["paper"]])]
 
 
 def _describe(name: str) -> dict[str, str]:

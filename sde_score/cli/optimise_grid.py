@@ -11,7 +11,7 @@ import torch
 
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
-from sde_score.cli.options import RunCommand, require_output
+from sde_score.cli.options import RunCommand, require_output, saved
 from sde_score.cli.output import say, show_record, show_table
 from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
 
@@ -74,8 +74,8 @@ class OptimiseGrid(RunCommand):
             target=str(self.path),
             progress=self.progress,
         )
-        found.save(self.out)
         self._report(found, time.perf_counter() - began)
+        saved(self.out, found.save)
 
     def _report(self, found: FoundGrid, seconds: float) -> None:
         if self.json:

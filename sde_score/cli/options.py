@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ import torch
 import tyro
 
 from sde_score import samplers
+from sde_score._core.checks import require_count
 from sde_score._core.files import require_writable
 from sde_score._core.registry import format_spec, parse_spec
 from sde_score.cli.output import say
@@ -66,7 +68,10 @@ class RunCommand(Command):
             ValueError: if the device is not there.
             CheckpointError: if the run cannot be read.
         """
+        require_count(batch_size=self.batch_size)
         run = load_run(self.path, self.weights, data=self.data)
+        if self.data is not None:
+            run.dataset()  # refuses other data, whatever the command does with them
         run.model.to(pick_device(self.device))
         return run
 
@@ -85,15 +90,42 @@ def pick_device(device: Device) -> torch.device:
     return torch.device(device)
 
 
-def require_output(out: Path, endings: Sequence[str]) -> None:
+def require_output(out: Path, endings: Sequence[str], name: str = "out") -> None:
     """Refuse a file of another ending, or that cannot be written, before its content is computed.
+
+    Args:
+        out: the file.
+        endings: accepted ones.
+        name: of the flag.
 
     Raises:
         ValueError: naming the file and what is wrong.
     """
     if out.suffix not in endings:
-        raise ValueError(f"out={out} must end with {', '.join(endings)}")
-    require_writable(out, "out")
+        raise ValueError(f"{name}={out} must end with {', '.join(endings)}")
+    require_writable(out, name)
+
+
+def saved(place: Path, write: Callable[[Path], object]) -> None:
+    """Write a result, or write it beside where its place cannot be written any more.
+
+    Args:
+        place: where it was to be.
+        write: writes it to a path.
+
+    Raises:
+        OSError: if it could not be written to its place, saying where it is.
+    """
+    try:
+        write(place)
+    except OSError as error:
+        beside = Path(tempfile.mkdtemp(prefix="sde-score-")) / place.name
+        try:
+            write(beside)
+        except OSError:
+            beside.parent.rmdir()
+            raise error from None
+        raise OSError(f"{place} cannot be written ({error}); the result is in {beside}") from error
 
 
 def hint_at_noise(run: Run, specs: Sequence[str]) -> None:

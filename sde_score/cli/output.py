@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from sde_score._core.progress import is_main_process
 from sde_score.report import Table
 
 _PLAIN = {"±": "+-", "×": "x", "–": "-", "—": "-"}
@@ -29,9 +31,18 @@ def speak_plainly() -> None:
             stream.reconfigure(errors="sde_score")
 
 
-def is_main_process() -> bool:
-    """Whether this process speaks for all (`torchrun` starts several)."""
-    return os.environ.get("RANK", "0") == "0"
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print warnings of the block as `warning: ...`, without the line of code they come from."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        say(f"warning: {' '.join(str(message).split())}")
+
+    before, warnings.showwarning = warnings.showwarning, show  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def say(text: str) -> None:

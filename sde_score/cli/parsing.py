@@ -7,11 +7,13 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import tyro
 
-from sde_score.cli.output import is_main_process
+from sde_score._core import __version__
+from sde_score._core.progress import is_main_process
 from sde_score.cli.verbs import VERBS
 
 _ABOUT = (
@@ -19,6 +21,8 @@ _ABOUT = (
     "Start with: sde-score demo. Each command explains itself: sde-score train --help. Every "
     "command takes --import MODULE, for samplers, networks, data and more of your own."
 )
+
+_ALIASES = {"--lr": "--learning-rate"}
 
 
 def parse(words: Sequence[str]) -> Any:
@@ -30,6 +34,8 @@ def parse(words: Sequence[str]) -> Any:
     """
     if not words or words[0] in ("-h", "--help"):
         return Help()
+    if words[0] in ("-V", "--version"):
+        return Version()
     verb = VERBS[words[0]]
     if is_main_process() and {"-h", "--help"} & set(words):
         # tyro would join the lines of a description, whatever the width.
@@ -38,9 +44,15 @@ def parse(words: Sequence[str]) -> Any:
         verb,
         prog=f"sde-score {VERBS.listed(words[0])}",
         description="",
-        args=list(words[1:]),
+        args=[_flag(word) for word in words[1:]],
         console_outputs=is_main_process(),
     )
+
+
+def _flag(word: str) -> str:
+    """A word, with the short names of other programs as our own."""
+    name, sign, value = word.partition("=")
+    return _ALIASES.get(name, name) + sign + value
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,16 @@ class Help:
                 " ".join(summary.split()), _width(), initial_indent=f"  {name:15}",
                 subsequent_indent=" " * 17,
             ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Version:
+    """The versions of this package and of torch, for reports of faults."""
+
+    def run(self) -> None:
+        """Print the line."""
+        if is_main_process():
+            print(f"sde-score {__version__} (torch {version('torch')})")
 
 
 def wrapped(text: str) -> str:

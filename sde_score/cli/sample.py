@@ -12,13 +12,14 @@ from sde_score import samplers
 from sde_score.cli.options import (
     RunCommand,
     hint_at_noise,
-    require_output,
     sampler_spec,
+    saved,
     suited_sampler,
 )
 from sde_score.cli.output import say, show_record
 from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
-from sde_score.report.files import FORMATS, save_samples
+from sde_score.report.files import require_samples_file, save_samples
+from sde_score.report.look import Look
 from sde_score.training import Run
 
 
@@ -37,7 +38,8 @@ class Sample(RunCommand):
     """
 
     out: Path = Path("samples.npz")
-    """File to write: .npz or .npy in the data's own terms, .png a picture."""
+    """File to write: .npz, .npy or, for tables, .csv in the data's own terms, or .png, a picture. A
+    path without an ending is a folder with a file for each sample: .png for images, else .npy."""
 
     sampler: str = "auto"
     """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
@@ -59,8 +61,9 @@ class Sample(RunCommand):
 
     def run(self) -> None:
         """Draw, write, print a line."""
-        require_output(self.out, FORMATS)
+        require_samples_file(self.out)
         run = self.open()
+        require_samples_file(self.out, run.event_shape)
         chosen = suited_sampler(run, self.grid) if self.sampler == "auto" else self.sampler
         spec = sampler_spec(chosen, self.steps, self.grid)
         hint_at_noise(run, [spec])
@@ -80,7 +83,8 @@ class Sample(RunCommand):
         seconds = time.perf_counter() - start
         require_finite_samples(drawn.samples, spec, watch.hint)
         nfe = round(drawn.nfe)
-        save_samples(drawn.samples, self.out, run.scaling, _as_in_data(run, condition))
+        look, labels = Look.of(run), _as_in_data(run, condition)
+        saved(self.out, lambda path: save_samples(drawn.samples, path, look, labels))
         if self.json:
             record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": nfe}
             show_record({**record, "seconds": seconds, "seed": self.seed})
@@ -90,17 +94,7 @@ class Sample(RunCommand):
     def _condition(self, run: Run) -> torch.Tensor | None:
         if self.label is None:
             return run.labels_in_turn(self.num)
-        names = list(run.class_names) if run.num_classes else []
-        if not all(name.isdecimal() for name in names) or not names:
-            names += [str(index) for index in range(run.num_classes)]
-        if self.label not in names:
-            known = f": {', '.join(run.class_names[:20])}" if run.class_names and names else ""
-            raise ValueError(
-                f"label={self.label} is no class of this run, which has {run.num_classes}"
-                + (known if run.num_classes else ": train it with --conditional")
-            )
-        index = names.index(self.label) % run.num_classes
-        return torch.full((self.num,), index, device=run.device)
+        return run.labels_of(self.label, self.num)
 
 
 def _as_in_data(run: Run, labels: torch.Tensor | None) -> torch.Tensor | None:

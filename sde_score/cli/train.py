@@ -10,10 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from sde_score._core.registry import parse_spec
 from sde_score.cli.options import Command
 from sde_score.cli.output import say, show_record
-from sde_score.data import load
 from sde_score.training import TrainConfig, train
 
 
@@ -47,13 +45,12 @@ class Train(Command):
     """Continue a run found in the directory; otherwise refuse to touch it."""
 
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar, and what was chosen where the configuration leaves it open."""
 
     def run(self) -> None:
         """Train, then print the commands for what was written."""
         from sde_score.report.training_samples import write_samples
 
-        self._hint()
         run = train(
             self.config,
             self.out,
@@ -72,13 +69,6 @@ class Train(Command):
             + f"{_count(run.model):,} parameters\n"
             f"next: sde-score sample {run.path} --out samples.png"
         )
-
-    def _hint(self) -> None:
-        """Suggest the largest noise for the data where the choice was left to the default."""
-        name, arguments = parse_spec(str(self.config.sde))
-        if name in ("ve", "edm") and "sigma_max" not in arguments and self.progress:
-            info = load(self.config.data).info()
-            say(f'hint: for these data, --sde "{name}(sigma_max={info.sigma_max:.3g})"')
 
 
 def _changes(words: Sequence[str]) -> dict[str, Any]:

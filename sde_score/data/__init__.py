@@ -7,7 +7,7 @@ data set; `EpochOrder` is the order of the examples in training.
 """
 
 from sde_score._core.errors import DataError
-from sde_score.data.dataset import Batch, DataInfo, DataSet, from_tensor, is_image
+from sde_score.data.dataset import Batch, DataInfo, DataSet, is_image
 from sde_score.data.fingerprint import Fingerprint
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.loading import (
@@ -23,6 +23,7 @@ from sde_score.data.loading import (
     text_of,
 )
 from sde_score.data.order import EpochOrder
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 __all__ = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from sde_score._core.checks import class_of, is_number
 from sde_score._core.errors import DataError, naming
 from sde_score._core.registry import Registry, format_spec, parse_spec
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.digits import digits
 from sde_score.data.formats.csv_tables import table
 from sde_score.data.formats.idx import mnist
@@ -26,7 +26,9 @@ from sde_score.data.formats.images import folder
 from sde_score.data.formats.numpy_arrays import array
 from sde_score.data.formats.parquet import parquet
 from sde_score.data.formats.torch_dataset import from_torch
+from sde_score.data.limits import require_file
 from sde_score.data.targets import target
+from sde_score.data.tensors import from_tensor
 from sde_score.data.toys import checkerboard, gaussians, moons, ring, spirals
 
 if TYPE_CHECKING:
@@ -115,7 +117,8 @@ def load(source: Source) -> DataSet:
     - the path of a file or folder, recognized by its ending or content, such as `photos/` or
       `cifar.parquet`, as text or as a `pathlib.Path`;
     - a format and a path, such as `mnist:data/` or `csv:table.txt` (see `FORMATS`);
-    - either of these with arguments of the format, such as `table.csv(delimiter=';')`;
+    - either of these with arguments of the format, such as `table.csv(delimiter=';')`,
+      `photos/(size=64)` or, beyond the limits of what is unpacked, `a.npz(max_bytes=2000000000)`;
     - a tensor or NumPy array (see `from_tensor`), a map-style data set of torch (see `from_torch`),
       or a `DataSet`, which is returned as it is.
 
@@ -136,12 +139,15 @@ def load(source: Source) -> DataSet:
     if form is None and place in NAMED:
         return _from_memory(NAMED.create(place, **arguments), place)
     path = Path(place).expanduser()
+    if os.path.islink(path) and not os.path.exists(path):
+        raise DataError(f"{place!r} is a link that leads to {os.readlink(path)!r}, which is absent")
     if not place or not os.path.exists(path):
         raise DataError(
             f"there is no file and no data set {place!r}; "
             f"accepted: a path, or one of {', '.join(available())}"
         )
     with naming(path):
+        require_file(path)
         return FORMATS.create(form or _recognize(path), **{**arguments, "path": path})
 
 
@@ -176,19 +182,37 @@ def _parts(text: str) -> tuple[str | None, str, dict[str, Any]]:
     path = place[: place.rfind("(")]  # may hold brackets itself
     if os.path.exists(os.path.expanduser(path)):
         return form, path, parse_spec("file" + place[len(path) :])[1]
-    return form, *parse_spec(place)
+    name = place.partition("(")[0].strip()
+    try:
+        return form, *parse_spec(place)
+    except ValueError:
+        if name in NAMED and (place.rstrip().endswith(")") or ")" not in place):
+            raise
+        return form, place, {}  # a path, brackets and all, that does not exist
 
 
 def _from_memory(source: Any, name: str) -> DataSet:
     if isinstance(source, DataSet):
         return source
     if isinstance(source, (Tensor, np.ndarray)):
-        return from_tensor(torch.as_tensor(source), name=name)
+        return from_tensor(source, name=name)
+    if isinstance(source, (list, tuple)) and source and _is_row(source[0]):
+        raise TypeError("source is a list of rows of numbers: give torch.tensor(source)")
+    if isinstance(source, (type, bytes, dict)):
+        raise TypeError(_unknown(source))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         return from_torch(source)
-    raise TypeError(
-        f"source={reprlib.repr(source)} is of class {type(source).__name__}; accepted: text, a "
-        "path, a tensor, an array, a map-style data set of torch, a DataSet"
+    raise TypeError(_unknown(source))
+
+
+def _is_row(item: object) -> bool:
+    return isinstance(item, (list, tuple)) and len(item) > 0 and all(map(is_number, item))
+
+
+def _unknown(source: object) -> str:
+    return (
+        f"source={reprlib.repr(source)} is {class_of(source)}; accepted: text, a path, a tensor, "
+        "an array, a map-style data set of torch, a DataSet"
     )
 
 

@@ -35,12 +35,10 @@ class EpochOrder:
         """
         require_count(minimum=0, first=first)
         require_count(count=count)
-        pieces, position, last = [], first, first + count
-        while position < last:
-            epoch, start = divmod(position, self.length)
-            stop = min(self.length, start + last - position)
-            pieces.append(self._permutation(epoch)[start:stop])
-            position += stop - start
+        pieces, last = [], first + count
+        for epoch in range(first // self.length, (last - 1) // self.length + 1):
+            start, stop = (place - epoch * self.length for place in (first, last))
+            pieces.append(self._permutation(epoch)[max(start, 0) : stop])
         return torch.cat(pieces)
 
     def _permutation(self, epoch: int) -> Tensor:

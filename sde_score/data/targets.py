@@ -5,7 +5,8 @@ from __future__ import annotations
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
+from sde_score.data.tensors import from_tensor
 from sde_score.models import TARGETS
 from sde_score.random import generator_from
 from sde_score.scaling import Scaling

@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 
 from sde_score._core.checks import require_count, require_integer
 from sde_score._core.memory import require_memory
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
+from sde_score.data.tensors import from_tensor
 from sde_score.random import generator_from
 from sde_score.scaling import Scaling
 

@@ -178,14 +178,14 @@ class RunBits:
 
 def likelihood(
     run: Run,
-    by: Sequence[str | Likelihood] = ("flow",),
+    by: Sequence[str | Likelihood] | None = None,
     *,
     part: str = "held_out",
     num: int = 128,
     seed: int = 0,
     batch_size: int = 256,
-    chains: int = 1024,
-    dequantizations: int = 1,
+    chains: int | None = None,
+    dequantizations: int | None = None,
     layers: bool = False,
     progress: bool = True,
 ) -> RunBits:
@@ -194,21 +194,26 @@ def likelihood(
     Args:
         run: an open run. One of all noise levels is measured by each of `by`; an energy trained
             without noise by its partition function.
-        by: likelihoods such as `"flow"`, `"bound"` or `"elbo(layers=100)"`, or objects.
+        by: likelihoods of a model of all noise levels, such as `"flow"`, `"bound"` or
+            `"elbo(layers=100)"`, or objects; None takes the flow.
         part: `"held_out"`, `"train"` or `"all"`.
         num: examples, the first of the part.
         seed: random seed.
         batch_size: examples that the model sees at once.
-        chains: particles that estimate the partition function of an energy.
-        dequantizations: draws of the noise that fills the gray levels of discrete data, for an
-            energy.
+        chains: particles that estimate the partition function of an energy trained without noise;
+            1024 if not given.
+        dequantizations: draws of the noise that fills the gray levels of discrete data, for such an
+            energy; 1 if not given.
         layers: keep the terms of the first evidence lower bound among `by`, on its first batch.
         progress: show bars.
 
     Raises:
-        ValueError: for an unknown likelihood, or a run that has none.
+        ValueError: for an unknown likelihood, a run that has none, or an argument that has no
+            effect on it.
     """
-    require_count(num=num)
+    require_count(num=num, batch_size=batch_size)
+    _require_effect(run, by, chains, dequantizations, layers)
+    by = ("flow",) if by is None else by
     chosen = [LIKELIHOODS.resolve(each) for each in by]
     bounds = [each for each in chosen if isinstance(each, LayeredBound)] if layers else []
     if layers and not bounds:
@@ -218,6 +223,37 @@ def likelihood(
         found = {str(each): measured.bits(made) for each, made in zip(by, chosen, strict=True)}
         terms = measured.layers(bounds[0]) if bounds else None
         return RunBits(part, measured.examples, found, layers=terms)
-    partition = measured.log_partition(chains)
-    bits = measured.energy_bits(partition, dequantizations)
+    partition = measured.log_partition(1024 if chains is None else chains)
+    bits = measured.energy_bits(partition, 1 if dequantizations is None else dequantizations)
     return RunBits(part, measured.examples, {"partition": bits}, partition)
+
+
+def _require_effect(
+    run: Run,
+    by: Sequence[str | Likelihood] | None,
+    chains: int | None,
+    dequantizations: int | None,
+    layers: bool,
+) -> None:
+    """Refuse arguments that say nothing about a run of this kind."""
+    if by is not None and not by:
+        raise ValueError("by names no likelihood: give one, such as flow, or leave it out")
+    if run.all_noise_levels:
+        given = {"chains": chains, "dequantizations": dequantizations}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value} is of energies trained without noise; {run.path} was trained "
+                    "at all noise levels: leave it out"
+                )
+    elif by is not None or layers:
+        named = "layers" if by is None else f"by={', '.join(map(str, by))}"
+        raise ValueError(
+            f"{named} needs a model of all noise levels; {run.path} was trained on data without "
+            "noise: leave it out, and an energy is measured by its partition function"
+        )
+    elif dequantizations is not None and run.scaling.levels is None:
+        raise ValueError(
+            f"dequantizations={dequantizations} is of discrete data; those of {run.path} are "
+            "continuous: leave it out"
+        )

@@ -11,6 +11,7 @@ from torch import Tensor
 from sde_score._core.records import Record
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
+from sde_score.evaluation.provenance import kinds_of, provenance
 from sde_score.samplers import SAMPLERS, Sampler
 from sde_score.samplers import run as draw
 from sde_score.training import Run
@@ -127,10 +128,10 @@ def run_estimator(
     return DistanceEstimator(train, held_out, count, distances, seed=seed)
 
 
-def run_identity(run: Run) -> tuple[str, str]:
-    """Digests of the weights and of the data, which name a run in a journal."""
+def run_identity(run: Run) -> tuple[str, str, str]:
+    """Digests of weights, data and code, which name a run in a journal."""
     data = str(run.config.data) if run.record is None else run.record.fingerprint.rows
-    return run.digest, data
+    return run.digest, data, provenance(kinds_of(run.model), run.model.sde)
 
 
 def as_data(run: Run, samples: Tensor) -> Tensor:

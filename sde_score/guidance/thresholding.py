@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_finite, require_positive
-from sde_score.models import Model
+from sde_score.models import Model, as_condition, require_model
 from sde_score.sdes import SDE
 
 
@@ -39,17 +39,17 @@ class LimitedDenoiser(nn.Module, ABC):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        if not isinstance(model, Model):
-            raise TypeError(
-                f"model must have sde, nfe, score, denoise, noise and velocity; "
-                f"{type(model).__name__} does not"
-            )
+        require_model(model)
         self.model = model
         self.nfe = 0
 
     @abstractmethod
     def limit(self, x0: Tensor) -> Tensor:
         """The denoised mean within its range, like x0, shape `(batch, *event)`."""
+
+    def require_condition(self, condition: Tensor) -> None:
+        """Refuse labels that the inner model refuses."""
+        as_condition(condition, len(condition), model=self.model)
 
     @property
     def sde(self) -> SDE:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_batch
+from sde_score._core.checks import shown
+from sde_score._core.errors import ArgumentError
 from sde_score._core.gradients import require_gradients
 from sde_score._core.registry import Registry
-from sde_score.models import Model
+from sde_score.models import Model, as_condition, require_model
 from sde_score.random import mix
 from sde_score.scaling import Scaling
 from sde_score.sdes import SDE
@@ -79,8 +80,13 @@ class Likelihood(ABC):
         """Log-likelihoods of raw data; the arguments are those of `Problem`.
 
         Raises:
-            ValueError: for a gradient that is required and not asked for, or the reverse.
+            TypeError: for a model without the protocol, or another scaling than a `Scaling`.
+            ValueError: for raw data that `Scaling.require_raw` refuses, and for a gradient that is
+                required and not asked for, or the reverse.
         """
+        require_model(model)
+        raw = checked_raw(raw, scaling)
+        condition = as_condition(condition, len(raw), raw.device, model)
         require_gradients(grad, raw=raw, condition=condition)
         problem = Problem(model, raw, scaling, list(seeds), condition, grad, progress)
         evaluations = model.nfe
@@ -112,35 +118,19 @@ def standard_error(rows: Tensor) -> Tensor:
     return rows.std(0) / math.sqrt(len(rows))
 
 
-def require_inputs(name: str, model: Model, x: Tensor, condition: Tensor | None) -> None:
-    """Refuse a model without the protocol, or data and conditions that cannot be its input.
+def checked_raw(raw: Tensor, scaling: Scaling) -> Tensor:
+    """Raw data as a tensor, where they are data of the scaling; see `Scaling.require_raw`.
 
     Raises:
-        TypeError: for something that is no model, or x that is not floating point.
-        ValueError: for x that is empty or not finite, or a condition of another length.
+        TypeError: for another scaling than a `Scaling`, or raw data that are no numbers.
+        ValueError: for raw data that are empty, not finite, or no levels of the scaling.
     """
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"model is a {type(model).__name__}; accepted: a ScoreModel, an exact model, or "
-            "anything else with sde, nfe, score, denoise, noise and velocity"
+    if not isinstance(scaling, Scaling):
+        raise ArgumentError(
+            f"scaling={shown(scaling)} must be the `Scaling` of the data that the model was "
+            "trained on, such as Scaling.discrete(256) for 8-bit images over [-1, 1]"
         )
-    require_batch(name, x)
-    if x.numel() == 0 or not bool(x.isfinite().all()):
-        raise ValueError(f"{name} of shape {tuple(x.shape)} must be finite and not empty")
-    require_condition(condition, len(x))
-
-
-def require_condition(condition: Tensor | None, batch: int) -> None:
-    """Refuse a condition that does not have one entry per example.
-
-    Raises:
-        ValueError: saying how many came.
-    """
-    if condition is not None and (condition.ndim == 0 or len(condition) != batch):
-        raise ValueError(
-            f"condition has shape {tuple(condition.shape)} for {batch} examples: "
-            "give one entry per example"
-        )
+    return scaling.require_raw(raw)
 
 
 def start_time(sde: SDE, start: float | None) -> float:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
-from sde_score.likelihood.base import LIKELIHOODS, Likelihood, require_condition, standard_error
+from sde_score.likelihood.base import LIKELIHOODS, Likelihood, checked_raw, standard_error
 from sde_score.likelihood.dequantization import UniformDequantization
 from sde_score.likelihood.partition import LogPartition, energy_log_prob
-from sde_score.models import Model
+from sde_score.models import Model, as_condition, require_model
 from sde_score.random import example_seeds, mix
 from sde_score.scaling import Scaling, nats_to_bits
 
@@ -96,8 +96,9 @@ def bits_per_dim(
     """
     likelihood = LIKELIHOODS.resolve(by)
     require_count(batch_size=batch_size)
-    _require_raw(raw, scaling)
-    require_condition(condition, len(raw))
+    require_model(model)
+    raw = checked_raw(raw, scaling)
+    condition = as_condition(condition, len(raw), raw.device, model)
     seeds, found = example_seeds(seed, len(raw)), []
     for first in range(0, len(raw), batch_size):
         rows = slice(first, first + batch_size)
@@ -145,7 +146,7 @@ def energy_bits_per_dim(
         ValueError: for a count below 1, no examples, or raw data that require a gradient.
     """
     require_count(dequantizations=dequantizations)
-    _require_raw(raw, scaling)
+    raw = checked_raw(raw, scaling)
     seeds, evaluations, rows = example_seeds(seed, len(raw)), model.nfe, []
     for draw in range(dequantizations):
         numbers = [mix(number, draw) for number in seeds]
@@ -156,23 +157,3 @@ def energy_bits_per_dim(
     errors = torch.zeros_like(bits[0]) if scaling.levels is None else standard_error(bits)
     shared = partition.standard_error / (math.log(2) * max(1, math.prod(raw.shape[1:])))
     return BitsPerDim(bits.mean(0), model.nfe - evaluations, shared, errors)
-
-
-def _require_raw(raw: Tensor, scaling: Scaling) -> None:
-    if raw.ndim < 1 or raw.numel() == 0:
-        raise ValueError(f"raw has shape {tuple(raw.shape)}; accepted: (examples, *event)")
-    if not isinstance(scaling, Scaling):
-        raise TypeError(
-            f"scaling={scaling!r} must be the `Scaling` of the data that the model was trained on, "
-            "such as Scaling.discrete(256) for 8-bit images over [-1, 1]"
-        )
-    if scaling.levels is None:
-        return
-    low, high = raw.min().item(), raw.max().item()
-    whole = not raw.is_floating_point() or bool((raw == raw.round()).all())
-    if not (whole and low >= 0 and high < scaling.levels):
-        raise ValueError(
-            f"raw has {'' if whole else 'fractional '}values from {low:g} to {high:g}; accepted: "
-            f"levels 0 ... {scaling.levels - 1} in the data's own terms, neither scaled to the "
-            "range of the model nor to another number of levels"
-        )

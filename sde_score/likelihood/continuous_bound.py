@@ -37,12 +37,12 @@ from torch import Tensor
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive, sum_event
 from sde_score._core.gradients import gradients, require_graph
+from sde_score._core.progress import progress_bar
 from sde_score.distributions import Normal
 from sde_score.likelihood.base import (
     Likelihood,
     Problem,
     independent_draws,
-    require_inputs,
     standard_error,
     start_time,
 )
@@ -56,7 +56,7 @@ from sde_score.likelihood.decoders import (
     decoding_time,
 )
 from sde_score.likelihood.dequantization import DEQUANTIZATIONS, Dequantization
-from sde_score.models import Model
+from sde_score.models import Model, checked_inputs
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
 from sde_score.sdes import SDE
 
@@ -132,15 +132,13 @@ def variational_bound(
             not finite, a condition of another length, or x0 that requires a gradient without
             `grad`.
     """
-    from tqdm.auto import tqdm
-
-    require_inputs("x0", model, x0, condition)
+    x0, condition = checked_inputs("x0", model, x0, condition)
     require_count(draws=draws, times=times)
     require_choice("time_sampling", time_sampling, tuple(TIME_SAMPLINGS))
     begin, sampled = start_time(model.sde, start), TIME_SAMPLINGS[time_sampling]
     seeds, signs = example_seeds(seed, len(x0)), (1.0, -1.0) if antithetic else (1.0,)
     end, evaluations, terms = residual or GaussianDecoder(), model.nfe, []
-    bar = tqdm(total=draws * times, disable=not progress, delay=2, desc="bound")
+    bar = progress_bar(total=draws * times, name="bound", shown=progress)
     with gradients(grad, x0=x0, condition=condition), bar:
         x0 = x0.double()
         for draw in range(draws):

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_positive
@@ -56,20 +57,28 @@ class Dequantized:
 class Dequantization(ABC):
     """A distribution of points given raw data."""
 
-    @abstractmethod
     def __call__(
         self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
     ) -> Dequantized:
-        """Draw a point for each example of raw data `(batch, *event)`, from the example's seed."""
+        """Draw a point for each example of raw data `(batch, *event)`, from the example's seed.
+
+        Raises:
+            ValueError: for raw data that `Scaling.require_raw` refuses.
+        """
+        raw = scaling.require_raw(raw)
+        return self.draw(raw, scaling, sde, seeds)
+
+    @abstractmethod
+    def draw(self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]) -> Dequantized:
+        """The points of raw data that have been checked."""
 
 
 @dataclass(frozen=True)
 class UniformDequantization(Dequantization):
     """Uniform noise over the bins, that of most published numbers; continuous data unchanged."""
 
-    def __call__(
-        self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
-    ) -> Dequantized:
+    @override
+    def draw(self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]) -> Dequantized:
         """raw + u with u uniform on [0, 1)^D, in model space."""
         x = torch.cat(
             [
@@ -84,9 +93,8 @@ class UniformDequantization(Dequantization):
 class NoDequantization(Dequantization):
     """Continuous data unchanged."""
 
-    def __call__(
-        self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
-    ) -> Dequantized:
+    @override
+    def draw(self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]) -> Dequantized:
         """Raw data in model space.
 
         Raises:
@@ -126,9 +134,8 @@ class TruncatedNormalDequantization(Dequantization):
         check_fields(self)
         require_positive(truncation=self.truncation)
 
-    def __call__(
-        self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
-    ) -> Dequantized:
+    @override
+    def draw(self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]) -> Dequantized:
         """alpha x_0 + sigma z, and the time of that noise."""
         half_bin = self._half_bin(scaling)
         start = self.start(sde, half_bin)
@@ -189,9 +196,8 @@ class VariationalDequantization(Dequantization):
 
     noise: BinNoise
 
-    def __call__(
-        self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]
-    ) -> Dequantized:
+    @override
+    def draw(self, raw: Tensor, scaling: Scaling, sde: SDE, seeds: Sequence[int]) -> Dequantized:
         """raw + u with u drawn from the distribution.
 
         Raises:

@@ -39,13 +39,18 @@ from sde_score.likelihood.base import (
     Likelihood,
     Problem,
     independent_draws,
-    require_inputs,
     standard_error,
     start_time,
 )
 from sde_score.likelihood.dequantization import DEQUANTIZATIONS, Dequantization, log_mean_exp
 from sde_score.likelihood.flow_coordinates import solve_flow
-from sde_score.models import DERIVATIVE_MODES, BaseEnergy, Model, require_forward_mode
+from sde_score.models import (
+    DERIVATIVE_MODES,
+    BaseEnergy,
+    Model,
+    checked_inputs,
+    require_forward_mode,
+)
 from sde_score.random import PROBE_DISTRIBUTIONS, ExampleStreams, example_seeds, require_probes
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS
 
@@ -128,7 +133,7 @@ def log_prob(
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, eq. 39 and appendix D.2.
     """
-    require_inputs("x", model, x, condition)
+    x, condition = checked_inputs("x", model, x, condition)
     _require_settings(divergence, probe_distribution, rtol, atol, method, mode)
     _require_probes(x, divergence, probes)
     require_gradients(grad, x=x, condition=condition)

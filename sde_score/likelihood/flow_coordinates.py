@@ -27,6 +27,7 @@ from torch import Tensor
 
 from sde_score._core.checks import require_choice
 from sde_score._core.gradients import require_graph
+from sde_score._core.progress import progress_bar
 from sde_score.models import Model, value_and_divergence
 from sde_score.samplers.adaptive.dormand_prince import Derivative, Norm, Solution, root_mean_square
 from sde_score.samplers.adaptive.ode_gradients import GRADIENT_SOLVERS, leaves_of
@@ -133,11 +134,8 @@ def _clock_rate(sde: SDE, t: Tensor) -> Tensor:
 @contextmanager
 def _bar(stops: Tensor, shown: bool) -> Iterator[Callable[[Derivative], Derivative]]:
     """A bar over the clock, up to the example that is furthest behind."""
-    from tqdm.auto import tqdm
-
     begin, end = stops.tolist()
-    shape = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
-    with tqdm(total=end - begin, disable=not shown, delay=2, desc="flow", bar_format=shape) as bar:
+    with progress_bar(total=end - begin, name="flow", shown=shown, rate=False) as bar:
 
         def watched(derivative: Derivative) -> Derivative:
             def moving(time: Tensor, state: Tensor, rows: Tensor) -> Tensor:

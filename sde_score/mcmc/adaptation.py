@@ -106,7 +106,9 @@ def mass_windows(warmup: int) -> list[int]:
         first, last = int(0.15 * warmup), int(0.1 * warmup)
         window = warmup - first - last
     ends, end = [first], first
-    while end < warmup - last:
+    for _ in range(warmup.bit_length()):  # windows double
+        if end >= warmup - last:
+            break
         end += window
         window *= 2
         if end + window > warmup - last:

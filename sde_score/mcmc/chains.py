@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_batch, require_count
+from sde_score._core.progress import progress_bar
 from sde_score.mcmc.adaptation import Warmup, require_tunable
 from sde_score.mcmc.diagnostics import EnergyErrors, energy_errors, ess, split_r_hat
 from sde_score.mcmc.kernel import KERNELS, Kernel, State, Transition, Tuning
@@ -156,8 +157,6 @@ def run_chains(
         TypeError: if `start` is not floating point, or the kernel needs an energy that the density
             does not have.
     """
-    from tqdm.auto import tqdm
-
     kernel = KERNELS.resolve(kernel)
     require_batch("start", start)
     require_count(draws=draws, thin=thin)
@@ -168,7 +167,7 @@ def run_chains(
     record = _Record(x, draws)
     total = warmup + draws * thin
     name = type(kernel).__name__
-    with tqdm(total=total, desc=name, unit="step", delay=2, disable=not progress) as bar:
+    with progress_bar(total=total, name=name, shown=progress) as bar:
         for _ in range(warmup):
             walk.step()
             bar.update()

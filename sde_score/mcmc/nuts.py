@@ -187,8 +187,8 @@ class _Branch:
         if index % 2 == 0:
             self._starts[ones] = second
         turned = torch.zeros_like(self.live)
-        while index % 2 == 1:
-            ones, index = ones - 1, index >> 1
+        for _ in range((~index & (index + 1)).bit_length() - 1):  # as many as ones at its end
+            ones -= 1
             start = self._starts[ones]
             ends = start.momentum, second.previous, second.momentum, momentum
             halves = second.before - start.before, self.momenta - second.before

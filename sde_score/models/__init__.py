@@ -3,6 +3,7 @@
 from sde_score.models import exact as targets
 from sde_score.models import published
 from sde_score.models.base import BaseEnergy, BaseModel
+from sde_score.models.calling import Caller
 from sde_score.models.density import Density, Marginal
 from sde_score.models.derivatives.derivative_check import check_differentiable
 from sde_score.models.derivatives.divergence import (
@@ -41,6 +42,13 @@ from sde_score.models.exact import (
 from sde_score.models.exact.empirical import EmpiricalDistribution
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
 from sde_score.models.functions import EnergyFunction, ScoreFunction
+from sde_score.models.inputs import (
+    as_batch,
+    as_condition,
+    checked_inputs,
+    require_model,
+    require_units,
+)
 from sde_score.models.parametrization import PARAMETRIZATIONS, Parametrization
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.score_model import ScoreModel
@@ -53,6 +61,7 @@ __all__ = [
     "TARGETS",
     "BaseEnergy",
     "BaseModel",
+    "Caller",
     "Density",
     "Diffused",
     "DoubleWell",
@@ -75,14 +84,19 @@ __all__ = [
     "ScoreFunction",
     "ScoreModel",
     "Target",
+    "as_batch",
+    "as_condition",
     "asymmetry",
     "check_differentiable",
+    "checked_inputs",
     "divergence",
     "hessian_vector",
     "jacobian",
     "jacobian_vector",
     "quadratic_forms",
     "require_forward_mode",
+    "require_model",
+    "require_units",
     "targets",
     "unit_vectors",
     "value_and_divergence",

@@ -129,7 +129,7 @@ _T = TypeVar("_T", Tensor, Tensor | None)
 
 def _plain(tensor: _T) -> _T:
     """A copy that autograd may keep, where a tensor was made in inference mode."""
-    return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
+    return tensor.clone() if isinstance(tensor, Tensor) and tensor.is_inference() else tensor
 
 
 class KnownDensity(BaseModel):

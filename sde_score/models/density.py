@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from sde_score.models.inputs import require_model
 from sde_score.models.protocol import EnergyBased, Model
 
 
@@ -43,6 +44,7 @@ class Marginal:
         t: Tensor | float | None = None,
         condition: Tensor | None = None,
     ) -> None:
+        require_model(model, whole=False)
         self.model = model
         self.t = model.sde.t_min if t is None else t
         self.condition = condition

@@ -52,7 +52,7 @@ class EnergyModel(BackboneModel, BaseEnergy):
         head: one of the above.
         prediction: a name in `PARAMETRIZATIONS`, or a `Parametrization`: how the energy is scaled;
             `scaled_score` for training without noise.
-        sigma_data: standard deviation of the data, > 0; None takes that of the parametrization.
+        sigma_data: root mean square of the data, > 0; None takes that of the parametrization.
 
     Raises:
         ValueError: for an unknown head or prediction, or a `sigma_data` that is not positive.
@@ -66,7 +66,7 @@ class EnergyModel(BackboneModel, BaseEnergy):
     def __init__(
         self,
         backbone: Callable[..., Tensor],
-        sde: SDE,
+        sde: str | SDE,
         head: str = "residual",
         prediction: str | Parametrization = "scaled_score",
         sigma_data: float | None = None,

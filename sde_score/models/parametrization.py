@@ -35,7 +35,7 @@ class Scales:
     Args:
         sde: the diffusion.
         t: float64 times, a scalar or `(batch,)`.
-        sigma_data: standard deviation of the data.
+        sigma_data: root mean square of the data.
     """
 
     def __init__(self, sde: SDE, t: Tensor, sigma_data: float = 1.0) -> None:
@@ -55,7 +55,7 @@ class Scales:
 
     @cached_property
     def spread(self) -> Tensor:
-        """Standard deviation of x_t."""
+        """Root mean square of x_t."""
         return (self.sigma**2 + (self.sigma_data * self.alpha) ** 2).sqrt()
 
     @cached_property
@@ -117,7 +117,7 @@ class Parametrization:
         input_scale: S at given scales, in the shape of t.
         time_label: label of the time at given scales, in the shape of t.
         output: (a, b) at given scales.
-        sigma_data: standard deviation of the data, > 0.
+        sigma_data: root mean square of the data, their standard deviation where the mean is 0; > 0.
         options: further arguments of the row's spec.
 
     Raises:
@@ -139,7 +139,7 @@ class Parametrization:
 
 
 def spread(at: Scales) -> Tensor:
-    """Standard deviation of x_t: the network's input has unit variance."""
+    """Root mean square of x_t: that of the network's input is 1."""
     return at.spread
 
 

@@ -2,104 +2,56 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like
 from sde_score.models.base import BaseModel
+from sde_score.models.calling import Caller
 from sde_score.models.parametrization import (
     PARAMETRIZATIONS,
     Coefficients,
     Parametrization,
     Scales,
 )
-from sde_score.sdes import SDE
+from sde_score.sdes import SDE, SDES
 
 
-class BackboneModel(nn.Module):
+class BackboneModel(Caller):
     """A network, an SDE and a parametrization: how the network is called.
 
     Args:
         backbone: called as `backbone(x, time_label, condition)`, or without the condition if it
             takes two arguments; time_label has the shape `(batch,)`. Returns a tensor like x.
-        sde: the forward diffusion.
+        sde: the forward diffusion, an object or its name.
         prediction: the parametrization, by name or as an object.
-        sigma_data: standard deviation of the data; None takes that of the parametrization.
-
-    `needs_condition` refuses evaluations without a condition: True for what was trained with one
-    for every example.
+        sigma_data: root mean square of the data; None takes that of the parametrization.
     """
 
     def __init__(
         self,
         backbone: Callable[..., Tensor],
-        sde: SDE,
+        sde: str | SDE,
         prediction: str | Parametrization,
         sigma_data: float | None,
     ) -> None:
-        super().__init__()
+        super().__init__("backbone", backbone, "time_label")
         row = PARAMETRIZATIONS.resolve(prediction)
         self.parametrization = row if sigma_data is None else replace(row, sigma_data=sigma_data)
         self.sigma_data = self.parametrization.sigma_data
-        self.takes_condition = accepts(backbone, 3)
-        if not self.takes_condition and not accepts(backbone, 2):
-            raise TypeError(
-                f"backbone {type(backbone).__name__} is called as backbone(x, time_label, "
-                "condition), or as backbone(x, time_label) if it takes two arguments; its "
-                "signature fits neither"
-            )
-        self.backbone = backbone
-        self.needs_condition = False
-        self._sde = sde
+        self._sde = SDES.resolve(sde, name="sde")
 
     def _call_backbone(self, scaled: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         """The backbone's output at x / S, in the dtype of x; it computes in its own."""
-        if self.needs_condition and condition is None:
-            raise ValueError(
-                "condition is missing: every example had a label in training, so that the answer "
-                "without one is of no use. Give int64 labels of shape (batch,), such as "
-                "run.labels_in_turn(n); a network that drops labels in training itself is told by "
-                "model.needs_condition = False"
-            )
-        parameter = next(self.parameters(), None)
-        dtype = scaled.dtype if parameter is None else parameter.dtype
-        label = self.parametrization.time_label(at).to(dtype).expand(scaled.shape[0])
-        if self.takes_condition:
-            output: Tensor = self.backbone(scaled.to(dtype), label, condition)
-        elif condition is None:
-            output = self.backbone(scaled.to(dtype), label)
-        else:
-            raise TypeError(
-                f"condition was given, but the backbone {type(self.backbone).__name__} takes "
-                "x and the time label alone: give it a third argument"
-            )
-        if output.shape != scaled.shape:
-            raise ValueError(
-                f"the backbone returned shape {tuple(output.shape)} for x of shape "
-                f"{tuple(scaled.shape)}: it must return a tensor like x"
-            )
-        return output.to(scaled.dtype)
+        label = self.parametrization.time_label(at).expand(scaled.shape[0])
+        return self._call(scaled, label, condition, tuple(scaled.shape))
 
     @override
     def extra_repr(self) -> str:
         return f"sde={self._sde}, prediction={self.parametrization}"
-
-
-def accepts(function: Callable[..., object], count: int) -> bool:
-    """Whether a function or module can be called with that many positional arguments; True where
-    its signature is not known."""
-    called = function.forward if isinstance(function, nn.Module) else function
-    try:
-        inspect.signature(called).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        return True
-    return True
 
 
 class ScoreModel(BackboneModel, BaseModel):
@@ -113,9 +65,9 @@ class ScoreModel(BackboneModel, BaseModel):
         backbone: called as `backbone(x, time_label, condition)`, or without the condition if it
             takes two arguments; the label, log(sigma / alpha) / 4 unless the parametrization has
             another, has the shape `(batch,)`. Returns a tensor like x.
-        sde: the forward diffusion.
+        sde: the forward diffusion, an object or its name.
         prediction: a name in `PARAMETRIZATIONS`, or a `Parametrization`.
-        sigma_data: standard deviation of the data; with 1 a variance-preserving SDE leaves the
+        sigma_data: root mean square of the data; with 1 a variance-preserving SDE leaves the
             input as it is. None takes that of the parametrization, 1 for ours.
 
     Raises:
@@ -128,7 +80,7 @@ class ScoreModel(BackboneModel, BaseModel):
     def __init__(
         self,
         backbone: Callable[..., Tensor],
-        sde: SDE,
+        sde: str | SDE,
         prediction: str | Parametrization = "noise",
         sigma_data: float | None = None,
     ) -> None:

@@ -3,6 +3,7 @@
 `register("mine", Mine)` adds an objective of your own: a subclass of `BaseObjective` with
 `losses_of`, or anything else with the contract `Objective`. `TIME_SAMPLERS.register` and
 `WEIGHTINGS.register` add time samplers and weightings; a weighting is any function of (sde, t).
+`TIMES_OF_SDE[MySDE] = "log_normal"` says what `auto` means for an SDE of your own.
 """
 
 from sde_score.objectives.base import (
@@ -38,7 +39,12 @@ from sde_score.objectives.score_matching.stein import (
     stein_test,
 )
 from sde_score.objectives.score_matching.target_score import TargetScoreMatching
-from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
+from sde_score.objectives.time_samplers import (
+    TIME_SAMPLERS,
+    TIMES_OF_SDE,
+    TimeSampler,
+    times_of,
+)
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting
 
 OBJECTIVES.fill(
@@ -84,6 +90,7 @@ __all__ = [
     "DOMAIN_WEIGHTS",
     "OBJECTIVES",
     "STEIN_KERNELS",
+    "TIMES_OF_SDE",
     "TIME_SAMPLERS",
     "WEIGHTINGS",
     "BaseObjective",
@@ -114,4 +121,5 @@ __all__ = [
     "create",
     "register",
     "stein_test",
+    "times_of",
 ]

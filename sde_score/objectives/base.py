@@ -13,12 +13,20 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
-from sde_score._core.checks import require_examples
+from sde_score._core.checks import is_integer, shown
+from sde_score._core.errors import ArgumentError
 from sde_score._core.registry import Registry
-from sde_score.models import Marginal, Model
+from sde_score.models import (
+    Marginal,
+    Model,
+    as_batch,
+    as_condition,
+    require_model,
+    require_units,
+)
 from sde_score.objectives.time_samplers import TIME_SAMPLERS, TimeSampler
 from sde_score.objectives.weightings import WEIGHTINGS, Weighting
-from sde_score.random import Draws, normal
+from sde_score.random import BatchSlice, Draws, normal
 from sde_score.sdes import SDE
 
 
@@ -112,14 +120,35 @@ class BaseObjective(ABC):
         generator: Draws = None,
     ) -> Tensor:
         """Loss of each example, shape `(batch,)`; see `Objective`."""
-        require_examples("x0", x0)
+        require_model(model, whole=False)
+        x0 = as_batch("x0", x0)
+        require_units("x0", x0, model)
+        _require_draws(generator)
+        condition = as_condition(condition, len(x0), x0.device)
         return self.losses_of(model, x0, condition, generator)
+
+    def require_precision(self, model: Model, rounding: float) -> None:  # noqa: B027
+        """Refuse a precision in which the gradients of this objective are wrong.
+
+        Args:
+            model: what is trained.
+            rounding: relative rounding error of what it computes, 4e-3 or more in bfloat16.
+
+        Raises:
+            ValueError: with the precision and a way out; no objective but finite differences does.
+        """
 
     @abstractmethod
     def losses_of(
         self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
     ) -> Tensor:
         """Loss of each example of a batch that has been checked, shape `(batch,)`."""
+
+
+def _require_draws(generator: Draws) -> None:
+    if generator is not None and not isinstance(generator, (torch.Generator, BatchSlice)):
+        fix = f": try torch.Generator().manual_seed({generator})" if is_integer(generator) else ""
+        raise ArgumentError(f"generator={shown(generator)} must be a torch.Generator or None{fix}")
 
 
 class StatefulObjective(nn.Module, BaseObjective):

@@ -17,7 +17,7 @@ from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_positive
 from sde_score._core.registry import Registry
 from sde_score.random import Draws, stratified, uniform
-from sde_score.sdes import SDE
+from sde_score.sdes import EDM, SDE, VE, VP, Cosine, Rectified, SubVP, Tabulated
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,47 @@ class Discrete(TimeSampler):
         return times[(u * len(times)).long().clamp(max=len(times) - 1)]
 
 
+TIMES_OF_SDE: dict[type[SDE], str] = {
+    VP: "uniform",  # Song et al. 2021, https://arxiv.org/abs/2011.13456, eq. 7; also for VE, SubVP
+    SubVP: "uniform",
+    VE: "uniform",  # of the clock log(sigma)
+    Cosine: "uniform",  # Nichol & Dhariwal 2021, https://arxiv.org/abs/2102.09672, over the indices
+    Tabulated: "uniform",  # Ho et al. 2020, https://arxiv.org/abs/2006.11239, and in between
+    EDM: "log_normal",  # Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1
+    Rectified: "logit_normal",  # Esser et al. 2024, https://arxiv.org/abs/2403.03206, section 3.1
+}
+"""The time sampler that the paper of an SDE trains with, by class; a subclass has that of its
+class, and one that derives from `SDE` alone `uniform`. Add a line for an SDE of your own:
+`TIMES_OF_SDE[Mine] = "log_normal"`."""
+
+
+def times_of(sde: SDE) -> str:
+    """The spec of the time sampler that suits an SDE, see `TIMES_OF_SDE`."""
+    found = (TIMES_OF_SDE[kind] for kind in type(sde).__mro__ if kind in TIMES_OF_SDE)
+    return next(found, "uniform")
+
+
+@dataclass(frozen=True)
+class Auto(TimeSampler):
+    """The times that the paper of the SDE trains at, see `TIMES_OF_SDE`; part of the objective."""
+
+    def of(self, sde: SDE) -> TimeSampler:
+        """The time sampler of an SDE."""
+        return TIME_SAMPLERS.create(times_of(sde), stratified=self.stratified)
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """As the time sampler of the SDE."""
+        return self.of(sde).quantile(sde, u)
+
+    def importance(self, sde: SDE, t: Tensor) -> Tensor:
+        """As the time sampler of the SDE."""
+        return self.of(sde).importance(sde, t)
+
+
 TIME_SAMPLERS: Registry[TimeSampler] = Registry(
     "time sampler",
     {
+        "auto": Auto,
         "uniform": Uniform,
         "low_discrepancy": LowDiscrepancy,
         "uniform_log_snr": UniformLogSNR,

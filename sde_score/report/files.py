@@ -1,53 +1,145 @@
-"""Samples on disk: arrays in the data's own terms, or a picture."""
+"""Samples on disk: arrays and tables in the data's own terms, a picture, or a file for each."""
 
 from __future__ import annotations
 
+import csv
 import io
+import secrets
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sde_score._core.files import replace_file
+from sde_score._core.files import replace_file, require_writable, sync
 from sde_score.data import Scaling
-from sde_score.report.pictures import in_shown_range, save_examples
+from sde_score.report.look import Look, kind_of
+from sde_score.report.pictures import png_of_pixels, save_examples
 
-FORMATS = (".npz", ".npy", ".png")
+FORMATS = (".npz", ".npy", ".csv", ".png")
+_DRAWN = 256
+_LOST = 1e-4  # of the width of the data; float32 that loses more becomes float64
 
 
-def save_samples(x: Tensor, path: Path, scaling: Scaling, labels: Tensor | None = None) -> None:
+def require_samples_file(path: Path, event_shape: Sequence[int] | None = None) -> None:
+    """Refuse a path to which `save_samples` cannot write, before anything is drawn.
+
+    Args:
+        path: as for `save_samples`.
+        event_shape: of the samples, once it is known.
+
+    Raises:
+        ValueError: naming the path, what is wrong and what is accepted.
+    """
+    if path.suffix == "":
+        require_writable(path / "0.npy", "out")
+        if path.is_dir() and any(path.iterdir()):
+            raise ValueError(f"out={path} is a folder that holds files: name a new or empty one")
+    elif path.suffix not in FORMATS:
+        accepted = f"accepted: a file ending with {', '.join(FORMATS)}, or a folder"
+        raise ValueError(f"out={path} ends with {path.suffix}; {accepted}")
+    else:
+        require_writable(path, "out")
+    if path.suffix == ".csv" and event_shape is not None and len(event_shape) != 1:
+        raise ValueError(
+            f"out={path} takes tables, one sample a line, and samples of this run have the shape "
+            f"{tuple(event_shape)}: take .npz, .npy, .png or a folder"
+        )
+
+
+def save_samples(x: Tensor, path: Path, look: Look | Scaling, labels: Tensor | None = None) -> None:
     """Write samples, in one step.
 
     `.npz` holds `samples`, for conditional samples `labels` and for discrete data `levels`; `.npy`
-    the samples alone; both in the data's own terms, so that `sde_score.data.load` reads them back.
-    `.png` is a picture of the first 256.
+    the samples alone; `.csv` a table with the names of its columns, and a column `label` for
+    conditional samples; all in the data's own terms, so that `sde_score.data.load` reads them back.
+    They are float32, or float64 where float32 has too few digits for the data. `.png` is a picture
+    of the first 256, or of as many as fit. A path without an ending is a new folder with a file
+    for each sample: `.png` at its own size for gray and color images, otherwise `.npy`.
 
     Args:
         x: in model range, shape `(n, *event)`.
-        path: ending with one of `FORMATS`.
-        scaling: of the data set.
+        path: ending with one of `FORMATS`, or a folder.
+        look: of the data set, or its scaling alone.
         labels: of each sample.
 
     Raises:
-        ValueError: for another ending.
+        ValueError: for another ending, a folder that holds files, or samples that are no table.
+        OSError: if it cannot be written.
     """
+    look = Look(look) if isinstance(look, Scaling) else look
+    require_samples_file(path, x.shape[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
-        shown = in_shown_range(x[:256], scaling)
-        save_examples(shown, path, columns=max(1, round(min(len(x), 256) ** 0.5)))
-        return
-    if path.suffix not in FORMATS:
-        raise ValueError(f"{path} must end with one of {', '.join(FORMATS)}")
-    raw = scaling.from_model(x.float()).numpy()
-    buffer = io.BytesIO()
-    if path.suffix == ".npy":
-        np.save(buffer, raw, allow_pickle=False)
+        most = look.most(x.shape[1:]) if kind_of(x.shape[1:]) == "images" else len(x)
+        shown = x[: min(_DRAWN, most)]
+        save_examples(shown, path, max(1, round(len(shown) ** 0.5)), look)
+    elif path.suffix == "":
+        _write_folder(x, path, look)
     else:
-        arrays = {"samples": raw}
-        if labels is not None:
-            arrays["labels"] = labels.to(torch.int64).cpu().numpy()
-        if scaling.levels is not None:
-            arrays["levels"] = np.array(scaling.levels)
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    replace_file(path, buffer.getvalue())
+        raw = _raw(x, look.scaling)
+        numbers = None if labels is None else labels.to(torch.int64).cpu().numpy()
+        content = {".csv": _csv, ".npy": _npy, ".npz": _npz}[path.suffix](raw, look, numbers)
+        replace_file(path, content)
+
+
+def _raw(x: Tensor, scaling: Scaling) -> Any:
+    """Samples in the data's own terms, in float32 where it has the digits."""
+    raw = scaling.from_model(x.cpu().double())
+    if scaling.levels is None:
+        width = torch.as_tensor(scaling.width, dtype=torch.float64)
+        near = raw.float()
+        raw = near if bool(((near - raw).abs() <= _LOST * width).all()) else raw
+    return raw.numpy()
+
+
+def _npy(raw: Any, look: Look, labels: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, raw, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npz(raw: Any, look: Look, labels: Any) -> bytes:
+    buffer, arrays = io.BytesIO(), {"samples": raw}
+    if labels is not None:
+        arrays["labels"] = labels
+    if look.scaling.levels is not None:
+        arrays["levels"] = np.array(look.scaling.levels)
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _csv(raw: Any, look: Look, labels: Any) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*look.names(raw.shape[1]), *([] if labels is None else ["label"])])
+    for index, row in enumerate(raw):
+        writer.writerow([*map(str, row), *([] if labels is None else [labels[index]])])
+    return text.getvalue().encode()
+
+
+def _write_folder(x: Tensor, path: Path, look: Look) -> None:
+    """A file for each sample, in a folder that appears when all are there."""
+    digits = len(str(len(x) - 1))
+    images = kind_of(x.shape[1:]) == "images" and x.ndim == 4 and x.shape[1] in (1, 3)
+    parts = look.images(x) if images else None
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()
+    try:
+        for index in range(len(x)):
+            place = temporary / f"{index:0{digits}d}"
+            if parts is not None and parts.shape[1] == 1:
+                content = png_of_pixels(parts[index, 0].permute(1, 2, 0))
+                place.with_suffix(".png").write_bytes(content)
+            else:
+                raw = _raw(x[index : index + 1], look.scaling)[0]
+                place.with_suffix(".npy").write_bytes(_npy(raw, look, None))
+        if path.is_dir():
+            path.rmdir()
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

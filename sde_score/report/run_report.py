@@ -12,8 +12,9 @@ from sde_score.evaluation import Evaluation
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
 from sde_score.report.evaluation_table import evaluation_table
+from sde_score.report.look import Look, kind_of
 from sde_score.report.page import Section, insert, save
-from sde_score.report.pictures import is_picture, labeled_panels, png, training_curve
+from sde_score.report.pictures import labeled_panels, png, training_curve
 from sde_score.report.tables import Table
 from sde_score.report.views.table import comparison_section
 from sde_score.training import Run
@@ -26,25 +27,30 @@ _MOMENTS = 8  # stops of the forward process
 
 
 def write_report(
-    run: Run, evaluation: Evaluation | None = None, bits: BitsPerDim | None = None
+    run: Run,
+    evaluation: Evaluation | None = None,
+    bits: BitsPerDim | None = None,
+    folder: Path | None = None,
 ) -> Path:
-    """Write `report.html` into the run directory.
+    """Write `report.html`.
 
     Args:
         run: an open run.
         evaluation: its samples by several samplers, from `sde_score.evaluation.evaluate`.
         bits: its likelihood of held-out data.
+        folder: of the page and of a comparison of views; the run directory if not given.
 
     Returns:
         path of the page.
     """
-    path = run.path / "report.html"
+    folder = run.path if folder is None else folder
+    path = folder / "report.html"
     sections = [_training(run), _forward(run)]
     if evaluation is not None:
         sections += [_samplers(evaluation), _samples(run, evaluation)]
     if bits is not None:
         sections.append(_likelihood(run, bits))
-    views = comparison_section(run.path)
+    views = comparison_section(folder)
     if views is not None:
         sections.append(views)
     config = run.config
@@ -56,17 +62,22 @@ def write_report(
     return path
 
 
-def put_views_on_page(run: Run) -> Path:
+def put_views_on_page(run: Run, folder: Path | None = None) -> Path:
     """Put the comparison of the views on the run's page, in the place of an earlier one.
 
     Without a page yet, or without a comparison, the page is written anew.
 
+    Args:
+        run: an open run.
+        folder: of the page and the comparison; the run directory if not given.
+
     Returns:
         path of the page.
     """
-    page, section = run.path / "report.html", comparison_section(run.path)
+    folder = run.path if folder is None else folder
+    page, section = folder / "report.html", comparison_section(folder)
     if not page.exists() or section is None:
-        return write_report(run)
+        return write_report(run, folder=folder)
     replace_file(page, insert(page.read_text(encoding="utf-8"), section).encode())
     return page
 
@@ -87,7 +98,7 @@ def _training(run: Run) -> Section:
 
 def _forward(run: Run) -> Section:
     sde, dataset = run.model.sde, run.dataset("train")
-    images = is_picture(run.event_shape)
+    images = kind_of(run.event_shape) == "images"
     x0 = dataset.batch(torch.arange(min(len(dataset), 4 if images else 500))).x0
     noise = torch.randn(x0.shape, generator=generator_from(run.config.seed))
     low, high = sde.log_snr_range
@@ -105,7 +116,7 @@ def _forward(run: Run) -> Section:
     return Section(
         "From data to noise",
         text,
-        picture=png(labeled_panels(panels, 2, 1.0, len(panels))),
+        picture=png(labeled_panels(panels, Look.of(run), 2, 1.0, len(panels))),
         alt=alt,
     )
 
@@ -127,13 +138,13 @@ def _samples(run: Run, evaluation: Evaluation) -> Section:
 
 def samples_figure(run: Run, evaluation: Evaluation) -> Figure:
     """Data and the samples of each sampler, side by side."""
-    shown = _SHOWN if is_picture(run.event_shape) else 500
+    shown = _SHOWN if kind_of(run.event_shape) == "images" else 500
     dataset = run.dataset("train")
     panels = [("data", dataset.batch(torch.arange(min(shown, len(dataset)))).x0)]
     panels += [
         (f"{row.sampler}\n{row.nfe} evaluations", row.samples[:shown]) for row in evaluation.rows
     ]
-    return labeled_panels(panels, 4, 2.0, 4)
+    return labeled_panels(panels, Look.of(run), 4, 2.0, 4)
 
 
 def _likelihood(run: Run, bits: BitsPerDim) -> Section:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sde_score import samplers
-from sde_score.report.pictures import in_shown_range, save_examples
+from sde_score.report.look import Look
+from sde_score.report.pictures import save_examples
 from sde_score.training import Run
 
 _COUNT = 64
@@ -23,4 +24,4 @@ def write_samples(run: Run, path: Path) -> None:
     shape = (_COUNT, *run.event_shape)
     sampler = samplers.create(run.sampler)
     x = sampler(run.model, shape, seed=0, condition=run.labels_in_turn(_COUNT), progress=False)
-    save_examples(in_shown_range(x.cpu(), run.scaling), path)
+    save_examples(x.cpu(), path, look=Look.of(run))

@@ -78,6 +78,8 @@ PREDICTORS.fill(
     {**_steppers, "none": Stay}, {alias: to for alias, to in ALIASES.items() if to in _steppers}
 )
 
+SAMPLERS.share(PREDICTORS, Predictor, RungeKutta, Multistep)
+
 available = SAMPLERS.names
 create = SAMPLERS.create
 register = SAMPLERS.register

@@ -21,13 +21,14 @@ from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count
+from sde_score._core.progress import progress_bar
 from sde_score._core.registry import Registry, format_spec, parse_spec
-from sde_score.models import GaussianMixture, Model
+from sde_score.models import GaussianMixture, Model, as_condition, require_model
 from sde_score.random import ExampleStreams, Noise, example_seeds
 from sde_score.samplers.budget import most_steps
 from sde_score.samplers.grids import GRIDS, Grid
 from sde_score.samplers.problem import Iteration, Problem, Samples, Trajectory
-from sde_score.samplers.start import blank, fitting, sigma_data_of
+from sde_score.samplers.start import as_start, blank, fitting, sigma_data_of
 from sde_score.sdes import SDE, VP
 
 S = TypeVar("S", bound="Sampler")
@@ -130,12 +131,13 @@ class Sampler(ABC):
         return self.times(sde)[0].item()
 
     def start_spread(self, sde: SDE, sigma_data: float = 1.0) -> float:
-        """Standard deviation of a start that is drawn: at `t_max` the prior's, below it that of
-        x_t, sqrt(alpha^2 sigma_data^2 + sigma^2).
+        """Scale of the normal distribution that a start is drawn from: at `t_max` the standard
+        deviation of the prior, below it the root mean square of x_t,
+        sqrt(alpha^2 sigma_data^2 + sigma^2).
 
         Args:
             sde: the diffusion.
-            sigma_data: standard deviation of the data.
+            sigma_data: root mean square of the data.
         """
         time = self.start_time(sde)
         if time == sde.t_max:
@@ -261,7 +263,10 @@ class Sampler(ABC):
                 not asked for a start that requires one.
             TypeError: if `start` is not floating point.
         """
+        require_model(model, whole=False)
+        start = as_start(start)
         x = blank(model, start)
+        condition = as_condition(condition, len(x), x.device, model)
         draw = noise or ExampleStreams(example_seeds(seed, x.shape[0]), x)
         self._check_gradient(start, grad)
         with torch.set_grad_enabled(grad):
@@ -293,6 +298,7 @@ class Sampler(ABC):
         grad: bool = False,
     ) -> Samples:
         """Draw samples, and count their cost. Arguments and errors are those of a call."""
+        require_model(model, whole=False)
         before = model.nfe
         x = self(
             model, start, seed=seed, condition=condition, callback=callback, progress=progress,
@@ -322,10 +328,8 @@ class Sampler(ABC):
     def _walk(
         self, model: Model, x: Tensor, noise: Noise, condition: Tensor | None, progress: bool
     ) -> Iteration:
-        from tqdm.auto import tqdm
-
         times, total, name = self.times(model.sde), self.total, self.text("steps")
-        with tqdm(total=total, desc=name, unit="step", delay=2, disable=not progress) as bar:
+        with progress_bar(total=total, name=name, shown=progress) as bar:
             problem = Problem(model, times, noise, condition, bar.update)
             for time, state in self.iterate(problem, x):
                 x = state

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sde_score._core.checks import require_count, require_shape
 from sde_score._core.memory import require_memory
-from sde_score.models import Model
+from sde_score.models import Model, as_condition, require_model
 from sde_score.random import example_seeds
 from sde_score.samplers.base import SAMPLERS, Callback, Sampler
 from sde_score.samplers.problem import Samples
@@ -83,8 +83,8 @@ def run(
     require_count(num=num, batch_size=batch_size)
     event_shape = require_shape("event_shape", event_shape)
     require_memory(4 * num * prod(event_shape), f"num={num} samples of shape {event_shape}")
-    if condition is not None and len(condition) != num:
-        raise ValueError(f"condition has {len(condition)} entries for {num} samples")
+    require_model(model, whole=False)
+    condition = as_condition(condition, num)
     chosen, parts = SAMPLERS.resolve(sampler, sde=model.sde), []
     for first in range(0, num, batch_size):
         size = min(batch_size, num - first)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sde_score._core.memory import require_memory
+
 REFUSALS = (ValueError, RuntimeError, ArithmeticError, LookupError)
 """What a sampler may raise where a number of steps does not suit it."""
 
+_LONGEST_GIVEN = 10_000  # steps of a grid of given times
 _MOST_STEPS = 4  # per evaluation: steps that are solved in parallel take less than one each
 
 
@@ -21,9 +24,12 @@ def most_steps(count: Callable[[int], int], nfe: int) -> int:
     Raises:
         ValueError: if no number of steps fits, with the reason.
     """
+    require_memory(8 * nfe, f"nfe={nfe}")  # of the times of so many steps
     best, low, high, guess = 0, 0, _MOST_STEPS * nfe + 1, nfe
     refused = exceeded = ""
-    while high - low > 1:
+    for _ in range(high):  # each closes the gap by one at least
+        if high - low <= 1:
+            break
         steps = min(max(guess, low + 1), high - 1)
         try:
             found = count(steps)
@@ -38,7 +44,9 @@ def most_steps(count: Callable[[int], int], nfe: int) -> int:
             guess = (steps + high) // 2 if steps == low + 1 else steps + 1
             best = low = steps
     # A grid of given times suits one number of steps, which halving does not find.
-    best = best or next((s for s in range(nfe, 0, -1) if _fits(count, s, nfe)), 0)
+    best = best or next(
+        (s for s in range(min(nfe, _LONGEST_GIVEN), 0, -1) if _fits(count, s, nfe)), 0
+    )
     if not best:
         raise ValueError(f"nfe={nfe} is too small: {exceeded or refused}")
     return best

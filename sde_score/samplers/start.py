@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from sde_score.models import Model
 
 
 def sigma_data_of(model: Model) -> float:
-    """Standard deviation of the data that a model was made for, or 1."""
+    """Root mean square of the data that a model was made for, or 1."""
     return float(getattr(model, "sigma_data", 1.0))
 
 
@@ -24,6 +26,16 @@ def fitting(draw: Tensor, x: Tensor) -> Tensor:
             f"noise gave a draw of shape {tuple(draw.shape)} for samples of shape {tuple(x.shape)}"
         )
     return draw
+
+
+def as_start(start: Any) -> Sequence[int] | Tensor:
+    """States as a tensor and a shape as integers, of whatever they came as."""
+    if isinstance(start, np.ndarray) and start.dtype.kind == "f":
+        return torch.from_numpy(start)
+    if isinstance(start, Tensor) and start.ndim == 1 and not start.is_floating_point():
+        return tuple(start.tolist())
+    given: Sequence[int] | Tensor = start
+    return given
 
 
 def blank(model: Model, start: Sequence[int] | Tensor) -> Tensor:

@@ -25,7 +25,14 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
-from sde_score._core.checks import as_time, expand_like, require_batch, require_count, sum_event
+from sde_score._core.checks import (
+    as_time,
+    expand_like,
+    require_batch,
+    require_count,
+    require_shape,
+    sum_event,
+)
 from sde_score._core.registry import Registry
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -94,8 +101,8 @@ class SDE(ABC):
 
     `alpha` and `sigma` are enough. Every `t` is a Python number, a scalar tensor or a tensor of
     shape `(batch,)`, in `[t_min, t_max]`. A subclass whose range or prior differs from the defaults
-    assigns `t_min`, `t_max`, `sampling_t_min`, `native_grid`, `training_times` or `prior_std`, as
-    class attributes or as properties.
+    assigns `t_min`, `t_max`, `sampling_t_min`, `native_grid` or `prior_std`, as class attributes
+    or as properties.
     """
 
     @property
@@ -153,11 +160,6 @@ class SDE(ABC):
         return "uniform"
 
     @property
-    def training_times(self) -> str:
-        """Name of the time sampler of its paper; training uses it unless told otherwise."""
-        return "uniform"
-
-    @property
     def prior_std(self) -> float:
         """Standard deviation of the prior, the distribution that stands for x at `t_max`."""
         return float(self.sigma(self.t_max))
@@ -184,9 +186,16 @@ class SDE(ABC):
             low, high = torch.aminmax(t.detach())
             slack = _SLACK * self.t_max
             if not (low >= self.t_min * (1 - _SLACK) and high <= self.t_max + slack):
+                span = f"{float(low):.6g}" + (f"..{float(high):.6g}" if low != high else "")
+                fix = (
+                    ": t is continuous, and index i of n has the time sde.discrete_times(n)[i]"
+                    if high > self.t_max
+                    else ": t_min stands for the data"
+                    if low < self.t_min
+                    else ""
+                )
                 raise ValueError(
-                    f"t={float(low):.6g}..{float(high):.6g} leaves [{self.t_min:g}, "
-                    f"{self.t_max:g}], the times of {self}"
+                    f"t={span} leaves [{self.t_min:g}, {self.t_max:g}], the times of {self}{fix}"
                 )
         return t
 
@@ -295,7 +304,7 @@ class SDE(ABC):
 
     def prior(self, shape: Sequence[int]) -> Prior:
         """The prior N(0, prior_std^2 I) of shape `(batch, *event)`, in place of x at `t_max`."""
-        return Prior(tuple(shape), self.prior_std)
+        return Prior(require_shape("shape", shape, "(batch, *event)"), self.prior_std)
 
     def reverse(self, score: Field) -> Field:
         r"""Drift of the reverse-time SDE, f x - g^2 score (written for increasing t; the noise is

@@ -107,7 +107,6 @@ class EDM(SDE):
     sigma_max: float = 80.0
 
     native_grid = "karras"
-    training_times = "log_normal"
 
     def __post_init__(self) -> None:
         require_increasing(_HINT, sigma_min=self.sigma_min, sigma_max=self.sigma_max)

@@ -7,20 +7,29 @@ import copy
 import dataclasses
 import inspect
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from sde_score import data
+from sde_score._core.memory import require_memory
 from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 from sde_score.data import DataSet
-from sde_score.models import EnergyBased, EnergyModel, ScoreModel
+from sde_score.models import Caller, EnergyBased, EnergyModel, ScoreModel
 from sde_score.nn import create as create_backbone
 from sde_score.nn import default_for
-from sde_score.objectives import OBJECTIVES, Objective, StatefulObjective
+from sde_score.objectives import (
+    OBJECTIVES,
+    TIME_SAMPLERS,
+    Objective,
+    StatefulObjective,
+    times_of,
+)
 from sde_score.random import generator_from, initializing
 from sde_score.sdes import SDE, SDES
 from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
@@ -45,8 +54,12 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
         ValueError: for an unknown SDE or objective, labels that are not there, or fields that do
             not fit each other.
     """
+    numbers = config.batch_size // config.accumulate * prod(examples.event_shape)
+    require_memory(4 * numbers, f"batch_size={config.batch_size}", "increase accumulate")
     if config.conditional and not examples.num_classes:
         raise ValueError(f"conditional=True needs labels; data={config.data!r} has none")
+    if config.dequantize and examples.scaling.levels is None:
+        _without_effect("dequantize=True", "the data are continuous and have no levels to spread")
     config = _at_times_of_sde(config)
     objective = OBJECTIVES.resolve(config.objective)
     model: Any = config.model
@@ -59,45 +72,68 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     automatic = {
         "backbone": default_for(examples.event_shape),
         "model": "energy" if objective.needs == "energy" else "score",
-        "prediction": "noise" if objective.all_noise_levels else "scaled_score",
+        "prediction": "edm" if objective.all_noise_levels else "scaled_score",
     }
     taken: dict[str, Any] = {
         n: value for n, value in automatic.items() if is_auto(getattr(config, n))
     }
+    head = TrainConfig.__dataclass_fields__["head"].default
+    if taken.get("model", model) == "score" and config.head != head:
+        _without_effect(f"head={config.head}", "a score needs no map to an energy")
     sigma_data = config.sigma_data
     taken["sigma_data"] = examples.sigma_data if sigma_data is None else float(sigma_data)
     if sigma_data is None and not taken["sigma_data"]:
         raise ValueError(
-            "all training examples are alike, so that sigma_data cannot be measured on them: set "
-            "it, as with sigma_data=0.5 (--sigma-data 0.5)"
+            "all training examples are 0 in model range, so that sigma_data cannot be measured on "
+            "them: set it, as with sigma_data=0.5 (--sigma-data 0.5)"
         )
     return dataclasses.replace(config, **taken)
 
 
-def _at_times_of_sde(config: TrainConfig) -> TrainConfig:
-    """With the training times of the SDE, where the objective leaves uniform ones to the default.
+def _without_effect(setting: str, reason: str) -> None:
+    warnings.warn(f"{setting} has no effect: {reason}", stacklevel=4)
 
-    An objective that is an object has its own.
-    """
-    if not isinstance(config.objective, str):
+
+def _at_times_of_sde(config: TrainConfig) -> TrainConfig:
+    """With the training times of the SDE by name, where the objective leaves them open."""
+    if (opened := _with_open_times(config.objective)) is None:
         return config
     sde: SDE = getattr(config.model, "sde", None) or SDES.resolve(config.sde)
-    name, arguments = parse_spec(config.objective)
-    times = inspect.signature(OBJECTIVES[name]).parameters.get("time_sampler")
-    if times is None or times.default != "uniform" or "time_sampler" in arguments:
-        return config
-    if sde.training_times == times.default:
-        return config
-    arguments = {**arguments, "time_sampler": sde.training_times}
+    name, arguments, options = opened
+    arguments["time_sampler"] = format_spec(times_of(sde), options)
     return dataclasses.replace(config, objective=format_spec(name, arguments))
 
 
 def as_before(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """The configuration with the training times of its run, where they were the default then."""
-    named = isinstance(config.objective, str) and not is_note(config.objective)
-    if named and _text(OBJECTIVES, config.objective) == stored.objective:
-        return dataclasses.replace(config, objective=stored.objective)
-    return config
+    """With the training times of a run that is continued, where the objective leaves them open."""
+    if (opened := _with_open_times(config.objective)) is None:
+        return config
+    name, arguments, _ = opened
+    try:
+        before, given = parse_spec(str(stored.objective))
+    except ValueError:  # a damaged configuration, which is compared with this one and refused
+        return config
+    if name != before or "time_sampler" not in given:
+        return config
+    arguments["time_sampler"] = given["time_sampler"]
+    return dataclasses.replace(config, objective=format_spec(name, arguments))
+
+
+def _with_open_times(
+    objective: str | Objective,
+) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+    """Name and arguments of an objective whose times are those of its SDE, and options of `auto`.
+
+    None for an objective with times of its own, or an object that no text names.
+    """
+    text = objective if isinstance(objective, str) else OBJECTIVES.text_of(objective)
+    if text is None or is_note(text):
+        return None
+    name, arguments = parse_spec(complete_spec(OBJECTIVES, text))
+    times, options = parse_spec(str(arguments.get("time_sampler")))
+    if times not in TIME_SAMPLERS or TIME_SAMPLERS.listed(times) != "auto":
+        return None
+    return name, arguments, options
 
 
 def _settle_whole(config: TrainConfig, objective: Objective) -> TrainConfig:
@@ -243,7 +279,8 @@ def build_model(
         ValueError: for an unknown SDE or network, or a configuration that is not settled.
     """
     if is_whole(config.model):
-        return cast(TrainedModel, copy.deepcopy(config.model)).cpu()
+        whole = cast(TrainedModel, copy.deepcopy(config.model)).cpu()
+        return _conditional(whole, config.conditional)
     if config.sigma_data is None or any(
         map(is_auto, (config.backbone, config.model, config.prediction))
     ):
@@ -254,7 +291,7 @@ def build_model(
             backbone = copy.deepcopy(config.backbone).cpu()
         else:
             classes = num_classes if config.conditional else 0
-            with _in_float32():
+            with in_float32():
                 backbone = create_backbone(config.backbone, tuple(event_shape), num_classes=classes)
         if config.model == "energy" and config.head in ("square", "scalar"):
             _wake(backbone)
@@ -264,16 +301,24 @@ def build_model(
         model = EnergyModel(backbone, sde, config.head, *scales)
     else:
         model = ScoreModel(backbone, sde, *scales)
-    model.needs_condition = config.conditional
+    _conditional(model, config.conditional)
     if len(event_shape) == 3 and not own:
         # Convolutions run faster when the channels of a pixel lie together.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
+def _conditional(model: TrainedModel, conditional: bool) -> TrainedModel:
+    """The model, which refuses conditions that training does not show it, or their absence."""
+    if isinstance(model, Caller):
+        model.needs_condition = conditional
+        model.takes_condition = model.takes_condition and conditional
+    return model
+
+
 @contextmanager
-def _in_float32() -> Iterator[None]:
-    """Networks are made in float32 whatever the default of the process is."""
+def in_float32() -> Iterator[None]:
+    """What names no dtype is float32, whatever the default of the process is."""
     usual = torch.get_default_dtype()
     if usual == torch.float32:
         yield

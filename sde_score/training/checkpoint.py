@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -91,13 +91,17 @@ class Checkpoints:
         return target
 
     def tidy(self, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints, and what interrupted writing left."""
+        """Remove all but the newest `keep` checkpoints, and what interrupted writing left.
+
+        What cannot be removed, as while somebody reads it on Windows, stays for the next time.
+        """
         for step in self.steps()[:-keep]:
             # Renamed first: a kill while files go must not leave part of them under a good name.
             shutil.rmtree(self._hidden(step), ignore_errors=True)
-            self.path(step).rename(self._hidden(step))
+            with suppress(PermissionError):
+                self.path(step).rename(self._hidden(step))
         for leftover in self.folder.glob(".step-*.tmp"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _hidden(self, step: int) -> Path:
         return self.folder / f".step-{step}.tmp"

@@ -99,7 +99,7 @@ class TrainConfig:
 
     prediction: AnyPrediction = "auto"
     """Parametrization of the network's output: noise, data, velocity, score, edm or scaled_score;
-    auto takes noise where all noise levels are trained, scaled_score where data without noise
+    auto takes edm where all noise levels are trained, scaled_score where data without noise
     are."""
 
     objective: AnyObjective = "denoising"
@@ -140,7 +140,7 @@ class TrainConfig:
     """Give the labels of the data to the network."""
 
     sigma_data: float | None = None
-    """Standard deviation of the data in model range, > 0; None measures it."""
+    """Root mean square of the data in model range, > 0; None measures it."""
 
     dequantize: bool = False
     """Spread each level of discrete data evenly over its bin, for likelihoods."""

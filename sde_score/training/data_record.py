@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from sde_score import data as data_sets
-from sde_score._core.checks import require_count
+from sde_score._core.checks import require_count, require_finite
 from sde_score._core.files import read_text, replace_file
 from sde_score._core.records import Record
 from sde_score.data import DataError, DataSet, Fingerprint, Scaling
@@ -39,6 +39,9 @@ class DataRecord(Record):
         class_names: name of each class, empty where there are none.
         scaling: the map between raw terms and model range.
         fingerprint: of all examples.
+        low: smallest raw value of each channel or column; empty in records of earlier versions.
+        high: largest raw value of each.
+        column_names: name of each column of a table, empty where there are none.
     """
 
     text: str
@@ -50,12 +53,20 @@ class DataRecord(Record):
     class_names: tuple[str, ...]
     scaling: Scaling
     fingerprint: Fingerprint
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    column_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_count(count=self.count)
         require_count(0, num_classes=self.num_classes)
         for size in self.event_shape:
             require_count(event_shape=size)
+        for name in ("low", "high", "column_names"):
+            if len(getattr(self, name)) not in (0, self.event_shape[0]):
+                raise ValueError(f"{name} must have {self.event_shape[0]} entries, or none")
+        for value in (*self.low, *self.high):
+            require_finite(value_range=value)
 
     @classmethod
     def of(cls, dataset: DataSet, text: str | None) -> DataRecord:
@@ -75,6 +86,8 @@ class DataRecord(Record):
             dataset.class_names,
             dataset.scaling,
             Fingerprint.of(dataset),
+            *dataset.value_range(),
+            dataset.column_names,
         )
 
     def write(self, path: Path) -> None:
@@ -160,10 +173,16 @@ class DataRecord(Record):
             changes.append("the labels are others")
         if found.class_names[: len(self.class_names)] != self.class_names:
             changes.append(f"classes are named {found.class_names}, were {self.class_names}")
-        # A file does not tell its scaling: other versions scale the same content in other ways.
-        given = self.in_memory and len(found) == self.count
-        if given and not changes and not self.scaling.is_close(found.scaling):
-            changes.append(f"the scaling is {found.scaling}, was {self.scaling}")
+        if len(found) == self.count and not changes and not self.scaling.is_close(found.scaling):
+            if self.in_memory:
+                return [f"the scaling is {found.scaling}, was {self.scaling}"]
+            # A file does not tell its scaling: other versions may scale the same content in
+            # another way, and so does another levels=...
+            warnings.warn(
+                f"{found.name} is read with {found.scaling} at hand; the run keeps its own, "
+                f"{self.scaling}",
+                stacklevel=4,
+            )
         return changes
 
 

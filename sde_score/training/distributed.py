@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def accelerator_for(device: str) -> Any:
@@ -55,13 +57,15 @@ def wrap(accelerator: Any, module: nn.Module, unused: bool) -> nn.Module:
         module: runs the forward pass.
         unused: whether a parameter may be without gradient, such as the constant of an energy.
     """
-    from accelerate.utils import DistributedDataParallelKwargs
-
-    accelerator.ddp_handler = DistributedDataParallelKwargs(
-        broadcast_buffers=False, find_unused_parameters=unused
-    )
-    wrapped: nn.Module = accelerator.prepare(module)
-    return wrapped
+    module = module.to(accelerator.device)
+    if accelerator.num_processes == 1:
+        return module
+    # The argument has another name since torch 2.12, which warns of the former one.
+    names = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else None
+    given: dict[str, Any] = {name: False, "find_unused_parameters": unused}
+    return DistributedDataParallel(module, device_ids=devices, **given)
 
 
 def seed_network(seed: int, device: torch.device) -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 _NAME = ".lock"
+_FAR = 1 << 30
+_WINDOWS = os.name == "nt"
+
+_HELD: set[tuple[str, int]] = set()
+"""Directories that threads of this process hold, with the numbers of the threads."""
+_ATTEMPTS = 1000  # to hold a file that others remove meanwhile
 
 
 @contextmanager
@@ -16,8 +24,8 @@ def only_trainer(out: Path) -> Iterator[None]:
     """Hold a run directory for this process, making it if need be; the first rank holds it for all.
 
     The lock is the operating system's, on an open file of the directory, so that it ends with the
-    process, however that ends. Where systems have none (Windows, some network disks) nothing is
-    held.
+    process, however that ends. A thread that holds a directory may ask for it again. Disks without
+    locks, such as some in networks, hold nothing, which is said.
 
     Args:
         out: run directory.
@@ -25,15 +33,18 @@ def only_trainer(out: Path) -> Iterator[None]:
     Raises:
         ValueError: if another process holds it, naming that.
     """
-    if os.environ.get("RANK", "0") != "0":
+    place = os.path.realpath(out), threading.get_ident()
+    if os.environ.get("RANK", "0") != "0" or place in _HELD:
         yield
         return
     begun = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     file = _locked(out)
+    _HELD.add(place)
     try:
         yield
     finally:
+        _HELD.discard(place)
         with suppress(OSError):
             # Before it is let go: who takes hold of a removed file notices and tries again.
             (out / _NAME).unlink(missing_ok=True)
@@ -44,7 +55,7 @@ def only_trainer(out: Path) -> Iterator[None]:
 
 def _locked(out: Path) -> IO[str]:
     path = out / _NAME
-    while True:
+    for _ in range(_ATTEMPTS):
         file = path.open("a+")
         try:
             if not _take(file):
@@ -64,21 +75,44 @@ def _locked(out: Path) -> IO[str]:
             file.close()
             raise
         file.close()
+    raise ValueError(f"{path} is replaced again and again: choose another folder")
 
 
 def _take(file: IO[str]) -> bool:
     """Lock an open file; False if another holds it."""
     try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _WINDOWS:
+            _lock_on_windows(file)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # no locks on this disk
-        return True
+    except (ImportError, OSError) as error:
+        warnings.warn(
+            f"{file.name} cannot be locked here ({error}): see to it yourself that one process "
+            "alone trains in this directory",
+            stacklevel=5,
+        )
     return True
+
+
+def _lock_on_windows(file: IO[str]) -> None:
+    """Lock a byte far behind the content, which stays readable.
+
+    Raises:
+        BlockingIOError: if another holds it.
+    """
+    import msvcrt
+
+    file.seek(_FAR)
+    try:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except PermissionError as error:
+        raise BlockingIOError from error
+    finally:
+        file.seek(0)
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

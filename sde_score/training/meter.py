@@ -23,7 +23,9 @@ class Meter:
     def __init__(self, accelerator: Any, state: TrainState | None = None) -> None:
         self._accelerator = accelerator
         start = (0.0, 0.0) if state is None else (state.loss_sum, state.grad_norm_sum)
-        self._sums = torch.tensor(start, device=accelerator.device)
+        # Sums of float32 have no rounding in float64, so that it does not matter when processes
+        # were averaged, as at a checkpoint of a run that was stopped.
+        self._sums = torch.tensor(start, device=accelerator.device, dtype=torch.float64)
         self.window = 0 if state is None else state.window
         self._before = 0.0 if state is None else state.seconds
         self.start()

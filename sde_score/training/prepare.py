@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sde_score import data
 from sde_score._core.registry import refuse_unknown
 from sde_score.data import DataError, DataSet
 from sde_score.models import EnergyBased
 from sde_score.nn import set_second_derivatives
-from sde_score.objectives import Objective
+from sde_score.objectives import BaseObjective, Objective
 from sde_score.training.build import (
     OPENING,
     TrainedModel,
@@ -22,6 +24,7 @@ from sde_score.training.build import (
     as_text,
     build_model,
     build_objective,
+    in_float32,
     require_objects,
     settle,
     split_data,
@@ -74,7 +77,29 @@ class Job:
         parts = {"backbone": self.model.backbone, "sde": self.model.sde}
         return {name: part for name, part in parts.items() if is_note(getattr(self.config, name))}
 
+    def require_own(self, step: int | None = None) -> None:
+        """Refuse a directory in which another training was begun, or went on, since `prepare`.
 
+        Args:
+            step: of the newest checkpoint as this run knows it, 0 for none; None does not ask.
+
+        Raises:
+            ValueError: saying what is there now.
+        """
+        if (read_record(self.out) or self.record) != self.record:
+            raise ValueError(f"{self.out} holds a run with other data by now: prepare it anew")
+        path = self.out / "config.yaml"
+        if path.exists():
+            require_same(self.config, load_config(path), self.out, tuple(self.changes))
+        newest = Checkpoints(self.out / "checkpoints").newest() or 0
+        if step is not None and newest != step:
+            raise ValueError(
+                f"another training went on in {self.out}, from step {step} to {newest}: prepare "
+                "it anew"
+            )
+
+
+@in_float32()
 def prepare(
     config: TrainConfig,
     out: str | Path,
@@ -131,6 +156,9 @@ def prepare(
     objective = build_objective(settled, examples)
     twice = objective.second_derivatives or isinstance(model, EnergyBased)
     set_second_derivatives(model, twice)
+    if isinstance(objective, BaseObjective):
+        dtype = torch.bfloat16 if settled.precision == "bf16" else torch.float32
+        objective.require_precision(model, torch.finfo(dtype).eps)
     return Job(out, resolved, whole, examples, record, model, objective, start, changes)
 
 

@@ -163,6 +163,29 @@ class Run:
             return None
         return torch.arange(count, device=self.device) % self.num_classes
 
+    def labels_of(self, label: str | int, count: int) -> Tensor:
+        """One class for several samples, on the device.
+
+        Args:
+            label: name of the class, as in `class_names`; or its number from 0 where classes have
+                no numbers as names.
+            count: number of labels.
+
+        Raises:
+            ValueError: for a class that the model does not know, or a model without condition.
+        """
+        names = list(self.class_names) if self.num_classes else []
+        if not names or not all(name.isdecimal() for name in names):
+            names += [str(index) for index in range(self.num_classes)]
+        if str(label) not in names:
+            known = f": {', '.join(self.class_names[:20])}" if self.class_names and names else ""
+            raise ValueError(
+                f"label={label} is no class of this run, which has {self.num_classes}"
+                + (known if self.num_classes else ": train it with --conditional")
+            )
+        index = names.index(str(label)) % self.num_classes
+        return torch.full((count,), index, device=self.device)
+
     def draw_labels(self, count: int, seed: int = 0) -> Tensor | None:
         """Labels in the proportions of the training data, on the device; None without condition.
 

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +21,24 @@ from torch import Tensor, nn
 
 from sde_score import data as data_sets
 from sde_score._core.modules import evaluating
+from sde_score._core.progress import progress_bar, progress_shown
 from sde_score.models import ScoreModel, check_differentiable
 from sde_score.objectives import Objective
 from sde_score.random import BatchSlice, mix
 from sde_score.training import rng_streams as streams
 from sde_score.training.batches import Batches
-from sde_score.training.build import TrainedModel, as_fields
+from sde_score.training.build import TrainedModel, as_fields, in_float32
 from sde_score.training.checkpoint import Checkpoints
+from sde_score.training.choices import say_choices
 from sde_score.training.config import TrainConfig, save_config
 from sde_score.training.data_record import NAME
-from sde_score.training.distributed import Vote, accelerator_for, seed_network, wrap
+from sde_score.training.distributed import Vote, accelerator_for, wrap
 from sde_score.training.divergence import DivergenceCheck
 from sde_score.training.errors import TrainingError, TrainingInterrupted
 from sde_score.training.lock import only_trainer
 from sde_score.training.meter import Meter
 from sde_score.training.metrics import Metrics
+from sde_score.training.network_noise import NetworkNoise
 from sde_score.training.objective_state import ObjectiveState
 from sde_score.training.optimizer import Update
 from sde_score.training.prepare import Job, prepare
@@ -84,6 +87,7 @@ class Trainer:
         CheckpointError: if the newest checkpoint is damaged.
     """
 
+    @in_float32()
     def __init__(
         self,
         job: Job,
@@ -106,9 +110,12 @@ class Trainer:
         self.facts = DataFacts.of(job.examples)
         size = math.prod(self.facts.event_shape)
         self.check = DivergenceCheck(self.config, self.objective, size)
-        self._wrap()
-        self._check_derivatives()
-        self._restore()
+        self.noise = NetworkNoise(self.device, self.config.compile)
+        with only_trainer(self.out):
+            job.require_own()
+            self._wrap()
+            self._check_derivatives()
+            self._restore()
 
     def _wrap(self) -> None:
         config = self.config
@@ -180,6 +187,7 @@ class Trainer:
             changes = {name: list(pair) for name, pair in self.job.changes.items()}
             self.metrics.note({"step": self.step, "continue_with": changes})
 
+    @in_float32()
     def run(self) -> Run:
         """Train up to `config.steps` and open the result.
 
@@ -190,9 +198,16 @@ class Trainer:
         devices = [self.device] if self.device.type == "cuda" else []
         vote = Vote(self.accelerator.num_processes)
         self.meter.start()
-        with torch.random.fork_rng(devices), StopRequest() as stop, self._bar() as bar:
+        with (
+            only_trainer(self.out),
+            closing(self.noise),
+            torch.random.fork_rng(devices),
+            StopRequest() as stop,
+            self._bar() as bar,
+        ):
+            self.job.require_own(self.saved)
             self._sample_if_due(again=False)  # a kill may have come before the last samples
-            while self.step < self.config.steps:
+            for _ in range(self.step, self.config.steps):
                 self._train_step()
                 bar.update()
                 self._after_step(bar)
@@ -202,23 +217,21 @@ class Trainer:
         return load_run(self.out, data=job.whole, **job.objects())
 
     def _bar(self) -> Any:
-        from tqdm.auto import tqdm
-
         shown = self.progress and self.accelerator.is_main_process
-        total = self.config.steps
-        return tqdm(total=total, initial=self.step, unit="step", disable=not shown)
+        steps = self.config.steps
+        return progress_bar(total=steps, initial=self.step, shown=shown, delay=0)
 
     def _train_step(self) -> None:
         """Forward and backward over the micro-batches, then one update."""
         rank, parts = self.accelerator.process_index, self.config.accumulate
-        seed_network(mix(self.config.seed, streams.NETWORK, self.step, rank), self.device)
         total = torch.zeros((), device=self.device)
-        for index, part in enumerate(self.batches.step(self.step)):
-            last = index == parts - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.loss):
-                loss = self.loss(*part) / parts
-                self.accelerator.backward(loss, **self._backward)
-            total += loss.detach()
+        with self.noise.step(mix(self.config.seed, streams.NETWORK, self.step, rank)):
+            for index, part in enumerate(self.batches.step(self.step)):
+                last = index == parts - 1
+                with nullcontext() if last else self.accelerator.no_sync(self.loss):
+                    loss = self.loss(*part) / parts
+                    self.accelerator.backward(loss, **self._backward)
+                total += loss.detach()
         self.meter.add(total, self.update.apply(self.step))
         self.remembered.finish_step()
         self.step += 1
@@ -332,6 +345,8 @@ def train(
     `samples/`. Under `torchrun` or `accelerate launch` every process calls this, and the first one
     writes.
 
+    What a configuration leaves open is said on standard error, such as the network that was taken.
+
     Objects are copied. One that no text names is noted in the configuration by its class: the same
     call continues the run, and `load_run` requires the object.
 
@@ -352,7 +367,7 @@ def train(
             and the path of the picture to write.
         resume: True continues a run of the same configuration and data found in `out` (fields in
             `sde_score.training.FREE` may change, `steps` may grow); False refuses to.
-        progress: show a progress bar.
+        progress: show a progress bar, and what was chosen.
 
     Returns:
         The run with its averaged weights, as `load_run(out)` opens it.
@@ -370,6 +385,7 @@ def train(
     """
     given = {"objective": objective, "data": data, "init_from": init_from, **as_fields(model)}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
-    with only_trainer(Path(out)):
+    with progress_shown(progress), only_trainer(Path(out)):
         job = prepare(config, out, resume=resume, continue_with=continue_with)
+        say_choices(config, job)
         return Trainer(job, progress=progress, on_samples=on_samples, on_metrics=on_metrics).run()

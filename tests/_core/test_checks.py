@@ -11,6 +11,7 @@ from torch import nn
 
 from sde_score._core import checks
 from sde_score._core.errors import ArgumentError
+from sde_score.scaling import Scaling  # noqa: F401 (a fix names it)
 
 HUGE = 10**400
 NO_NUMBERS = ["1", None, True, np.True_, [1.0], 1j, math.nan, math.inf, HUGE, -HUGE, object(), int]
@@ -185,6 +186,7 @@ WRONG_BATCHES = [
     np.zeros((2, 2), np.float32),
     np.zeros((2, 2), np.uint8),
     torch.zeros(2, 2).long(),
+    torch.zeros(2, 2).byte(),
     torch.zeros(2, 2).bool(),
     torch.zeros(2, 2, dtype=torch.complex64),
     [[1.0, 2.0]],

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from sde_score._core import files
 from sde_score._core.errors import ArgumentError
 from sde_score._core.files import replace_file, replacing, require_writable, sync
 
@@ -137,3 +138,50 @@ def test_folders_without_permission_are_refused(tmp_path):
 def test_what_is_no_path_is_refused(wrong):
     with pytest.raises(ArgumentError, match=r"^--out=.* must be a path"):
         require_writable(wrong, "--out")
+
+
+def test_what_is_synchronized_is_open_for_writing(tmp_path, monkeypatch):
+    """Windows refuses to synchronize a file that is open for reading alone."""
+    opened, usual = [], os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, how: opened.append((path, how)) or usual(path, how)
+    )
+    replace_file(tmp_path / "x", b"1")
+    assert [how & os.O_RDWR for path, how in opened if path != tmp_path] == [os.O_RDWR]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EIO])
+def test_disks_that_cannot_synchronize_are_written_to(tmp_path, monkeypatch, code):
+    def failing(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match="x"):
+            replace_file(tmp_path / "x", b"1")
+    else:
+        replace_file(tmp_path / "x", b"1")
+        assert (tmp_path / "x").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_a_file_that_is_being_read_on_windows_is_waited_for(tmp_path, monkeypatch, windows):
+    replace_file(tmp_path / "x", b"1")
+    refusals, usual = [1, 1, 1], type(tmp_path).replace
+
+    def replace(self, target):
+        if refusals:
+            refusals.pop()
+            raise PermissionError(errno.EACCES, "in use")
+        return usual(self, target)
+
+    monkeypatch.setattr(files, "_WINDOWS", windows)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(type(tmp_path), "replace", replace)
+    if windows:
+        replace_file(tmp_path / "x", b"2")
+    else:
+        with pytest.raises(PermissionError, match="x"):
+            replace_file(tmp_path / "x", b"2")
+    assert (tmp_path / "x").read_bytes() == (b"2" if windows else b"1")
+    assert names(tmp_path) == ["x"]

@@ -9,7 +9,11 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from sde_score._core import plugins
+from sde_score._core.arguments import checked
 from sde_score._core.registry import Registry, format_spec, parse_spec
+from sde_score.objectives.weightings import Likelihood, Weighting
+from sde_score.samplers import PREDICTORS, SAMPLERS, create
+from sde_score.samplers.fixed_step.one_step import DDIM
 
 
 @dataclass(frozen=True)
@@ -203,3 +207,39 @@ def test_whatever_python_raises_by_itself_names_thing_and_arguments(error):
 
     with pytest.raises(ValueError, match=r"gadget 'fails' does not accept {'size': 3}: .*deep"):
         Registry("gadget", {"fails": fails}).create("fails(size=3)")
+
+
+def test_what_is_registered_is_listed_by_registries_that_share_its_kind():
+    class Base: ...
+
+    class Stepper(Base): ...
+
+    whole, part = Registry("thing", base=Base), Registry("part", base=Base)
+    whole.register("early", Stepper)
+    whole.share(part, Stepper)
+    whole.register("mine", Stepper)
+    whole.register("other", Base)
+    whole.register("made", lambda: Stepper())
+    assert part.names() == ["mine"]
+
+
+def test_a_class_is_no_object_of_a_protocol_whose_methods_it_has():
+    weightings = Registry("weighting", {"variance": Likelihood}, base=Weighting)
+    with pytest.raises(TypeError, match=r"Likelihood is a class, write Likelihood\(\)"):
+        weightings.resolve(Likelihood, name="weighting")
+
+    @checked
+    def weighted(weighting: Weighting | None = None):
+        return weighting
+
+    assert weighted(Likelihood()) == Likelihood()
+    with pytest.raises(TypeError, match=r"weighting=.*Likelihood is a class, write Likelihood\(\)"):
+        weighted(Likelihood)
+
+
+def test_a_predictor_of_a_users_own_is_listed_among_predictors(register_for_test):
+    class Mine(DDIM): ...
+
+    register_for_test(SAMPLERS, "my-steps", Mine)
+    assert "my-steps" in PREDICTORS.names()
+    assert isinstance(create("pc(predictor='my-steps')").predictor, str)

@@ -300,3 +300,15 @@ def test_seeds_are_merged_into_means_with_the_larger_error(script):
     assert calm["ladder"] == 3
     assert calm["nfe"] == 7
     assert "seed" not in calm
+
+
+@pytest.mark.parametrize(
+    ("source", "backbone", "extractor"),
+    [("ring(n=60)", "mlp", "pixels"), ("digits", "unet(base=16, multipliers=(1, 2))", "pixels")],
+)
+def test_networks_and_features_are_those_of_the_data(shared, tmp_path, source, backbone, extractor):
+    words = ["--data", source, "--out", str(tmp_path / "out")]
+    words += ["--extractor", "pixels"] if source == "digits" else []
+    found = shared.arguments("", words, [3], [6], tmp_path)
+    assert (found.backbone, found.extractor) == (backbone, extractor)
+    assert found.dequantize == (source == "digits")

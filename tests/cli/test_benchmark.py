@@ -100,7 +100,7 @@ def test_a_conditional_run_is_given_its_labels(tmp_path, record):
         (["--samplers", "ddim,heun"], "unknown sampler 'ddim,heun'"),
         (["--target", "rong"], "benchmark target"),
         (["--nfe", "0"], "nfe=0"),
-        (["--num", "2"], "count=2"),
+        (["--num", "2"], "num=2"),
         (["--grids", "karas"], "karas"),
         (["--target", "ring", "--model", "nowhere"], "take one"),
         (["--model", "nowhere"], "nowhere"),

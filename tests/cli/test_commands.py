@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from sde_score import data, likelihood, samplers
 from sde_score.cli import main
+from sde_score.cli.parsing import parse
 from sde_score.training import load_run
 
 VERBS = ["train", "sample", "likelihood", "evaluate", "compare", "data", "samplers", "objectives"]
@@ -219,3 +221,50 @@ def test_likelihood_draws_where_the_bits_go(run_path, record, refusal, tmp_path)
     assert "give --by elbo" in refusal(*words)
     record(*words, "--by", "flow(rtol=1e-2, atol=1e-2)", "elbo(layers=4)")
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_drawn_over_in_a_pipe(tmp_path, capsys):
+    """Standard error of a test is no terminal."""
+    words = ["train", "--data", "ring(n=60)", "--batch-size", "8", "--steps", "20"]
+    words += ["--backbone", "mlp(width=4)"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    assert "100% 20/20" in said
+
+
+@pytest.mark.parametrize(("flags", "shown"), [([], True), (["--no-progress"], False)])
+def test_reading_obeys_the_flag_for_progress(tmp_path, capsys, monkeypatch, flags, shown):
+    from PIL import Image
+
+    monkeypatch.setattr("sde_score._core.progress.Lines.close", lambda bar: bar._tell(0.0))
+    for index in range(3):
+        gray = torch.randint(0, 256, (4, 4), dtype=torch.uint8).numpy()
+        Image.fromarray(gray).save(tmp_path / f"{index}.png")
+    assert main(["data", "info", str(tmp_path), *flags]) == 0
+    assert ("reading" in capsys.readouterr().err) == shown
+
+
+def test_a_warning_is_one_plain_line(capsys, monkeypatch):
+    def warned(_):
+        warnings.warn("two\n lines", stacklevel=1)
+
+    monkeypatch.setattr("sde_score.cli.samplers.Samplers.run", warned)
+    before = warnings.showwarning
+    assert main(["samplers"]) == 0
+    assert capsys.readouterr().err == "warning: two lines\n"
+    assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize("verb", ["samplers", "objectives"])
+def test_lists_fit_80_columns_and_their_links_stay_whole(verb, capsys):
+    assert main([verb]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 or "https://" in line for line in lines)
+    assert any("https://arxiv.org/abs/2011.13456" in line for line in lines) == (verb == "samplers")
+    assert len(lines) < 110
+
+
+@pytest.mark.parametrize("words", [["--lr", "0.25"], ["--lr=0.25"]])
+def test_the_usual_name_of_the_learning_rate_is_known(words):
+    assert parse(["train", "--out", "x", *words]).config.learning_rate == 0.25

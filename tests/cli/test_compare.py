@@ -54,7 +54,7 @@ def test_views_show_all_by_default(own_run, record):
     [
         (["--views", "hean"], "annealed-langevin"),
         (["--nfe", "0"], "nfe=0"),
-        (["--num", "2"], "count=2"),
+        (["--num", "2"], "num=2"),
         (["--bits-examples", "1"], "bits_examples=1"),
         (["--extractor", "nothing"], "unknown extractor"),
     ],

@@ -54,7 +54,7 @@ def test_tensor_is_every_example_in_model_range_in_order(small):
         (torch.tensor([-1]), ValueError),
         (torch.tensor([0.0]), TypeError),
         (torch.tensor([[0]]), TypeError),
-        ([0], TypeError),
+        ([0.5], TypeError),
     ],
 )
 def test_indices_that_name_no_example_are_refused(small, indices, error):
@@ -101,7 +101,8 @@ def test_info_agrees_with_brute_force():
     info, x = data.info(), data.tensor().double().flatten(1).numpy()
     distances = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
     assert info.sigma_max == pytest.approx(distances.max(), rel=1e-12)
-    assert info.sigma_data == pytest.approx(np.sqrt(x.var(axis=0).mean()), rel=1e-9)
+    assert info.sigma_data == pytest.approx(np.sqrt((x**2).mean()), rel=1e-9)
+    assert info.deviation == pytest.approx(np.sqrt(x.var(axis=0).mean()), rel=1e-9)
     assert (info.raw_min, info.raw_max) == (0, 16)
     assert (info.count, info.event_shape, info.levels, info.num_classes) == (300, (1, 8, 8), 17, 10)
     assert info.sigma_max_is_exact

@@ -219,7 +219,7 @@ def test_a_path_may_hold_brackets_and_a_name_wins_over_a_file(tmp_path, monkeypa
         ("ring(m=5)", ValueError, "does not take m; accepted: n, seed"),
         ("ring(n=0)", ValueError, "n=0"),
         ("ring(n=5", ValueError, "cannot read"),
-        (3, TypeError, "source=3 is of class int"),
+        (3, TypeError, "source=3 is int"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(spec, error, message):

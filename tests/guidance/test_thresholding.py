@@ -192,5 +192,5 @@ def test_refusals(make, message):
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(TypeError, match="Linear does not"):
+    with pytest.raises(TypeError, match="model is a Linear; accepted: a ScoreModel"):
         Clipped(torch.nn.Linear(2, 2))

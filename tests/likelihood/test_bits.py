@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,7 +114,7 @@ def test_published_offsets(scaling, offset):
     torch.testing.assert_close(found.values, want, rtol=1e-6, atol=1e-4)
 
 
-def test_what_a_likelihood_says_is_turned_into_bits_batch_by_batch():
+def test_what_a_likelihood_says_is_turned_into_bits_batch_by_batch(model):
     """3 nats over 2 dimensions are 3 / (2 ln 2) bits, whatever the scaling; nfe adds up."""
     asked = []
 
@@ -130,9 +129,7 @@ def test_what_a_likelihood_says_is_turned_into_bits_batch_by_batch():
 
     raw = torch.tensor([[0, 0], [1, 0], [2, 0]], dtype=torch.uint8)
     scaling = Scaling.discrete(8)
-    found = bits_per_dim(
-        SimpleNamespace(nfe=3), raw, scaling, Threes(), batch_size=2, seed=[4, 5, 6], progress=True
-    )
+    found = bits_per_dim(model, raw, scaling, Threes(), batch_size=2, seed=[4, 5, 6], progress=True)
     assert asked == [(2, [4, 5], None, False, True), (1, [6], None, False, True)]
     bit = 2 * math.log(2)
     want = torch.tensor([3.0, 6.0, 9.0], dtype=torch.float64) / bit

@@ -194,9 +194,10 @@ def test_refusals():
     raw = rows(1)
     with pytest.raises(ValueError, match=r"for continuous data, these have 8 levels"):
         draw("none", raw)
-    for scaling in (Scaling(), Scaling((0.0, 1.0), (1.0, 2.0), levels=4)):
+    two = Scaling((0.0, 1.0), (1.0, 2.0), levels=4)
+    for scaling, given in ((Scaling(), raw.float()), (two, raw.expand(8, 2) % 4)):
         with pytest.raises(ValueError, match="needs discrete data of one width"):
-            draw("truncated-normal", raw.float(), scaling=scaling)
+            draw("truncated-normal", given, scaling=scaling)
     with pytest.raises(ValueError, match=r"truncation=0 must be a finite number greater than 0"):
         DEQUANTIZATIONS.create("truncated-normal(truncation=0)")
     with pytest.raises(ValueError, match="unknown dequantization 'unifrom'; did you mean"):

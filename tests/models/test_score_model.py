@@ -257,7 +257,7 @@ def test_a_backbone_that_returns_another_shape_is_refused(sde, times):
     for wrong in ((4, 2, 1), (1,), (4, 3, 2)):
         model = ScoreModel(Recorder(torch.zeros(wrong)), sde)
         with pytest.raises(
-            ValueError, match=r"the backbone returned shape .* must return a tensor"
+            ValueError, match=r"the backbone Recorder returned shape .* must return a tensor"
         ):
             model.velocity(torch.zeros(SHAPE), times)
 
@@ -331,13 +331,13 @@ def test_a_network_of_two_arguments_is_called_without_a_condition():
         model = ScoreModel(network, VP())
         want = 0.25 * torch.log(VP().sigma(torch.tensor(0.5)) / VP().alpha(torch.tensor(0.5)))
         torch.testing.assert_close(model.noise(x, 0.5), x * want)
-        with pytest.raises(TypeError, match=r"takes x and the time label alone: give it a third"):
+        with pytest.raises(TypeError, match=r"takes x and time_label alone: give it a third"):
             model.noise(x, 0.5, torch.zeros(3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("network", [nn.Identity(), lambda x: x, lambda a, b, c, d: a])
 def test_a_network_that_cannot_be_called_is_refused_at_the_door(network):
-    with pytest.raises(TypeError, match=r"is called as backbone\(x, time_label, condition\)"):
+    with pytest.raises(TypeError, match=r"is called as backbone\(x, time_label\), or"):
         ScoreModel(network, VP())
 
 

@@ -198,7 +198,7 @@ def test_wrong_calls_are_refused(build, call_for):
         net(x, noise_level, torch.tensor([0, 1, 3]))
     with pytest.raises(ValueError, match=r"labels from -2 to 1"):
         net(x, noise_level, torch.tensor([0, 1, -2]))
-    with pytest.raises(TypeError, match=r"int64 labels, got torch.float32: try condition.long"):
+    with pytest.raises(TypeError, match=r"integer labels, got torch.float32: try condition.long"):
         net(x, noise_level, labels.float())
     with pytest.raises(ValueError, match=r"condition of shape \(2,\).*shape \(3,\)"):
         net(x, noise_level, labels[:2])

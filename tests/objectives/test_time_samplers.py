@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sde_score.objectives import TIME_SAMPLERS, WEIGHTINGS
+from sde_score.objectives import TIME_SAMPLERS, WEIGHTINGS, times_of
 from sde_score.objectives.time_samplers import Discrete
 from sde_score.sdes import EDM, VE, VP
 
@@ -44,6 +44,7 @@ def distribution(spec, sde, t):
     with np.errstate(divide="ignore"):
         logit = np.log(place) - np.log1p(-place)
     distributions = {
+        "auto": lambda: distributions[times_of(sde)](),
         "uniform": lambda: place,
         "low_discrepancy": lambda: place,
         "uniform_log_snr": lambda: (log_ratio - ends[0]) / (ends[1] - ends[0]),

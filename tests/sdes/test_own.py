@@ -112,7 +112,7 @@ def test_defaults_of_the_range_and_the_prior():
     assert sde.native_grid == "uniform"
     assert sde.prior_std == sde.sigma(1.0).item()
     assert repr(sde) == "OwnVP(rate=19.9)"
-    with pytest.raises(ValueError, match=r"t=0\.\.0 leaves \[1e-05, 1\], the times of OwnVP"):
+    with pytest.raises(ValueError, match=r"t=0 leaves \[1e-05, 1\], the times of OwnVP"):
         sde.alpha(0.0)
 
 

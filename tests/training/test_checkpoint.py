@@ -274,7 +274,9 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
-def test_a_run_opens_and_goes_on_whatever_the_default_dtype(run_to, tmp_path, double_precision):
+def test_a_run_opens_and_goes_on_whatever_the_default_dtype(
+    run_to, tensor_bytes, tmp_path, double_precision
+):
     """What is opened has the bits of a process that never heard of float64."""
     torch.set_default_dtype(torch.float32)
     digest = run_to(tmp_path / "run", steps=8).digest
@@ -287,6 +289,11 @@ def test_a_run_opens_and_goes_on_whatever_the_default_dtype(run_to, tmp_path, do
     more = run_to(tmp_path / "run")
     assert (more.step, next(more.model.parameters()).dtype) == (12, torch.float32)
     assert torch.get_default_dtype() == torch.float64
+    begun = run_to(tmp_path / "begun")
+    torch.set_default_dtype(torch.float32)
+    whole = run_to(tmp_path / "whole")
+    expected = tensor_bytes(whole.path, 12)
+    assert all(tensor_bytes(run.path, 12) == expected for run in (more, begun))
 
 
 def test_a_run_of_float64_opens(run_to, tmp_path):

@@ -9,9 +9,10 @@ import torch
 import tyro
 
 from sde_score import data
+from sde_score.scaling import Scaling
 from sde_score.sdes import SDES, VP
 from sde_score.training import FREE, CheckpointError, TrainConfig, load_config, resolve, save_config
-from sde_score.training.build import complete_spec
+from sde_score.training.build import build_model, complete_spec
 from sde_score.training.config import adopt, require_same
 
 OTHER = {
@@ -152,13 +153,33 @@ def test_a_default_that_no_text_can_hold_is_left_out(register_for_test):
 def test_resolving_measures_the_data_leaves_nothing_open_and_is_idempotent():
     digits = data.load("digits")
     config = resolve(TrainConfig(), digits)
-    assert config.sigma_data == pytest.approx(digits.tensor().var(0, correction=0).mean().sqrt())
+    assert config.sigma_data == pytest.approx(digits.tensor().square().mean().sqrt())
     assert config.backbone.startswith("unet(")
     assert "dropout=0.0" in config.backbone
     assert "event_shape" not in config.backbone
     assert resolve(config, digits) == config
     with pytest.raises(ValueError, match="labels"):
         resolve(TrainConfig(conditional=True), data.load("ring(n=10)"))
+
+
+@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize("middle", [0, 100, 250])
+def test_the_input_of_a_network_has_unit_size_at_every_time(sde, middle):
+    """Also of images that differ by a few levels from a mean image far from gray."""
+    generator = torch.Generator().manual_seed(0)
+    levels = middle + torch.randint(0, 5, (2048, 1, 4, 4), generator=generator)
+    images = data.from_tensor(levels.to(torch.uint8), scaling=Scaling.discrete(256))
+    config = resolve(TrainConfig(sde=sde, backbone="mlp(width=4, depth=1)"), images)
+    model = build_model(config, images.event_shape)
+    x0, seen = images.tensor().double(), []
+    model.backbone.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].square().mean().sqrt().item())
+    )
+    ends = model.sde.t_min, model.sde.t_max
+    for t in torch.linspace(*ends, 9, dtype=torch.float64):
+        noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+        model.noise(model.sde.perturb(x0, t, noise), t)
+    assert seen == pytest.approx([1.0] * 9, rel=0.02)
 
 
 def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
@@ -195,9 +216,9 @@ def test_the_model_and_its_output_follow_from_the_objective():
         config = resolve(TrainConfig(data="ring(n=10)", **given), ring)
         return config.model, config.prediction
 
-    assert settled() == ("score", "noise")
+    assert settled() == ("score", "edm")
     assert settled(objective="hutchinson") == ("score", "scaled_score")
-    assert settled(objective="hutchinson(time_sampler='uniform')") == ("score", "noise")
+    assert settled(objective="hutchinson(time_sampler='uniform')") == ("score", "edm")
     assert settled(objective="hutchinson", model="energy", prediction="edm") == ("energy", "edm")
     assert settled(objective="contrastive-divergence") == ("energy", "scaled_score")
     with pytest.raises(ValueError, match="needs an energy: choose model=energy"):
@@ -209,6 +230,9 @@ def test_one_example_can_be_trained_on_and_messages_say_how(run_to, tmp_path):
     given = {"data": one, "backbone": "mlp(width=4, depth=1)", "conditional": False, "steps": 1}
     with pytest.raises(ValueError, match=r"one example cannot be split: .*held_out=0"):
         run_to(tmp_path, **given)
-    with pytest.raises(ValueError, match=r"examples are alike.*set it, as with sigma_data=0\.5"):
+    assert run_to(tmp_path / "one", **given, held_out=0.0).step == 1
+    middle = data.from_tensor(torch.ones(4, 1, 8, 8), scaling=Scaling.discrete(3))
+    given["data"] = middle
+    with pytest.raises(ValueError, match=r"examples are 0 in .*set it, as with sigma_data=0\.5"):
         run_to(tmp_path, **given, held_out=0.0)
     assert run_to(tmp_path, **given, held_out=0.0, sigma_data=0.5).step == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -23,6 +24,7 @@ from sde_score.training import (
     TrainingError,
     TrainState,
     load_run,
+    lock,
     prepare,
 )
 from sde_score.training.checkpoint import TENSORS
@@ -249,3 +251,85 @@ def test_metrics_that_cannot_be_written_are_lost_with_a_warning(run_to, tmp_path
     (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "absent" / "metrics.jsonl")
     with pytest.warns(UserWarning, match=r"metrics\.jsonl cannot be written: No such file"):
         run_to(tmp_path / "run")
+
+
+def test_a_trainer_alone_holds_the_directory_too(config, tmp_path, holder):
+    job = prepare(config, tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"another process \({holder.pid}\) trains there"):
+        Trainer(job, progress=False)
+    trainer = Trainer(prepare(config, tmp_path / "other"), progress=False)
+    os.rename(tmp_path / "other", tmp_path / "moved")
+    os.rename(tmp_path / "run", tmp_path / "other")  # with the lock of the holder
+    with pytest.raises(ValueError, match="trains there"):
+        trainer.run()
+
+
+def test_a_directory_that_another_took_since_is_refused(config, run_to, tmp_path):
+    """Between `prepare` and `Trainer`, and between `Trainer` and its `run`."""
+    early, idle = (prepare(config, tmp_path / name) for name in ("a", "b"))
+    trainer = Trainer(idle, progress=False)
+    run_to(tmp_path / "a", learning_rate=0.5)
+    run_to(tmp_path / "b")
+    with pytest.raises(ValueError, match="another configuration: learning_rate"):
+        Trainer(early, progress=False)
+    with pytest.raises(ValueError, match=r"another training went on in .*, from step 0 to 12"):
+        trainer.run()
+    other = prepare(config, tmp_path / "c")
+    run_to(tmp_path / "c", data="gaussians(n=51)")
+    with pytest.raises(ValueError, match="other data by now"):
+        Trainer(other, progress=False)
+
+
+def test_a_thread_that_holds_a_directory_may_ask_again(tmp_path):
+    with only_trainer(tmp_path / "run"), only_trainer(tmp_path / "x" / ".." / "run"):
+        assert (tmp_path / "run" / ".lock").exists()
+    assert not (tmp_path / "run").exists()
+
+
+class Windows:
+    """The locks of Windows in one process: on a byte of an open file, one holder at a time."""
+
+    LK_NBLCK = 2
+
+    def __init__(self):
+        self.held = {}
+
+    def locking(self, descriptor, mode, size):
+        where = os.fstat(descriptor).st_ino, os.lseek(descriptor, 0, os.SEEK_CUR)
+        assert (mode, size) == (self.LK_NBLCK, 1)
+        assert where[1] > 1 << 20  # what is locked cannot be read
+        if where in self.held:
+            raise PermissionError(13, "Permission denied")
+        self.held[where] = True
+
+
+def test_windows_has_a_lock_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_WINDOWS", True)
+    monkeypatch.setitem(sys.modules, "msvcrt", Windows())
+    refused = []
+
+    def second():
+        try:
+            with only_trainer(tmp_path / "run"):
+                pass
+        except ValueError as error:
+            refused.append(str(error))
+
+    with only_trainer(tmp_path / "run"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1
+    assert f"another process ({os.getpid()}) trains there" in refused[0]
+
+
+def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
+    def missing(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    with (
+        pytest.warns(UserWarning, match=r"cannot be locked here .*one process alone"),
+        only_trainer(tmp_path / "run"),
+    ):
+        pass

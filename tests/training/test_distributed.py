@@ -123,6 +123,7 @@ def test_two_processes_equal_one_with_twice_the_batch_and_stop_together(
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "FutureWarning" not in done.stderr
     for rank in (0, 1):
         said = (tmp_path / f"stopped-{rank}").read_text()
         assert said == f"7 {int(signal.SIGTERM)}"

@@ -183,3 +183,31 @@ def test_a_damaged_or_hostile_record_is_refused_by_its_name(on_file, kind):
         load_run("run")
     with pytest.raises(CheckpointError, match=r"data\.json"):
         on_file()
+
+
+def test_a_file_read_in_another_way_is_said(run_to, tmp_path):
+    """The run keeps its own scaling, whatever levels the file is read with later."""
+    levels = np.arange(4 * 25, dtype=np.uint8).reshape(4, 1, 5, 5) % 4
+    np.save(tmp_path / "x.npy", levels)
+    plain, other = (str(tmp_path / f"x.npy{more}") for more in ("", "(levels=256)"))
+    given = {**POINTS, "held_out": 0.25, "batch_size": 2}
+    run = run_to(tmp_path / "run", **given, data=plain)
+    assert run.scaling.levels == 4
+    with pytest.warns(UserWarning, match=r"read with Scaling\(.*levels=256.*the run keeps its own"):
+        assert run.with_data(other).dataset().scaling == run.scaling
+    with pytest.warns(UserWarning, match="keeps its own"):
+        more = run_to(tmp_path / "run", **{**given, "steps": 3}, data=other)
+    assert (more.step, more.scaling.levels) == (3, 4)
+
+
+def test_classes_are_found_by_their_names(run_to, tmp_path):
+    labels, names = torch.arange(50) % 3, ("cat", "dog", "7")
+    pets = from_tensor(torch.from_numpy(_numbers()), labels, class_names=names)
+    run = run_to(tmp_path / "run", **{**POINTS, "conditional": True}, data=pets)
+    for label, index in (("cat", 0), ("7", 2), ("1", 1), (2, 2)):
+        assert run.labels_of(label, 2).tolist() == [index] * 2
+    with pytest.raises(ValueError, match=r"label=cow is no class of this run, .* cat, dog, 7"):
+        run.labels_of("cow", 1)
+    plain = run_to(tmp_path / "plain", **POINTS, data=pets)
+    with pytest.raises(ValueError, match="train it with --conditional"):
+        plain.labels_of("cat", 1)

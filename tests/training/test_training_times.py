@@ -5,39 +5,90 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_score.objectives import OBJECTIVES, DenoisingScoreMatching
-from sde_score.sdes import SDES
+from sde_score.models import ScoreModel
+from sde_score.objectives import (
+    OBJECTIVES,
+    TIMES_OF_SDE,
+    DenoisingControl,
+    DenoisingScoreMatching,
+    times_of,
+)
+from sde_score.sdes import EDM, SDES, VP, Tabulated
 from sde_score.training import load_config
 
 PLAIN = {"conditional": False, "steps": 2, "checkpoint_every": 2}
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+ALL = {**{name: SDES.create(name) for name in SDES}, "tabulated": Tabulated.from_betas(BETAS)}
+OF_THE_PAPERS = {"edm": "log_normal", "rectified": "logit_normal"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_sde_names_the_times_of_its_paper(name):
+    assert TIMES_OF_SDE[type(ALL[name])] == OF_THE_PAPERS.get(name, "uniform")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_training_looks_at_noise_of_the_size_of_the_data(name):
+    """Noise between a tenth and ten times the data, where the score is learned, takes most of it;
+    and what is outside is not all on one side."""
+    sde, objective = ALL[name], OBJECTIVES.create("denoising")
+    generator = torch.Generator().manual_seed(0)
+    t, importance, _ = objective.draw(sde, torch.zeros(8192, 1), generator)
+    ratio = sde.noise_ratio(t)
+    assert importance.tolist() == [1.0] * 8192
+    assert ((ratio > 0.1) & (ratio < 10)).double().mean() > 0.5
+    assert (ratio < 1).double().mean() > 0.2
 
 
 @pytest.mark.parametrize("objective", ["denoising", "denoising-control", "dsm(weighting='unit')"])
-@pytest.mark.parametrize("sde", ["edm", "edm(sigma_max=20)"])
-def test_edm_trains_at_log_normal_noise(run_to, tmp_path, objective, sde):
+@pytest.mark.parametrize("sde", ["edm", "edm(sigma_max=20)", "rectified", "ve"])
+def test_the_configuration_says_which(run_to, tmp_path, objective, sde):
     run = run_to(tmp_path, sde=sde, objective=objective, **PLAIN)
-    assert "time_sampler='log_normal'" in run.config.objective
-    assert "time_sampler='log_normal'" in load_config(tmp_path / "config.yaml").objective
+    said = f"time_sampler='{times_of(run.model.sde)}'"
+    assert said in run.config.objective
+    assert said in load_config(tmp_path / "config.yaml").objective
+    assert run_to(tmp_path, sde=sde, objective=objective, **{**PLAIN, "steps": 3}).step == 3
 
 
-def test_a_fair_share_of_training_lies_below_the_scale_of_the_data(run_to, tmp_path):
-    run = run_to(tmp_path, sde="edm", **PLAIN)
-    objective = OBJECTIVES.create(run.config.objective)
-    generator = torch.Generator().manual_seed(0)
-    t, _, _ = objective.draw(run.model.sde, torch.zeros(8192, 2), generator)
+@pytest.mark.parametrize("control", [DenoisingScoreMatching, DenoisingControl])
+def test_objects_have_the_times_too(run_to, tmp_path, control):
+    run = run_to(tmp_path / "object", sde="edm", objective=control(), **PLAIN)
+    by_name = "denoising" if control is DenoisingScoreMatching else "denoising-control"
+    other = run_to(tmp_path / "text", sde="edm", objective=by_name, **PLAIN)
+    assert run.digest == other.digest
+    objective, x0 = control(), torch.zeros(4096, 2)
+    objective = getattr(objective, "denoising", objective)
+    t, _, _ = objective.draw(EDM(), x0, torch.Generator().manual_seed(0))
     assert 0.75 < (t < 1).double().mean() < 0.9  # P(N(-1.2, 1.2) < 0) = 0.84
 
 
-@pytest.mark.parametrize("sde", [name for name in SDES if name != "edm"])
-def test_all_others_train_as_before(sde):
-    assert SDES.create(sde).training_times == "uniform"
+def test_options_and_whole_models_keep_the_times(run_to, tmp_path):
+    class Network(torch.nn.Linear):
+        def forward(self, x, t):
+            return super().forward(x)
+
+    model = ScoreModel(Network(2, 2), EDM())
+    objective = "denoising(time_sampler='auto(stratified=True)')"
+    given = {"model": model, "backbone": "auto", **PLAIN}
+    run = run_to(tmp_path, objective=objective, **given)
+    assert "log_normal(stratified=True)" in run.config.objective
+    assert run_to(tmp_path, objective=objective, **{**given, "steps": 3}).step == 3
+
+
+def test_an_sde_of_ones_own_has_those_of_its_class_or_of_its_line(monkeypatch):
+    class Mine(EDM):
+        pass
+
+    assert (times_of(Mine()), times_of(VP())) == ("log_normal", "uniform")
+    monkeypatch.setitem(TIMES_OF_SDE, Mine, "uniform_log_snr")
+    assert times_of(Mine()) == "uniform_log_snr"
 
 
 @pytest.mark.parametrize(
     "objective",
     [
         "denoising(time_sampler='uniform')",
-        DenoisingScoreMatching(),
+        DenoisingScoreMatching(time_sampler="uniform"),
         "denoising(time_sampler='importance')",
     ],
 )

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
+from sde_score.data.limits import require_file, require_room
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
+
+_SPREAD = 20  # bytes that one character takes, as text and as numbers of Python
+_LONGEST = 1 << 24  # characters of a line
 
 
 @checked
@@ -28,25 +37,39 @@ def table(path: Path, delimiter: str | None = None, header: bool | None = None) 
         header: whether the first line names the columns; None decides by its cells.
 
     Raises:
-        DataError: naming line and column of what is not a number; or if lines differ in length, a
-            column is constant or there are no lines.
+        DataError: naming line and column of what is not a number; or if lines differ in length or
+            are longer than 16 million characters, a column is constant, there are no lines or the
+            table does not fit into memory.
     """
     path = Path(path)
     if delimiter is None:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     if not isinstance(delimiter, str) or len(delimiter) != 1:
         raise ValueError(f"delimiter={delimiter!r} must be one character")
+    require_file(path)
+    require_room(_SPREAD * path.stat().st_size, "save the table as .npy, which is read from disk")
     with damaged("a CSV table"), path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
         lines = [(reader.line_num, cells) for cells in reader if cells]
     if lines and (_names_columns([cells for _, cells in lines]) if header is None else header):
-        columns = [cell.strip() for cell in lines.pop(0)[1]]
+        columns = names = [cell.strip() for cell in lines.pop(0)[1]]
     else:
-        columns = [str(i + 1) for i in range(len(lines[0][1]) if lines else 0)]
+        names, columns = [], [str(i + 1) for i in range(len(lines[0][1]) if lines else 0)]
     if not lines:
         raise DataError("holds no lines of numbers")
     x = torch.tensor([_row(number, cells, columns) for number, cells in lines], dtype=torch.float64)
-    return from_tensor(x, scaling=_scaling(x, columns), name=path.name)
+    found = from_tensor(x, scaling=_scaling(x, columns), name=path.name)
+    return replace(found, column_names=tuple(names))
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, none of which may fill the memory."""
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST + 1), ""), 1):
+        if len(line) > _LONGEST:
+            raise DataError(
+                f"line {number} is longer than {_LONGEST} characters: save such rows as .npy"
+            )
+        yield line
 
 
 def _names_columns(lines: list[list[str]]) -> bool:
@@ -82,11 +105,21 @@ def _row(line: int, cells: list[str], header: list[str]) -> list[float]:
     for name, cell in zip(header, cells, strict=True):
         value = _number(cell)
         if value is None or not math.isfinite(value):
-            found = [mark for mark in ";,\t|" if mark in cell]
-            fix = f": try delimiter={found[0]!r}" if found else ""
+            fix = _fix(cell)
             raise DataError(f"line {line}, column {name}: {cell!r} is not a finite number{fix}")
         values.append(value)
     return values
+
+
+def _fix(cell: str) -> str:
+    """What to do about a cell that is no number, where that is likely."""
+    if re.fullmatch(r"\s*[-+]?\d*,\d+\s*", cell):
+        return ": write decimals with a point, or try delimiter=','"
+    parts = cell.split()
+    found = [mark for mark in ";,\t|" if mark in cell]
+    if not found and len(parts) > 1 and all(_number(part) is not None for part in parts):
+        found = [" "]
+    return f": try delimiter={found[0]!r}" if found else ""
 
 
 def _number(cell: str) -> float | None:

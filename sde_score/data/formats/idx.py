@@ -17,7 +17,9 @@ from torch import Tensor
 
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, naming
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
+from sde_score.data.limits import Limits, require_file
+from sde_score.data.tensors import from_tensor
 
 _UINT8 = 8
 # Deflate cannot shrink data by more than this, so a header that claims more lies.
@@ -25,22 +27,25 @@ _GZIP_RATIO = 1032
 
 
 @checked
-def mnist(path: Path) -> DataSet:
+def mnist(path: Path, max_bytes: int | None = None) -> DataSet:
     """Images `(1, height, width)` of an idx file, 256 levels, with labels from the file beside it.
 
     Args:
         path: the images file, or a folder that holds exactly one. The labels file has the same name
             with `images-idx3` replaced by `labels-idx1`, with or without `.gz`.
+        max_bytes: limit of what a file unpacks to; None for 100 MB, or 300 times the file where
+            that is more.
 
     Raises:
         DataError: if a file is not idx, damaged or truncated, or images and labels do not fit.
     """
     path = Path(path)
+    require_file(path)
     if path.is_dir():
         path = _images_in(path)
         with naming(path.name):
-            return mnist(path)
-    images = read_idx(path)
+            return mnist(path, max_bytes)
+    images = read_idx(path, max_bytes)
     if images.ndim != 3:
         hint = "these look like labels, give the images file" if images.ndim == 1 else "accepted: 3"
         raise DataError(f"holds numbers in {images.ndim} dimensions; {hint}")
@@ -48,16 +53,17 @@ def mnist(path: Path) -> DataSet:
     labels = None
     if labels_path is not None:
         with naming(labels_path):
-            labels = read_idx(labels_path)
+            labels = read_idx(labels_path, max_bytes)
     return from_tensor(images.unsqueeze(1), labels, name=path.name)
 
 
-def read_idx(path: Path) -> Tensor:
+def read_idx(path: Path, max_bytes: int | None = None) -> Tensor:
     """The numbers of an idx file of uint8, in its own shape.
 
     Raises:
-        DataError: if the file is not idx, damaged or truncated.
+        DataError: if the file is not idx, damaged, truncated or larger than `max_bytes`.
     """
+    require_file(path)
     with damaged("an idx file"), _opened(path) as file:
         head = file.read(4)
         rank = head[3] if len(head) == 4 else 0
@@ -68,8 +74,10 @@ def read_idx(path: Path) -> Tensor:
         raise DataError(f"holds idx type {head[2]:#04x}; accepted: 0x08, unsigned bytes")
     shape = struct.unpack(f">{rank}I", sizes)
     expected = math.prod(shape)
-    if expected == 0 or expected > path.stat().st_size * (_GZIP_RATIO if _zipped(path) else 1):
+    stored = path.stat().st_size
+    if expected == 0 or expected > stored * (_GZIP_RATIO if _zipped(path) else 1):
         raise DataError(f"claims the shape {shape}, which a file of this size cannot hold")
+    Limits(stored, max_bytes).require_unpacked(expected)
     with damaged("an idx file"), _opened(path) as file:
         file.seek(4 + 4 * rank)
         # One byte more than expected: it finds what is left over, and makes gzip check its sum.
@@ -90,7 +98,7 @@ def _zipped(path: Path) -> bool:
 
 
 def _images_in(folder: Path) -> Path:
-    found = sorted(folder.glob("*images*idx3*"))
+    found = sorted(file for file in folder.glob("*images*idx3*") if not file.is_dir())
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise DataError(f"holds {len(found)} files of images-idx3 ({names}): name the one you mean")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,32 @@ import torch
 from torch import Tensor
 
 from sde_score._core.arguments import checked
+from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError, damaged, naming, require_extra
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score._core.progress import progress_bar
+from sde_score.data.dataset import DataSet
+from sde_score.data.limits import MAX_PIXELS, Limits, require_file
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 # Formats that are decoded in this process and hold one picture; others may start programs (EPS) or
 # are rare.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
+_SMALLER = "read them smaller, such as with size=64, or take fewer of them"
+_BICUBIC = 3  # of PIL
+_LIMITS = Limits(stored=0)
 _TO_MODE = {"1": "L", "L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "CMYK": "RGB"}
 
 
 @checked
-def folder(path: Path, levels: int | None = None) -> DataSet:
+def folder(
+    path: Path,
+    levels: int | None = None,
+    size: int | None = None,
+    max_bytes: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> DataSet:
     """All images in a folder, `(channels, height, width)`, 256 levels; subfolders are classes.
 
     Files that are no images by their ending, and hidden ones, are left aside. Classes are numbered
@@ -34,39 +49,58 @@ def folder(path: Path, levels: int | None = None) -> DataSet:
     Args:
         path: the folder.
         levels: number of levels of masks or label maps; by default see `from_tensor`.
+        size: side in pixels to which photographs are scaled after their middle square is cut out;
+            None takes images as they are.
+        max_bytes: limit of what all images take once they are decoded; None for 100 MB, or 300
+            times the files where that is more.
+        max_pixels: limit of the pixels of one image file.
 
     Raises:
-        DataError: if there are no images, one cannot be decoded, they differ in size or channels,
-            or a link leads nowhere.
+        DataError: if there are no images, one cannot be decoded or is beyond the limits, they
+            differ in size or channels, or a link leads nowhere.
     """
     scaling = None if levels is None else Scaling.discrete(levels)
+    if size is not None:
+        require_count(size=size)
     path = Path(path)
+    require_file(path)
     files, labels, class_names = _files(path)
+    limits = Limits(sum(_stored(file) for file in files), max_bytes, max_pixels)
     contents = ((str(file.relative_to(path)), _content(file)) for file in files)
-    images = decode_all(contents, len(files), path.name)
+    images = decode_all(contents, len(files), path.name, limits, size)
     return from_tensor(images, labels, scaling, name=path.name, class_names=class_names)
 
 
-def decode_all(contents: Iterable[tuple[str, bytes]], count: int, name: str) -> Tensor:
+def decode_all(
+    contents: Iterable[tuple[str, bytes]],
+    count: int,
+    name: str,
+    limits: Limits,
+    size: int | None = None,
+) -> Tensor:
     """Decode images into one uint8 tensor `(count, channels, height, width)`, showing progress.
 
     Args:
         contents: where each image comes from, for messages, and its encoded bytes.
         count: how many there are.
         name: what is being read, for the progress bar.
+        limits: of what the images take.
+        size: side to which they are scaled; None takes them as they are.
 
     Raises:
-        DataError: as `decode`; or if images differ in shape, or `count` is wrong.
+        DataError: as `decode`; or if images differ in shape, `count` is wrong, or all of them
+            would go beyond the limits.
     """
-    from tqdm.auto import tqdm
-
     images = torch.empty(0)
     done = 0
-    for where, content in tqdm(contents, desc=f"reading {name}", total=count, delay=2):
+    for where, content in progress_bar(contents, name=f"reading {name}", total=count, unit="image"):
         with naming(where):
-            image = decode(content)
-            if done == 0:
-                images = torch.empty((count, *image.shape), dtype=torch.uint8)
+            image = decode(content, limits, size)
+        if done == 0:
+            # The bytes of the encoded images stand for their number, where they are tiny.
+            limits.require_unpacked(count * max(image.numel(), len(content)), _SMALLER)
+            images = torch.empty((count, *image.shape), dtype=torch.uint8)
+        with naming(where):
             _require_same_shape(image, images)
         if done == count:
             raise DataError(f"holds more than the {count} images it promises")
@@ -77,24 +111,47 @@ def decode_all(contents: Iterable[tuple[str, bytes]], count: int, name: str) -> 
     return images
 
 
-def decode(content: bytes) -> Tensor:
+def decode(content: bytes, limits: Limits = _LIMITS, size: int | None = None) -> Tensor:
     """One encoded image as uint8 `(channels, height, width)`: 1 channel for grey, 3 for color.
 
     Raises:
-        DataError: if the bytes are no image, damaged or truncated, or hold transparency or more
-            than 8 bits.
+        DataError: if the bytes are no image, damaged or truncated, hold transparency or more than
+            8 bits, or more pixels than the limit.
     """
     image_module = require_extra("PIL.Image")
-    with damaged("an image"):
-        image = image_module.open(io.BytesIO(content), formats=_FORMATS)
-        frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise DataError(f"has several frames ({frames}); save one of them")
-    return from_pil(image)
+    with _without_limit(image_module):
+        with damaged("an image"):
+            image = image_module.open(io.BytesIO(content), formats=_FORMATS)
+        limits.require_pixels(*image.size)
+        if size is None:
+            limits.require_unpacked(math.prod(image.size) * _channels(image), _SMALLER)
+        with damaged("an image"):
+            frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise DataError(f"has several frames ({frames}); save one of them")
+        return from_pil(image, size)
 
 
-def from_pil(image: Any) -> Tensor:
+def _channels(image: Any) -> int:
+    return 1 if _TO_MODE.get(image.mode) == "L" else 3
+
+
+@contextmanager
+def _without_limit(image_module: Any) -> Iterator[None]:
+    """Leave the limit of PIL aside, which warns of some pictures and refuses others: ours holds."""
+    before, image_module.MAX_IMAGE_PIXELS = image_module.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        image_module.MAX_IMAGE_PIXELS = before
+
+
+def from_pil(image: Any, size: int | None = None) -> Tensor:
     """A PIL image as uint8 `(channels, height, width)`, turned as its EXIF orientation says.
+
+    Args:
+        image: the image.
+        size: side to which its middle square is scaled; None takes it as it is.
 
     Raises:
         DataError: if it holds transparency or more than 8 bits.
@@ -109,11 +166,20 @@ def from_pil(image: Any) -> Tensor:
         image = require_extra("PIL.ImageOps").exif_transpose(image)
         if "A" in image.mode or "transparency" in image.info:
             transparent = np.asarray(image.convert("RGBA"))[..., 3].min() < 255
-        pixels = np.array(image.convert(_TO_MODE[image.mode]))
+        image = image.convert(_TO_MODE[image.mode])
+        if size is not None:
+            image = _middle_square(image).resize((size, size), _BICUBIC)
+        pixels = np.array(image)
     if transparent:
         raise DataError("is partly transparent; accepted: opaque images, so put it on a background")
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(pixels))
+
+
+def _middle_square(image: Any) -> Any:
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side))
 
 
 def _require_same_shape(image: Tensor, images: Tensor) -> None:
@@ -122,7 +188,7 @@ def _require_same_shape(image: Tensor, images: Tensor) -> None:
         found, first = ("x".join(map(str, s)) for s in (image.shape, images.shape[1:]))
         raise DataError(
             f"is {found} (channels x height x width) where the first image is {first}: "
-            "crop, scale or convert so that all agree"
+            "convert them so that all agree, or give size=64 to crop and scale"
         )
 
 
@@ -148,7 +214,11 @@ def _files(path: Path) -> tuple[list[Path], Tensor | None, tuple[str, ...]]:
 
 
 def _images_in(path: Path) -> list[Path]:
-    return [file for file in _listed(path) if file.suffix.lower() in _SUFFIXES and file.is_file()]
+    found = [file for file in _listed(path) if file.suffix.lower() in _SUFFIXES]
+    for file in found:
+        with naming(file.name):
+            require_file(file)
+    return [file for file in found if file.is_file()]
 
 
 def _listed(path: Path) -> list[Path]:
@@ -158,6 +228,11 @@ def _listed(path: Path) -> list[Path]:
         if entry.is_symlink() and not entry.exists():
             raise DataError(f"the link {entry.name} leads to {os.readlink(entry)}, which is absent")
     return found
+
+
+def _stored(file: Path) -> int:
+    with naming(file.name), damaged("an image"):
+        return file.stat().st_size
 
 
 def _content(file: Path) -> bytes:

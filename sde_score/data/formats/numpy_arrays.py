@@ -11,7 +11,9 @@ from torch import Tensor
 
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
+from sde_score.data.limits import Limits, require_file
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 _KEYS = ("x", "data", "images", "samples")
@@ -19,7 +21,7 @@ _CHANNELS = (1, 3, 4)
 
 
 @checked
-def array(path: Path, levels: int | None = None) -> DataSet:
+def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -> DataSet:
     """A NumPy file: floating-point arrays are continuous data, uint8 arrays are 8-bit data.
 
     A `.npy` file holds one array `(count, *event)` and is memory-mapped, so it may exceed the
@@ -32,11 +34,14 @@ def array(path: Path, levels: int | None = None) -> DataSet:
     Args:
         path: the file.
         levels: number of levels of integers 0 ... levels - 1; by default see `from_tensor`.
+        max_bytes: limit of what the members of a `.npz` unpack to; None for 100 MB, or 300 times
+            the file where that is more.
 
     Raises:
         DataError: if the file is damaged or the array is not such a one.
     """
     path = Path(path)
+    require_file(path)
     with damaged("a NumPy file"):
         # Mode "c" maps the file copy-on-write: torch wants writable memory, and the file is never
         # written.
@@ -45,6 +50,7 @@ def array(path: Path, levels: int | None = None) -> DataSet:
         return _data_set(opened, None, levels, path.name)
     with opened:
         key = _key(list(opened.keys()))
+        Limits(path.stat().st_size, max_bytes).require_unpacked(_unpacked(opened, key))
         with damaged("a NumPy file"):
             values = opened[key]
             labels = opened["labels"] if "labels" in opened.files else None
@@ -63,10 +69,16 @@ def _key(keys: list[str]) -> str:
     found = [key for key in _KEYS if key in keys]
     if len(found) != 1:
         raise DataError(
-            f"holds the keys {', '.join(keys) or 'none'}; "
+            f"holds the keys {' '.join(', '.join(keys).split()) or 'none'}; "
             f"accepted: exactly one of {', '.join(_KEYS)}"
         )
     return found[0]
+
+
+def _unpacked(archive: Any, key: str) -> int:
+    """Bytes of the members that are read, by the directory of the archive."""
+    wanted = {name + end for name in (key, "labels", "levels") for end in ("", ".npy")}
+    return sum(each.file_size for each in archive.zip.infolist() if each.filename in wanted)
 
 
 def _told(levels: Any) -> int:
@@ -82,7 +94,7 @@ def _examples(values: np.ndarray[Any, Any], levels: int | None) -> Tensor:
     if levels is None and x.dtype != torch.uint8 and not x.is_floating_point():
         raise DataError(
             f"holds {values.dtype}; accepted: floating-point (continuous) or uint8 (8-bit), "
-            "so convert it first, or give levels=... for integers"
+            "so convert it first, as with .astype('float64'), or give levels=... for integers"
         )
     if x.dtype == torch.uint8 and x.ndim == 3:
         return x.unsqueeze(1)

@@ -11,13 +11,24 @@ import torch
 from torch import Tensor
 
 from sde_score._core.arguments import checked
+from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError, damaged, require_extra
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score.data.dataset import DataSet
 from sde_score.data.formats.images import decode_all
+from sde_score.data.limits import MAX_PIXELS, Limits, require_file
+from sde_score.data.tensors import from_tensor
+
+_TOGETHER = 1024  # rows that become objects of Python at once
 
 
 @checked
-def parquet(path: Path, label: str = "label") -> DataSet:
+def parquet(
+    path: Path,
+    label: str = "label",
+    size: int | None = None,
+    max_bytes: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> DataSet:
     """Images of a parquet file, `(channels, height, width)`, 256 levels, decoded once into memory.
 
     The image column is the one that holds `{bytes, path}`. Labels are integers; where every
@@ -26,17 +37,27 @@ def parquet(path: Path, label: str = "label") -> DataSet:
     Args:
         path: the file.
         label: column of the labels; a file without that column has none.
+        size: side in pixels to which images are scaled after their middle square is cut out; None
+            takes them as they are.
+        max_bytes: limit of what the file unpacks to; None for 100 MB, or 300 times the file where
+            that is more.
+        max_pixels: limit of the pixels of one image.
 
     Raises:
         DataError: if the file or an image is damaged, or there is not exactly one image column.
     """
+    if size is not None:
+        require_count(size=size)
     pq = require_extra("pyarrow.parquet")
     path = Path(path)
+    require_file(path)
     with damaged("a parquet file"):
         file = pq.ParquetFile(path)
         schema, count = file.schema_arrow, file.metadata.num_rows
     with file:
-        images = decode_all(_encoded(file, _image_column(schema)), count, path.name)
+        encoded = _encoded(file, _image_column(schema))
+        limits = Limits(path.stat().st_size, max_bytes, max_pixels)
+        images = decode_all(encoded, count, path.name, limits, size)
         labels = _labels(file, label) if label in schema.names else None
     if labels is None or bool((labels == -1).all()):
         return from_tensor(images, name=path.name)
@@ -79,12 +100,11 @@ def _labels(file: Any, column: str) -> Tensor:
         return torch.tensor(labels, dtype=torch.int64)
 
 
-def _read(file: Any, group: int, column: str) -> list[Any]:
+def _read(file: Any, group: int, column: str) -> Iterator[Any]:
     with damaged("a parquet file"):
-        table = file.read_row_group(group, columns=[column])
-        table.validate(full=True)
-        values: list[Any] = table.column(column).to_pylist()
-    return values
+        for batch in file.iter_batches(_TOGETHER, row_groups=[group], columns=[column]):
+            batch.validate(full=True)
+            yield from batch.column(column).to_pylist()
 
 
 def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:

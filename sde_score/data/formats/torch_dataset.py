@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from sde_score._core.errors import DataError, naming
-from sde_score.data.dataset import DataSet, from_tensor
+from sde_score._core.progress import progress_bar
+from sde_score.data.dataset import DataSet
 from sde_score.data.formats.images import from_pil
+from sde_score.data.limits import require_room
+from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 
@@ -30,10 +33,8 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
 
     Raises:
         TypeError: if `dataset` is not map-style, or an item is something else.
-        DataError: if it is empty, or examples differ in shape.
+        DataError: if it is empty or larger than the memory, or examples differ in shape.
     """
-    from tqdm.auto import tqdm
-
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise TypeError(
             f"dataset is a {type(dataset).__name__}; accepted: a map-style data set, with __len__ "
@@ -44,10 +45,12 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
     name = name or type(dataset).__name__
     examples: list[Tensor] = []
     labels: list[int] = []
-    for i in tqdm(range(len(dataset)), desc=f"reading {name}", delay=2):
+    for i in progress_bar(range(len(dataset)), name=f"reading {name}", unit="item"):
         with naming(f"item {i}"):
             example, label = _item(dataset[i])
             _require_alike(example, label, examples, labels)
+        if i == 0:
+            require_room(len(dataset) * example.nbytes, "give fewer or smaller examples")
         examples.append(example)
         labels += [] if label is None else [label]
     names = getattr(dataset, "classes", None) if labels else None

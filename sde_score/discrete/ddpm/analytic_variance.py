@@ -23,7 +23,7 @@ from torch import Tensor
 from sde_score._core.checks import expand_like, mean_event, require_choice
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.layer_batches import LayerEvaluator, LayerNoise, Rows
-from sde_score.models import Model
+from sde_score.models import Model, checked_inputs
 from sde_score.samplers import OptimalVariance
 
 
@@ -65,6 +65,7 @@ def optimal_variances(
         ValueError: for an unknown `by`, and as for `elbo`.
     """
     require_choice("by", by, ("error", "score"))
+    data, condition = checked_inputs("data", model, data, condition)
     encoder = vae.encoder
     sweep = LayerEvaluator(vae, model, data, draws, seed, condition, batch_size, noise, progress)
 

@@ -22,7 +22,7 @@ from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.elbo_table import ELBO
 from sde_score.discrete.ddpm.layer_batches import LayerEvaluator, LayerNoise, Rows
 from sde_score.distributions import Normal, Quantization
-from sde_score.models import Model
+from sde_score.models import Model, checked_inputs
 
 
 def evidence_lower_bound(
@@ -70,6 +70,7 @@ def evidence_lower_bound(
     Reference: Sohl-Dickstein et al. 2015, https://arxiv.org/abs/1503.03585; Ho et al. 2020,
     https://arxiv.org/abs/2006.11239, eq. 5.
     """
+    x0, condition = checked_inputs("x0", model, x0, condition)
     sweep = LayerEvaluator(vae, model, x0, draws, seed, condition, batch_size, noise, progress)
     quantization = quantization_of(levels, x0)
     first_nfe, n = model.nfe, len(vae.encoder)

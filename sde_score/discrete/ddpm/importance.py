@@ -18,9 +18,8 @@ from sde_score._core.checks import require_count
 from sde_score._core.gradients import gradients, require_graph
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.elbo import log_likelihood, quantization_of
-from sde_score.discrete.ddpm.layer_batches import require_examples
 from sde_score.distributions import Quantization
-from sde_score.models import Model
+from sde_score.models import Model, checked_inputs
 from sde_score.random import ExampleStreams, example_seeds, mix
 
 
@@ -58,7 +57,7 @@ def importance_weighted_bound(
 
     Reference: Burda et al. 2016, https://arxiv.org/abs/1509.00519, eq. 8.
     """
-    require_examples(x0, condition)
+    x0, condition = checked_inputs("x0", model, x0, condition)
     require_count(particles=particles, batch_size=batch_size)
     quantization = quantization_of(levels, x0)
     seeds = example_seeds(seed, len(x0))

@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_batch, require_count
+from sde_score._core.checks import require_count
+from sde_score._core.progress import progress_bar
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.models import Model
 from sde_score.random import example_seeds, generator_from
@@ -51,8 +52,7 @@ class LayerEvaluator:
         progress: show a bar once it takes over two seconds.
 
     Raises:
-        ValueError: for counts below 1, no examples, or a condition that does not fit.
-        TypeError: if `x0` is not floating point.
+        ValueError: for counts below 1.
     """
 
     vae: Autoencoder
@@ -66,7 +66,6 @@ class LayerEvaluator:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        require_examples(self.x0, self.condition)
         require_count(draws=self.draws, batch_size=self.batch_size)
         _ = self._seeds
 
@@ -76,12 +75,10 @@ class LayerEvaluator:
 
     def map(self, layers: Sequence[int], value: Callable[[Rows], Tensor]) -> Tensor:
         """A value for every row, `Rows -> (rows,)`: shape `(draws, layers, batch)`, float64."""
-        from tqdm.auto import tqdm
-
         places = [(draw, layer) for draw in range(self.draws) for layer in layers]
         shape = (len(places), len(self.x0))
         values = torch.zeros(shape, dtype=torch.float64, device=self.x0.device)
-        with tqdm(total=values.numel(), unit="row", delay=2, disable=not self.progress) as bar:
+        with progress_bar(total=values.numel(), unit="row", shown=self.progress) as bar:
             for examples, here in self._calls(len(places)):
                 size = examples.stop - examples.start
                 found = value(self._rows(places[here], examples))
@@ -119,15 +116,3 @@ class LayerEvaluator:
         for row, seed in zip(rows, self._seeds[examples], strict=True):
             row.normal_(generator=generator_from(seed, layer, draw, device=row.device))
         return rows
-
-
-def require_examples(x0: Tensor, condition: Tensor | None) -> None:
-    """Refuse x0 without examples, or a condition without one entry per example."""
-    require_batch("x0", x0)
-    if not x0.numel():
-        raise ValueError(f"x0 has shape {tuple(x0.shape)}: give at least one example")
-    if condition is not None and (condition.ndim == 0 or len(condition) != len(x0)):
-        raise ValueError(
-            f"condition has shape {tuple(condition.shape)} for {len(x0)} examples: "
-            "give one entry per example"
-        )

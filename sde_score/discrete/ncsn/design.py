@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sde_score._core.checks import require_batch, require_count, require_positive
+from sde_score._core.checks import require_batch, require_count, require_positive, shown
 from sde_score.discrete.ncsn.design_rules import (
     DesignChoice,
     Stds,
@@ -148,5 +148,7 @@ def _given(
         require_positive(**{name: value})
         return DesignChoice(value, f"{name} = {value:.4g}: as given.")
     if not isinstance(data, Tensor):
-        raise ValueError(f"{name} is measured on data: give it, or the data and not data={data}")
+        raise ValueError(
+            f"{name} is measured on data: give it, or the data as a tensor, not data={shown(data)}"
+        )
     return rule(data)

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sde_score._core.checks import expand_like, require_choice, require_count
 from sde_score._core.registry import Registry
-from sde_score.sdes import SDE
+from sde_score.models import Caller
+from sde_score.sdes import SDE, SDES
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _require_unit_clock(sde: SDE, convention: LabelConvention) -> None:
 OUTPUTS = ("score", "noise", "data")
 
 
-class LabelledNetwork(nn.Module):
+class LabelledNetwork(Caller):
     """A network that takes a label, as the score at (x, t) that `ScoreFunction` takes.
 
     Its parameters are those of the network, in whose dtype x and labels that are no index come in.
@@ -268,20 +269,18 @@ class LabelledNetwork(nn.Module):
         self,
         network: Callable[..., Tensor],
         convention: str | LabelConvention,
-        sde: SDE,
+        sde: str | SDE,
         output: str = "score",
     ) -> None:
-        super().__init__()
+        super().__init__("network", network, "labels")
         require_choice("output", output, OUTPUTS)
         self.convention = LABELS.resolve(convention)
-        self.network, self.sde, self.output = network, sde, output
+        self.sde, self.output = SDES.resolve(sde, name="sde"), output
 
-    def forward(self, x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """The score at x and t, in the dtype of x."""
         labels = self.convention.label(self.sde, t).expand(x.shape[0])
-        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), x.dtype)
-        labels = labels.to(dtype) if labels.is_floating_point() else labels
-        out = self.network(x.to(dtype), labels, *condition).to(x.dtype)
+        out = self._call(x, labels, condition, tuple(x.shape))
         if self.output == "score":
             return out
         sde = self.sde
@@ -292,7 +291,7 @@ class LabelledNetwork(nn.Module):
 def labelled(
     network: Callable[..., Tensor],
     convention: str | LabelConvention,
-    sde: SDE,
+    sde: str | SDE,
     output: str = "score",
 ) -> LabelledNetwork:
     """`LabelledNetwork`, for one line with `ScoreFunction`."""

@@ -11,6 +11,7 @@ from sde_score import samplers
 from sde_score._core.checks import require_count
 from sde_score._core.registry import parse_spec
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
+from sde_score.evaluation.provenance import provenance
 from sde_score.samplers import SAMPLERS, Sampler
 from sde_score.sdes import SDE
 
@@ -38,6 +39,7 @@ class Entry:
         budget: evaluations that it is for; None where steps are given or a tolerance decides.
         source: whose it is; empty for this package.
         reason: why it cannot run.
+        made_of: what decides its figures, such as the sampler; None takes the code of `draw`.
     """
 
     sampler: str
@@ -48,6 +50,12 @@ class Entry:
     budget: int | None = None
     source: str = ""
     reason: str = ""
+    made_of: object = None
+
+    @property
+    def digest(self) -> str:
+        """Of what runs, defaults and code included: figures of another one are not its own."""
+        return provenance(getattr(self.draw, "__code__", None), self.made_of)
 
 
 def available() -> list[str]:
@@ -141,4 +149,5 @@ def _entry(sampler: Sampler, budget: int | None, reason: str = "", grid: str = "
         draw=None if reason else draw,
         budget=budget,
         reason=reason,
+        made_of=sampler,
     )

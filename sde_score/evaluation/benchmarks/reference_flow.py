@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sde_score._core.files import replace_file
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
+from sde_score.evaluation.provenance import provenance
 from sde_score.random import example_seeds
 
 PART = 256
@@ -21,7 +22,7 @@ class FlowEnds:
     """Ends of the flow of a target from the starts of a seed.
 
     They are found in parts of 256 starts, each kept in a file for later calls, with other numbers
-    of starts too; a damaged file is replaced.
+    of starts too; a damaged file is replaced, and one of another version is left aside.
 
     Args:
         target: whose flow.
@@ -74,7 +75,7 @@ class FlowEnds:
         return ends if fits and promised == _digest(ends) else None
 
     def _path(self, seed: int, first: int, size: int) -> Path:
-        owner = hashlib.sha256(self.target.identity.encode()).hexdigest()[:12]
+        owner = provenance(self.target.identity)[:12]
         name = f"flow-{owner}-seed{seed}-{first}-{first + size}.safetensors"
         return (self.folder or Path()) / name
 

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.progress import progress_bar
 from sde_score.evaluation.benchmarks.plan import (
     BENCHMARK_BUDGETS,
     FAILURES,
@@ -45,6 +46,7 @@ from sde_score.evaluation.benchmarks.targets import BENCHMARK_TARGETS, Benchmark
 from sde_score.evaluation.benchmarks.trained import target_of_run
 from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
+from sde_score.evaluation.provenance import package_digest
 from sde_score.random import example_seeds
 from sde_score.samplers import Sampler
 from sde_score.training import Run
@@ -78,8 +80,9 @@ class Bench:
 
     @property
     def identity(self) -> str:
-        """Name of the target and the number of samples in a journal."""
-        return f"{self.target.identity} | {self.count} samples"
+        """Name of target, settings and code in a journal."""
+        size = f"{self.count} samples in batches of {self.batch_size}"
+        return f"{self.target.identity} | {size} | {package_digest()[:16]}"
 
     @cached_property
     def estimator(self) -> DistanceEstimator:
@@ -186,7 +189,9 @@ def benchmark(
     """Measure samplers on a target.
 
     Results are kept in `benchmark.jsonl` of the folder as they are found, the ends of the flow in
-    files beside it; neither is computed again.
+    files beside it. Neither is computed again, unless the target, the sampler with all its defaults
+    or their code is another: an edited sampler, or another version of this package, is measured
+    anew.
 
     Args:
         target: a name in `BENCHMARK_TARGETS`, a target, or a trained run.
@@ -241,17 +246,16 @@ def run_benchmark(
     Raises:
         ValueError: if there are no seeds or entries.
     """
-    from tqdm.auto import tqdm
-
     if not seeds or not entries:
         raise ValueError("seeds and samplers must not be empty: give at least one of each")
     journal = Journal() if journal is None else journal
     rows = []
     cells = [(entry, seed) for seed in dict.fromkeys(seeds) for entry in entries]
-    with tqdm(cells, unit="cell", disable=not progress) as bar:
+    with progress_bar(cells, unit="cell", shown=progress, delay=0) as bar:
         for entry, seed in bar:
             bar.set_description(f"{entry.spec} seed {seed}"[:40])
-            key = f"{bench.identity} | seed {seed} | {f'{entry.source} {entry.spec}'.strip()}"
+            what = f"{entry.source} {entry.spec}".strip()
+            key = f"{bench.identity} | seed {seed} | {what} | {entry.digest}"
             row = journal.find(key, BenchmarkRow.from_record)
             if row is None:
                 row = bench.measure(entry, seed)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sde_score._core.modules import blank_like, weights_digest
 from sde_score._core.registry import Registry
+from sde_score.evaluation.provenance import provenance
 from sde_score.models import TARGETS, EnergyBased, GaussianMixture, Model, Target
 from sde_score.random import ExampleStreams, generator_from
 from sde_score.samplers import ProbabilityFlowODE, UniformTime
@@ -167,7 +168,7 @@ def exact_target(
         data=data,
         flow=flow,
         flow_note=f"exact: adaptive to {_FLOW_TOLERANCE:g} in float64, down to {_FLOW_END:g}",
-        identity=f"{name} {what} under {sde!r}",
+        identity=f"{name} {what} under {sde!r} | {provenance(distribution, sde)}",
         log_prob=model.log_prob,
         starts=starts,
     )

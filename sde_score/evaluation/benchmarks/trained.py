@@ -35,7 +35,7 @@ def target_of_run(run: Run) -> BenchmarkTarget:
     held_out, train = run.dataset("held_out"), run.dataset("train")
     precise = copy.deepcopy(run.model).double()
     end = run.model.sde.sampling_t_min
-    weights, data = run_identity(run)
+    weights, data, code = run_identity(run)
 
     def flow(x: Tensor, condition: Tensor | None) -> Tensor:
         return exact_flow(precise, x.double(), condition, end=end, tolerance=_TOLERANCE)
@@ -48,7 +48,7 @@ def target_of_run(run: Run) -> BenchmarkTarget:
         data=lambda count, seed: train.subset(max(count, min(len(train), _MOST)), seed).tensor(),
         flow=flow,
         flow_note=f"of the network: adaptive to {_TOLERANCE:g} in float64, down to t = {end:g}",
-        identity=f"run {weights[:16]} under {run.model.sde!r} on {data[:16]}",
+        identity=f"run {weights[:16]} under {run.model.sde!r} on {data[:16]} | {code}",
         condition=run.draw_labels,
         deliver=lambda samples: as_data(run, samples.float()),
     )

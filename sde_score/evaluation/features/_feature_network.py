@@ -63,7 +63,9 @@ def _convolutions(event_shape: Sequence[int]) -> list[nn.Module]:
     channels, height, width = event_shape
     now, most = _CHANNELS
     layers: list[nn.Module] = [nn.Conv2d(channels, now, 3, padding=1), GroupNorm(now), nn.SiLU()]
-    while min(height, width) > _SMALLEST_SIDE:
+    for _ in range(min(height, width).bit_length()):
+        if min(height, width) <= _SMALLEST_SIDE:
+            break
         after = min(2 * now, most)
         layers += [nn.Conv2d(now, after, 3, stride=2, padding=1), GroupNorm(after), nn.SiLU()]
         now, height, width = after, -(-height // 2), -(-width // 2)

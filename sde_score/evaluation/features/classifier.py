@@ -19,15 +19,16 @@ from torch.nn import functional as F
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_batch, require_count, require_device
 from sde_score._core.files import replace_file
+from sde_score._core.progress import progress_bar
 from sde_score._core.statistics import chunks
 from sde_score.evaluation.features import _classifier_file as classifier_file
 from sde_score.evaluation.features._feature_network import FeatureNetwork, seeded_network
+from sde_score.evaluation.provenance import package_digest
 from sde_score.random import generator_from
 
 _HELD_OUT = 0.1
 _BATCH = 128
 _LEARNING_RATE = 2e-3
-_RECIPE = 1  # part of the fingerprint: raise it when training changes
 _SPLIT, _ORDER = 1, 2  # streams of random numbers
 
 
@@ -106,8 +107,8 @@ def classifier_for(
 ) -> ClassifierExtractor:
     """The classifier of a data set, read from `path` or else trained and kept there.
 
-    A file that was trained on other data, or with other settings, is replaced; a damaged one is
-    not.
+    A file that was trained on other data, with other settings or by another version is replaced; a
+    damaged one is not.
 
     Args:
         x, labels, num_classes, name, steps, seed, progress: as for `train_classifier`.
@@ -169,9 +170,7 @@ def train_classifier(
     network = seeded_network(tuple(x.shape[1:]), num_classes, seed)
     batches: Iterable[Tensor] = _batches(train, steps, generator_from(seed, _ORDER))
     if progress:
-        from tqdm.auto import tqdm
-
-        batches = tqdm(batches, desc=f"train {name}", total=steps, unit="step")
+        batches = progress_bar(batches, name=f"train {name}", total=steps, delay=0)
     _fit(network, x, labels, batches, steps)
     network.eval().requires_grad_(False)
     right = _right_answers(network, x[test], labels[test])
@@ -238,7 +237,7 @@ def _require_labelled(x: Tensor, labels: Tensor | None, num_classes: int) -> Ten
 
 def _fingerprint(x: Tensor, labels: Tensor, num_classes: int, steps: int, seed: int) -> str:
     settings: Mapping[str, object] = {
-        "recipe": _RECIPE,
+        "recipe": package_digest(),
         "shape": tuple(x.shape),
         "num_classes": num_classes,
         "steps": steps,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sde_score._core.arguments import check_fields, checked
 from sde_score._core.checks import require_batch, require_count, require_device
+from sde_score._core.progress import progress_bar
 from sde_score._core.registry import Registry
 from sde_score.evaluation.features._feature_network import RandomConvolution
 from sde_score.evaluation.features.classifier import ClassifierExtractor, classifier_for
@@ -139,9 +140,7 @@ def feature_batches(
     source = create_extractor(extractor)
     starts: Iterable[int] = range(0, len(x), batch_size)
     if progress:
-        from tqdm.auto import tqdm
-
-        starts = tqdm(starts, desc=f"features: {source.name}", unit="batch")
+        starts = progress_bar(starts, name=f"features: {source.name}", unit="batch", delay=0)
     for start in starts:
         examples = x[start : start + batch_size]
         with torch.no_grad():

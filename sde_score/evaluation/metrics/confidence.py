@@ -46,6 +46,7 @@ from sde_score.evaluation.metrics.distances import (
     FeatureDistance,
     named_distance,
 )
+from sde_score.evaluation.provenance import provenance
 from sde_score.random import generator_from
 
 _NORMAL_95 = 1.959964
@@ -135,6 +136,11 @@ class DistanceEstimator:
     def names(self) -> tuple[str, ...]:
         """Names of the distances, with their extractors in brackets."""
         return tuple(name for name, _ in self._measures)
+
+    @property
+    def identity(self) -> str:
+        """Names of the distances, with a digest of what measures them."""
+        return f"{', '.join(self.names)} | {provenance(*self._measures)}"
 
     @cached_property
     def floors(self) -> tuple[Interval, ...]:

@@ -6,18 +6,21 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.progress import progress_bar
 from sde_score.evaluation.features.classifier import classifier_for
 from sde_score.evaluation.features.extractors import Extractor, create_extractor
 from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.likelihoods import RunLikelihood
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import Distance, create
+from sde_score.evaluation.provenance import provenance
 from sde_score.evaluation.samples import (
     as_data,
     require_finite_samples,
@@ -74,12 +77,13 @@ def compare(
     extractor: str = "auto",
     seed: int = 0,
     batch_size: int = 256,
+    folder: Path | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Compare a run's views against its held-out data.
 
-    Results are kept in `comparison.jsonl` of the run directory as they are found, and not measured
-    again with the same weights, data and settings.
+    Results are kept in `comparison.jsonl` of the folder as they are found, and not measured again
+    with the same weights, data, settings and code.
 
     Args:
         run: an open run, trained at all noise levels.
@@ -91,6 +95,7 @@ def compare(
             data's own labels, without labels random convolutions of images, else the numbers.
         seed: random seed.
         batch_size: examples that the model sees at once.
+        folder: of the results, made if it is not there; the run directory if not given.
         progress: show bars.
 
     Returns:
@@ -101,6 +106,7 @@ def compare(
             `compare_views`.
     """
     require_count(4, count=count)
+    require_count(batch_size=batch_size)
     if bits_examples != 0:
         require_count(2, bits_examples=bits_examples)
     plan_views(views, nfes)
@@ -109,7 +115,9 @@ def compare(
             f"{run.path} was trained by {run.config.objective} on data without noise: it has no "
             f'other view than the sampler "{run.sampler}"; train denoising to compare views'
         )
-    journal = Journal(run.path / "comparison.jsonl")
+    folder = run.path if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder / "comparison.jsonl")
     _ = run.dataset("held_out")
     frechet = create("frechet", extractor=_extractor(run, extractor, progress))
     distances: list[str | Distance] = ["sliced-wasserstein2(projections=128)", frechet]
@@ -125,7 +133,7 @@ def compare(
         seed=seed,
         batch_size=batch_size,
     )
-    identity = [*run_identity(run), *estimator.names, extractor, count, bits_examples, seed]
+    identity = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
     return compare_views(
         viewed,
         views=views,
@@ -161,15 +169,15 @@ def compare_views(
     Raises:
         ValueError: for an unknown view, no views, a budget below 1, or samples that diverge.
     """
-    from tqdm.auto import tqdm
-
     journal = Journal() if journal is None else journal
     row_key, bits_key = f"{identity} | view | ", f"{identity} | bits | "
     plan = plan_views(views, nfes, viewed.model.sde)
-    known = journal.under(row_key, ViewRow.from_record)
+    kept = journal.under(row_key, ViewRow.from_record)
+    current = tuple(map(_code_of, VIEWS))
+    known = {key: row for key, row in kept.items() if key.startswith(current)}
     missing = [cell for cell in plan if cell.key not in known]
     total = sum(cell.budget for cell in missing)
-    with tqdm(total=total, unit="NFE", disable=not progress or not missing) as bar:
+    with progress_bar(total=total, unit="NFE", shown=progress and bool(missing), delay=0) as bar:
         for cell in missing:
             bar.set_description(cell.view)
             known[cell.key] = _measure(viewed, cell, bar.update)
@@ -198,7 +206,12 @@ class Cell(NamedTuple):
     @property
     def key(self) -> str:
         """Name of the row in a journal."""
-        return f"{self.view} | {self.sampler}"
+        return f"{_code_of(self.view)}{self.sampler}"
+
+
+def _code_of(view: str) -> str:
+    """How the names of a view's rows begin, as long as its code is the same."""
+    return f"{view} | {provenance(type(VIEWS[view].sampler))} | "
 
 
 def plan_views(views: Sequence[str], nfes: Sequence[int], sde: SDE | None = None) -> list[Cell]:

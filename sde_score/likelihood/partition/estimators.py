@@ -8,7 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sde_score._core.errors import NumericalError
 from sde_score.likelihood.partition.annealing import ParticleRun, log_mean
+
+_BISECTIONS = 1200  # from the ends of float64 to its rounding
 
 
 class Measurement(NamedTuple):
@@ -77,10 +80,14 @@ def bennett(forward: Tensor, reverse: Tensor) -> Measurement:
         return Measurement(math.nan, math.nan)
     low, high = float(ends.min()) - 50 - abs(shift), float(ends.max()) + 50 + abs(shift)
     # The difference of the sides falls in L, so halving the interval cannot fail.
-    while high - low > 1e-12 * max(1.0, abs(low), abs(high)):
+    for _ in range(_BISECTIONS):
+        if high - low <= 1e-12 * max(1.0, abs(low), abs(high)):
+            break
         middle = 0.5 * (low + high)
         f, r = sides(middle)
         low, high = (middle, high) if bool(f.sum() > r.sum()) else (low, middle)
+    else:
+        raise NumericalError(f"Bennett's equation has no solution between {low:g} and {high:g}")
     f, r = sides(low)
     slope = (f * (1 - f)).sum() + (r * (1 - r)).sum()
     variance = n * f.var() + m * r.var()
@@ -110,7 +117,7 @@ def thermodynamic(walk: ParticleRun, betas: list[float]) -> Measurement:
     mean = torch.where(weights > 0, weights * gaps, 0.0).sum(2)
     variance = torch.where(weights > 0, weights * (gaps - mean[:, :, None]) ** 2, 0.0).sum(2)
     if not bool(mean.isfinite().all()):
-        raise RuntimeError(
+        raise NumericalError(
             "the mean energy on the path is not finite, so thermodynamic integration has no value: "
             "use method='ais', or a start with the support of the density"
         )

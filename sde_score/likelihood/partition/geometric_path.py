@@ -16,7 +16,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from sde_score._core.checks import require_batch, require_count, sum_event
+from sde_score._core.checks import is_integer, require_batch, require_count, shown, sum_event
+from sde_score._core.errors import ArgumentError
 from sde_score.models import Density
 
 
@@ -105,9 +106,11 @@ def as_reference(start: Sequence[int] | Reference, like: Tensor) -> Reference:
         return start
     if isinstance(start, Sequence) and all(isinstance(n, int) for n in start):
         return GaussianReference(torch.zeros(tuple(start), dtype=like.dtype, device=like.device))
-    raise TypeError(
-        f"start is a {type(start).__name__}; accepted: an event shape such as (2,), or a density "
-        "with sample and log_z, such as GaussianReference.fit(data) or a target"
+    what = shown(start) if is_integer(start) else f"a {type(start).__name__}"
+    fix = f": write ({start},)" if is_integer(start) else ""
+    raise ArgumentError(
+        f"start is {what}; accepted: an event shape such as (2,), or a density with sample and "
+        f"log_z, such as GaussianReference.fit(data) or a target{fix}"
     )
 
 

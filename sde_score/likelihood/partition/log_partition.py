@@ -26,13 +26,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_batch, require_count
+from sde_score._core.errors import ArgumentError
 from sde_score._core.modules import blank_like
+from sde_score._core.progress import progress_bar
 from sde_score.likelihood.partition.annealing import AnnealingPlan, Tick
 from sde_score.likelihood.partition.geometric_path import GeometricPath, Reference, as_reference
 from sde_score.likelihood.partition.methods import (
@@ -45,9 +46,6 @@ from sde_score.likelihood.partition.schedule import pilot, refine
 from sde_score.mcmc import KERNELS, Kernel
 from sde_score.models import Density, Marginal, Model
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
-
-if TYPE_CHECKING:
-    from tqdm.auto import tqdm
 
 _PILOT = 256
 
@@ -110,19 +108,30 @@ def log_partition(
     if chosen.populations:
         _require_populations(chains, populations)
     seed = int(torch.randint(1 << 62, ()).item()) if seed is None else seed
-    end = Marginal(density) if isinstance(density, Model) else density
+    end = _density(density)
     holder = density.model if isinstance(density, Marginal) else density
     like = blank_like(holder, otherwise=torch.float64)
     path = GeometricPath(as_reference(start, like), end)
-    with _bar("pilot", progress) as bar:
+    with progress_bar(name="pilot", unit="stop", shown=progress) as bar:
         plan = _plan(
             path, mover, steps if betas is None else betas, moves, tune, like, seed, bar.update
         )
     total = chosen.walks * (len(plan.betas) - 1) + chosen.populations
-    with _bar("log Z", progress, total) as bar:
+    with progress_bar(total=total, name="log Z", unit="stop", shown=progress) as bar:
         return chosen.run(
             PartitionProblem(path, plan, chains, populations, samples, like, seed, bar.update)
         )
+
+
+def _density(density: Model | Density) -> Density:
+    """The density itself, or that of a model at `t_min`."""
+    end = Marginal(density) if isinstance(density, Model) else density
+    if not isinstance(end, Density):
+        raise ArgumentError(
+            f"density is a {type(density).__name__}; accepted: an energy-based model, or a density "
+            "with energy and score, such as a target or Marginal(model, t)"
+        )
+    return end
 
 
 def _plan(
@@ -176,9 +185,3 @@ def _require_populations(chains: int, populations: int) -> None:
         raise ValueError(
             f"chains={chains} must be a multiple of populations={populations}, at least 2 in each"
         )
-
-
-def _bar(name: str, progress: bool, total: int | None = None) -> tqdm[Any]:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=name, unit="stop", delay=2, disable=not progress)

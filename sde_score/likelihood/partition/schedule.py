@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from sde_score._core.errors import NumericalError
 from sde_score.likelihood.partition.annealing import AnnealingPlan, Tick, move, systematic
 from sde_score.likelihood.partition.geometric_path import GeometricPath
 from sde_score.mcmc import Kernel
@@ -51,15 +52,14 @@ def pilot(
     """
     betas, logs = [0.0], [math.log(kernel.step_size)]
     one = AnnealingPlan([], [], kernel, 1)
-    while betas[-1] < 1:
+    for _ in range(_LARGEST):
+        if betas[-1] >= 1:
+            break
         gap = path.gap(x)
         step = _next_step(gap, 1 - betas[-1])
         beta = 1.0 if step >= 1 - betas[-1] else betas[-1] + step
-        if len(betas) > _LARGEST or beta == betas[-1]:
-            raise RuntimeError(
-                f"the path from start to density has not ended after {len(betas)} stops, at "
-                f"beta={beta:.3g}: start too far away; try GaussianReference.fit(data) as start"
-            )
+        if not beta > betas[-1]:
+            raise _no_end(betas)
         weights = (-(beta - betas[-1]) * gap).softmax(0)
         x = x[systematic(weights[None], generator)[0]]
         log_h = logs[-1]
@@ -70,8 +70,17 @@ def pilot(
         betas.append(beta)
         logs.append(log_h)
         tick()
+    else:
+        raise _no_end(betas)
     logs[0] = logs[1]
     return replace(one, betas=betas, step_sizes=[math.exp(value) for value in logs])
+
+
+def _no_end(betas: Sequence[float]) -> NumericalError:
+    return NumericalError(
+        f"the path from start to density has not ended after {len(betas)} stops, at "
+        f"beta={betas[-1]:.3g}: start too far away; try GaussianReference.fit(data) as start"
+    )
 
 
 def refine(plan: AnnealingPlan, betas: Sequence[float] | int, moves: int) -> AnnealingPlan:
@@ -97,7 +106,7 @@ def _next_step(gap: Tensor, rest: float) -> float:
     """The largest step, at most `rest`, that keeps the share `_KEPT` of the sample size."""
     finite = gap[gap.isfinite()]
     if len(finite) == 0:
-        raise RuntimeError(
+        raise NumericalError(
             "the energy is not finite on any sample of start: choose a start that overlaps the "
             "density, such as GaussianReference.fit(data)"
         )

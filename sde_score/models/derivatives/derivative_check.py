@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sde_score._core.checks import expand_like, require_batch, require_choice, sum_event
+from sde_score._core.checks import expand_like, require_choice, sum_event
+from sde_score._core.quadrature import legendre
 from sde_score.models.derivatives.jacobian import pull
-from sde_score.models.exact.quadrature import legendre
+from sde_score.models.inputs import as_batch, as_condition, require_model
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.random import generator_from, normal
 
@@ -70,12 +71,9 @@ def check_differentiable(
         TypeError: for a model without the protocol, or x that is not floating point.
         ValueError: for a model that would not train rightly, with the reason and the usual fix.
     """
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"model is a {type(model).__name__}; accepted: a ScoreModel, an EnergyModel, or "
-            "anything else with sde, nfe, score, denoise, noise and velocity"
-        )
-    require_batch("x", x)
+    require_model(model)
+    x = as_batch("x", x)
+    condition = as_condition(condition, len(x), x.device)
     require_choice("needs", needs, NEEDS)
     is_gradient = needs == "score" and isinstance(model, EnergyBased)
     if not (second_derivatives or is_gradient):

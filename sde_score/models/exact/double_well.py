@@ -14,6 +14,7 @@ from sde_score.models.exact.quadrature import DEPTH
 
 _HIGHEST = 100.0
 _STEEPEST = 10.0
+_MOST_STEPS = 8900  # of 2 %, which lead to the end of float64
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class DoubleWell(IndependentEntries):
         its least."""
         pull = abs(self.tilt) * self.position
         y = 1.0
-        while self.barrier * (y**2 - 1) ** 2 - pull * y < DEPTH:
+        for _ in range(_MOST_STEPS):
+            if self.barrier * (y**2 - 1) ** 2 - pull * y >= DEPTH:
+                return -self.position * y, self.position * y
             y *= 1.02
-        return -self.position * y, self.position * y
+        raise ValueError(
+            f"barrier={self.barrier} is too low for position={self.position} and tilt={self.tilt}: "
+            "the energy does not rise within reach of float64"
+        )

@@ -12,7 +12,7 @@ from sde_score._core.checks import require_batch, require_count
 from sde_score.models import parametrization
 from sde_score.models.base import KnownDensity
 from sde_score.models.parametrization import Coefficients, Scales
-from sde_score.sdes import SDE
+from sde_score.sdes import SDE, SDES
 
 _CHUNK_NUMBERS = 1 << 23  # float64 numbers held at once beside the data: 64 MiB
 
@@ -48,7 +48,7 @@ class EmpiricalDistribution(nn.Module, KnownDensity):
             raise ValueError(
                 f"data of shape {tuple(data.shape)} must be (examples, *event), finite, not empty"
             )
-        self._sde = sde
+        self._sde = SDES.resolve(sde, name="sde")
         self.register_buffer("data", data.detach())
 
     @override
@@ -58,7 +58,7 @@ class EmpiricalDistribution(nn.Module, KnownDensity):
     @override
     def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         if condition is not None:
-            raise ValueError("EmpiricalDistribution takes no condition")
+            raise ValueError("EmpiricalDistribution takes no condition: leave it out")
         return self._posterior(x, at)[0].reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, t: Tensor | float) -> Tensor:

@@ -14,7 +14,7 @@ from sde_score._core.checks import as_time, require_batch, require_count
 from sde_score.models import parametrization
 from sde_score.models.base import KnownDensity
 from sde_score.models.parametrization import Coefficients, Scales
-from sde_score.sdes import SDE
+from sde_score.sdes import SDE, SDES
 
 
 class GaussianMixture(nn.Module, KnownDensity):
@@ -57,7 +57,7 @@ class GaussianMixture(nn.Module, KnownDensity):
             raise ValueError(
                 f"means has shape {tuple(centers.shape)}; accepted: (components, *event)"
             )
-        self._sde = sde
+        self._sde = SDES.resolve(sde, name="sde")
         self.event_shape = tuple(centers.shape[1:])
         spread = torch.as_tensor(covariances, dtype=torch.float64)
         variances, axes = _principal_axes(spread, centers)
@@ -73,7 +73,7 @@ class GaussianMixture(nn.Module, KnownDensity):
     @override
     def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         if condition is not None:
-            raise ValueError("GaussianMixture takes no condition")
+            raise ValueError("GaussianMixture takes no condition: leave it out")
         log_joint, whitened = self._components(x, at)
         responsibility = log_joint.softmax(1)
         pull = -responsibility[:, :, None] * whitened

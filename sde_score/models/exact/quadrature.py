@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from sde_score._core.quadrature import legendre
 
 Integrand = Callable[[Tensor], Tensor]
 
@@ -34,13 +34,6 @@ _NODES = 192
 _PANELS = 512
 _PANEL_NODES = 8
 _MOST_STEPS = 60
-
-
-@cache
-def legendre(count: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre nodes and weights on [0, 1], float64."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
 
 
 def column(coefficient: Tensor, x: Tensor) -> Tensor:

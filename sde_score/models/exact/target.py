@@ -145,7 +145,9 @@ class Diffused(nn.Module, BaseEnergy):
     @override
     def _energy(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
         if condition is not None:
-            raise ValueError(f"a diffused {type(self.target).__name__} takes no condition")
+            raise ValueError(
+                f"a diffused {type(self.target).__name__} takes no condition: leave it out"
+            )
         return -self.target.diffused_log_prob(self.target.checked(x), at).to(x.dtype)
 
     @override

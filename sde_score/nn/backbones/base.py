@@ -30,6 +30,11 @@ class Backbone(nn.Module, ABC):
         self.event_shape = require_event_shape(event_shape)
         self.embedding = NoiseEmbedding(embedding, num_classes)
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for a network without condition."""
+        return self.embedding.num_classes
+
     def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
         """Map a noisy batch to a batch of the same shape.
 
@@ -82,9 +87,13 @@ def require_inputs(x: Tensor, noise_level: Tensor, event_shape: tuple[int, ...])
     require_batch("x", x)
     require_noise_level(noise_level)
     if tuple(x.shape[1:]) != event_shape:
+        one = tuple(x.shape) == event_shape
+        fix = (
+            "give one example as x[None]" if one else "build it with event_shape=tuple(x.shape[1:])"
+        )
         raise ValueError(
             f"x of shape {tuple(x.shape)} does not fit this network: it takes (batch, "
-            f"{', '.join(map(str, event_shape))}); build it with event_shape=tuple(x.shape[1:])"
+            f"{', '.join(map(str, event_shape))}); {fix}"
         )
     _require_one_each(x, noise_level)
 

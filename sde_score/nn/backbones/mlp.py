@@ -13,6 +13,7 @@ from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import Backbone, require_dropout, require_event_shape
+from sde_score.nn.blocks.dropout import Dropout
 from sde_score.nn.blocks.group_norm import LayerNorm
 from sde_score.nn.blocks.layers import Modulation, zero_init
 
@@ -77,7 +78,7 @@ class _Block(nn.Module):
         self.inner = nn.Linear(width, width)
         self.norm = LayerNorm(width)
         self.modulation = Modulation(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.outer = zero_init(nn.Linear(width, width))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import Backbone, require_dropout, require_event_shape
+from sde_score.nn.blocks.dropout import Dropout
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, SelfAttention, zero_init
 
@@ -125,7 +126,7 @@ class _Block(nn.Module):
         self.first = nn.Conv2d(channels, out, 3, padding=1)
         self.second_norm = GroupNorm(out)
         self.modulation = Modulation(embedding, out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.second = zero_init(nn.Conv2d(out, out, 3, padding=1))
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
         self.attention = SelfAttention(out) if attend else nn.Identity()
@@ -156,7 +157,7 @@ def _resolutions(side: int, levels: int) -> list[int]:
         ValueError: if a level would not be smaller than the one before.
     """
     sides = [side]
-    while sides[-1] > 1:
+    for _ in range((side - 1).bit_length()):
         sides.append((sides[-1] + 1) // 2)
     if levels > len(sides):
         raise ValueError(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_score._core.checks import require_count
+from sde_score._core.checks import class_of, is_integer, require_count
+from sde_score._core.errors import ArgumentError
 
 NO_CLASS = -1
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 # The noise level is a quarter of log(sigma / alpha), within -4 .. 4. The slowest wave, of period
 # 16, tells all levels of -8 .. 8 apart; the fastest, of period 1/2, turns once while sigma / alpha
@@ -61,22 +64,23 @@ def require_noise_level(noise_level: Tensor) -> None:
 
 
 def require_labels(labels: Tensor, noise_level: Tensor, num_classes: int) -> Tensor:
-    """Refuse anything but one label per example; return the labels.
+    """Refuse anything but one label per example; return the labels as int64.
 
     Raises:
-        TypeError: if the labels are not int64.
+        TypeError: if the labels are no integers.
         ValueError: for a wrong shape, or labels out of range, looked at on the CPU alone.
     """
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        what = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(
-            f"condition must be a tensor of int64 labels, got {what}: try condition.long()"
+    if not isinstance(labels, Tensor) or labels.dtype not in _INTEGERS:
+        raise ArgumentError(
+            f"condition must be a tensor of integer labels, got {class_of(labels)}"
+            + _fix(labels, len(noise_level), num_classes)
         )
     if labels.shape != noise_level.shape:
         raise ValueError(
             f"condition of shape {tuple(labels.shape)} must have one label per example, "
-            f"shape {tuple(noise_level.shape)}"
+            f"shape {tuple(noise_level.shape)}{_fix(labels, len(noise_level), num_classes)}"
         )
+    labels = labels.long()
     may_look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
     if may_look and ((labels < NO_CLASS) | (labels >= num_classes)).any():
         raise ValueError(
@@ -84,6 +88,25 @@ def require_labels(labels: Tensor, noise_level: Tensor, num_classes: int) -> Ten
             f"0 ... {num_classes - 1}, and {NO_CLASS} for no class"
         )
     return labels
+
+
+def _fix(labels: object, batch: int, num_classes: int) -> str:
+    """How what came becomes labels, where it can."""
+    if is_integer(labels):
+        return f": try torch.full(({batch},), {labels})"
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
+        return ": try torch.from_numpy(condition)"
+    if isinstance(labels, (list, tuple)):
+        return ": try torch.tensor(condition)"
+    if not isinstance(labels, Tensor):
+        return ""
+    if labels.shape == (batch, num_classes):
+        return ", which is one-hot: try condition.argmax(1)"
+    if labels.ndim == 0:
+        return f": try condition.expand({batch})"
+    if labels.shape == (batch, 1):
+        return ": try condition[:, 0]"
+    return ": try condition.long()" if labels.dtype not in _INTEGERS else ""
 
 
 class NoiseEmbedding(nn.Module):
@@ -115,14 +138,14 @@ class NoiseEmbedding(nn.Module):
 
         Args:
             noise_level: a quarter of log(sigma / alpha), within -4 .. 4, shape `(batch,)`.
-            condition: labels `0 ... num_classes - 1`, or -1 for "no class", int64 of shape
+            condition: labels `0 ... num_classes - 1`, or -1 for "no class", integers of shape
                 `(batch,)`. None means no class for the whole batch.
 
         Returns:
             Shape `(batch, channels)`.
 
         Raises:
-            TypeError: if the noise level is not floating-point or the labels are not int64.
+            TypeError: if the noise level is not floating-point or the labels are no integers.
             ValueError: for a wrong shape, labels out of range (looked at on the CPU only: a look at
                 a GPU would stall it), or labels given to a network without classes.
         """

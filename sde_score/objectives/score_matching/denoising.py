@@ -51,7 +51,8 @@ class DenoisingScoreMatching(BaseObjective):
     Args:
         weighting: a name from `WEIGHTINGS`, such as `"likelihood"` or `"edm(sigma_data=0.3)"`, or
             an object.
-        time_sampler: a name from `TIME_SAMPLERS`, or an object.
+        time_sampler: a name from `TIME_SAMPLERS`, or an object; `"auto"` takes the times that the
+            paper of the SDE trains at.
         variance_reduction: one of the above; all but `none` give single examples negative losses.
 
     Raises:
@@ -67,7 +68,7 @@ class DenoisingScoreMatching(BaseObjective):
     reference = "Vincent 2011, https://doi.org/10.1162/NECO_a_00142"
 
     weighting: str | Weighting = "variance"
-    time_sampler: str | TimeSampler = "uniform"
+    time_sampler: str | TimeSampler = "auto"
     variance_reduction: str = "none"
 
     def __post_init__(self) -> None:

@@ -64,7 +64,8 @@ class DenoisingControl(StatefulObjective):
 
     Args:
         weighting: a name from `WEIGHTINGS`, or an object.
-        time_sampler: a name from `TIME_SAMPLERS`, or an object.
+        time_sampler: a name from `TIME_SAMPLERS`, or an object; `"auto"` takes the times that the
+            paper of the SDE trains at.
         bins: of equal width over the SDE's range of log-SNR, at least 1.
         memory: steps after which an example counts 1 / e as much, at least 1.
 
@@ -90,7 +91,7 @@ class DenoisingControl(StatefulObjective):
     def __init__(
         self,
         weighting: str | Weighting = "variance",
-        time_sampler: str | TimeSampler = "uniform",
+        time_sampler: str | TimeSampler = "auto",
         bins: int = 32,
         memory: int = 1000,
     ) -> None:

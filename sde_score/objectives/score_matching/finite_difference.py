@@ -9,9 +9,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_positive, sum_event
-from sde_score.models import Marginal
+from sde_score._core.modules import rounding
+from sde_score.models import EnergyBased, Marginal, Model
 from sde_score.objectives.base import MarginalObjective
 from sde_score.random import Draws, probes, require_probes
+
+# Rounding over step^2 for energies, over step for scores, that leaves gradients right to a few %.
+_ENERGY_ERROR, _SCORE_ERROR = 0.02, 0.2
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,10 @@ class FiniteDifferenceScoreMatching(MarginalObjective):
 
     averaged over n directions v. Both are `ImplicitScoreMatching` on average but for O(h^2), and
     exactly so where f is quadratic. Rounding adds errors of eps / h^2, or eps / h, so the steps
-    taken by default are eps^(1/4) and eps^(1/3), eps that of the dtype of the data. On a small
-    smooth network that makes relative errors of 4e-4 for an energy and 1e-5 for a score in float32,
-    1e-8 and 3e-11 in float64.
+    taken by default are eps^(1/4) and eps^(1/3), with eps the rounding error of the coarsest dtype
+    on the way: of the data, the weights or `torch.autocast`. On a small smooth network that makes
+    relative errors of 1e-3 for an energy and 1e-5 for a score in float32, 1e-7 and 2e-9 in float64,
+    1e-2 for a score in bfloat16. An energy in bfloat16 is refused: no step is right.
 
     Args:
         probes: number n of directions per example, at least 1.
@@ -45,7 +50,7 @@ class FiniteDifferenceScoreMatching(MarginalObjective):
 
     Raises:
         ValueError: for an unknown name or argument, a count below 1, or lengths that are not
-            positive.
+            positive; when called, if differences over the step are lost in rounding.
 
     Cost: 2n F + 2n B for a score model, (2n + 1) F + (2n + 1) B for an energy.
 
@@ -82,12 +87,36 @@ class FiniteDifferenceScoreMatching(MarginalObjective):
 
     def step_length(self, marginal: Marginal, x: Tensor) -> Tensor:
         """h in units of x, float64, a scalar or `(batch,)`."""
-        step = self.step
-        if step is None:
-            step = torch.finfo(x.dtype).eps ** (1 / 4 if marginal.has_energy else 1 / 3)
+        eps = rounding(marginal.model, x)
+        self.require_precision(marginal.model, eps)
         t = torch.as_tensor(marginal.t, dtype=torch.float64, device=x.device)
         unit = marginal.model.sde.sigma(t) if self.all_noise_levels else self.sigma_data
-        return step * unit * torch.ones_like(t)
+        return self._step(marginal.model, eps) * unit * torch.ones_like(t)
+
+    def _step(self, model: Model, rounding: float) -> float:
+        if self.step is not None:
+            return self.step
+        return float(rounding ** (1 / 4 if isinstance(model, EnergyBased) else 1 / 3))
+
+    @override
+    def require_precision(self, model: Model, rounding: float) -> None:
+        """Refuse a step over which differences are lost in rounding.
+
+        Raises:
+            ValueError: with the smallest step that is accepted.
+        """
+        energy, step = isinstance(model, EnergyBased), self._step(model, rounding)
+        order, most = (2, _ENERGY_ERROR) if energy else (1, _SCORE_ERROR)
+        if rounding / step**order <= most:
+            return
+        least = (rounding / most) ** (1 / order)
+        kind = "an energy" if energy else "a score"
+        raise ValueError(
+            f"finite differences of {kind} over step={step:.2g} are lost in rounding, which is "
+            f"{rounding:.1e} of what the model computes: take float32 throughout (precision="
+            "'float32', no torch.autocast, no TensorFloat-32), an objective that takes derivatives "
+            f"such as 'sliced', or a step of {least:.2g} or more, with its error of O(step^2)"
+        )
 
 
 def _energy_differences(marginal: Marginal, x: Tensor, vectors: Tensor, step: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class TargetScoreMatching(BaseObjective):
             a `Density`.
         mix: c between 0 (denoising) and 1 (the known score alone) at every t; None takes c*.
         information: I, > 0; None takes the mean over 4096 exact draws of a `Target`.
-        time_sampler: a name from `TIME_SAMPLERS`, or an object.
+        time_sampler: a name from `TIME_SAMPLERS`, or an object; `"auto"` takes the times that the
+            paper of the SDE trains at.
         weighting: a name from `WEIGHTINGS`, or an object.
 
     Raises:
@@ -66,7 +67,7 @@ class TargetScoreMatching(BaseObjective):
     target: str | Density
     mix: float | None = None
     information: float | None = None
-    time_sampler: str | TimeSampler = "uniform"
+    time_sampler: str | TimeSampler = "auto"
     weighting: str | Weighting = "variance"
 
     def __post_init__(self) -> None:

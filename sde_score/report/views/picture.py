@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sde_score import samplers
 from sde_score.evaluation import VIEWS, Comparison, Interval, ViewRow
+from sde_score.report.look import Look, cell, kind_of
 from sde_score.report.pictures import (
     FAINT,
     HEAD,
@@ -18,7 +19,6 @@ from sde_score.report.pictures import (
     SMALL,
     TEXT,
     draw_examples,
-    is_picture,
     new_figure,
     plain_numbers,
     without_box,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _PALETTE = ("#D55E00", "#CC79A7", "#009E73", "#0072B2", "#E69F00", "#56B4E9")
 _SHOWN_NFE = 10  # samples are shown near this cost, where views differ most
 _IMAGES, _POINTS = 14, 400
+_PIXELS = 840  # width of a row of samples
+DPI = 150  # of the picture
 _DECADES = range(-6, 7)
 
 
@@ -44,9 +46,13 @@ def comparison_figure(run: Run, comparison: Comparison) -> Figure:
         run: for the samples, which are drawn anew from the same seeds.
         comparison: from `sde_score.evaluation.compare`.
     """
-    figure = new_figure(12, 10)
+    upper, lower = 5.3, 4.7
+    if kind_of(run.event_shape) == "images":  # every pixel is shown, in rows one below the other
+        rows = 1 + len(_views(comparison))
+        lower = max(lower, 0.4 + rows * (cell(run.event_shape)[0] / DPI + 0.1))
+    figure = new_figure(12, upper + lower)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
-    halves = figure.add_gridspec(2, 1, height_ratios=(1.12, 1))
+    halves = figure.add_gridspec(2, 1, height_ratios=(upper, lower))
     top, bottom = (figure.add_subfigure(halves[i]) for i in range(2))
     top.suptitle(headline(comparison), x=0.012, ha="left", fontsize=14, weight="bold", color=INK)
     top.supxlabel(
@@ -260,8 +266,9 @@ def _bits(comparison: Comparison) -> tuple[Mapping[int, Interval], Mapping[str, 
 
 def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison) -> None:
     """Data and samples of each view near one cost, from the same seeds."""
-    images = is_picture(run.event_shape)
-    count = _IMAGES if images else _POINTS
+    images, look = kind_of(run.event_shape) == "images", Look.of(run)
+    wide = 1 + cell(run.event_shape)[1] if images else 1
+    count = max(1, min(_IMAGES, _PIXELS // wide)) if images else _POINTS
     held_out = run.dataset("held_out")
     data = held_out.batch(torch.arange(min(count, len(held_out)))).x0
     panels = [("held-out data", INK, data)]
@@ -277,7 +284,7 @@ def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison) -> None:
     limit = None if images else 1.2 * float(data.abs().max())
     grid = figure.subplots(*shape, squeeze=False).flatten()
     for axes, (label, color, x) in zip(grid, panels, strict=False):
-        draw_examples(axes, x, count, limit)
+        draw_examples(axes, x, look, count, limit)
         if images:
             at = {"x": -0.02, "y": 0.5, "ha": "right", "va": "center"}
             axes.text(s=label, transform=axes.transAxes, fontsize=SMALL, color=color, **at)

@@ -12,7 +12,7 @@ from sde_score.report.evaluation_table import samples_caption
 from sde_score.report.page import Section
 from sde_score.report.pictures import png
 from sde_score.report.tables import Table, csv_text, estimate_columns, figure_text
-from sde_score.report.views.picture import comparison_figure
+from sde_score.report.views.picture import DPI, comparison_figure
 from sde_score.training import Run
 
 NAME = "comparison"
@@ -20,12 +20,20 @@ NAME = "comparison"
 _TITLE = "One network, all views"
 
 
-def write_comparison(run: Run, comparison: Comparison) -> None:
-    """Write `comparison.json`, `.csv` and `.png` into the run directory, each in one step."""
-    path = run.path / f"{NAME}.json"
+def write_comparison(run: Run, comparison: Comparison, folder: Path | None = None) -> None:
+    """Write `comparison.json`, `.csv` and `.png` into a folder, each in one step.
+
+    Args:
+        run: of the comparison.
+        comparison: from `sde_score.evaluation.compare`.
+        folder: made if it is not there; the run directory if not given.
+    """
+    folder = run.path if folder is None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{NAME}.json"
     replace_file(path, json.dumps(comparison.record(), indent=1).encode())
     replace_file(path.with_suffix(".csv"), comparison_csv(comparison).encode())
-    replace_file(path.with_suffix(".png"), png(comparison_figure(run, comparison), 150))
+    replace_file(path.with_suffix(".png"), png(comparison_figure(run, comparison), DPI))
 
 
 def comparison_csv(comparison: Comparison) -> str:

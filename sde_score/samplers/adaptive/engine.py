@@ -25,12 +25,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from sde_score._core.errors import NumericalError
+
 _MOST_ROUNDS = 10_000
 
 
-def gave_up(reason: str) -> RuntimeError:
+def gave_up(reason: str) -> NumericalError:
     """The error of a solver that cannot go on."""
-    return RuntimeError(
+    return NumericalError(
         f"the solver gave up ({reason}): is the model finite and differentiable at every x and t, "
         "and are rtol and atol above its rounding error?"
     )
@@ -224,7 +226,8 @@ def integrate(
             steps = batch.rows, batch.goal + 1, landed, time, batch.time - time, before
             record(AcceptedSteps(*(column[accepted] for column in steps)))
         finished = landed & (batch.goal == len(stops) - 1)
-        stuck = (batch.step < controller.smallest * (1 + batch.time.abs())) & ~landed
+        # Neither is a step that is no number above any bound.
+        stuck = ~(batch.step >= controller.smallest * (1 + batch.time.abs())) & ~landed
         counts = torch.stack([landed, finished, stuck, batch.fresh & ~finished]).sum(1).tolist()
         some_landed, some_finished, some_stuck, fresh = counts
         if some_stuck:

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_nonnegative
+from sde_score._core.errors import NumericalError
 from sde_score.samplers.base import Sampler
 from sde_score.samplers.fixed_step.one_step import Predictor
 from sde_score.samplers.grids import Grid
@@ -118,7 +119,7 @@ class Parallel(Sampler):
         rows = torch.arange(len(x), device=x.device)
         front = torch.zeros_like(rows)
         points = head[None]
-        while low < last:
+        for _ in range(last):  # each makes one step final at least
             known = table.predict(points[:width], front, rows)
             swept = table.walk(known, head, front, rows)
             path[table.clamp(front, width + 1), rows] = swept
@@ -131,10 +132,14 @@ class Parallel(Sampler):
                 rows, front, head, stride = rows[going], front[going], head[going], stride[going]
                 known = known[:, going]
             yield low
+            if low >= last:
+                break
             width, old = min(self.window, last - low), width
             shift = stride + torch.arange(width, device=x.device)[:, None]
             guess = _pick(known, shift.clamp(max=old - 1))
             points = table.walk(guess, head, front, rows)
+        if low < last:
+            raise NumericalError(f"{last} sweeps of {self} have made {low} of {last} steps final")
 
     def _stride(self, swept: Tensor, points: Tensor, units: Tensor) -> Tensor:
         """By how many steps each window slides, shape `(n,)`."""

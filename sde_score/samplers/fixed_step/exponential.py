@@ -33,13 +33,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from sde_score._core.quadrature import legendre
 from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
 from sde_score.sdes.clocks import Clock
+
+_NODES = 64  # of each integral over a step
 
 Function = Callable[[Tensor], Tensor]
 """Of the noise ratio s, entry by entry."""
@@ -152,6 +154,9 @@ def exponential_steps(
             `(steps, points)`.
         counts: how many of them it goes through in each step, the first ones; shape `(steps,)`.
         rule: how the moments of the polynomial are taken, from `MOMENT_RULES`.
+
+    Raises:
+        ValueError: if a step has coefficients that are not finite.
     """
     s, measure, length = _lattice(start, stop)
     begin, end = start[:, None], stop[:, None]
@@ -183,13 +188,31 @@ def exponential_steps(
     variance = (-2 * rate * s * torch.exp(2 * factor) * measure).sum(1)
     noisy = variance > 0  # the root has no slope at 0
     std = torch.where(noisy, torch.where(noisy, variance, 1.0).sqrt(), 0.0)
-    return Steps(carry[:, 0], weights, std)
+    steps = Steps(carry[:, 0], weights, std)
+    _require_finite(steps, start, stop)
+    return steps
+
+
+def _require_finite(steps: Steps, start: Tensor, stop: Tensor) -> None:
+    """Refuse steps that are no numbers, as from points that coincide or a clock that stands.
+
+    Raises:
+        ValueError: naming the first such step.
+    """
+    finite = steps.carry.isfinite() & steps.weights.isfinite().all(1) & steps.std.isfinite()
+    if not bool(finite.all()):
+        k = int((~finite).nonzero()[0])
+        raise ValueError(
+            f"step {k + 1} of {len(finite)}, from a noise ratio of {start[k].item():g} to "
+            f"{stop[k].item():g}, has coefficients that are not finite: are the times of the SDE "
+            "and its noise ratios inverse to each other, and strictly monotonic?"
+        )
 
 
 def _lattice(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Quadrature points and weights of integrals over s, shape `(steps, nodes)`, even in log s but
     for a step to zero, which is even in s; and the length in log s, `(steps, 1)`."""
-    place, share = _gauss_legendre()
+    place, share = legendre(_NODES)
     begin, end = start[:, None], stop[:, None]
     length = torch.log(torch.where(end > 0, end, begin) / begin)
     s = begin * torch.exp(place * length)
@@ -199,15 +222,6 @@ def _lattice(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torch.where(ending, -begin, s * length) * share,
         length,
     )
-
-
-@cache
-def _gauss_legendre(nodes: int = 64) -> tuple[Tensor, Tensor]:
-    """Nodes and weights on [0, 1]."""
-    from scipy.special import roots_legendre
-
-    place, share = roots_legendre(nodes)
-    return 0.5 * (1 + torch.from_numpy(place)), 0.5 * torch.from_numpy(share)
 
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]

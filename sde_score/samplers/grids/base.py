@@ -44,7 +44,8 @@ class Grid(ABC):
         """Decreasing times, float64 of shape `(count,)`; the ends are exact.
 
         Raises:
-            ValueError: if `end` lies outside the times of the SDE, or count < 1.
+            ValueError: if `end` lies outside the times of the SDE, count < 1, or two times do not
+                decrease, as where the SDE's inverse of the noise is wrong.
         """
         require_count(count=count)
         end = self.stop(sde, count)
@@ -56,6 +57,14 @@ class Grid(ABC):
             return torch.tensor([sde.t_max], dtype=torch.float64)
         times = self.place(sde, torch.linspace(0, 1, count, dtype=torch.float64), end)
         times[0], times[-1] = sde.t_max, end
+        falls = times.diff() < 0
+        if not bool(falls.all()):
+            k = int((~falls).nonzero()[0])
+            raise ValueError(
+                f"grid {self!r} goes from t={times[k].item():g} to t={times[k + 1].item():g} at "
+                f"step {k + 1} of {count - 1} where times must decrease: is time_of_log_snr of "
+                f"{sde} the inverse of its log_snr, and are all noise levels within its range?"
+            )
         return times
 
 

@@ -131,17 +131,18 @@ def choose_steps_each(
         after = annealed_variance(levels, stds.tolist(), steps, ratio, start_std)[-1]
         return bool(((after / (levels[-1] ** 2 + stds**2) - 1).abs() <= tolerance).all())
 
-    low, high = 0, 1
-    while not met(high):
-        if high >= largest:
-            raise ValueError(
-                f"tolerance={tolerance} is not met by {largest} steps at each of {len(levels)} "
-                "levels: use more levels"
-            )
-        low, high = high, min(2 * high, largest)
-    while high - low > 1:
+    tried = [*(1 << k for k in range(largest.bit_length())), largest]
+    found = next((k for k, steps in enumerate(tried) if met(steps)), None)
+    if found is None:
+        raise ValueError(
+            f"tolerance={tolerance} is not met by {largest} steps at each of {len(levels)} "
+            "levels: use more levels"
+        )
+    low, high = ([0, *tried][found], tried[found])
+    for _ in range((high - low - 1).bit_length()):
         middle = (low + high) // 2
-        low, high = (low, middle) if met(middle) else (middle, high)
+        if low < middle:
+            low, high = (low, middle) if met(middle) else (middle, high)
     return high
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sde_score._core.progress import progress_bar
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds, generator_from
 from sde_score.samplers.base import Sampler
@@ -298,10 +299,8 @@ class Search:
         return best
 
     def _bar(self, total: int) -> Iterator[int]:
-        from tqdm.auto import tqdm
-
         name = f"grid of {self.sampler.steps} steps"
-        yield from tqdm(range(total), desc=name, delay=2, disable=not self.progress)
+        yield from progress_bar(range(total), name=name, shown=self.progress)
 
 
 def _no_noise() -> Tensor:

@@ -218,5 +218,5 @@ def test_what_has_no_best_variance_is_refused():
         optimal_variances(vae, line(VP()), POINTS, by="norm")
     with pytest.raises(ValueError, match="model lives on VE"):
         optimal_variances(vae, line(VE()), POINTS)
-    with pytest.raises(ValueError, match="at least one example"):
+    with pytest.raises(ValueError, match="holds no examples"):
         optimal_variances(vae, line(VP()), POINTS[:0])

@@ -439,8 +439,8 @@ class Foreign:
 def test_scores_whose_graph_is_cut_are_refused(x):
     assert "\n- no parameter gets a gradient" in refusal(ScoreFunction(Cut()), x)
     assert "graph is cut (detach" in refusal(ScoreFunction(lambda x, t: Slope.apply(x)), x)
-    hidden = Cut()
-    assert "graph is cut (detach" in refusal(ScoreFunction(lambda x, t: hidden(x, t)), x)
+    held = Cut()
+    assert "\n- no parameter gets a gradient" in refusal(ScoreFunction(lambda x, t: held(x, t)), x)
     said = refusal(Foreign(), x)
     assert "\n- the score has no graph: it is computed under torch.no_grad()" in said
     assert said.count("\n") == 1

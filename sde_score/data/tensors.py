@@ -1,0 +1,205 @@
+"""Data sets over tensors: what values, shapes and labels are taken for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_score._core.checks import class_of, is_number, plain, refusal
+from sde_score._core.errors import DataError
+from sde_score._core.statistics import chunks
+from sde_score.data.dataset import SMALLEST_SIDE, DataSet
+from sde_score.scaling import Scaling, raw_dtype
+
+_FEW = 32  # values of uint8 below this may be levels of their own
+_COARSE = 0.01  # deviations: coarser steps of float32 are worth a word
+
+
+def from_tensor(
+    x: Tensor | np.ndarray[Any, Any],
+    labels: Tensor | np.ndarray[Any, Any] | Sequence[int] | None = None,
+    scaling: Scaling | None = None,
+    *,
+    name: str = "tensor",
+    class_names: tuple[str, ...] = (),
+) -> DataSet:
+    """A data set over a tensor.
+
+    Args:
+        x: raw examples, shape `(count, *event)`; images are `(count, channels, height, width)`.
+            uint8 is taken as discrete with 256 levels, or with those that occur where these are 0,
+            1, ... up to at most 31. Floating-point is continuous: tables `(count, features)` are
+            standardized column by column, all else by one mean and one standard deviation.
+        labels: integers from 0 up, shape `(count,)`. Those that occur are the classes; where they
+            are not 0, 1, ..., they are numbered in their order and kept as `class_names`.
+        scaling: map into model range, where that default is not meant:
+            `Scaling.discrete(levels)` for integers 0 ... levels - 1, `Scaling.standardize(x)` for
+            tables whose columns share one scale, `Scaling()` for data that are in model range.
+        name: of the data set, in reports.
+        class_names: name of each class; gives the number of classes.
+
+    Raises:
+        TypeError: if `x` or `labels` are not tensors of such a kind.
+        DataError: if there are no examples, a value is not finite or no level, images have their
+            channels last, or labels do not fit.
+    """
+    x, labels = _as_tensor(x), _as_tensor(labels)
+    if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
+        what = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a tensor of real numbers, got {what}{_fix(x)}")
+    if x.ndim < 2 or x.numel() == 0:
+        raise DataError(
+            f"x has shape {tuple(x.shape)}, accepted: (count, *event) with at least one example; "
+            "reshape single numbers to (count, 1)"
+        )
+    x = x.detach().cpu()
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    _require_finite(x)
+    _look_at_layout(tuple(x.shape))
+    if scaling is not None and not isinstance(scaling, Scaling):
+        raise refusal("scaling", scaling, "a Scaling, such as Scaling.discrete(256), or None")
+    if scaling is None:
+        scaling = _default_scaling(x)
+        _look_at_precision(x, scaling)
+    if scaling.levels is not None:
+        x = _as_levels(x, scaling.levels)
+    scaling.log_abs_det(tuple(x.shape[1:]))  # refuses a scaling for other events
+    if labels is None:
+        return DataSet(name, x, scaling)
+    labels = _checked_labels(labels, len(x), class_names)
+    if not class_names:
+        found = torch.unique(labels)
+        if int(found[-1]) >= len(found):
+            labels, class_names = torch.searchsorted(found, labels), tuple(map(str, found.tolist()))
+    num_classes = len(class_names) or int(labels.max()) + 1
+    return DataSet(name, x, scaling, labels, num_classes, tuple(class_names))
+
+
+def _default_scaling(x: Tensor) -> Scaling:
+    if x.dtype == torch.uint8:
+        return Scaling.discrete(_levels(x))
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x of {x.dtype} needs a scaling: give scaling=Scaling.discrete(levels) for whole "
+            "numbers 0 ... levels - 1, or x.double() for continuous data"
+        )
+    return Scaling.standardize(x, per_feature=x.ndim == 2)
+
+
+def _look_at_precision(x: Tensor, scaling: Scaling) -> None:
+    """Say where float32 has rounded away what the data differ by."""
+    if x.dtype != torch.float32:
+        return
+    center, width = (
+        torch.tensor(part, dtype=torch.float64).flatten()
+        for part in (scaling.center, scaling.width)
+    )
+    steps = torch.finfo(x.dtype).eps * center.abs() / width
+    if float(steps.max()) > _COARSE:
+        worst = int(steps.argmax())
+        what = f"column {worst}" if len(steps) > 1 else "x"
+        warnings.warn(
+            f"{what} in float32 has the mean {center[worst]:.4g} and the deviation "
+            f"{width[worst]:.4g}: it is rounded to steps of {steps[worst]:.2g} deviations, so give "
+            "float64",
+            stacklevel=4,
+        )
+
+
+def _as_tensor(values: Any) -> Any:
+    """Arrays and lists of numbers as tensors; anything else as it is."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
+    if isinstance(values, (list, tuple)) and len(values) and all(map(is_number, values)):
+        return torch.tensor([plain(value) for value in values])
+    return values
+
+
+def _fix(x: Any) -> str:
+    """How a value becomes a tensor of real numbers, where it can."""
+    if isinstance(x, Tensor) and not x.is_complex():
+        return ": try x.to(torch.uint8), which has two levels"
+    return ": try torch.tensor(x)" if isinstance(x, (list, tuple)) else ""
+
+
+def _levels(x: Tensor) -> int:
+    """Levels of uint8 data, by the values that occur.
+
+    Raises:
+        DataError: if these are small numbers with gaps, such as 0, 1, 3.
+    """
+    largest = int(x.max())
+    if not 0 < largest < _FEW:
+        return 256
+    found = sorted({value for piece in chunks(x) for value in torch.unique(piece).tolist()})
+    if found != list(range(largest + 1)):
+        raise DataError(
+            f"the only values are {', '.join(map(str, found))}, so that the number of levels is in "
+            f"doubt: give levels={largest + 1} or levels=256 for a file, or "
+            f"scaling=Scaling.discrete({largest + 1})"
+        )
+    return largest + 1
+
+
+def _look_at_layout(shape: tuple[int, ...]) -> None:
+    """Refuse images with channels last, and say what is taken as no image."""
+    if len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) > max(4, shape[3]):
+        raise DataError(
+            f"examples of shape {shape[1:]} look like images with channels last; "
+            "accepted: (count, channels, height, width), perhaps after x.permute(0, 3, 1, 2)"
+        )
+    if len(shape) == 3 and min(shape[1:]) >= 2 * SMALLEST_SIDE:
+        warnings.warn(
+            f"examples of shape {shape[1:]} are taken as numbers, not as images: gray images have "
+            f"the shape (1, {shape[1]}, {shape[2]}), as after x.unsqueeze(1)",
+            stacklevel=4,
+        )
+
+
+def _require_finite(x: Tensor) -> None:
+    if not x.is_floating_point():
+        return
+    first = 0
+    for piece in chunks(x):
+        finite = torch.isfinite(piece).flatten(1).all(1)
+        if not bool(finite.all()):
+            row = first + int(torch.nonzero(~finite)[0])
+            raise DataError(f"example {row} holds NaN or infinity: remove it or fill it in")
+        first += len(piece)
+
+
+def _as_levels(x: Tensor, levels: int) -> Tensor:
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        x = x.to(torch.int64)  # torch compares few other unsigned types
+    low, high = x.min().item(), x.max().item()
+    if low < 0 or high > levels - 1:
+        raise DataError(
+            f"values run from {low:g} to {high:g}, {levels} levels are 0 ... {levels - 1}"
+        )
+    if x.is_floating_point() and not all(bool((p == p.round()).all()) for p in chunks(x)):
+        raise DataError(f"some values are not integers, {levels} levels are 0 ... {levels - 1}")
+    return x.to(raw_dtype(levels))
+
+
+def _checked_labels(labels: Any, count: int, class_names: tuple[str, ...]) -> Tensor:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        fix = ": try labels.long()" if isinstance(labels, Tensor) else ": number the classes"
+        raise TypeError(
+            f"labels must be integers, one for each example, got {class_of(labels)}{fix}"
+        )
+    if tuple(labels.shape) != (count,):
+        raise DataError(
+            f"labels have shape {tuple(labels.shape)} for {count} examples, accepted: ({count},)"
+        )
+    kept: Tensor = labels.detach().cpu().to(torch.int64)
+    low, high = int(kept.min()), int(kept.max())
+    if low < 0 or (class_names and high >= len(class_names)):
+        upper = f" to {len(class_names) - 1}" if class_names else ""
+        raise DataError(f"labels run from {low} to {high}, accepted: integers from 0{upper}")
+    return kept

@@ -1,0 +1,165 @@
+"""The look of the examples of a data set: their kind, and what is black and what is white."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sde_score.data import Scaling
+from sde_score.training import Run
+
+Kind = Literal["images", "series", "table"]
+
+_USUAL = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
+_TINY = 16  # pixels; images with a shorter side are enlarged smoothly, as an eye can read them
+_READABLE = 64  # pixels; shorter sides are enlarged to about that
+_LARGE = 90  # pixels; images with a longer side than this are not enlarged
+_SHEET = 1 << 25  # pixels of a picture
+_BAND = 6  # white pixels between channels
+
+
+def kind_of(event_shape: Sequence[int]) -> Kind:
+    """Kind of picture of an event: images, with channels, of the middle slice for volumes; curves
+    for series, shape `(channels, length)`; numbers of a table."""
+    if len(event_shape) in (3, 4) and min(event_shape[-2:]) > 1:
+        return "images"
+    return "table" if len(event_shape) == 1 else "series"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How examples of a data set are drawn.
+
+    Args:
+        scaling: map between the data's own terms, which are drawn, and model range.
+        low: smallest value of each channel or column of the data, in their own terms; empty if it
+            is not known, so that the values that are drawn must tell.
+        high: the largest values.
+        column_names: of a table; empty where it has none.
+    """
+
+    scaling: Scaling = Scaling()  # noqa: RUF009
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    column_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, run: Run) -> Look:
+        """The look of the data that a run was trained on."""
+        if run.record is None:
+            return cls(run.scaling)
+        record = run.record
+        return cls(run.scaling, record.low, record.high, record.column_names)
+
+    def names(self, columns: int) -> list[str]:
+        """Names of the columns of a table."""
+        return list(self.column_names) or [f"x{index + 1}" for index in range(columns)]
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Examples in model range in the data's own terms, float64; what is not finite is 0."""
+        finite = torch.nan_to_num(x.detach().cpu().double(), 0.0, 0.0, 0.0)
+        return self.scaling.from_model(finite).double()
+
+    def images(self, x: Tensor) -> Tensor:
+        """Examples as images of uint8, shape `(n, parts, 1 or 3, height, width)`.
+
+        Three channels that share a range are colors, one part; other channels are parts of their
+        own, each black at its smallest value and white at its largest. The usual ranges [0, 1],
+        [-1, 1] and [0, 255] are black to white where the data fill one of them.
+        """
+        raw = self.raw(x)
+        if raw.ndim == 5:
+            raw = raw[:, :, raw.shape[2] // 2]
+        ends = self._ends(raw)
+        if self._has_colors(raw.shape[1], ends):
+            ends = [_usual(min(low for low, _ in ends), max(high for _, high in ends))] * 3
+        else:
+            ends = [_usual(low, high) for low, high in ends]
+            raw = raw.unsqueeze(2)
+        if raw.ndim == 4:
+            raw = raw.unsqueeze(1)
+        shape = (1, 1, -1, 1, 1) if raw.shape[2] == 3 else (1, -1, 1, 1, 1)
+        low, high = (torch.tensor(side).double().reshape(shape) for side in zip(*ends, strict=True))
+        shares = ((raw - low) / (high - low)).clamp(0, 1)
+        return (255 * shares).round().to(torch.uint8)
+
+    def _ends(self, raw: Tensor) -> list[tuple[float, float]]:
+        """Smallest and largest value of each channel."""
+        if self.scaling.levels is not None:
+            return [(0.0, self.scaling.levels - 1.0)] * raw.shape[1]
+        if len(self.low) == raw.shape[1]:
+            return list(zip(self.low, self.high, strict=True))
+        values = raw.transpose(0, 1).flatten(1).sort(dim=1).values
+        edge = values.shape[1] // 100
+        return [(row[edge].item(), row[-1 - edge].item()) for row in values]
+
+    def _has_colors(self, channels: int, ends: Sequence[tuple[float, float]]) -> bool:
+        widths, shown = [high - low for low, high in ends], {_usual(*pair) for pair in ends}
+        alike = shown <= set(_USUAL) and len(shown) == 1
+        return channels == 3 and (alike or max(widths) <= 2 * min(widths))
+
+    def sheet(self, x: Tensor, columns: int) -> Tensor:
+        """Images side by side, enlarged where they are small: uint8, shape `(height, width, 3)`.
+
+        Channels that are no colors lie apart, each with all images.
+        """
+        parts = _enlarged(self.images(x)).unbind(1)
+        sheets = [mosaic(part, columns).expand(-1, -1, 3) for part in parts]
+        band = torch.full((len(sheets[0]), _BAND, 3), 255, dtype=torch.uint8)
+        joined = [piece for sheet in sheets for piece in (band, sheet)]
+        return torch.cat(joined[1:], dim=1)
+
+    def most(self, event_shape: Sequence[int]) -> int:
+        """Number of images that a picture of bearable size holds, at least 1."""
+        height, width = cell(event_shape)
+        return max(1, _SHEET // (height * width))
+
+
+def cell(event_shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width in pixels of an image with its channels side by side, as if none were
+    colors."""
+    channels, height, width = event_shape[0], *event_shape[-2:]
+    return height, channels * width if channels != 3 else width
+
+
+def mosaic(images: Tensor, columns: int) -> Tensor:
+    """Images of uint8 `(n, C, H, W)` side by side: shape `(h, w, C)`.
+
+    One white pixel stands between neighbors; places left over are white.
+    """
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    shape = (rows * (height + 1) - 1, columns * (width + 1) - 1, channels)
+    sheet = torch.full(shape, 255, dtype=torch.uint8)
+    for index, image in enumerate(images.permute(0, 2, 3, 1)):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def _enlarged(images: Tensor) -> Tensor:
+    height, width = images.shape[-2:]
+    factor = math.ceil(_READABLE / min(height, width))
+    if factor == 1 or max(height, width) > _LARGE:
+        return images
+    if min(height, width) >= _TINY:
+        return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    smooth = F.interpolate(images.flatten(0, 1).float(), scale_factor=factor, mode="bicubic")
+    larger = smooth.round().clamp(0, 255).to(torch.uint8)
+    return larger.reshape(*images.shape[:3], *larger.shape[-2:])
+
+
+def _usual(low: float, high: float) -> tuple[float, float]:
+    """Values of black and white for data between two values."""
+    for black, white in _USUAL:
+        width = white - black
+        within = black - 0.05 * width <= low and high <= white + 0.05 * width
+        if within and high - low >= 0.5 * width:
+            return black, white
+    return low, high if high > low else low + 1.0
