@@ -110,11 +110,7 @@ def compare(
     if bits_examples != 0:
         require_count(2, bits_examples=bits_examples)
     plan_views(views, nfes)
-    if not run.all_noise_levels:
-        raise ValueError(
-            f"{run.path} was trained by {run.config.objective} on data without noise: it has no "
-            f'other view than the sampler "{run.sampler}"; train denoising to compare views'
-        )
+    _require_noise_levels(run)
     folder = run.path if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder / "comparison.jsonl")
@@ -142,6 +138,14 @@ def compare(
         identity=json.dumps(identity),
         progress=progress,
     )
+
+
+def _require_noise_levels(run: Run) -> None:
+    if not run.all_noise_levels:
+        raise ValueError(
+            f"{run.path} was trained by {run.config.objective} on data without noise: it has no "
+            f'other view than the sampler "{run.sampler}"; train denoising to compare views'
+        )
 
 
 def compare_views(
