@@ -129,14 +129,10 @@ def compare(
         seed=seed,
         batch_size=batch_size,
     )
-    identity = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
+    settings = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
+    name = json.dumps(settings)
     return compare_views(
-        viewed,
-        views=views,
-        nfes=nfes,
-        journal=journal,
-        identity=json.dumps(identity),
-        progress=progress,
+        viewed, views=views, nfes=nfes, journal=journal, identity=name, progress=progress
     )
 
 
