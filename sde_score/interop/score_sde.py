@@ -252,6 +252,7 @@ def _spec(found: Layers, given: Published, rescale: bool, dropout: float) -> str
         "input_branch": found.input_branch,
         "output_branch": found.output_branch,
         "concatenate": found.concatenate,
+        "stem_width": found.base,
     }
     return format_spec("residual-unet", options)
 
