@@ -106,6 +106,7 @@ def _spec(state: Mapping[str, Tensor], dropout: float) -> tuple[str, int]:
             "eps": 1e-6,
             "one_sided": True,
             "features": features,
+            "stem_width": state["conv_in.weight"].shape[0],
             "embedding_width": width,
             "out_channels": state["conv_out.weight"].shape[0],
         }

@@ -239,6 +239,7 @@ def _song(model: Mapping[str, Any], base: int, attends: list[bool], classes: int
         "projects_resampled": True,
         "embedding": model["embedding_type"],
         "features": base * _count(model, "channel_mult_noise"),
+        "stem_width": base,
         "class_first": True,
         "class_bias": True,
         "class_scale": max(1, classes) ** 0.5,

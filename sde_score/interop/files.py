@@ -60,9 +60,7 @@ def read_contents(path: str | Path) -> Contents:
         raise CheckpointError(f"there is no file {str(path)!r}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if is_pickle(path):
-        return Contents(path, read_pickle(path))
-    content = _read_torch(path)
+    content = read_pickle(path) if is_pickle(path) else _read_torch(path)
     tensors = content if _is_state(content) else {}
     return Contents(path, content, tensors)
 

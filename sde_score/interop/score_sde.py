@@ -210,10 +210,13 @@ def _settled(found: Layers, asked: Mapping[str, Any], preset: str | None) -> Pub
             )
     if given.get("network") == "ddpm":
         given["fir"] = False
-    if given.get("sde") == "ve":
-        # Networks of the fixed frequencies look their noise level up in a table.
-        given["continuous"] = found.fourier
-    elif given.get("sde") == "subvp":
+    if given.get("sde") == "ve" and given.setdefault("continuous", found.fourier) != found.fourier:
+        raise CheckpointError(
+            "VE networks of random frequencies are told any noise level, those of fixed ones the "
+            f"index of one of a table: continuous={given['continuous']} was asked for, but the "
+            f"file has {'random' if found.fourier else 'fixed'} ones"
+        )
+    if given.get("sde") == "subvp":
         given.setdefault("continuous", True)
     lacking = [key for key in Published.__dataclass_fields__ if key not in given]
     if lacking:
@@ -249,6 +252,7 @@ def _spec(found: Layers, given: Published, rescale: bool, dropout: float) -> str
         "input_branch": found.input_branch,
         "output_branch": found.output_branch,
         "concatenate": found.concatenate,
+        "stem_width": found.base,
     }
     return format_spec("residual-unet", options)
 

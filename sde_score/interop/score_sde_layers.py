@@ -63,6 +63,7 @@ class Layers:
 
     Args:
         channels: of the images.
+        base: channels of the first convolution.
         features: number of features of the time label.
         embedding_width: length of the embedding.
         widths: channels of each level, finest first.
@@ -78,6 +79,7 @@ class Layers:
     """
 
     channels: int
+    base: int
     features: int
     embedding_width: int
     widths: tuple[int, ...]
@@ -132,6 +134,7 @@ class Layers:
         way = "block" if by_block or not down else "conv" if down[0].shapes else "filter"
         return cls(
             channels=stem.shapes["weight"][1],
+            base=stem.shapes["weight"][0],
             features=first.shapes["weight"][1],
             embedding_width=second.shapes["weight"][0],
             widths=tuple(level[0].outputs for level in blocks_of[:count]),

@@ -14,9 +14,12 @@ from sde_score.training.errors import CheckpointError
 WIDTHS, BLOCKS, SIDE = (32, 64), 2, 8
 
 
+BASE = 32
+
+
 def shapes(widths, blocks, attention, convolves=True):
     """Names of the layers of a network, with inputs, outputs and taps; None for norms."""
-    base = widths[0]
+    base = BASE
     layers = {"temb.dense.0": (base, 4 * base, 0), "temb.dense.1": (4 * base, 4 * base, 0)}
     layers["conv_in"] = (3, base, 3)
 
@@ -111,7 +114,7 @@ class Formulas:
         return x + self.conv(f"{name}.proj_out", found)
 
     def temb(self, t):
-        half = self.widths[0] // 2
+        half = BASE // 2
         rates = torch.exp(-math.log(10000) * torch.arange(half).double() / (half - 1))
         angles = t.double()[:, None] * rates
         features = torch.cat([angles.sin(), angles.cos()], 1)
@@ -165,6 +168,7 @@ def save(tmp_path):
         (WIDTHS, BLOCKS, (False, True), True),
         ((32, 32, 64), 1, (True, False, True), True),
         ((32, 64), 1, (False, False), False),
+        ((64, 32), 1, (False, True), True),
     ],
 )
 def test_networks_answer_by_the_formulas(widths, blocks, attention, convolves, save, matches):

@@ -47,6 +47,12 @@ def test_files_of_torch_are_read_whatever_they_are_called(legacy, suffix, weight
     assert all(torch.equal(found[name], weights[name]) for name in weights)
 
 
+def test_tensors_of_a_bare_pickle_are_tensors(weights, tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(weights))
+    found = interop.read_contents(tmp_path / "a.pkl").tensors
+    assert torch.equal(found["layer.weight"], weights["layer.weight"])
+
+
 @pytest.mark.parametrize("content", [None, [1, "a"], {"step": np.float64(2.5)}, {"a": (3,)}])
 @pytest.mark.parametrize("bare", [False, True])
 def test_plain_values_are_read(content, bare, tmp_path):

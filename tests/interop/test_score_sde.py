@@ -171,7 +171,13 @@ def test_what_a_file_does_not_say_is_asked_for(save, state):
 
 def test_layers_overrule_no_option_in_silence(state, save):
     """The network has random frequencies, which only VE networks have, and the filter."""
-    for wrong in ({"sde": "vp"}, {"preset": "vp/cifar10_ddpmpp"}, {"fir": False}):
+    for wrong in (
+        {"sde": "vp"},
+        {"preset": "vp/cifar10_ddpmpp"},
+        {"preset": "ve/cifar10_ncsnpp"},
+        {"continuous": False},
+        {"fir": False},
+    ):
         with pytest.raises(CheckpointError, match="asked for"):
             interop.load(save(state), **{"image_size": 16, **wrong})
 

@@ -55,6 +55,7 @@ def residual_unet(
     out_channels: int | None = None,
     up_groups: Sequence[int] | None = None,
     middle_norm: bool = True,
+    stem_width: int | None = None,
 ) -> ResidualUNet:
     """A U-Net of residual blocks with every switch of the published ones.
 
@@ -98,6 +99,7 @@ def residual_unet(
         out_channels: see `ResidualUNet`.
         up_groups: see `ResidualUNet`.
         middle_norm: whether attention in the middle normalizes its input.
+        stem_width: see `ResidualUNet`.
 
     Raises:
         ValueError: for sizes out of range, or lists that do not have one entry per level.
@@ -154,6 +156,7 @@ def residual_unet(
         one_sided,
         out_channels,
         up_groups,
+        stem_width,
     )
 
 

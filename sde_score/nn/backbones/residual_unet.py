@@ -105,6 +105,7 @@ class ResidualUNet(nn.Module):
             twice as many for networks that learn a variance.
         up_groups: groups of the first normalization of each block on the way up, where the style
             does not say.
+        stem_width: channels of the first convolution; None for those of the finest level.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
@@ -125,6 +126,7 @@ class ResidualUNet(nn.Module):
         one_sided: bool = False,
         out_channels: int | None = None,
         up_groups: Sequence[int] | None = None,
+        stem_width: int | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = require_event_shape(event_shape)
@@ -141,7 +143,8 @@ class ResidualUNet(nn.Module):
             4 * sum(24 * 3**dims * level.blocks * level.width**2 for level in levels),
             f"a network of {len(levels)} levels of width={[level.width for level in levels]}",
         )
-        width = levels[0].width
+        width = levels[0].width if stem_width is None else stem_width
+        require_count(stem_width=width)
         self.stem = convolution(dims, channels, width)
         widths = self._build_encoder(levels, width)
         width = widths[-1]
