@@ -12,8 +12,8 @@ from sde_score.interop import unets
 from sde_score.interop.files import Contents
 from sde_score.interop.imported import Family, Imported, images
 from sde_score.interop.keys import Taken, outline
-from sde_score.interop.lists import chosen_state, raw_state
 from sde_score.interop.schedules import betas, through
+from sde_score.interop.trainers import chosen_state, raw_state
 from sde_score.training.errors import CheckpointError
 
 PRESETS: dict[str, int] = {
@@ -40,7 +40,7 @@ def read(
     """A network of DDPM in PyTorch.
 
     Args:
-        contents: of a bare state, or of the list [state, optimizer, epoch, step, average].
+        contents: see `chosen_state`.
         preset: data of a published file, in `PRESETS`, which says the size of the images.
         weights: `"ema"`, the average, or `"raw"`; files of a bare state hold one alone.
         image_size: side of the images.

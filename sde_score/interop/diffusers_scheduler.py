@@ -167,7 +167,8 @@ def _betas(given: Mapping[str, Any]) -> Tensor:
             f"beta_schedule={schedule!r} is not supported; supported are "
             f"{', '.join((*SCHEDULES, 'sigmoid'))}"
         )
-    return betas(SCHEDULES[schedule], steps, start, end)
+    ends = (None, None) if schedule == "squaredcos_cap_v2" else (start, end)
+    return betas(SCHEDULES[schedule], steps, *ends)
 
 
 def _without_signal(values: Tensor) -> Tensor:

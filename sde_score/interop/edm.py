@@ -111,6 +111,9 @@ def read(contents: Contents, weights: str = "ema") -> Imported:
     if network.name == "iDDPMPrecond":
         taken("u")
     event_shape = (channels, side, side)
+    notes = [f"noise levels are those from which EDM samples, {sde.t_min:g} to {sde.t_max:g}"]
+    if given.get("use_fp16"):
+        notes.append("it was evaluated in half precision (use_fp16); here in that of its weights")
     state = unets.edm(outline(spec, event_shape, classes), taken, "model.")
     taken.refuse_left()
     return Imported(
@@ -124,7 +127,7 @@ def read(contents: Contents, weights: str = "ema") -> Imported:
         images(),
         num_classes=classes,
         needs_condition=classes > 0 and not given.get("label_dropout"),
-        notes=(f"noise levels are those from which EDM samples, {sde.t_min:g} to {sde.t_max:g}",),
+        notes=tuple(notes),
         facts={"class": network.name, "network": given["model_type"]},
     )
 

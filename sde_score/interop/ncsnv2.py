@@ -12,7 +12,7 @@ from sde_score._core.registry import format_spec
 from sde_score.interop.files import Contents
 from sde_score.interop.imported import Family, Imported, images
 from sde_score.interop.keys import fitted, sketch
-from sde_score.interop.lists import chosen_state, raw_state
+from sde_score.interop.trainers import chosen_state, raw_state
 from sde_score.sdes import VE
 from sde_score.training.errors import CheckpointError
 
@@ -59,7 +59,7 @@ def read(
     """A network of NCSNv2.
 
     Args:
-        contents: of the list [state, optimizer, epoch, step, average], or of a bare state.
+        contents: see `chosen_state`.
         preset: data of a published file, in `PRESETS`, which says the size of the images.
         weights: `"ema"`, the average, or `"raw"`.
         image_size: side of the images.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from sde_score.interop.imported import Family, Imported, images
 from sde_score.interop.keys import Taken, outline
 from sde_score.interop.schedules import betas, through
 from sde_score.interop.score_sde_layers import Layers
+from sde_score.interop.trainers import chosen_state, raw_state
 from sde_score.sdes import SDE, VE, VP, SubVP
 from sde_score.training.errors import CheckpointError
 
@@ -92,7 +93,7 @@ def read(
     """A network of score_sde_pytorch.
 
     Args:
-        contents: of `{model, ema, step}`, or of a bare state.
+        contents: see `chosen_state`.
         preset: name of a published configuration in `PRESETS`, which says what the next five do.
         weights: `"ema"`, the average, or `"raw"`.
         image_size: side of the images.
@@ -111,10 +112,9 @@ def read(
         ValueError: for an unknown preset, or if something that the file does not say is missing.
         CheckpointError: if the weights do not fit.
     """
-    require_choice("weights", weights, ("ema", "raw"))
     if preset is not None:
         require_choice("preset", preset, tuple(PRESETS))
-    state, facts = _state(contents.content, contents, weights)
+    state, facts = chosen_state(contents, weights)
     sigmas = state.pop("sigmas", None)
     found = Layers.of(state)
     asked = {
@@ -154,42 +154,6 @@ def read(
         notes=tuple(notes),
         facts=facts,
     )
-
-
-def _state(
-    content: Any, contents: Contents, weights: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name without `module.`, with the average in the place of what was trained.
-
-    Raises:
-        CheckpointError: if there is no average, or not of this network.
-    """
-    if contents.tensors:
-        return _bare(contents.tensors), {"weights": "the only ones of the file"}
-    raw = _bare(content["model"])
-    facts = {"weights": weights, "step": content.get("step")}
-    if weights == "raw":
-        return raw, facts
-    ema = content.get("ema")
-    shadows = ema.get("shadow_params") if isinstance(ema, Mapping) else None
-    if not isinstance(shadows, Sequence):
-        raise CheckpointError(
-            "the file holds no average of the weights (ema.shadow_params): take weights='raw'"
-        )
-    trained = [name for name in raw if name != "sigmas" and name != "all_modules.0.W"]
-    shapes = [tuple(raw[name].shape) for name in trained]
-    if shapes != [tuple(getattr(value, "shape", ("?",))) for value in shadows]:
-        raise CheckpointError(
-            f"the average (ema.shadow_params) holds {len(shadows)} tensors that are not the "
-            f"{len(trained)} weights of the network in their order and shapes: the file is "
-            "damaged, or was written by other code; take weights='raw'"
-        )
-    facts["ema_decay"] = ema.get("decay") if isinstance(ema, Mapping) else None
-    return raw | dict(zip(trained, shadows, strict=True)), facts
-
-
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _settled(found: Layers, asked: Mapping[str, Any], preset: str | None) -> Published:
@@ -289,10 +253,7 @@ def _diffusion(
 
 
 def _recognizes(contents: Contents) -> bool:
-    content = contents.content
-    whole = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
-    state = contents.tensors or (content["model"] if whole else {})
-    return any("all_modules.0." in str(name) for name in state)
+    return any("all_modules.0." in str(name) for name in raw_state(contents))
 
 
 FAMILY = Family("score_sde", _recognizes, read)

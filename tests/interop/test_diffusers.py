@@ -105,6 +105,8 @@ def test_a_folder_without_a_scheduler_asks_for_one(folder):
     with pytest.raises(ValueError, match="image_size"):
         interop.load(folder, **CHAIN)
     assert interop.load(folder, image_size=16, **CHAIN).event_shape == (3, 16, 16)
+    change(folder, sample_size=[8, 16])
+    assert interop.load(folder, **CHAIN).event_shape == (3, 8, 16)
 
 
 def products(imported, n):

@@ -101,6 +101,15 @@ def randomize_state():
     return draw
 
 
+def test_files_of_score_sdes_trainer_are_read(content, save):
+    """The same network, in a dictionary whose average has no names."""
+    shadows = [2 * value for name, value in content[0].items() if name != "module.sigmas"]
+    path = save({"model": content[0], "ema": {"decay": 0.9, "shadow_params": shadows}, "step": 7})
+    raw, ema = (interop.load(path, weights=kind, image_size=SIDE) for kind in ("raw", "ema"))
+    assert all(torch.equal(ema.state[name], 2 * value) for name, value in raw.state.items())
+    assert ema.facts["step"] == 7
+
+
 def test_images_of_another_range_are_told(content, save):
     plain = interop.load(save(content), image_size=SIDE)
     rescaled = interop.load(save(content), image_size=SIDE, rescaled=True)
