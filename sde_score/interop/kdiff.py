@@ -51,6 +51,8 @@ def read(
         )
     chosen, state, facts = _chosen(contents, weights)
     notes = [f"weights: {chosen}", "images in [-1, 1]"]
+    if kind == "image_v1" and model.get("dropout_rate"):
+        notes.append("dropout of attention, which their code leaves on in evaluation too, is off")
     half = [key for key, value in state.items() if value.dtype in (torch.float16, torch.bfloat16)]
     if half:
         notes.append("weights stored in half precision, read as float32")

@@ -136,11 +136,19 @@ def _chosen(
 
 
 def _refuse_old(taken: Taken, prefix: str) -> None:
-    """Refuse generations before 1.9, by the names of their tensors.
+    """Refuse generations before 1.9 and its other networks, by the names of their tensors.
 
     Raises:
-        CheckpointError: with the generation.
+        CheckpointError: with the generation, or the network.
     """
+    for kind, one in {
+        "for signals of one side (Unet1D)": taken(f"{prefix}init_conv.weight").ndim == 3,
+        "with classifier-free guidance": f"{prefix}null_classes_emb" in taken,
+    }.items():
+        if one:
+            raise CheckpointError(
+                f"a network of denoising-diffusion-pytorch {kind}: only its Unet can be read"
+            )
     signs = {
         "downs.0.2.fn.fn.to_qkv.weight": "before 1.8 (June 2023), with attention inside wrappers",
         "downs.0.0.ds_conv.weight": "of January to May 2022, of ConvNeXt blocks",

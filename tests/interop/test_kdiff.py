@@ -121,6 +121,15 @@ def test_damaged_and_foreign_files_are_refused(message, changed):
         interop.load(changed(DAMAGED[message]))
 
 
+def test_dropout_of_attention_is_said_to_be_off(changed):
+    path = changed(lambda content: content["config"]["model"].update(dropout_rate=0.05))
+    found = interop.load(path)
+    assert any("dropout of attention" in note for note in found.notes)
+    net = found.model().backbone
+    x = torch.randn(1, 2, 16, 16)
+    assert torch.equal(net(x, torch.zeros(1)), net(x, torch.zeros(1)))
+
+
 def test_types_of_attention_that_cannot_be_read(changed):
     def foreign(content):
         content["config"]["model"]["self_attns"][0]["type"] = "linear"
