@@ -85,18 +85,29 @@ class Caller(nn.Module):
         return _titled(self._name, self._function)
 
     def _call(
-        self, x: Tensor, t: Tensor, condition: Tensor | None, shape: tuple[int, ...]
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | Mapping[str, Tensor] | None,
+        shape: tuple[int, ...],
     ) -> Tensor:
         """What the function returns at x and t, of the given shape and in the dtype of x.
+
+        A condition may be a dictionary, for networks that take one: its entry `label` is the class.
 
         Raises:
             TypeError: for a condition that is not taken, or a result that is no tensor of numbers.
             ValueError: for a result of another shape, or a function that cannot compute in the
                 dtype or on the device of x.
         """
-        if condition is not None and not isinstance(condition, Tensor):
-            condition = as_condition(condition, len(x), x.device)
-        self._check_condition(condition)
+        if isinstance(condition, Mapping):
+            given = {k: as_condition(v, len(x), x.device) for k, v in condition.items()}
+            condition = {key: value for key, value in given.items() if value is not None}
+            self._check_condition(condition.get("label") if self.takes_condition else x)
+        else:
+            if condition is not None and not isinstance(condition, Tensor):
+                condition = as_condition(condition, len(x), x.device)
+            self._check_condition(condition)
         dtype = self._dtype() or x.dtype
         t = t.to(dtype) if t.is_floating_point() else t
         more = () if condition is None and self._takes_two else (condition,)
@@ -162,7 +173,7 @@ class Caller(nn.Module):
         elif self.needs_condition and condition.device.type == "cpu":  # no wait for a GPU
             self.require_condition(condition)
 
-    def _answer(self, x: Tensor, t: Tensor, more: tuple[Tensor | None, ...]) -> Any:
+    def _answer(self, x: Tensor, t: Tensor, more: tuple[Any, ...]) -> Any:
         """The function at x and t; a function that takes no scalar t gets one per example."""
         if t.ndim or not self._wants_each:
             try:

@@ -308,3 +308,27 @@ def test_errors_of_the_network_itself_stay_as_they_are():
         ScoreFunction(lambda x, t: nn.Linear(5, 2)(x)).score(torch.ones(1, 2), 0.5)
     with pytest.raises(KeyError, match="mine"):
         ScoreFunction(lambda x, t: {}["mine"]).score(torch.ones(1, 2), 0.5)
+
+
+def test_a_dictionary_of_conditions():
+    """Arrays become tensors, entries fit the batch, and `label` is the class."""
+    seen = []
+
+    def network(x, t, condition):
+        seen.append(condition)
+        return x
+
+    model = ScoreModel(network, VP())
+    x = torch.randn(2, 3)
+    label = torch.tensor([1, 2])
+    model.score(x, 0.5, {"label": label.numpy(), "augment": torch.ones(2, 9), "estimate": None})
+    assert set(seen[0]) == {"label", "augment"}
+    assert torch.equal(seen[0]["label"], label)
+    with pytest.raises(ValueError, match=r"shape \(3, 9\) for 2 examples"):
+        model.score(x, 0.5, {"augment": torch.ones(3, 9)})
+    model.needs_condition = True
+    model.score(x, 0.5, {"label": label})
+    with pytest.raises(ValueError, match=r"condition is missing"):
+        model.score(x, 0.5, {"augment": torch.ones(2, 9)})
+    with pytest.raises(TypeError, match=r"condition was given"):
+        ScoreModel(lambda x, t: x, VP()).score(x, 0.5, {"label": label})
