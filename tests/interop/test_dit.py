@@ -150,6 +150,7 @@ def test_a_folder_of_diffusers_is_the_network_up_to_its_oddities(
 ):
     """The same weights with the authors' frequencies, eps and positions give their answers."""
     imported = interop.load(folder())
+    assert "eps=1e-05" in imported.backbone
     arrays = answers("dit_bare.pt")
     net = imported.model().double().backbone
     x, t, y = arrays["x"], arrays["timesteps"].double(), labels(arrays, 3)

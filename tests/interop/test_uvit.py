@@ -108,6 +108,30 @@ def test_a_folder_of_several_steps_gives_the_last(tmp_path, state):
         interop.load(tmp_path / "500.ckpt", **OPTIONS, weights="raw")
 
 
+def test_blocks_keep_their_order_and_averages_theirs(state, tmp_path):
+    """Every tensor of a deeper network, filled with its own number, in the folder of a trainer."""
+    deeper = dict(state)
+    for key, value in state.items():
+        for side in ("in_blocks", "out_blocks"):
+            if key.startswith(f"{side}.0."):
+                deeper[key.replace(".0.", ".1.", 1)] = value
+    marked = {key: torch.full_like(value, i) for i, (key, value) in enumerate(deeper.items())}
+    torch.save(marked, tmp_path / "nnet_ema.pth")
+    torch.save(state, tmp_path / "nnet.pth")
+    imported = interop.load(tmp_path, **OPTIONS)
+    assert "depth=4" in imported.backbone
+    pairs = {
+        "first.1.norm1.bias": "in_blocks.1.norm1.bias",
+        "second.0.skip.weight": "out_blocks.0.skip_linear.weight",
+        "second.0.norm1.weight": "out_blocks.0.norm1.weight",
+        "second.1.mlp.outer.weight": "out_blocks.1.mlp.fc2.weight",
+        "middle.attention.out.weight": "mid_block.attn.proj.weight",
+    }
+    for ours, theirs in pairs.items():
+        assert imported.state[ours].unique().item() == list(deeper).index(theirs)
+    assert "depth=2" in interop.load(tmp_path, **OPTIONS, weights="raw").backbone
+
+
 def test_what_a_file_does_not_say_is_asked_for(state, save):
     path = save(state)
     with pytest.raises(ValueError, match=r"do not say heads, chain, null_class: .*cifar10-small"):

@@ -31,7 +31,8 @@ def block(net, x):
 
 @pytest.mark.parametrize("embeds_time", [False, True])
 def test_network_is_its_formula(embeds_time, randomize):
-    net = UViT((3, 4, 2), num_classes=2, embeds_time=embeds_time, **SMALL)
+    options = {**SMALL, "depth": 4}
+    net = UViT((3, 4, 2), num_classes=2, embeds_time=embeds_time, **options)
     net = randomize(net, scale=0.5).double()
     x = torch.randn(2, 3, 4, 2, dtype=torch.float64)
     label = torch.tensor([3.0, 500.5], dtype=torch.float64)
@@ -44,9 +45,10 @@ def test_network_is_its_formula(embeds_time, randomize):
     seen = [patch @ weight.flatten(1).T + bias for patch in seen]
     known = net.embedding.classes.weight[torch.tensor([1, 2])]  # the second has no class
     h = torch.stack([known, time, *seen], 1) + net.positions
-    kept = h = block(net.first[0], h)
+    kept = [h := block(part, h) for part in net.first]
     h = block(net.middle, h)
-    h = block(net.second[0], net.second[0].skip(torch.cat([h, kept], -1)))
+    for part, early in zip(net.second, reversed(kept), strict=True):
+        h = block(part, part.skip(torch.cat([h, early], -1)))
     out = net.head(F.layer_norm(h, (8,), net.norm.weight, net.norm.bias))[:, 2:]
     image = out.unflatten(-1, (2, 2, 3)).permute(0, 4, 1, 2, 3).flatten(2, 3)
     expected = net.smooth(image)
