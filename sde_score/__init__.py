@@ -2,9 +2,9 @@
 
 Rooms, from the ground up: `random`, `distributions`, `scaling`, `sdes` (forward diffusions), `nn`
 (networks), `models` (what has a score), `data`, `mcmc` (Markov chains), `samplers`, `objectives`,
-`discrete` (NCSN and DDPM), `guidance`, `likelihood`, `training`, `evaluation`, `report`. Each is
-public as `sde_score.<room>` and loaded when it is first used; what is typed first, such as `VP` or
-`train`, is public as `sde_score.<name>`.
+`discrete` (NCSN and DDPM), `guidance`, `likelihood`, `training`, `interop` (checkpoints of other
+code), `evaluation`, `report`. Each is public as `sde_score.<room>` and loaded when it is first
+used; what is typed first, such as `VP` or `train`, is public as `sde_score.<name>`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _ROOMS = (
     "guidance",
     "likelihood",
     "training",
+    "interop",
     "evaluation",
     "report",
 )

@@ -12,6 +12,9 @@ import warnings
 from importlib.metadata import entry_points
 
 GROUP = "sde_score"
+READERS = "sde_score.interop"
+"""The room that reads checkpoints of any kind. It stands above training, which asks for it by this
+name when it is given a file that it does not know."""
 _loaded = False
 
 

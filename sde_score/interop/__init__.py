@@ -23,16 +23,29 @@ from sde_score.interop import (
     kdiff,
     lucidrains,
     ncsnv2,
+    pretrained,
     score_sde,
     uvit,
 )
 from sde_score.interop.files import Contents, read_contents
 from sde_score.interop.imported import Family, Imported
+from sde_score.interop.pretrained import from_pretrained, push_to_hub, save_pretrained
 from sde_score.training.errors import CheckpointError
 
-__all__ = ["FAMILIES", "Contents", "Family", "Imported", "load", "read_contents"]
+__all__ = [
+    "FAMILIES",
+    "Contents",
+    "Family",
+    "Imported",
+    "from_pretrained",
+    "load",
+    "push_to_hub",
+    "read_contents",
+    "save_pretrained",
+]
 
 FAMILIES: tuple[Family, ...] = (
+    pretrained.FAMILY,
     adm.FAMILY,
     score_sde.FAMILY,
     dit.FAMILY,

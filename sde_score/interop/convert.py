@@ -10,8 +10,6 @@ from pathlib import Path
 from sde_score._core.checks import require_count
 from sde_score._core.files import require_writable
 from sde_score.interop.imported import Imported
-from sde_score.interop.schedules import text_of
-from sde_score.training import TrainConfig
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import save_config
 from sde_score.training.state import DataFacts, TrainState
@@ -37,22 +35,12 @@ def save_run(imported: Imported, out: str | Path, step: int = 1) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out={str(out)!r} exists and is not an empty folder: choose another")
     require_writable(out, "out")
-    config = TrainConfig(
-        data=f"<{imported.family}>",
-        sde=text_of(imported.sde),
-        backbone=imported.backbone,
-        model="score",
-        prediction=imported.prediction,
-        sigma_data=imported.sigma_data,
-        conditional=imported.num_classes > 0,
-        held_out=0.0,
-        steps=step,
-    )
+    config = imported.config(step)
     weights = {name: tensor.detach() for name, tensor in imported.model().state_dict().items()}
     facts = DataFacts(
         imported.family, 1, imported.event_shape, imported.num_classes, imported.scaling
     )
-    state = TrainState(step, config.batch_size, facts, all_noise_levels=True)
+    state = TrainState(step, config.batch_size, facts, all_noise_levels=imported.all_noise_levels)
     tensors = {"model": weights, "ema": weights, "optimizer": {}, "objective": {}}
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from sde_score.interop.files import Contents
-from sde_score.models import ScoreModel
+from sde_score.interop.schedules import text_of
+from sde_score.models import EnergyModel, ScoreModel
 from sde_score.nn import create as create_backbone
 from sde_score.scaling import Scaling
 from sde_score.sdes import SDE
+from sde_score.training import TrainConfig
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A network of other code as one of ours: all that a `ScoreModel` and a run are made of.
+    """A network as a value: all that a `ScoreModel` and a run are made of.
 
     Args:
         family: of the checkpoint, such as `"score_sde"`.
@@ -32,6 +34,10 @@ class Imported:
         needs_condition: whether it was never trained without a condition.
         notes: what could not be read from the file and was taken as published.
         facts: what else the file says, such as the number of training steps, for people.
+        energy: head of the energy whose gradient is the score; None for a network that gives the
+            score itself.
+        all_noise_levels: whether it was trained at every noise level, or on data without noise
+            alone.
     """
 
     family: str
@@ -46,16 +52,47 @@ class Imported:
     needs_condition: bool = False
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    energy: str | None = None
+    all_noise_levels: bool = True
 
-    def model(self) -> ScoreModel:
+    def replaced(self, **fields: Any) -> Imported:
+        """The same with other values of some fields."""
+        return replace(self, **fields)
+
+    def model(self) -> ScoreModel | EnergyModel:
         """The model, in evaluation mode, on the CPU, in the dtype of the weights."""
         network = create_backbone(self.backbone, self.event_shape, self.num_classes)
         dtypes = {value.dtype for value in self.state.values() if value.is_floating_point()}
         network.to(max(dtypes, key=lambda dtype: dtype.itemsize))
         network.load_state_dict(dict(self.state))
-        model = ScoreModel(network, self.sde, self.prediction, self.sigma_data)
+        scales = (self.prediction, self.sigma_data)
+        model: ScoreModel | EnergyModel = (
+            ScoreModel(network, self.sde, *scales)
+            if self.energy is None
+            else EnergyModel(network, self.sde, self.energy, *scales)
+        )
         model.needs_condition = self.needs_condition
         return model.eval()
+
+    def config(self, steps: int = 1) -> TrainConfig:
+        """The configuration of a run that would train such a network.
+
+        Args:
+            steps: of it.
+        """
+        config = TrainConfig(
+            data=f"<{self.family}>",
+            sde=text_of(self.sde),
+            backbone=self.backbone,
+            model="score" if self.energy is None else "energy",
+            prediction=self.prediction,
+            sigma_data=self.sigma_data,
+            conditional=self.num_classes > 0,
+            held_out=0.0,
+            steps=steps,
+        )
+        head: Any = self.energy
+        return config if head is None else replace(config, head=head)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,8 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl, at least 1."""
 
     init_from: AnyStart | None = None
-    """Run directory, checkpoint folder or .safetensors file with the first weights."""
+    """Run directory, checkpoint folder, .safetensors file or checkpoint of other code with the
+    first weights."""
 
     def __post_init__(self) -> None:
         named = is_whole(self.model) or is_note(self.model)

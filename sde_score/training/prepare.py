@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,12 +146,7 @@ def prepare(
     model = build_model(settled, examples.event_shape, examples.num_classes)
     if start is not None:
         start.load_into(model)
-        if start.config is not None and start.config.sde != resolved.sde:
-            warnings.warn(
-                f"the first weights were trained with sde={start.config.sde}, this run has "
-                f"sde={resolved.sde}",
-                stacklevel=3,
-            )
+        start.warn_of(resolved.sde, examples.scaling)  # type: ignore[arg-type]
     objective = build_objective(settled, examples)
     twice = objective.second_derivatives or isinstance(model, EnergyBased)
     set_second_derivatives(model, twice)

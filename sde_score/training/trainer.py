@@ -35,6 +35,7 @@ from sde_score.training.data_record import NAME
 from sde_score.training.distributed import Vote, accelerator_for, wrap
 from sde_score.training.divergence import DivergenceCheck
 from sde_score.training.errors import TrainingError, TrainingInterrupted
+from sde_score.training.first_weights import Imported
 from sde_score.training.lock import only_trainer
 from sde_score.training.meter import Meter
 from sde_score.training.metrics import Metrics
@@ -332,7 +333,7 @@ def train(
     model: nn.Module | Model | None = None,
     objective: Objective | str | None = None,
     data: data_sets.Source | None = None,
-    init_from: str | Path | nn.Module | Run | None = None,
+    init_from: str | Path | nn.Module | Run | Imported | None = None,
     continue_with: Mapping[str, Any] | None = None,
     on_metrics: OnMetrics | None = None,
     on_samples: OnSamples | None = None,
@@ -358,8 +359,9 @@ def train(
         objective: instead of `config.objective`.
         data: instead of `config.data`: a tensor, a `DataSet`, a data set of torch, text or a path.
         init_from: weights to start from at step 0: a run, its directory, a checkpoint folder, a
-            `.safetensors` file or a model. What the configuration leaves open, such as the network,
-            is that of the run.
+            `.safetensors` file, a model, or any checkpoint that `sde_score.interop.load` reads, or
+            what it returns. What the configuration leaves open, such as the network, is that of the
+            run or checkpoint.
         continue_with: new values of `sde_score.training.ADJUSTABLE` fields, such as
             `{"learning_rate": 1e-4}`, from the newest checkpoint on; noted in `metrics.jsonl`.
         on_metrics: called with the step and each line of `metrics.jsonl`.
