@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import re
 import struct
 from collections import OrderedDict
@@ -125,6 +126,7 @@ def read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         reader = _Reader(file)
         try:
+            _scan(file)
             content = reader.load()
             found = None if reader.refused else _Resolver()(content)
         except UNREADABLE as error:
@@ -140,6 +142,17 @@ def read_pickle(path: Path) -> Any:
             "known here needs; nothing of it was imported or run"
         )
     return found
+
+
+def _scan(file: io.BufferedReader) -> None:
+    """Refuse a pickle that counts what it remembers in numbers far beyond its own length.
+
+    Python's reader has a table up to that number, so that ten bytes could ask for all memory.
+    """
+    for count, (opcode, number, _) in enumerate(pickletools.genops(file)):
+        if opcode.name.endswith("PUT") and (number is None or number > count):
+            raise ValueError(f"it remembers an object under the number {number}")
+    file.seek(0)
 
 
 class _Reader(pickle.Unpickler):

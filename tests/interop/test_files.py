@@ -92,6 +92,22 @@ def test_objects_outside_of_a_pickle_are_refused(tmp_path):
     refused(tmp_path / "a.pkl", "outside of the file")
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Nr" + struct.pack("<I", 2**29) + b".",  # a table of 4 GB
+        b"\x8e" + struct.pack("<Q", 2**45) + b"abc.",
+        b"\x96" + struct.pack("<Q", 2**45) + b"abc.",
+        b"]" * 200_000 + b"a" * 199_999 + b".",
+        b"\x82\x01.",
+        b"ccollections\nOrderedDict\nK\x05\x85R.",
+    ],
+)
+def test_pickles_that_ask_for_all_memory_are_refused(raw, tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x05" + raw)
+    refused(tmp_path / "a.pkl", "damaged")
+
+
 def test_a_file_changes_nothing_that_the_next_one_meets(tmp_path):
     """A pickle can set attributes of what it names, so nothing of ours is named."""
     attack = b"\x80\x04" + b"ctorch._utils\n_rebuild_tensor_v2\n" + b"N}\x8c\x07__new__Ns\x86b."
