@@ -14,7 +14,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from sde_score import data, discrete, evaluation, likelihood, mcmc, models, nn, objectives, samplers
+from sde_score import (
+    data,
+    discrete,
+    evaluation,
+    likelihood,
+    mcmc,
+    models,
+    nn,
+    objectives,
+    samplers,
+    training,
+)
 from sde_score import sdes as forward
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -76,6 +87,16 @@ SECTIONS = [
         "derivatives silently wrong, before training.",
     ),
     Section("Weightings", objectives.WEIGHTINGS, "Of the noise levels, for objectives."),
+    Section(
+        "Optimizers",
+        training.OPTIMIZERS,
+        "The field `optimizer` of `train`; learning rate and weight decay are fields of their own.",
+    ),
+    Section(
+        "Schedules",
+        training.SCHEDULES,
+        "The field `schedule` of `train`: the factor on the learning rate, besides warm-up.",
+    ),
     Section("Domain weights", objectives.DOMAIN_WEIGHTS, "The argument `weight` of `generalized`."),
     Section(
         "Time samplers",
@@ -84,7 +105,7 @@ SECTIONS = [
         + ", ".join(
             f"`{times}` on `{name}`"
             for name, sde in forward.SDES.items()
-            if (times := objectives.TIMES_OF_SDE[sde]) != "uniform"
+            if (times := objectives.TIMES_OF_SDE.get(sde, "uniform")) != "uniform"
         )
         + ", and `uniform` on the other SDEs.",
     ),

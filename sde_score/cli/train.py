@@ -38,8 +38,8 @@ class Train(Command):
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
     continue_with: tuple[str, ...] = ()
-    """Changes to a run on its way, such as learning_rate=1e-4 clip=0.5; of learning_rate, warmup,
-    clip, ema, weight_decay and precision."""
+    """Changes to a run on its way, such as learning_rate=1e-4 clip=0.5; of learning_rate,
+    schedule, warmup, clip, ema, weight_decay and precision."""
 
     resume: bool = True
     """Continue a run found in the directory; otherwise refuse to touch it."""

@@ -13,8 +13,10 @@ from sde_score.training.ema import EMA
 from sde_score.training.errors import CheckpointError, TrainingError, TrainingInterrupted
 from sde_score.training.metrics import Metrics
 from sde_score.training.optimizer import Update, warmup_factor
+from sde_score.training.optimizers import OPTIMIZERS, Optimizer
 from sde_score.training.prepare import Job, prepare
 from sde_score.training.run import WEIGHTS, Run, load_run
+from sde_score.training.schedules import SCHEDULES, Schedule
 from sde_score.training.state import DataFacts, TrainState
 from sde_score.training.trainer import Trainer, train
 
@@ -22,6 +24,8 @@ __all__ = [
     "ADJUSTABLE",
     "EMA",
     "FREE",
+    "OPTIMIZERS",
+    "SCHEDULES",
     "WEIGHTS",
     "Batches",
     "CheckpointError",
@@ -31,7 +35,9 @@ __all__ = [
     "Job",
     "Metrics",
     "MicroBatch",
+    "Optimizer",
     "Run",
+    "Schedule",
     "TrainConfig",
     "TrainState",
     "Trainer",

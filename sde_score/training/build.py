@@ -33,7 +33,9 @@ from sde_score.objectives import (
 from sde_score.random import generator_from, initializing
 from sde_score.sdes import SDE, SDES
 from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
+from sde_score.training.optimizers import OPTIMIZERS
 from sde_score.training.rng_streams import INIT, SETUP
+from sde_score.training.schedules import with_length, with_length_of
 
 TrainedModel = ScoreModel | EnergyModel
 """Model of a run."""
@@ -61,6 +63,9 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     if config.dequantize and examples.scaling.levels is None:
         _without_effect("dequantize=True", "the data are continuous and have no levels to spread")
     config = _at_times_of_sde(config)
+    schedule = with_length(config.schedule, config.steps)
+    OPTIMIZERS.resolve(config.optimizer, name="optimizer")
+    config = dataclasses.replace(config, schedule=schedule)
     objective = OBJECTIVES.resolve(config.objective)
     model: Any = config.model
     if is_whole(model):
@@ -105,7 +110,11 @@ def _at_times_of_sde(config: TrainConfig) -> TrainConfig:
 
 
 def as_before(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """With the training times of a run that is continued, where the objective leaves them open."""
+    """With times and length of a run that is continued, where objective or schedule leave them
+    open."""
+    if not is_note(config.schedule):
+        schedule = with_length_of(config.schedule, str(stored.schedule))
+        config = dataclasses.replace(config, schedule=schedule)
     if (opened := _with_open_times(config.objective)) is None:
         return config
     name, arguments, _ = opened
@@ -172,6 +181,9 @@ def start_text(source: Any) -> str | None:
 
 OPENING = ("model", "backbone", "sde", "prediction")
 """Fields that hold what a trained model is made of."""
+
+RECIPE = tuple(name for name in REGISTRIES if name not in OPENING)
+"""Fields that hold what it is trained with."""
 
 
 def as_fields(model: Any) -> dict[str, Any]:

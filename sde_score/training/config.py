@@ -30,6 +30,8 @@ from sde_score.objectives import OBJECTIVES
 from sde_score.sdes import SDES
 from sde_score.training.errors import CheckpointError
 from sde_score.training.migration import migrated
+from sde_score.training.optimizers import OPTIMIZERS
+from sde_score.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,15 +39,20 @@ if TYPE_CHECKING:
     from sde_score.models import Model, Parametrization
     from sde_score.objectives import Objective
     from sde_score.sdes import SDE
+    from sde_score.training.optimizers import Optimizer
+    from sde_score.training.schedules import Schedule
 
     AnySDE = str | SDE
     AnyBackbone = str | nn.Module
     AnyModel = str | Model
     AnyPrediction = str | Parametrization
     AnyObjective = str | Objective
+    AnyOptimizer = str | Optimizer
+    AnySchedule = str | Schedule
     AnyStart = Any  # text, a path, a module or a `Run`, which is defined above this floor
 else:  # what a flag of the command line can be
     AnySDE = AnyBackbone = AnyPrediction = AnyObjective = AnyStart = str
+    AnyOptimizer = AnySchedule = str
     AnyModel = Literal["auto", "score", "energy"]
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -53,6 +60,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "backbone": BACKBONES,
     "prediction": PARAMETRIZATIONS,
     "objective": OBJECTIVES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
 }
 """Fields that hold a spec or an object, and the registry of their kind."""
 
@@ -73,7 +82,7 @@ FREE = (
 """Fields that a continued run may change: what is learned does not depend on them, provided that
 the examples of a step stay the same in all (`batch_size` times processes; the trainer checks)."""
 
-ADJUSTABLE = ("learning_rate", "warmup", "clip", "ema", "weight_decay", "precision")
+ADJUSTABLE = ("learning_rate", "schedule", "warmup", "clip", "ema", "weight_decay", "precision")
 """Fields that `continue_with` may change in a continued run."""
 
 
@@ -115,8 +124,16 @@ class TrainConfig:
     accumulate: int = 1
     """Parts into which a batch is cut to save memory; divides batch_size."""
 
+    optimizer: AnyOptimizer = "adam"
+    """adam, or muon for the matrices inside the network; adam(decay='coupled') is that of
+    score_sde."""
+
     learning_rate: float = 1e-3
-    """Adam's learning rate after warm-up, > 0."""
+    """Learning rate after warm-up, > 0."""
+
+    schedule: AnySchedule = "constant"
+    """Factor on the learning rate over the steps: constant, cosine, inverse-sqrt(reference=70000)
+    or wsd."""
 
     warmup: int = 100
     """Steps over which the learning rate rises from 0; 0 for none."""
@@ -128,7 +145,7 @@ class TrainConfig:
     """Decay per step of the running average of the weights, in [0, 1); smaller in early steps."""
 
     weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW), >= 0."""
+    """Weight decay, >= 0; decoupled (AdamW) unless the optimizer says otherwise."""
 
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 runs the network under autocast; weights and optimizer stay float32."""

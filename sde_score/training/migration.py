@@ -14,12 +14,20 @@ RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {
 }
 """By field of `TrainConfig` that holds a spec: an argument of an earlier version to today's."""
 
+BEFORE: dict[str, Any] = {
+    "model": "score",
+    "optimizer": "adam(decay='decoupled', betas=(0.9, 0.999), eps=1e-08)",
+    "schedule": "constant",
+}
+"""By field that came after version 0.1.0: what that version did."""
+
 
 def migrated(values: dict[str, Any]) -> dict[str, Any]:
     """Fields of a `config.yaml` in today's names; those of today are left as they are."""
     values = dict(values)
     if values.get("sigma_data") is not None:  # resolved: the configuration of a run
-        values.setdefault("model", "score")  # version 0.1.0 began with nothing else
+        for name, value in BEFORE.items():
+            values.setdefault(name, value)
     for name, renamed in RENAMED_VALUES.items():
         if isinstance(values.get(name), str):
             values[name] = renamed.get(values[name], values[name])

@@ -1,14 +1,15 @@
-"""One optimizer step: warm-up, clipping, Adam, and the average of the weights."""
+"""One optimizer step: learning rate, clipping, optimizer, and the average of the weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from sde_score.training.ema import EMA
+from sde_score.training.optimizers import Adam, Optimizer, zero_missing
+from sde_score.training.schedules import Constant, Schedule
 
 
 def warmup_factor(step: int, warmup: int) -> float:
@@ -30,10 +31,9 @@ class Update:
         warmup: see `warmup_factor`.
         clip: largest norm of all gradients together; 0 for no limit.
         ema: decay of the average, see `EMA`.
-        weight_decay: decoupled, as in AdamW.
-
-    Reference: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980; Loshchilov & Hutter 2019,
-    https://arxiv.org/abs/1711.05101.
+        weight_decay: of the optimizer.
+        optimizer: None for `Adam()`.
+        schedule: factor on the learning rate, besides warm-up; None for `Constant()`.
     """
 
     def __init__(
@@ -44,19 +44,18 @@ class Update:
         clip: float = 0.0,
         ema: float = 0.999,
         weight_decay: float = 0.0,
+        optimizer: Optimizer | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         self.parameters = dict(parameters)
         self.learning_rate, self.warmup, self.clip = learning_rate, warmup, clip
-        weights = list(self.parameters.values())
-        fused = all(weight.device.type in ("cpu", "cuda") for weight in weights)
-        self.optimizer = torch.optim.AdamW(
-            weights, lr=learning_rate, weight_decay=weight_decay, fused=fused
-        )
-        self.ema = EMA(weights, ema)
+        self.schedule: Schedule = schedule or Constant()
+        self.optimizer = (optimizer or Adam()).begin(self.parameters, weight_decay)
+        self.ema = EMA(self.parameters.values(), ema)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        return self.learning_rate * warmup_factor(step, self.warmup)
+        return self.learning_rate * warmup_factor(step, self.warmup) * self.schedule(step)
 
     def apply(self, step: int) -> Tensor:
         """Update weights and average from the gradients, and clear these.
@@ -68,49 +67,27 @@ class Update:
             The norm of the gradients before clipping, a scalar on the device.
         """
         weights = self.parameters.values()
-        for weight in weights:
-            if weight.grad is None:  # a constant of an energy, which no score depends on
-                weight.grad = torch.zeros_like(weight)
+        zero_missing(weights)
         norm = nn.utils.clip_grad_norm_(weights, self.clip or math.inf)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step)
-        self.optimizer.step()
+        self.optimizer.step(self.rate(step))
         for weight in weights:
             weight.grad = None
         self.ema.update(weights)
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and counts of Adam, as tensors named `<parameter>/<entry>`."""
-        return {
-            f"{name}/{entry}": value
-            for name, weight in self.parameters.items()
-            for entry, value in self.optimizer.state[weight].items()
-        }
+        """What the optimizer remembers, as tensors named `<parameter>/<entry>`."""
+        return self.optimizer.state()
 
     def expected_state(self) -> dict[str, Tensor]:
         """Tensors of the names, shapes and types that `state` has after a step, on no device."""
-        return {
-            f"{name}/{entry}": torch.empty(shape, dtype=dtype, device="meta")
-            for name, weight in self.parameters.items()
-            for entry, shape, dtype in (
-                ("step", (), torch.float32),
-                ("exp_avg", weight.shape, weight.dtype),
-                ("exp_avg_sq", weight.shape, weight.dtype),
-            )
-        }
+        return self.optimizer.expected_state()
 
     def restore(
         self, step: int, state: Mapping[str, Tensor], average: Mapping[str, Tensor]
     ) -> None:
         """Continue from saved tensors: `state()` and the averages, after `step` steps."""
-        for name, weight in self.parameters.items():
-            moments = ("exp_avg", "exp_avg_sq")
-            # In the memory layout of the weight, as if Adam had made them.
-            entries = {m: torch.empty_like(weight).copy_(state[f"{name}/{m}"]) for m in moments}
-            fused = self.optimizer.defaults["fused"]
-            count = state[f"{name}/step"].clone().to(weight.device if fused else "cpu")
-            self.optimizer.state[weight] = {"step": count, **entries}
+        self.optimizer.restore(state)
         for shadow, name in zip(self.ema.shadow, self.parameters, strict=True):
             shadow.copy_(average[name])
         self.ema.updates = step

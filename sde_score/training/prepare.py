@@ -18,6 +18,7 @@ from sde_score.nn import set_second_derivatives
 from sde_score.objectives import BaseObjective, Objective
 from sde_score.training.build import (
     OPENING,
+    RECIPE,
     TrainedModel,
     as_before,
     as_text,
@@ -50,6 +51,7 @@ class Job:
     Args:
         out: run directory; need not exist.
         config: resolved, as the file of the run holds it.
+        settled: the same with the objects that were given.
         whole: all examples, held-out ones included.
         examples: the training part.
         record: content of `data.json`.
@@ -61,6 +63,7 @@ class Job:
 
     out: Path
     config: TrainConfig
+    settled: TrainConfig
     whole: DataSet
     examples: DataSet
     record: DataRecord
@@ -133,7 +136,7 @@ def prepare(
         start = first_weights(config.init_from)
         config = start.fill(config)
     parts = () if is_whole(config.model) else OPENING
-    require_objects(config, (*parts, "objective"), f"the run in {out}", "train(..., {}=...)")
+    require_objects(config, (*parts, *RECIPE), f"the run in {out}", "train(..., {}=...)")
     whole, record = _data(config, out, stored)
     examples, _ = split_data(config, whole)
     settled = settle(config, examples)
@@ -153,7 +156,7 @@ def prepare(
     if isinstance(objective, BaseObjective):
         dtype = torch.bfloat16 if settled.precision == "bf16" else torch.float32
         objective.require_precision(model, torch.finfo(dtype).eps)
-    return Job(out, resolved, whole, examples, record, model, objective, start, changes)
+    return Job(out, resolved, settled, whole, examples, record, model, objective, start, changes)
 
 
 def _stored(out: Path, resume: bool) -> TrainConfig | None:

@@ -42,8 +42,10 @@ from sde_score.training.metrics import Metrics
 from sde_score.training.network_noise import NetworkNoise
 from sde_score.training.objective_state import ObjectiveState
 from sde_score.training.optimizer import Update
+from sde_score.training.optimizers import OPTIMIZERS
 from sde_score.training.prepare import Job, prepare
 from sde_score.training.run import Run, load_run
+from sde_score.training.schedules import SCHEDULES
 from sde_score.training.signals import StopRequest
 from sde_score.training.state import DataFacts, TrainState, require_continuation
 
@@ -140,6 +142,8 @@ class Trainer:
             config.clip,
             config.ema,
             config.weight_decay,
+            OPTIMIZERS.resolve(self.job.settled.optimizer),
+            SCHEDULES.resolve(self.job.settled.schedule),
         )
 
     def _check_derivatives(self) -> None:

@@ -61,8 +61,9 @@ def test_a_change_that_was_cut_off_has_the_bits_of_one_that_was_not(
     ("name", "value"),
     [
         ("learning_rate", 0.5),
+        ("schedule", "cosine(steps=3, end=0.5)"),
         ("warmup", 0),
-        ("clip", 0.25),
+        ("clip", 0.01),
         ("ema", 0.05),
         ("weight_decay", 0.1),
         ("precision", "bf16"),
