@@ -6,14 +6,15 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from sde_score.cli.options import Command
 from sde_score.cli.output import say, show_record, show_table
-from sde_score.interop import Imported, load
+from sde_score.interop import Imported, load, save_diffusers, save_pretrained
 from sde_score.interop.convert import save_run
+from sde_score.interop.pretrained import imported_from
 from sde_score.interop.schedules import text_of
 
 
@@ -22,7 +23,7 @@ class CheckpointCommand(Command):
     """Flags of the commands that read somebody else's checkpoint."""
 
     source: tyro.conf.Positional[Path]
-    """Checkpoint: a file of torch, pickle or safetensors, or a folder of diffusers."""
+    """Checkpoint: a file of torch, pickle or safetensors, a folder of diffusers, or a run."""
 
     family: str | None = None
     """Family of the checkpoint, such as score_sde or adm; recognized by its tensors if not
@@ -38,7 +39,10 @@ class CheckpointCommand(Command):
             CheckpointError: if it cannot be read.
             ValueError: for options that it does not take, or needs.
         """
-        return load(self.source, self.family, **parse_options(self.option))
+        options = parse_options(self.option)
+        if (self.source / "config.yaml").is_file() and self.family is None and not options:
+            return imported_from(self.source)
+        return load(self.source, self.family, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +56,35 @@ class Convert(CheckpointCommand):
         sde-score convert checkpoint_8.pth runs/ncsnpp --option preset=ve/cifar10_ncsnpp_continuous
         sde-score convert 256x256_diffusion.pt runs/adm --option preset=imagenet-256
         sde-score convert ddpm-cifar10-32 runs/ddpm
+        sde-score convert runs/mine pipeline --to diffusers
+        sde-score convert runs/mine published --to hub
     """
 
     out: tyro.conf.Positional[Path]
-    """Run directory to write."""
+    """Folder to write."""
+
+    to: Literal["run", "hub", "diffusers"] = "run"
+    """What to write: a run directory; a folder in the layout of the hub, with a model card; or a
+    pipeline of diffusers."""
 
     def run(self) -> None:
         """Read, write and say what was found."""
         imported = self.load()
-        save_run(imported, self.out)
+        if self.to == "run":
+            save_run(imported, self.out)
+        else:
+            (save_pretrained if self.to == "hub" else save_diffusers)(imported, self.out)
         for note in imported.notes:
             say(f"note: {note}")
         if self.json:
             show_record({"out": str(self.out), **describe(imported)})
-        else:
-            print(f"{self.out} holds a network of {imported.family}: sde-score sample {self.out}")
+            return
+        then = {
+            "run": f": sde-score sample {self.out}",
+            "hub": ": interop.push_to_hub, or interop.load",
+            "diffusers": ": DDPMPipeline.from_pretrained",
+        }[self.to]
+        print(f"{self.out} holds a network of {imported.family}{then}")
 
 
 @dataclass(frozen=True, kw_only=True)

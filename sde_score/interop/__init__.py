@@ -27,6 +27,7 @@ from sde_score.interop import (
     score_sde,
     uvit,
 )
+from sde_score.interop.diffusers_folder import save_diffusers
 from sde_score.interop.files import Contents, read_contents
 from sde_score.interop.imported import Family, Imported
 from sde_score.interop.pretrained import from_pretrained, push_to_hub, save_pretrained
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "push_to_hub",
     "read_contents",
+    "save_diffusers",
     "save_pretrained",
 ]
 

@@ -113,7 +113,7 @@ def read(
         config["center_input_sample"],
     )
     try:
-        spec, event_shape = _spec(config), (channels, *sides)
+        spec, event_shape = spec_of(config), (channels, *sides)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"config.json has values of the wrong kind: {error}") from error
     classes = config["num_class_embeds"] or 0
@@ -185,7 +185,7 @@ def _skips(config: Mapping[str, Any]) -> bool:
     return any("Skip" in kind for one in names for kind in one)
 
 
-def _spec(config: Mapping[str, Any]) -> str:
+def spec_of(config: Mapping[str, Any]) -> str:
     """Our spec of the network."""
     skip, widths = _skips(config), tuple(config["block_out_channels"])
     downs, ups = config["down_block_types"], config["up_block_types"][::-1]

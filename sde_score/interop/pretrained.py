@@ -101,9 +101,7 @@ def _of_run(run: Run) -> Imported:
             "by others from text alone. Register its class (docs/registering.md) and train by that "
             "name, or save run.model.state_dict() yourself"
         )
-    model = run.model
-    assert isinstance(model, (ScoreModel, EnergyModel))
-    found = _of_model(model, spec, run.event_shape, run.num_classes)
+    found = _of_model(run.model, spec, run.event_shape, run.num_classes)
     return found.replaced(
         scaling=run.scaling,
         all_noise_levels=run.all_noise_levels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from sde_score.interop.keys import (
     rows,
 )
 from sde_score.nn.backbones.residual_unet import InputMerge, ResidualUNet
+from sde_score.nn.blocks.attention import Attention
+from sde_score.nn.blocks.layers import Modulation
 from sde_score.nn.blocks.resampling import ConvDownsample, ConvUpsample
 from sde_score.nn.blocks.residual import ResBlock
 
@@ -298,8 +300,8 @@ _ATTENTIONS = (
 )
 
 
-def diffusers(net: ResidualUNet, taken: Taken) -> dict[str, Tensor]:
-    """Our state from a `UNet2DModel`, with the names of attention of any release."""
+def diffusers_names(net: ResidualUNet) -> dict[str, str]:
+    """Names in a `UNet2DModel` of the modules of a network, by our paths."""
     names = {
         "embedding.first": "time_embedding.linear_1",
         "embedding.second": "time_embedding.linear_2",
@@ -333,10 +335,41 @@ def diffusers(net: ResidualUNet, taken: Taken) -> dict[str, Tensor]:
                 inner = {"attention": f"attentions.{place}", "up": up, "image": image}
                 slot = inner.get(part.slot, f"resnets.{number}")
                 names[path] = f"up_blocks.{count - 1 - level}.{slot}"
+    return names
+
+
+def diffusers(net: ResidualUNet, taken: Taken) -> dict[str, Tensor]:
+    """Our state from a `UNet2DModel`, with the names of attention of any release."""
     old = any(key.endswith(".proj_attn.weight") for key in taken.state)
     others = {}
     if net.embedding.features.kind == "fourier":
         name = "time_proj.weight" if "time_proj.weight" in taken else "time_proj.W"
         others["embedding.W"] = taken(name)
     dialect = Dialect(_DIFFUSERS_BLOCK, _split_attention(_ATTENTIONS[old]))
-    return read(net, taken, dialect, names, others)
+    return read(net, taken, dialect, diffusers_names(net), others)
+
+
+def as_diffusers(net: ResidualUNet, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a `UNet2DModel` from ours: the inverse of `diffusers`, by the same names."""
+    names, attention, theirs = diffusers_names(net), _ATTENTIONS[False], {}
+    for part in parts(net):
+        for path, module in leaves(part):
+            inner = {"": ""}
+            if isinstance(module, ResBlock):
+                scaled = ".linear" if isinstance(module.condition, Modulation) else ""
+                inner = {
+                    f".{ours}{scaled if ours == 'condition' else ''}": f".{name}"
+                    for ours, name in _DIFFUSERS_BLOCK.items()
+                }
+            elif isinstance(module, Attention):
+                inner = {f".{ours}": f".{attention[ours]}" for ours in ("norm", "out")}
+            for ours, name in inner.items():
+                for key in ("weight", "bias"):
+                    if f"{path}{ours}.{key}" in state:
+                        theirs[f"{names[path]}{name}.{key}"] = state[f"{path}{ours}.{key}"]
+            if isinstance(module, Attention):
+                for key in ("weight", "bias"):
+                    rows_of = state[f"{path}.qkv.{key}"].chunk(3)
+                    for letter, value in zip("qkv", rows_of, strict=True):
+                        theirs[f"{names[path]}.{attention[letter]}.{key}"] = value
+    return theirs
