@@ -146,3 +146,21 @@ def test_published_sizes_have_the_published_numbers_of_weights(base, millions):
         widths = tuple(base * k for k in (1, 2, 3, 4))
         net = EDM2((4, 64, 64), widths, num_classes=1000, variance_features=128)
     assert round(sum(p.numel() for p in net.parameters()) / 1e6) == millions
+
+
+def test_embedding_is_its_formula():
+    """A class is sqrt(n) in one of n places in front of a layer; no class is the zero vector."""
+    part = EDM2((1, 4), **SMALL, num_classes=3, label_balance=0.4).double().embedding
+    label = torch.tensor([-1.0, 0.5], dtype=torch.float64)
+    features = 2**0.5 * torch.cos(label[:, None] * part.features.frequencies + part.features.phases)
+
+    def used(weight):
+        return (
+            weight / (1e-4 + weight.square().mean(1, keepdim=True).sqrt()) / weight.shape[1] ** 0.5
+        )
+
+    known = torch.tensor([[0, 3**0.5, 0], [0, 0, 0]], dtype=torch.float64)
+    noise, classes = features @ used(part.noise.weight).T, known @ used(part.classes.weight).T
+    total = (0.6 * noise + 0.4 * classes) / (0.6**2 + 0.4**2) ** 0.5
+    expected = torch.nn.functional.silu(total) / 0.596
+    torch.testing.assert_close(part(label, torch.tensor([1, -1])), expected)
