@@ -26,3 +26,7 @@ for label, points in enumerate(run.scaling.from_model(x).reshape(8, 50, 2)):
     center = points.mean(0)
     turn = torch.atan2(center[1], center[0]) / (2 * torch.pi) * 8
     print(f"class {label}: center at {float(turn) % 8:.2f} eighths of the circle")
+
+# A tenth of the examples was shown without a label, so that there are samples of all classes too.
+x = create_sampler("dpmpp-2m", nfe=20)(run.model, (400, 2), seed=0)
+print(f"no class: mean radius {float(run.scaling.from_model(x).norm(dim=1).mean()):.2f}")

@@ -48,6 +48,10 @@ class Likelihood(RunCommand):
     part: Literal["held_out", "train", "all"] = "held_out"
     """Part of the data: held out of training, trained on, or all."""
 
+    label: Literal["own", "none"] = "own"
+    """Condition of a conditional model: the own label of each example, or none, for the likelihood
+    under all classes together, of a run trained with condition_dropout."""
+
     chains: int | None = None
     """Particles that estimate the partition function of an energy; 1024 if not given."""
 
@@ -74,6 +78,7 @@ class Likelihood(RunCommand):
             chains=self.chains,
             dequantizations=self.dequantizations,
             layers=self.picture is not None,
+            labelled=self.label == "own",
             progress=self.progress and is_main_process(),
         )
         if found.partition is not None:

@@ -57,7 +57,8 @@ class Sample(RunCommand):
 
     label: str | None = None
     """Class of all samples, for conditional models: its name, or its number from 0 where classes
-    have no numbers as names; classes in turn if not given."""
+    have no numbers as names; none for samples of all data, of a run trained with condition_dropout;
+    classes in turn if not given."""
 
     def run(self) -> None:
         """Draw, write, print a line."""
@@ -94,6 +95,8 @@ class Sample(RunCommand):
     def _condition(self, run: Run) -> torch.Tensor | None:
         if self.label is None:
             return run.labels_in_turn(self.num)
+        if self.label == "none" and run.num_classes and self.label not in run.class_names:
+            return None
         return run.labels_of(self.label, self.num)
 
 

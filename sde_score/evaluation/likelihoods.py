@@ -43,6 +43,7 @@ class RunLikelihood:
         seed: random seed.
         batch_size: examples that the model sees at once.
         progress: show bars.
+        labelled: give a conditional model the label of each example.
     """
 
     run: Run
@@ -51,6 +52,7 @@ class RunLikelihood:
     seed: int = 0
     batch_size: int = 256
     progress: bool = True
+    labelled: bool = True
 
     @cached_property
     def dataset(self) -> DataSet:
@@ -144,7 +146,8 @@ class RunLikelihood:
         return self.dataset.raw(rows).to(self.run.device)
 
     def _labels(self, rows: Tensor) -> Tensor | None:
-        labels = self.dataset.batch(rows).condition if self.run.num_classes else None
+        given = self.run.num_classes and self.labelled
+        labels = self.dataset.batch(rows).condition if given else None
         return None if labels is None else labels.to(self.run.device)
 
 
@@ -187,6 +190,7 @@ def likelihood(
     chains: int | None = None,
     dequantizations: int | None = None,
     layers: bool = False,
+    labelled: bool = True,
     progress: bool = True,
 ) -> RunBits:
     """Bits per dimension of the data of a run.
@@ -205,6 +209,8 @@ def likelihood(
         dequantizations: draws of the noise that fills the gray levels of discrete data, for such an
             energy; 1 if not given.
         layers: keep the terms of the first evidence lower bound among `by`, on its first batch.
+        labelled: give a conditional model the label of each example; False gives none, which takes
+            a run that was trained with `condition_dropout`.
         progress: show bars.
 
     Raises:
@@ -218,7 +224,9 @@ def likelihood(
     bounds = [each for each in chosen if isinstance(each, LayeredBound)] if layers else []
     if layers and not bounds:
         raise ValueError(f"by={list(by)} has no layers to show: give --by elbo")
-    measured = RunLikelihood(run, part, num, seed, batch_size, progress)
+    if not labelled and not run.num_classes:
+        raise ValueError(f"labelled=False has no effect: {run.path} takes no labels")
+    measured = RunLikelihood(run, part, num, seed, batch_size, progress, labelled)
     if run.all_noise_levels:
         found = {str(each): measured.bits(made) for each, made in zip(by, chosen, strict=True)}
         terms = measured.layers(bounds[0]) if bounds else None

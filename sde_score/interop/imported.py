@@ -88,6 +88,7 @@ class Imported:
             prediction=self.prediction,
             sigma_data=self.sigma_data,
             conditional=self.num_classes > 0,
+            condition_dropout=0.1 if self.num_classes and not self.needs_condition else 0.0,
             held_out=0.0,
             steps=steps,
         )

@@ -141,9 +141,9 @@ class Caller(nn.Module):
             last = "" if classes is None else f" up to {classes - 1}"
             raise ValueError(
                 f"condition has labels from {low} to {high}; accepted: labels from 0{last}, as "
-                "every example had one in training: the answer for no class, -1, is of no use. A "
-                "network that drops labels in training itself is told by model.needs_condition = "
-                "False"
+                "every example had one in training: the answer for no class, -1, is of no use. "
+                "Train with condition_dropout=0.1, which drops some; a network that drops labels "
+                "in training itself is told by model.needs_condition = False"
             )
         if classes and high >= classes:
             raise ValueError(
@@ -156,8 +156,8 @@ class Caller(nn.Module):
                 raise ValueError(
                     "condition is missing: every example had a label in training, so that the "
                     "answer without one is of no use. Give integer labels of shape (batch,), such "
-                    "as run.labels_in_turn(n); a network that drops labels in training itself is "
-                    "told by model.needs_condition = False"
+                    "as run.labels_in_turn(n), or train with condition_dropout=0.1; a network that "
+                    "drops labels in training itself is told by model.needs_condition = False"
                 )
         elif not self.takes_condition:
             trained = accepts(self._function, 3)

@@ -11,6 +11,7 @@ from torch import Tensor
 from sde_score.data import DataSet, EpochOrder
 from sde_score.random import BatchSlice, generator_from, mix
 from sde_score.training import rng_streams as streams
+from sde_score.training.condition_dropout import dropped
 from sde_score.training.config import TrainConfig
 
 
@@ -31,8 +32,8 @@ class Batches:
 
     Args:
         dataset: the examples to train on.
-        config: gives batch size and random seed; whether labels are conditions, and discrete data
-            are dequantized.
+        config: gives batch size and random seed; whether labels are conditions, how many are
+            dropped, and whether discrete data are dequantized.
         rank: index of this process.
         processes: number of processes.
         device: of the network.
@@ -68,6 +69,9 @@ class Batches:
             x0 = self.dataset.scaling.dequantize(self.dataset.raw(indices), draws)
         if condition is None or not self.config.conditional:
             return x0, None
+        if share := self.config.condition_dropout:
+            draws = self._draws(streams.CONDITION, step, first, torch.device("cpu"))
+            condition = dropped(condition, share, draws)
         return x0, condition.to(self.device)
 
     def _draws(self, stream: int, step: int, first: int, device: torch.device) -> BatchSlice:

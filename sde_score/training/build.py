@@ -32,6 +32,7 @@ from sde_score.objectives import (
 )
 from sde_score.random import generator_from, initializing
 from sde_score.sdes import SDE, SDES
+from sde_score.training.condition_dropout import settle_dropout
 from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
 from sde_score.training.optimizers import OPTIMIZERS
 from sde_score.training.rng_streams import INIT, SETUP
@@ -62,7 +63,7 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
         raise ValueError(f"conditional=True needs labels; data={config.data!r} has none")
     if config.dequantize and examples.scaling.levels is None:
         _without_effect("dequantize=True", "the data are continuous and have no levels to spread")
-    config = _at_times_of_sde(config)
+    config = settle_dropout(_at_times_of_sde(config))
     schedule = with_length(config.schedule, config.steps)
     OPTIMIZERS.resolve(config.optimizer, name="optimizer")
     config = dataclasses.replace(config, schedule=schedule)
@@ -292,7 +293,7 @@ def build_model(
     """
     if is_whole(config.model):
         whole = cast(TrainedModel, copy.deepcopy(config.model)).cpu()
-        return _conditional(whole, config.conditional)
+        return _conditional(whole, config)
     if config.sigma_data is None or any(
         map(is_auto, (config.backbone, config.model, config.prediction))
     ):
@@ -313,18 +314,18 @@ def build_model(
         model = EnergyModel(backbone, sde, config.head, *scales)
     else:
         model = ScoreModel(backbone, sde, *scales)
-    _conditional(model, config.conditional)
+    _conditional(model, config)
     if len(event_shape) == 3 and not own:
         # Convolutions run faster when the channels of a pixel lie together.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
-def _conditional(model: TrainedModel, conditional: bool) -> TrainedModel:
+def _conditional(model: TrainedModel, config: TrainConfig) -> TrainedModel:
     """The model, which refuses conditions that training does not show it, or their absence."""
     if isinstance(model, Caller):
-        model.needs_condition = conditional
-        model.takes_condition = model.takes_condition and conditional
+        model.needs_condition = config.conditional and not config.condition_dropout
+        model.takes_condition = model.takes_condition and config.conditional
     return model
 
 

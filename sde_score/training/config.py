@@ -82,6 +82,9 @@ FREE = (
 """Fields that a continued run may change: what is learned does not depend on them, provided that
 the examples of a step stay the same in all (`batch_size` times processes; the trainer checks)."""
 
+NETWORK = ("backbone", "model", "prediction", "sigma_data")
+"""Fields that say what the network is, and may be left open."""
+
 ADJUSTABLE = ("learning_rate", "schedule", "warmup", "clip", "ema", "weight_decay", "precision")
 """Fields that `continue_with` may change in a continued run."""
 
@@ -156,6 +159,10 @@ class TrainConfig:
     conditional: bool = False
     """Give the labels of the data to the network."""
 
+    condition_dropout: float | None = None
+    """Share of examples, in [0, 1), that are shown without their label, so that the network learns
+    all data without labels too; None takes 0.1, or 0 for networks of your own."""
+
     sigma_data: float | None = None
     """Root mean square of the data in model range, > 0; None measures it."""
 
@@ -213,9 +220,10 @@ class TrainConfig:
         if self.sigma_data is not None:
             require_positive(sigma_data=self.sigma_data)
         require_nonnegative(clip=self.clip, weight_decay=self.weight_decay)
-        for name in ("ema", "held_out"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must lie in [0, 1)")
+        for name in ("ema", "held_out", "condition_dropout"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share < 1:
+                raise ValueError(f"{name}={share!r} must lie in [0, 1)")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate={self.accumulate} must divide batch_size={self.batch_size}: "
@@ -247,7 +255,7 @@ def is_whole(model: object) -> bool:
 def adopt(
     config: TrainConfig,
     stored: TrainConfig,
-    names: tuple[str, ...] = ("backbone", "model", "prediction", "sigma_data", "init_from"),
+    names: tuple[str, ...] = (*NETWORK, "condition_dropout", "init_from"),
 ) -> TrainConfig:
     """Fill what `config` leaves open (`auto`, `None`) from the stored configuration of a run."""
     left_open = [n for n in names if getattr(config, n) is None or is_auto(getattr(config, n))]

@@ -18,7 +18,7 @@ from sde_score._core.plugins import READERS
 from sde_score.data import Scaling
 from sde_score.training.build import TrainedModel, start_text
 from sde_score.training.checkpoint import SUMS, Checkpoints, read_tensors, refusing, require_alike
-from sde_score.training.config import TrainConfig, adopt, is_note, load_config
+from sde_score.training.config import NETWORK, TrainConfig, adopt, is_note, load_config
 from sde_score.training.errors import CheckpointError
 from sde_score.training.run import Run
 
@@ -84,8 +84,7 @@ class FirstWeights:
         """Fill what a configuration leaves open, such as the network, from the run."""
         if self.config is None:
             return config
-        open_fields = ("backbone", "model", "prediction", "sigma_data")
-        config = adopt(config, self.config, open_fields)
+        config = adopt(config, self.config, NETWORK)
         if self.model is not None and is_note(config.model):
             return dataclasses.replace(config, model=self.model)
         if self.model is not None and is_note(config.backbone):

@@ -18,6 +18,7 @@ BEFORE: dict[str, Any] = {
     "model": "score",
     "optimizer": "adam(decay='decoupled', betas=(0.9, 0.999), eps=1e-08)",
     "schedule": "constant",
+    "condition_dropout": 0.0,
 }
 """By field that came after version 0.1.0: what that version did."""
 
@@ -25,7 +26,8 @@ BEFORE: dict[str, Any] = {
 def migrated(values: dict[str, Any]) -> dict[str, Any]:
     """Fields of a `config.yaml` in today's names; those of today are left as they are."""
     values = dict(values)
-    if values.get("sigma_data") is not None:  # resolved: the configuration of a run
+    whole = str(values.get("model")).startswith("<")  # a model that was given as an object
+    if values.get("sigma_data") is not None or whole:  # resolved: the configuration of a run
         for name, value in BEFORE.items():
             values.setdefault(name, value)
     for name, renamed in RENAMED_VALUES.items():

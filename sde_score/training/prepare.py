@@ -30,6 +30,7 @@ from sde_score.training.build import (
     split_data,
 )
 from sde_score.training.checkpoint import Checkpoints
+from sde_score.training.condition_dropout import require_no_class
 from sde_score.training.config import (
     ADJUSTABLE,
     TrainConfig,
@@ -150,6 +151,7 @@ def prepare(
     if start is not None:
         start.load_into(model)
         start.warn_of(resolved.sde, examples.scaling)  # type: ignore[arg-type]
+    require_no_class(model, examples, settled)
     objective = build_objective(settled, examples)
     twice = objective.second_derivatives or isinstance(model, EnergyBased)
     set_second_derivatives(model, twice)

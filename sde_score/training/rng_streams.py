@@ -20,5 +20,8 @@ DEQUANTIZE = 3
 NETWORK = 4
 """Dropout inside the network, per step and process."""
 
+CONDITION = 6
+"""Examples that are shown without their condition, per step."""
+
 SETUP = 5
 """First state of an objective."""

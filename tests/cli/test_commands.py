@@ -98,6 +98,23 @@ def test_conditional_samples_carry_their_labels(tmp_path):
     common = ["sample", str(path), "--steps", "3", "--num", "2", "--out", str(out)]
     assert main([*common, "--label", "7"]) == 0
     assert np.load(out)["labels"].tolist() == [7, 7]
+    assert main([*common, "--label", "none"]) == 0
+    assert "labels" not in np.load(out)
+    words = ["likelihood", str(path), "--num", "2", "--by", "bound(times=1)", "--no-progress"]
+    assert main([*words, "--label", "none"]) == 0
+
+
+def test_labels_are_left_out_of_runs_that_were_trained_without_some_alone(
+    tmp_path, run_path, capsys
+):
+    path, out = str(tmp_path / "r"), str(tmp_path / "s.npz")
+    train = [*_same_training(), "--conditional", "--condition-dropout", "0"]
+    assert main(["train", "--out", path, *train]) == 0
+    for words in (["sample", path, "--steps", "3", "--out", out], ["likelihood", path]):
+        assert main([*words, "--num", "2", "--label", "none"]) == 2
+        assert "every example had a label in training" in capsys.readouterr().err
+    assert main(["likelihood", str(run_path), "--num", "2", "--label", "none"]) == 2
+    assert "takes no labels" in capsys.readouterr().err
 
 
 def test_likelihoods_are_those_of_the_library(run_path, record):

@@ -45,7 +45,7 @@ EVALUATIONS = {
 @pytest.mark.parametrize("model", ["score", "energy"])
 @pytest.mark.parametrize("evaluate", EVALUATIONS.values(), ids=EVALUATIONS)
 def test_a_conditional_run_is_not_evaluated_without_labels(run_to, tmp_path, model, evaluate):
-    run = run_to(tmp_path, steps=1, model=model)
+    run = run_to(tmp_path, steps=1, model=model, condition_dropout=0.0)
     with pytest.raises(ValueError, match="condition is missing: every example had a label"):
         evaluate(run, None)
     evaluate(run, run.labels_in_turn(4))
@@ -65,7 +65,7 @@ def test_an_unconditional_run_is_not_evaluated_with_labels(run_to, tmp_path, eva
 @pytest.mark.parametrize("evaluate", EVALUATIONS.values(), ids=EVALUATIONS)
 def test_labels_that_training_never_showed_are_refused(run_to, tmp_path, model, evaluate):
     """-1 is the embedding of no class, which every training example had left untrained."""
-    run = run_to(tmp_path, steps=1, model=model)
+    run = run_to(tmp_path, steps=1, model=model, condition_dropout=0.0)
     labels = run.labels_in_turn(4)
     for wrong, said in (
         (labels.clone().fill_(-1), r"labels from -1 to -1; accepted: labels from 0 up to 7, as"),

@@ -36,6 +36,7 @@ OTHER = {
     "precision": "bf16",
     "compile": True,
     "conditional": True,
+    "condition_dropout": 0.25,
     "sigma_data": 0.1 + 0.2,
     "dequantize": True,
     "held_out": 0.0,
