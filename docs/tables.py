@@ -27,6 +27,7 @@ from sde_score import (
     training,
 )
 from sde_score import sdes as forward
+from sde_score.interop import FAMILIES
 
 PAGE = Path(__file__).with_name("reference.md")
 HIDDEN = {"event_shape", "num_classes"}  # arguments that a run fills in
@@ -167,6 +168,13 @@ SECTIONS = [
         "Models whose score and flow are known, for `sde-score benchmark --target`.",
     ),
     Section("Features", evaluation.EXTRACTORS, "What `frechet` and `kernel` look at."),
+    Section(
+        "Checkpoints of other code",
+        {family.name: family.read for family in FAMILIES},
+        "What `sde-score convert` and `interop.load` read, recognized by the names of the tensors; "
+        "options say what a file does not, `--option name=value` on the command line. "
+        "[From a published checkpoint to figures](checkpoints.md).",
+    ),
     Section("Noise labels", discrete.LABELS, "How the networks of others are told the noise."),
 ]
 
@@ -188,6 +196,15 @@ def sentence(thing: Callable) -> str:
     return re.sub(r"\s+", " ", text.split("\n\n")[0]).replace("|", "\\|").rstrip(".")
 
 
+def arguments(read: Callable) -> Iterator[tuple[str, str]]:
+    """The options of a family with what their docstring says of each."""
+    text = (inspect.getdoc(read) or "").split("Args:")[-1].split("Raises:")[0]
+    found = re.findall(r"^    (\w+): (.*?)(?=^    \w+:|^\S|\Z)", text + "\n", flags=re.M | re.S)
+    says = {name: re.sub(r"\s+", " ", about).strip().rstrip(".") for name, about in found}
+    for name in list(inspect.signature(read).parameters)[1:]:
+        yield name, says.get(name, "").replace("|", "\\|")
+
+
 def paper(reference: str) -> str:
     """A link to the first paper of a reference."""
     found = re.match(r"(.*?\d{4})\D.*?(https://[^\s,;]+)", reference)
@@ -204,6 +221,14 @@ def rows(section: Section) -> Iterator[str]:
             others = ", ".join(f"`{alias}`" for alias in each.aliases)
             facts = (each.family, each.order, each.nfe_per_step, each.noise, each.good_at)
             yield f"| {name} | {others} | {' | '.join(facts)} | {paper(each.paper)} |"
+        return
+    if "diffusers" in section.registry:
+        yield "| family | option | what it says |"
+        yield "|---|---|---|"
+        for name, read in section.registry.items():
+            yield f"| `{name}` | | {sentence(read)} |"
+            for option, says in arguments(read):
+                yield f"| | `{option}` | {says} |"
         return
     yield "| name | what it is |"
     yield "|---|---|"

@@ -46,6 +46,9 @@ class Benchmark(Command):
     model: Path | None = None
     """Run directory, in place of a target."""
 
+    data: str | None = None
+    """Of a model: data in place of those it remembers, or for one that was trained elsewhere."""
+
     samplers: tuple[str, ...] | None = None
     """Samplers to measure, such as heun or "ddim(grid='karras')"; all if not given. One with its
     own steps has one row, one with its own grid ignores --grids."""
@@ -110,14 +113,16 @@ class Benchmark(Command):
         """The target, and the folder for its results."""
         if self.model is None:
             for name, value, usual in (
-                ("weights", self.weights, "ema"), ("device", self.device, ("auto", "cpu")),
-            ):  # fmt: skip
+                ("weights", self.weights, ("ema",)),
+                ("data", self.data, (None,)),
+                ("device", self.device, ("auto", "cpu")),
+            ):
                 if value not in usual:
                     raise ValueError(f"{name}={value} is of --model; targets are exact, on the CPU")
             target = BENCHMARK_TARGETS.create(self.target or "ring")
             return target, self.out or Path("runs") / f"benchmark-{target.name}"
         if self.target is not None:
             raise ValueError(f"target={self.target} and model={self.model} were given: take one")
-        run = load_run(self.model, self.weights)
+        run = load_run(self.model, self.weights, data=self.data)
         run.model.to(pick_device(self.device))
         return target_of_run(run), self.out or self.model / "benchmark"

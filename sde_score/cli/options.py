@@ -44,7 +44,8 @@ class RunCommand(Command):
     """Run directory."""
 
     data: str | None = None
-    """Data of the run, where they have moved since; they are checked against the run's record."""
+    """Data of the run, where they have moved since; they are checked against the run's record.
+    A network that was trained elsewhere, which has none, is measured on them."""
 
     batch_size: int = 256
     """Examples that the network sees at once."""

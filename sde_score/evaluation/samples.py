@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sde_score._core.records import Record
+from sde_score.data import Fingerprint
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
 from sde_score.evaluation.provenance import kinds_of, provenance
@@ -122,15 +123,18 @@ def run_estimator(
     Raises:
         ValueError: for a run without held-out data, or arguments as for `DistanceEstimator`.
     """
-    train, held_out = (
-        run.dataset(part).subset(_MOST, seed).tensor() for part in ("train", "held_out")
-    )
+    train, held_out = (part.subset(_MOST, seed).tensor() for part in run.measured_parts())
     return DistanceEstimator(train, held_out, count, distances, seed=seed)
 
 
 def run_identity(run: Run) -> tuple[str, str, str]:
     """Digests of weights, data and code, which name a run in a journal."""
-    data = str(run.config.data) if run.record is None else run.record.fingerprint.rows
+    if run.record is not None:
+        data = run.record.fingerprint.rows
+    elif run.trained_elsewhere:
+        data = Fingerprint.of(run.dataset()).rows
+    else:
+        data = str(run.config.data)
     return run.digest, data, provenance(kinds_of(run.model), run.model.sde)
 
 

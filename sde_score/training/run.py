@@ -26,7 +26,7 @@ from sde_score.training.build import (
     split_data,
 )
 from sde_score.training.checkpoint import Checkpoints, refusing
-from sde_score.training.config import TrainConfig, load_config
+from sde_score.training.config import TrainConfig, is_note, load_config
 from sde_score.training.data_record import DataRecord, read_record
 from sde_score.training.errors import CheckpointError
 from sde_score.training.metrics import Metrics
@@ -107,8 +107,16 @@ class Run:
         """The map between the data's own terms and the model's range."""
         return self.data.scaling
 
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Whether the weights come from other code, so that the training data are not known."""
+        return self.record is None and is_note(self.config.data)
+
     def dataset(self, part: str = "all") -> DataSet:
         """The data of the run, compared with `data.json`.
+
+        Of a network that was trained elsewhere these are the data that are given, in the network's
+        own scaling; all of them count as held out, and every part is all of them.
 
         Args:
             part: `"all"`, `"train"`, or `"held_out"`, which training never saw.
@@ -118,7 +126,7 @@ class Run:
             ValueError: for another part, or if nothing was held out.
         """
         require_choice("part", part, ("all", "train", "held_out"))
-        if part == "all":
+        if part == "all" or self.trained_elsewhere:
             return self._whole
         train, held_out = split_data(self.config, self._whole)
         if part == "train":
@@ -131,6 +139,8 @@ class Run:
     def _whole(self) -> DataSet:
         if self.record is not None:
             return self.record.load() if self._given is None else self.record.recognize(self._given)
+        if self.trained_elsewhere:
+            return self._fitting()
         whole = data_sets.load(self.config.data) if self._given is None else self._given
         found = DataFacts.of(split_data(self.config, whole)[0])
         if not self.data.agrees(found):
@@ -144,6 +154,43 @@ class Run:
             stacklevel=3,
         )
         return whole
+
+    def _fitting(self) -> DataSet:
+        """The data that are given, as a network sees them that was trained elsewhere."""
+        if self._given is None:
+            raise DataError(
+                f"the network in {self.path} was trained elsewhere, {self.config.data}, and brings "
+                "no data: give some to measure it on, --data on the command line, "
+                "load_run(path, data=...) in Python"
+            )
+        found, levels = self._given, self.scaling.levels
+        wrong = []
+        if found.event_shape != self.event_shape:
+            wrong.append(f"examples have the shape {found.event_shape}, not {self.event_shape}")
+        if found.scaling.levels != levels:
+            wrong.append(f"they have levels={found.scaling.levels}, not {levels}")
+        if self.num_classes and found.num_classes not in (0, self.num_classes):
+            wrong.append(f"they have {found.num_classes} classes, not {self.num_classes}")
+        if wrong:
+            raise DataError(
+                f"{found.name} does not fit the network in {self.path}: {'; '.join(wrong)}"
+            )
+        return dataclasses.replace(found, scaling=self.scaling)
+
+    def measured_parts(self) -> tuple[DataSet, DataSet]:
+        """Real data that give a noise floor, and those that samples are measured against.
+
+        The training and the held-out part; of a network that was trained elsewhere, halves of what
+        is given.
+
+        Raises:
+            DataError: as for `dataset`.
+            ValueError: if nothing was held out, or a single example was given.
+        """
+        if self.trained_elsewhere:
+            return self._whole.split(0.5)
+        held_out = self.dataset("held_out")
+        return self.dataset("train"), held_out
 
     def with_data(self, data: data_sets.Source) -> Run:
         """The same run with its data at hand: in memory, or at another place than before.
@@ -189,6 +236,8 @@ class Run:
     def draw_labels(self, count: int, seed: int = 0) -> Tensor | None:
         """Labels in the proportions of the training data, on the device; None without condition.
 
+        Of a network that was trained elsewhere in those of the data that are given, or all alike.
+
         Args:
             count: number of labels.
             seed: random seed.
@@ -200,6 +249,8 @@ class Run:
             return None
         train = self.dataset("train")
         generator = torch.Generator().manual_seed(seed)
+        if self.trained_elsewhere and train.labels is None:
+            return torch.randint(self.num_classes, (count,), generator=generator).to(self.device)
         labels = train.labels_at(torch.randint(len(train), (count,), generator=generator))
         return None if labels is None else labels.to(self.device)
 

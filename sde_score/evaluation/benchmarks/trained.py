@@ -32,7 +32,7 @@ def target_of_run(run: Run) -> BenchmarkTarget:
             f"{run.path} was trained by {run.config.objective} on data without noise: samplers "
             "need all noise levels; train denoising"
         )
-    held_out, train = run.dataset("held_out"), run.dataset("train")
+    train, held_out = run.measured_parts()
     precise = copy.deepcopy(run.model).double()
     end = run.model.sde.sampling_t_min
     weights, data, code = run_identity(run)
