@@ -89,6 +89,17 @@ SECTIONS = [
     ),
     Section("Weightings", objectives.WEIGHTINGS, "Of the noise levels, for objectives."),
     Section(
+        "Couplings",
+        training.COUPLINGS,
+        "The field `coupling` of `train`, for denoising objectives: which noise meets which "
+        "example. Where labels are conditions, pairs are made within a class.",
+    ),
+    Section(
+        "Augmentations",
+        training.AUGMENTATIONS,
+        "The field `augmentation` of `train`: a function of random seed and step, on the device.",
+    ),
+    Section(
         "Optimizers",
         training.OPTIMIZERS,
         "The field `optimizer` of `train`; learning rate and weight decay are fields of their own.",

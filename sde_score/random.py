@@ -161,7 +161,23 @@ class BatchSlice:
         return slice(self.start, self.start + batch)
 
 
+@dataclass(frozen=True, eq=False)
+class PairedSlice(BatchSlice):
+    """A batch slice with the noise that its examples are paired with.
+
+    Args:
+        noise: of the rows of this process, standard normal, like the examples.
+    """
+
+    noise: Tensor
+
+
 Draws = Generator | BatchSlice | None
+
+
+def noise_beside(x0: Tensor, generator: Draws = None) -> Tensor:
+    """Standard normal noise like x0: what the examples are paired with, or else a new draw."""
+    return generator.noise if isinstance(generator, PairedSlice) else normal(x0, generator)
 
 
 def _rows(

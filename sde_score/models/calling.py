@@ -35,7 +35,8 @@ class Caller(nn.Module):
 
     `needs_condition` refuses evaluations without a condition, and -1 for no class: True for what
     was trained with a label for every example. `takes_condition` is False for what takes none, or
-    was trained without.
+    was trained without. `beside` holds more entries of a dictionary of conditions, such as
+    the augmentation labels of a training step.
     """
 
     def __init__(self, name: str, function: Callable[..., Tensor], times: str = "t") -> None:
@@ -55,6 +56,7 @@ class Caller(nn.Module):
             )
         self._name, self._times = name, times
         self.needs_condition = False
+        self.beside: Mapping[str, Tensor] = {}
         self._wants_each = False
         setattr(self, name, function)
         held = [] if isinstance(function, nn.Module) else networks_in(function)
@@ -108,6 +110,10 @@ class Caller(nn.Module):
             if condition is not None and not isinstance(condition, Tensor):
                 condition = as_condition(condition, len(x), x.device)
             self._check_condition(condition)
+        if self.beside:
+            known = condition if isinstance(condition, Mapping) else {}
+            label = {"label": condition} if isinstance(condition, Tensor) else {}
+            condition = {**known, **label, **self.beside}
         dtype = self._dtype() or x.dtype
         t = t.to(dtype) if t.is_floating_point() else t
         more = () if condition is None and self._takes_two else (condition,)

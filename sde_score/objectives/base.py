@@ -99,6 +99,7 @@ class BaseObjective(ABC):
     needs: ClassVar[str] = "score"
     second_derivatives: ClassVar[bool] = False
     divergence_limit: ClassVar[float] = math.inf
+    takes_pairs: ClassVar[bool] = False  # whether the noise may come with the examples
     converges_to: ClassVar[str] = "not stated"
     reference: ClassVar[str] = "none"
 

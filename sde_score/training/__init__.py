@@ -4,10 +4,12 @@
 continues a run that was stopped, to the same bits.
 """
 
+from sde_score.training.augmentation import AUGMENTATIONS, Augmentation
 from sde_score.training.batches import Batches, MicroBatch
 from sde_score.training.build import build_model, resolve, split_data
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import ADJUSTABLE, FREE, TrainConfig, load_config, save_config
+from sde_score.training.couplings import COUPLINGS, Coupling
 from sde_score.training.data_record import DataRecord
 from sde_score.training.ema import EMA
 from sde_score.training.errors import CheckpointError, TrainingError, TrainingInterrupted
@@ -22,14 +24,18 @@ from sde_score.training.trainer import Trainer, train
 
 __all__ = [
     "ADJUSTABLE",
+    "AUGMENTATIONS",
+    "COUPLINGS",
     "EMA",
     "FREE",
     "OPTIMIZERS",
     "SCHEDULES",
     "WEIGHTS",
+    "Augmentation",
     "Batches",
     "CheckpointError",
     "Checkpoints",
+    "Coupling",
     "DataFacts",
     "DataRecord",
     "Job",

@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 
 from sde_score.data import DataSet, EpochOrder
-from sde_score.random import BatchSlice, generator_from, mix
+from sde_score.random import BatchSlice, PairedSlice, generator_from, mix, normal
 from sde_score.training import rng_streams as streams
+from sde_score.training.augmentation import Augmentation, NoAugmentation
 from sde_score.training.condition_dropout import dropped
 from sde_score.training.config import TrainConfig
+from sde_score.training.couplings import Coupling, Independent
 
 
 class MicroBatch(NamedTuple):
-    """One forward pass: data `(batch, *event)`, labels `(batch,)` or None, and random draws."""
+    """One forward pass: data `(batch, *event)`, labels `(batch,)` or None, and random draws;
+    with augmentation labels `(batch, labels)` for a network that is told them."""
 
     x0: Tensor
     condition: Tensor | None
     draws: BatchSlice
+    augment: Tensor | None = None
 
 
 class Batches:
@@ -37,6 +41,8 @@ class Batches:
         rank: index of this process.
         processes: number of processes.
         device: of the network.
+        augmentation: changes the examples; None leaves them.
+        coupling: pairs examples and noise, already begun; None leaves them independent.
     """
 
     def __init__(
@@ -46,9 +52,13 @@ class Batches:
         rank: int = 0,
         processes: int = 1,
         device: torch.device | str = "cpu",
+        augmentation: Augmentation | None = None,
+        coupling: Coupling | None = None,
     ) -> None:
         self.dataset, self.config, self.rank = dataset, config, rank
         self.device = torch.device(device)
+        self.augmentation: Augmentation = augmentation or NoAugmentation()
+        self.coupling = coupling or Independent()
         self.total = config.batch_size * processes
         self._order = EpochOrder(len(dataset), seed=mix(config.seed, streams.ORDER))
 
@@ -58,9 +68,19 @@ class Batches:
         start = self.rank * self.config.batch_size
         for first in range(start, start + self.config.batch_size, rows):
             indices = self._order.indices(step * self.total + first, rows)
+            noise = None
+            if not isinstance(self.coupling, Independent):
+                like = torch.empty(rows, *self.dataset.event_shape, device=self.device)
+                noise = normal(like, self._draws(streams.COUPLE, step, first, self.device))
+                indices = self.coupling.choose(indices, noise.cpu())
             x0, condition = self._examples(indices, step, first)
+            changes = self._draws(streams.AUGMENT, step, first, self.device)
+            x0, augment = self.augmentation(x0.to(self.device), changes)
             draws = self._draws(streams.OBJECTIVE, step, first, self.device)
-            yield MicroBatch(x0.to(self.device), condition, draws)
+            if noise is not None:
+                noise = self.coupling.arrange(x0, noise, condition)
+                draws = PairedSlice(draws.generator, draws.start, draws.total, noise)
+            yield MicroBatch(x0, condition, draws, augment)
 
     def _examples(self, indices: Tensor, step: int, first: int) -> tuple[Tensor, Tensor | None]:
         x0, condition = self.dataset.batch(indices)

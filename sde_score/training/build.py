@@ -34,7 +34,7 @@ from sde_score.random import generator_from, initializing
 from sde_score.sdes import SDE, SDES
 from sde_score.training.condition_dropout import settle_dropout
 from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
-from sde_score.training.optimizers import OPTIMIZERS
+from sde_score.training.couplings import COUPLINGS, Independent
 from sde_score.training.rng_streams import INIT, SETUP
 from sde_score.training.schedules import with_length, with_length_of
 
@@ -65,9 +65,16 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
         _without_effect("dequantize=True", "the data are continuous and have no levels to spread")
     config = settle_dropout(_at_times_of_sde(config))
     schedule = with_length(config.schedule, config.steps)
-    OPTIMIZERS.resolve(config.optimizer, name="optimizer")
+    for name in ("optimizer", "augmentation"):
+        REGISTRIES[name].resolve(getattr(config, name), name=name)
     config = dataclasses.replace(config, schedule=schedule)
     objective = OBJECTIVES.resolve(config.objective)
+    coupling = COUPLINGS.resolve(config.coupling, name="coupling")
+    if not isinstance(coupling, Independent) and not getattr(objective, "takes_pairs", False):
+        raise ValueError(
+            f"coupling={config.coupling!r} pairs examples with the noise of denoising; objective="
+            f"{note(objective)} draws its own: choose objective=denoising or coupling=independent"
+        )
     model: Any = config.model
     if is_whole(model):
         return _settle_whole(config, objective)

@@ -28,6 +28,8 @@ from sde_score.models import PARAMETRIZATIONS
 from sde_score.nn import BACKBONES
 from sde_score.objectives import OBJECTIVES
 from sde_score.sdes import SDES
+from sde_score.training.augmentation import AUGMENTATIONS
+from sde_score.training.couplings import COUPLINGS
 from sde_score.training.errors import CheckpointError
 from sde_score.training.migration import migrated
 from sde_score.training.optimizers import OPTIMIZERS
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from sde_score.models import Model, Parametrization
     from sde_score.objectives import Objective
     from sde_score.sdes import SDE
+    from sde_score.training.augmentation import Augmentation
+    from sde_score.training.couplings import Coupling
     from sde_score.training.optimizers import Optimizer
     from sde_score.training.schedules import Schedule
 
@@ -47,12 +51,14 @@ if TYPE_CHECKING:
     AnyModel = str | Model
     AnyPrediction = str | Parametrization
     AnyObjective = str | Objective
+    AnyCoupling = str | Coupling
+    AnyAugmentation = str | Augmentation
     AnyOptimizer = str | Optimizer
     AnySchedule = str | Schedule
     AnyStart = Any  # text, a path, a module or a `Run`, which is defined above this floor
 else:  # what a flag of the command line can be
     AnySDE = AnyBackbone = AnyPrediction = AnyObjective = AnyStart = str
-    AnyOptimizer = AnySchedule = str
+    AnyCoupling = AnyAugmentation = AnyOptimizer = AnySchedule = str
     AnyModel = Literal["auto", "score", "energy"]
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -60,6 +66,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "backbone": BACKBONES,
     "prediction": PARAMETRIZATIONS,
     "objective": OBJECTIVES,
+    "coupling": COUPLINGS,
+    "augmentation": AUGMENTATIONS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
@@ -117,6 +125,14 @@ class TrainConfig:
     objective: AnyObjective = "denoising"
     """Loss to minimize, such as denoising(weighting='likelihood') or hutchinson; see sde-score
     objectives."""
+
+    coupling: AnyCoupling = "independent"
+    """Which noise meets which example: independent, ot in each batch, or semi-discrete on all data;
+    within classes where they are conditions."""
+
+    augmentation: AnyAugmentation = "none"
+    """Random changes of images: none, flip, or edm(probability=0.12) for networks with
+    num_augment=9."""
 
     steps: int = 3000
     """Optimizer steps in all, at least 1."""

@@ -19,6 +19,8 @@ BEFORE: dict[str, Any] = {
     "optimizer": "adam(decay='decoupled', betas=(0.9, 0.999), eps=1e-08)",
     "schedule": "constant",
     "condition_dropout": 0.0,
+    "coupling": "independent",
+    "augmentation": "none",
 }
 """By field that came after version 0.1.0: what that version did."""
 

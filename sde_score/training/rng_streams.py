@@ -25,3 +25,9 @@ CONDITION = 6
 
 SETUP = 5
 """First state of an objective."""
+
+AUGMENT = 6
+"""Changes of the examples, per step."""
+
+COUPLE = 7
+"""Noise that examples are paired with, per step; potentials of a coupling."""

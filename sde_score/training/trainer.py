@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sde_score import data as data_sets
 from sde_score._core.modules import evaluating
 from sde_score._core.progress import progress_bar, progress_shown
 from sde_score.models import ScoreModel, check_differentiable
 from sde_score.objectives import Objective
-from sde_score.random import BatchSlice, mix
+from sde_score.random import mix
 from sde_score.training import rng_streams as streams
-from sde_score.training.batches import Batches
-from sde_score.training.build import TrainedModel, as_fields, in_float32
+from sde_score.training.build import as_fields, in_float32
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.choices import say_choices
 from sde_score.training.config import TrainConfig, save_config
@@ -37,6 +36,7 @@ from sde_score.training.divergence import DivergenceCheck
 from sde_score.training.errors import TrainingError, TrainingInterrupted
 from sde_score.training.first_weights import Imported
 from sde_score.training.lock import only_trainer
+from sde_score.training.loss import LossModule
 from sde_score.training.meter import Meter
 from sde_score.training.metrics import Metrics
 from sde_score.training.network_noise import NetworkNoise
@@ -44,6 +44,7 @@ from sde_score.training.objective_state import ObjectiveState
 from sde_score.training.optimizer import Update
 from sde_score.training.optimizers import OPTIMIZERS
 from sde_score.training.prepare import Job, prepare
+from sde_score.training.recipe import batches_of
 from sde_score.training.run import Run, load_run
 from sde_score.training.schedules import SCHEDULES
 from sde_score.training.signals import StopRequest
@@ -57,23 +58,6 @@ OnSamples = Callable[[Run, Path], None]
 
 OnMetrics = Callable[[int, dict[str, Any]], None]
 """Called with the step and each line of `metrics.jsonl`."""
-
-
-class _Loss(nn.Module):
-    """Model and objective in one forward pass, which is what distributed training can wrap."""
-
-    def __init__(self, model: TrainedModel, objective: Objective, autocast: str | None) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = objective
-        self.autocast = autocast
-
-    def forward(self, x0: Tensor, condition: Tensor | None, draws: BatchSlice) -> Tensor:
-        precision = (
-            torch.autocast(self.autocast, torch.bfloat16) if self.autocast else nullcontext()
-        )
-        with precision:
-            return self.objective(self.model, x0, condition, draws).mean()
 
 
 class Trainer:
@@ -108,7 +92,7 @@ class Trainer:
         self.accelerator = accelerator_for(self.config.device)
         self.device: torch.device = self.accelerator.device
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches = Batches(job.examples, self.config, rank, processes, self.device)
+        self.batches = batches_of(job, rank, processes, self.device)
         self.model, self.objective = job.model, job.objective
         self.facts = DataFacts.of(job.examples)
         size = math.prod(self.facts.event_shape)
@@ -125,7 +109,7 @@ class Trainer:
         if config.compile:
             getattr(self.model, "backbone", self.model).compile()
         autocast = self.device.type if config.precision == "bf16" else None
-        loss = _Loss(self.model, self.objective, autocast).train()
+        loss = LossModule(self.model, self.objective, autocast).train()
         unused = not isinstance(self.model, ScoreModel)
         self.loss = wrap(self.accelerator, loss, unused=unused)
         self.remembered = ObjectiveState(self.objective)

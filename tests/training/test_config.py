@@ -23,6 +23,8 @@ OTHER = {
     "head": "inner",
     "prediction": "velocity",
     "objective": "denoising(weighting='likelihood')",
+    "coupling": "ot",
+    "augmentation": "flip",
     "steps": 7,
     "batch_size": 12,
     "accumulate": 4,

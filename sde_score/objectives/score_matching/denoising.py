@@ -14,7 +14,7 @@ from sde_score.models import Model
 from sde_score.objectives.base import BaseObjective, NoiseLevels
 from sde_score.objectives.time_samplers import TimeSampler
 from sde_score.objectives.weightings import Weighting
-from sde_score.random import Draws, normal
+from sde_score.random import Draws, noise_beside
 from sde_score.sdes import SDE
 
 VARIANCE_REDUCTIONS = ("none", "constant", "antithetic")
@@ -66,6 +66,7 @@ class DenoisingScoreMatching(BaseObjective):
 
     converges_to = "the score of x_t at every t"
     reference = "Vincent 2011, https://doi.org/10.1162/NECO_a_00142"
+    takes_pairs = True
 
     weighting: str | Weighting = "variance"
     time_sampler: str | TimeSampler = "auto"
@@ -98,7 +99,7 @@ class DenoisingScoreMatching(BaseObjective):
     def draw(self, sde: SDE, x0: Tensor, generator: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Times and their importance, float64 `(batch,)`, and noise like x0."""
         t, importance = self._noise_levels.times(sde, x0.shape[0], generator, x0.device)
-        return t, importance, normal(x0, generator)
+        return t, importance, noise_beside(x0, generator)
 
     def at(
         self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None

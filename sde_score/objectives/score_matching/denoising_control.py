@@ -83,6 +83,7 @@ class DenoisingControl(StatefulObjective):
     cost = "2 F + 2 B"
     converges_to = "the score of x_t at every t"
     reference = "Wang et al. 2020, https://arxiv.org/abs/2002.07501"
+    takes_pairs = True
 
     moments: Tensor
     pending: Tensor

@@ -1,0 +1,43 @@
+"""The loss of a batch as a module."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from sde_score.objectives import Objective
+from sde_score.random import BatchSlice
+from sde_score.training.build import TrainedModel
+
+
+class LossModule(nn.Module):
+    """Model and objective in one forward pass, which is what distributed training can wrap.
+
+    Args:
+        model: what is trained.
+        objective: gives the loss of each example.
+        autocast: kind of device on which the network runs in bfloat16; None for float32.
+    """
+
+    def __init__(self, model: TrainedModel, objective: Objective, autocast: str | None) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.autocast = autocast
+
+    def forward(
+        self,
+        x0: Tensor,
+        condition: Tensor | None,
+        draws: BatchSlice,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        """Mean loss of a batch; the arguments are the fields of `MicroBatch`."""
+        self.model.beside = {} if augment is None else {"augment": augment}
+        precision = (
+            torch.autocast(self.autocast, torch.bfloat16) if self.autocast else nullcontext()
+        )
+        with precision:
+            return self.objective(self.model, x0, condition, draws).mean()

@@ -1,0 +1,36 @@
+"""What a run is trained with, as objects that are ready to be used."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from sde_score.random import mix
+from sde_score.training import rng_streams as streams
+from sde_score.training.augmentation import AUGMENTATIONS, require_labels
+from sde_score.training.batches import Batches
+from sde_score.training.couplings import COUPLINGS, Coupling
+from sde_score.training.prepare import Job
+
+
+def batches_of(job: Job, rank: int, processes: int, device: torch.device) -> Batches:
+    """The batches of a job with its augmentation and its coupling.
+
+    Args:
+        job: made by `prepare`.
+        rank: index of this process.
+        processes: number of processes.
+        device: of the network.
+
+    Raises:
+        ValueError: for a network that is not told of an augmentation that would leak.
+    """
+    augmentation = AUGMENTATIONS.resolve(job.settled.augmentation)
+    require_labels(augmentation, job.model)
+    coupling = copy.deepcopy(COUPLINGS.resolve(job.settled.coupling))
+    if type(coupling).begin is not Coupling.begin:
+        everything = job.examples.batch(torch.arange(len(job.examples)))
+        labels = everything.condition if job.config.conditional else None
+        coupling.begin(everything.x0, labels, mix(job.config.seed, streams.COUPLE))
+    return Batches(job.examples, job.config, rank, processes, device, augmentation, coupling)
