@@ -10,7 +10,6 @@ from abc import ABC
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sde_score._core.checks import require_count, require_positive
@@ -67,6 +66,8 @@ class MinibatchOT(Coupling):
 
     def arrange(self, x0: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
         """The noise, permuted within each class by an exact assignment."""
+        from scipy.optimize import linear_sum_assignment
+
         order = torch.arange(len(x0))
         groups = torch.zeros(len(x0)) if labels is None else labels.cpu()
         cost = -(x0.flatten(1).double() @ noise.flatten(1).double().T).cpu()
