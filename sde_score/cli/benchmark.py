@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from sde_score._core.checks import require_count
 from sde_score._core.files import require_writable
@@ -75,8 +74,8 @@ class Benchmark(Command):
     fresh: bool = False
     """Measure everything again."""
 
-    weights: Literal["ema", "raw"] = "ema"
-    """Of a model: averaged weights, or those of the last step."""
+    weights: str = "ema"
+    """Of a model: averaged weights, raw for those of the last step, or ema(0.1)."""
 
     device: Device = "auto"
     """Where to compute; targets with exact scores are computed on the CPU."""

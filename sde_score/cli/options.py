@@ -53,8 +53,9 @@ class RunCommand(Command):
     seed: int = 0
     """Random seed."""
 
-    weights: Literal["ema", "raw"] = "ema"
-    """Averaged weights, or those of the last step."""
+    weights: str = "ema"
+    """Averaged weights, raw for those of the last step, or ema(0.1) for an average of that length,
+    of a run with snapshots."""
 
     device: Device = "auto"
     """Where to compute."""

@@ -197,6 +197,10 @@ class TrainConfig:
     checkpoint_every: int = 1000
     """Steps between checkpoints, at least 1; the last step always gets one."""
 
+    snapshot_every: int = 0
+    """Steps between snapshots of two power-function averages, of which one of any length is made
+    after training, as weights ema(0.1); 0 for none."""
+
     keep: int = 2
     """Newest checkpoints to keep, at least 1."""
 
@@ -232,6 +236,7 @@ class TrainConfig:
             log_every=self.log_every,
         )
         require_count(0, warmup=self.warmup, sample_every=self.sample_every)
+        require_count(0, snapshot_every=self.snapshot_every)
         require_positive(learning_rate=self.learning_rate)
         if self.sigma_data is not None:
             require_positive(sigma_data=self.sigma_data)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sde_score.training.ema import EMA
 from sde_score.training.optimizers import Adam, Optimizer, zero_missing
 from sde_score.training.schedules import Constant, Schedule
+from sde_score.training.snapshots import PowerAverages
 
 
 def warmup_factor(step: int, warmup: int) -> float:
@@ -34,6 +35,7 @@ class Update:
         weight_decay: of the optimizer.
         optimizer: None for `Adam()`.
         schedule: factor on the learning rate, besides warm-up; None for `Constant()`.
+        averages: of the same weights, whose length is chosen later; None keeps none.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Update:
         weight_decay: float = 0.0,
         optimizer: Optimizer | None = None,
         schedule: Schedule | None = None,
+        averages: PowerAverages | None = None,
     ) -> None:
         self.parameters = dict(parameters)
         self.learning_rate, self.warmup, self.clip = learning_rate, warmup, clip
         self.schedule: Schedule = schedule or Constant()
         self.optimizer = (optimizer or Adam()).begin(self.parameters, weight_decay)
+        self.averages = averages
         self.ema = EMA(self.parameters.values(), ema)
 
     def rate(self, step: int) -> float:
@@ -73,21 +77,29 @@ class Update:
         for weight in weights:
             weight.grad = None
         self.ema.update(weights)
+        if self.averages is not None:
+            self.averages.update(step + 1)
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """What the optimizer remembers, as tensors named `<parameter>/<entry>`."""
-        return self.optimizer.state()
+        """What the optimizer remembers, and `averages`, as tensors named `<parameter>/<entry>`."""
+        return {**self.optimizer.state(), **self._averages()}
 
     def expected_state(self) -> dict[str, Tensor]:
         """Tensors of the names, shapes and types that `state` has after a step, on no device."""
-        return self.optimizer.expected_state()
+        averages = {name: value.to("meta") for name, value in self._averages().items()}
+        return {**self.optimizer.expected_state(), **averages}
+
+    def _averages(self) -> dict[str, Tensor]:
+        return {} if self.averages is None else self.averages.state()
 
     def restore(
         self, step: int, state: Mapping[str, Tensor], average: Mapping[str, Tensor]
     ) -> None:
         """Continue from saved tensors: `state()` and the averages, after `step` steps."""
         self.optimizer.restore(state)
+        if self.averages is not None:
+            self.averages.restore(state)
         for shadow, name in zip(self.ema.shadow, self.parameters, strict=True):
             shadow.copy_(average[name])
         self.ema.updates = step

@@ -30,6 +30,7 @@ from sde_score.training.config import TrainConfig, is_note, load_config
 from sde_score.training.data_record import DataRecord, read_record
 from sde_score.training.errors import CheckpointError
 from sde_score.training.metrics import Metrics
+from sde_score.training.snapshots import FOLDER, Snapshots, length_of
 from sde_score.training.state import DataFacts
 
 if TYPE_CHECKING:
@@ -272,7 +273,8 @@ def load_run(
 
     Args:
         path: written by `train`.
-        weights: `"ema"`, the running average, or `"raw"`, the weights of the last step.
+        weights: `"ema"`, the running average; `"raw"`, the weights of the last step; or
+            `"ema(0.1)"`, the power-function average of that length, from the snapshots of the run.
         step: which checkpoint; None for the newest.
         data: the data of the run, where they were given in memory or have moved.
         model: the network, or a whole model, as it was given to `train`.
@@ -283,7 +285,9 @@ def load_run(
         ValueError: for other weights, or a run that needs objects which are not given.
         CheckpointError: if there is no such run or checkpoint, or a file of it is damaged.
     """
-    require_choice("weights", weights, tuple(WEIGHTS))
+    length = length_of(weights)
+    if length is None:
+        require_choice("weights", weights, (*WEIGHTS, "ema(0.1) of any length"))
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a run directory: train one with sde-score train")
@@ -294,10 +298,15 @@ def load_run(
     filled = _filled(config, given, path)
     with refusing(path / "config.yaml"):
         built = build_model(filled, state.data.event_shape, state.data.num_classes)
-    stored = checkpoints.dtype(step, WEIGHTS[weights])
+    file = WEIGHTS["ema" if length is not None else weights]
+    stored = checkpoints.dtype(step, file)
     if model is None and backbone is None and stored == torch.float64:
         built.to(stored)  # trained by an earlier version, under another default of torch
-    built.load_state_dict(checkpoints.tensors(step, WEIGHTS[weights], built.state_dict()))
+    built.load_state_dict(checkpoints.tensors(step, file, built.state_dict()))
+    if length is not None:
+        trained = {name: p for name, p in built.named_parameters() if p.requires_grad}
+        average = Snapshots(path / FOLDER).reconstruct(length, step, trained)
+        built.load_state_dict({**built.state_dict(), **average})
     everywhere = state.all_noise_levels
     if everywhere is None:  # a run of version 0.1.0
         everywhere = OBJECTIVES.resolve(config.objective).all_noise_levels

@@ -48,6 +48,7 @@ from sde_score.training.recipe import batches_of
 from sde_score.training.run import Run, load_run
 from sde_score.training.schedules import SCHEDULES
 from sde_score.training.signals import StopRequest
+from sde_score.training.snapshots import FOLDER, PowerAverages, Snapshots
 from sde_score.training.state import DataFacts, TrainState, require_continuation
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Trainer:
         self.progress, self.on_samples, self.on_metrics = progress, on_samples, on_metrics
         self.checkpoints = Checkpoints(self.out / "checkpoints")
         self.metrics = Metrics(self.out / "metrics.jsonl")
+        self.snapshots = Snapshots(self.out / FOLDER)
         self.accelerator = accelerator_for(self.config.device)
         self.device: torch.device = self.accelerator.device
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -128,6 +130,7 @@ class Trainer:
             config.weight_decay,
             OPTIMIZERS.resolve(self.job.settled.optimizer),
             SCHEDULES.resolve(self.job.settled.schedule),
+            PowerAverages(parameters) if config.snapshot_every else None,
         )
 
     def _check_derivatives(self) -> None:
@@ -170,6 +173,7 @@ class Trainer:
         save_config(self.config, self.out / "config.yaml")
         self.checkpoints.tidy(self.config.keep)
         self.metrics.rewind(self.step)
+        self.snapshots.rewind(self.step)
         if self.job.start is not None:
             self.metrics.note({"step": self.step, "init_from": self.job.start.text})
         if self.job.changes:
@@ -234,6 +238,9 @@ class Trainer:
             )
         if self.step % config.log_every == 0 or finished:
             self._log(bar)
+        averages, every = self.update.averages, config.snapshot_every
+        if averages and (self.step % every == 0 or finished) and self.accelerator.is_main_process:
+            self.snapshots.write(self.step, averages)
         if self.step % config.checkpoint_every == 0 or finished:
             self._save()
         self._sample_if_due()

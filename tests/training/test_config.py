@@ -45,6 +45,7 @@ OTHER = {
     "seed": -5,
     "device": "cpu",
     "checkpoint_every": 3,
+    "snapshot_every": 2,
     "keep": 9,
     "sample_every": 4,
     "log_every": 1,
