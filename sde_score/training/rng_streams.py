@@ -26,7 +26,7 @@ CONDITION = 6
 SETUP = 5
 """First state of an objective."""
 
-AUGMENT = 6
+AUGMENT = 8
 """Changes of the examples, per step."""
 
 COUPLE = 7
