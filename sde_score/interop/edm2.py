@@ -100,9 +100,7 @@ def read(
     state, said = _found(contents, weights)
     given = {**PUBLISHED, **said}
     given.update({key: value for key, value in asked.items() if value is not None})
-    for key in PUBLISHED:
-        if not is_number(given[key]) or not 0 <= given[key] < math.inf:
-            raise CheckpointError(f"the network was constructed with {key}={given[key]!r}")
+    _require_numbers(given)
     notes = []
     taken_over = [key for key in PUBLISHED if key not in said and asked.get(key) is None]
     if taken_over and not said:
@@ -113,10 +111,8 @@ def read(
     net = sketch(spec, shape, classes)
     if not isinstance(net, EDM2):
         raise TypeError(f"{spec} builds {type(net).__name__}, not EDM2")
-    ours = {
-        key: _computed(value)
-        for key, value in _renamed(net, taken, max(1, int(given["channels_per_head"]))).items()
-    }
+    heads = max(1, int(given["channels_per_head"]))
+    ours = {key: _computed(value) for key, value in _renamed(net, taken, heads).items()}
     taken.refuse_left()
     pixels = shape[0] != 4
     return Imported(
@@ -132,6 +128,12 @@ def read(
         needs_condition=classes > 0,
         notes=(*notes, _PIXELS if pixels else _LATENTS),
     )
+
+
+def _require_numbers(given: Mapping[str, Any]) -> None:
+    for key in PUBLISHED:
+        if not is_number(given[key]) or not 0 <= given[key] < math.inf:
+            raise CheckpointError(f"the network was constructed with {key}={given[key]!r}")
 
 
 def _found(contents: Contents, weights: str) -> tuple[Mapping[str, Tensor], dict[str, Any]]:

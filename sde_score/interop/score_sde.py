@@ -74,6 +74,11 @@ PRESETS: dict[str, Published] = {
 }
 """Published configurations, by their names."""
 
+_UNIT_RANGE = (
+    "the noise levels of the file are of images in [0, 1], as published; here images are in "
+    "[-1, 1] and noise levels twice as large"
+)
+
 
 def read(
     contents: Contents,
@@ -117,13 +122,8 @@ def read(
     state, facts = chosen_state(contents, weights)
     sigmas = state.pop("sigmas", None)
     found = Layers.of(state)
-    asked = {
-        "image_size": image_size,
-        "sde": sde,
-        "continuous": continuous,
-        "network": network,
-        "fir": fir,
-    }
+    names = ("image_size", "sde", "continuous", "network", "fir")
+    asked = dict(zip(names, (image_size, sde, continuous, network, fir), strict=True))
     given = _settled(found, asked, preset)
     rescale = given.network == "ncsnpp" if skip_rescale is None else skip_rescale
     spec = _spec(found, given, rescale, dropout)
@@ -132,15 +132,11 @@ def read(
     weights_of_ours = unets.score_sde(outline(spec, event_shape), taken)
     taken.refuse_left()
     diffusion, prediction = _diffusion(given, sigmas, bool(centered), beta_min, beta_max)
-    in_unit_range = given.sde == "ve" and not centered
     notes = []
     if skip_rescale is None:
         notes.append(f"skip_rescale={rescale} is taken as published for {given.network!r}")
-    if in_unit_range and centered is None:
-        notes.append(
-            "the noise levels of the file are of images in [0, 1], as published; here images are "
-            "in [-1, 1] and noise levels twice as large"
-        )
+    if given.sde == "ve" and centered is None:
+        notes.append(_UNIT_RANGE)
     if given.sde != "ve":
         notes.append(f"beta_min={beta_min:g} and beta_max={beta_max:g} are taken as published")
     return Imported(

@@ -22,7 +22,7 @@ from sde_score.nn.backbones import published
 from sde_score.nn.backbones.base import Backbone, require_event_shape
 from sde_score.nn.backbones.dit import DiT
 from sde_score.nn.backbones.edm2 import EDM2
-from sde_score.nn.backbones.general_unet import residual_unet
+from sde_score.nn.backbones.general_unet import GeneralUNet
 from sde_score.nn.backbones.hdit import HDiT
 from sde_score.nn.backbones.kdiff_unet import KDiffUNet
 from sde_score.nn.backbones.lucidrains import LucidrainsUNet
@@ -58,7 +58,7 @@ BACKBONES: Registry[nn.Module] = Registry(
         "ddpmpp": published.ddpmpp,
         "ddpm": published.ddpm,
         "adm": published.adm,
-        "residual-unet": residual_unet,
+        "residual-unet": GeneralUNet,
         "refinenet": RefineNet,
         "dit": DiT,
         "lucidrains-unet": LucidrainsUNet,

@@ -67,16 +67,6 @@ def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     return require_shape("event_shape", event_shape, "the shape of one example, tuple(x.shape[1:])")
 
 
-def require_dropout(dropout: float) -> None:
-    """Refuse a dropout probability outside [0, 1).
-
-    Raises:
-        ValueError: with the value.
-    """
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout!r} must be a number in [0, 1): 0 turns it off")
-
-
 def require_inputs(x: Tensor, noise_level: Tensor, event_shape: tuple[int, ...]) -> None:
     """Refuse a batch that the network was not built for, or noise levels that do not fit it.
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import require_dropout, require_sides, require_signal
+from sde_score.nn.backbones.base import require_sides, require_signal
+from sde_score.nn.blocks.dropout import Dropout, require_dropout
 from sde_score.nn.blocks.embeddings import require_labels, require_noise_level
 from sde_score.nn.blocks.magnitude import (
     MPFourier,
@@ -268,7 +269,7 @@ class _Block(nn.Module):
         self.conv1 = MPLayer(out if down else channels, out, 3, dims)
         self.condition = MPLayer(style.embedding, out)
         self.gain = nn.Parameter(torch.zeros(()))
-        self.dropout = nn.Dropout(style.dropout)
+        self.dropout = Dropout(style.dropout)
         self.conv2 = MPLayer(out, out, 3, dims)
         self.heads = max(1, out // style.head_channels) if attends else 0
         if attends and out % self.heads:

@@ -7,54 +7,13 @@ from dataclasses import replace
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_choice
-from sde_score.nn.backbones.base import require_dropout
 from sde_score.nn.backbones.residual_unet import Branches, Level, ResidualUNet
 from sde_score.nn.blocks.resampling import BOX, FIR
 from sde_score.nn.blocks.residual import BlockStyle
 from sde_score.nn.blocks.time_embedding import TimeEmbedding, TimeFeatures
 
 
-@checked
-def residual_unet(
-    event_shape: Sequence[int],
-    widths: Sequence[int] = (128, 256, 256, 256),
-    blocks: int = 2,
-    attention: Sequence[bool] = (False, True, False, False),
-    up_attention: Sequence[str] | str = "all",
-    down: Sequence[str] | str = "block",
-    up: Sequence[str] | str = "block",
-    num_classes: int = 0,
-    dropout: float = 0.0,
-    groups: int = 32,
-    channels_per_group: int = 1,
-    eps: float = 1e-5,
-    scale_shift: bool = False,
-    scale: float = 1.0,
-    middle_scale: float | None = None,
-    middle_attention: bool = True,
-    heads: int = 1,
-    head_channels: int | None = None,
-    attention_groups: int | None = None,
-    fir: bool = False,
-    projects_resampled: bool = False,
-    one_sided: bool = False,
-    embedding: str = "positional",
-    features: int | None = None,
-    sine_first: bool = True,
-    shift: float = 1.0,
-    embedding_width: int | None = None,
-    class_first: bool = False,
-    class_bias: bool = False,
-    class_scale: float = 1.0,
-    num_augment: int = 0,
-    input_branch: str | None = None,
-    output_branch: str | None = None,
-    concatenate: bool = False,
-    out_channels: int | None = None,
-    up_groups: Sequence[int] | None = None,
-    middle_norm: bool = True,
-    stem_width: int | None = None,
-) -> ResidualUNet:
+class GeneralUNet(ResidualUNet):
     """A U-Net of residual blocks with every switch of the published ones.
 
     Args:
@@ -102,60 +61,98 @@ def residual_unet(
     Raises:
         ValueError: for sizes out of range, or lists that do not have one entry per level.
     """
-    require_dropout(dropout)
-    finest = widths[0] if widths else 0
-    levels = [
-        Level(*row)
-        for row in zip(
-            widths,
-            [blocks] * len(widths),
-            _each("attention", attention, len(widths)),
-            _up_attention(up_attention, attention),
-            _each("down", down, len(widths)),
-            _each("up", up, len(widths)),
-            strict=True,
+
+    @checked
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        widths: Sequence[int] = (128, 256, 256, 256),
+        blocks: int = 2,
+        attention: Sequence[bool] = (False, True, False, False),
+        up_attention: Sequence[str] | str = "all",
+        down: Sequence[str] | str = "block",
+        up: Sequence[str] | str = "block",
+        num_classes: int = 0,
+        dropout: float = 0.0,
+        groups: int = 32,
+        channels_per_group: int = 1,
+        eps: float = 1e-5,
+        scale_shift: bool = False,
+        scale: float = 1.0,
+        middle_scale: float | None = None,
+        middle_attention: bool = True,
+        heads: int = 1,
+        head_channels: int | None = None,
+        attention_groups: int | None = None,
+        fir: bool = False,
+        projects_resampled: bool = False,
+        one_sided: bool = False,
+        embedding: str = "positional",
+        features: int | None = None,
+        sine_first: bool = True,
+        shift: float = 1.0,
+        embedding_width: int | None = None,
+        class_first: bool = False,
+        class_bias: bool = False,
+        class_scale: float = 1.0,
+        num_augment: int = 0,
+        input_branch: str | None = None,
+        output_branch: str | None = None,
+        concatenate: bool = False,
+        out_channels: int | None = None,
+        up_groups: Sequence[int] | None = None,
+        middle_norm: bool = True,
+        stem_width: int | None = None,
+    ) -> None:
+        finest = widths[0] if widths else 0
+        style = BlockStyle(
+            groups,
+            channels_per_group,
+            eps,
+            scale_shift,
+            scale,
+            projects_resampled,
+            heads,
+            head_channels,
+            dropout,
+            attention_groups,
+            taps=FIR if fir else BOX,
         )
-    ]
-    style = BlockStyle(
-        groups=groups,
-        channels_per_group=channels_per_group,
-        eps=eps,
-        scale_shift=scale_shift,
-        scale=scale,
-        projects_resampled=projects_resampled,
-        heads=heads,
-        head_channels=head_channels,
-        dropout=dropout,
-        attention_groups=attention_groups,
-        taps=FIR if fir else BOX,
+        width = 4 * finest if embedding_width is None else embedding_width
+        features = features or finest * (1 + (embedding == "fourier"))
+        times = TimeFeatures(features, embedding, sine_first, shift)
+        classes = (num_classes, class_first, num_augment, class_scale, class_bias)
+        levels = _levels(widths, blocks, attention, up_attention, down, up)
+        branches = Branches(input_branch, output_branch, concatenate)
+        middle = _middle(style, middle_scale, middle_norm)
+        given = (middle_attention, one_sided, out_channels, up_groups, stem_width)
+        embedded = TimeEmbedding(times, width, *classes)
+        super().__init__(event_shape, levels, embedded, style, branches, middle, *given)
+
+
+def _levels(
+    widths: Sequence[int],
+    blocks: int,
+    attention: Sequence[bool],
+    up_attention: Sequence[str] | str,
+    down: Sequence[str] | str,
+    up: Sequence[str] | str,
+) -> list[Level]:
+    rows = zip(
+        widths,
+        [blocks] * len(widths),
+        _each("attention", attention, len(widths)),
+        _up_attention(up_attention, attention),
+        _each("down", down, len(widths)),
+        _each("up", up, len(widths)),
+        strict=True,
     )
-    if features is None:
-        features = 2 * finest if embedding == "fourier" else finest
-    return ResidualUNet(
-        event_shape,
-        levels,
-        TimeEmbedding(
-            TimeFeatures(features, embedding, sine_first, shift),
-            4 * finest if embedding_width is None else embedding_width,
-            num_classes,
-            class_first,
-            num_augment,
-            class_scale,
-            class_bias and num_classes > 0,
-        ),
-        style,
-        Branches(input_branch, output_branch, concatenate),
-        replace(
-            style,
-            scale=scale if middle_scale is None else middle_scale,
-            attention_groups=None if middle_norm else 0,
-        ),
-        middle_attention,
-        one_sided,
-        out_channels,
-        up_groups,
-        stem_width,
-    )
+    return [Level(*row) for row in rows]
+
+
+def _middle(style: BlockStyle, scale: float | None, norm: bool) -> BlockStyle:
+    scale = style.scale if scale is None else scale
+    return replace(style, scale=scale, attention_groups=None if norm else 0)
 
 
 def _each(name: str, value: Sequence[object] | str, count: int) -> Sequence[object]:

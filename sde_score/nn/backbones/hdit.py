@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_choice, require_count
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import per_level, require_dropout, require_sides, require_signal
+from sde_score.nn.backbones.base import per_level, require_sides, require_signal
+from sde_score.nn.blocks.dropout import require_dropout
 from sde_score.nn.blocks.embeddings import require_noise_level
 from sde_score.nn.blocks.gated import ControlledNorm, GatedBlock, RMSNorm
 from sde_score.nn.blocks.layers import zero_init

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import per_level, require_dropout, require_sides, require_signal
+from sde_score.nn.backbones.base import per_level, require_sides, require_signal
 from sde_score.nn.blocks.attention import Attention
+from sde_score.nn.blocks.dropout import require_dropout
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, zero_init
 from sde_score.nn.blocks.patches import depth_to_space, space_to_depth

@@ -15,10 +15,10 @@ from sde_score._core.checks import require_choice, require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import (
     per_level,
-    require_dropout,
     require_event_shape,
     require_signal,
 )
+from sde_score.nn.blocks.dropout import Dropout, require_dropout
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, zero_init
 from sde_score.nn.blocks.patches import space_to_depth
@@ -72,7 +72,7 @@ class Block(nn.Module):
         self.conv1 = convolution(dims, channels, out)
         self.norm1 = _norm(out, groups)
         self.condition = Modulation(embedding, out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = convolution(dims, out, out)
         self.norm2 = _norm(out, groups)
         self.skip = convolution(dims, channels, out, 1) if channels != out else nn.Identity()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score.nn.backbones.base import require_sides
-from sde_score.nn.backbones.general_unet import residual_unet
+from sde_score.nn.backbones.general_unet import GeneralUNet
 from sde_score.nn.backbones.residual_unet import ResidualUNet
 
 HALF = 0.5**0.5
@@ -57,7 +57,7 @@ def ncsnpp(
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix H.
     """
     widths, attends = _by_resolution(event_shape, base, multipliers, attention)
-    return residual_unet(
+    return GeneralUNet(
         event_shape,
         widths,
         blocks,
@@ -155,7 +155,7 @@ def ddpm(
     Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, appendix B.
     """
     widths, attends = _by_resolution(event_shape, base, multipliers, attention)
-    return residual_unet(
+    return GeneralUNet(
         event_shape,
         widths,
         blocks,
@@ -206,7 +206,7 @@ def adm(
     Reference: Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233, appendix I.
     """
     widths, attends = _by_resolution(event_shape, base, multipliers, attention)
-    return residual_unet(
+    return GeneralUNet(
         event_shape,
         widths,
         blocks,

@@ -12,8 +12,8 @@ from typing_extensions import override
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import Backbone, require_dropout, require_event_shape
-from sde_score.nn.blocks.dropout import Dropout
+from sde_score.nn.backbones.base import Backbone, require_event_shape
+from sde_score.nn.blocks.dropout import Dropout, require_dropout
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, SelfAttention, zero_init
 

@@ -22,3 +22,13 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
         return x * kept.div_(1 - self.p)
+
+
+def require_dropout(dropout: float) -> None:
+    """Refuse a dropout probability outside [0, 1).
+
+    Raises:
+        ValueError: with the value.
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r} must be a number in [0, 1): 0 turns it off")

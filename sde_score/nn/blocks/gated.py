@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sde_score.nn.blocks.dropout import Dropout
 from sde_score.nn.blocks.layers import zero_init
 
 _EPS = 1e-6
@@ -89,7 +90,7 @@ class GatedBlock(nn.Module):
         super().__init__()
         self.norm = norm
         self.up = GatedLinear(width, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.down = zero_init(nn.Linear(hidden, width, bias=False))
 
     def forward(self, x: Tensor, *embedding: Tensor) -> Tensor:

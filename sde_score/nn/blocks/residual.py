@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sde_score._core.arguments import check_fields
 from sde_score.nn.blocks.attention import Attention
+from sde_score.nn.blocks.dropout import Dropout, require_dropout
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, zero_init
 from sde_score.nn.blocks.resampling import BOX, Downsample, Upsample, convolution
@@ -51,6 +52,7 @@ class BlockStyle:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_dropout(self.dropout)
 
     def groups_of(self, channels: int) -> int:
         """Number of groups for so many channels."""
@@ -111,7 +113,7 @@ class ResBlock(nn.Module):
         self.condition: nn.Module = (
             Modulation(embedding, out) if style.scale_shift else nn.Linear(embedding, out)
         )
-        self.dropout = nn.Dropout(style.dropout)
+        self.dropout = Dropout(style.dropout)
         self.conv2 = zero_init(convolution(dims, out, out))
         self.down = Downsample(dims, style.taps) if resample == "down" else None
         self.up = Upsample(dims, style.taps) if resample == "up" else None

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sde_score.nn.blocks.dropout import Dropout
 from sde_score.nn.blocks.gated import ControlledNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.local_attention import (
@@ -67,7 +68,7 @@ class RotaryAttention(nn.Module):
         grid = torch.linspace(math.log(math.pi), math.log(10 * math.pi), self.heads * count + 1)
         waves = grid[:-1].exp().reshape(count, self.heads).mT.contiguous()
         self.register_buffer("frequencies", waves)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.out = zero_init(nn.Linear(width, width, bias=False))
 
     def forward(self, x: Tensor, embedding: Tensor, positions: list[Tensor]) -> Tensor:

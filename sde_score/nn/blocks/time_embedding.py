@@ -178,7 +178,7 @@ class TimeEmbedding(nn.Module):
         width = features.channels if class_first else channels
         rows = num_classes + null_class
         self.classes = nn.Embedding(rows, width) if num_classes else None
-        self.class_bias = nn.Parameter(torch.zeros(width)) if class_bias else None
+        self.class_bias = nn.Parameter(torch.zeros(width)) if class_bias and num_classes else None
         self.augment = (
             nn.Linear(num_augment, features.channels, bias=False) if num_augment else None
         )
