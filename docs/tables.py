@@ -30,7 +30,7 @@ from sde_score import sdes as forward
 from sde_score.interop import FAMILIES
 
 PAGE = Path(__file__).with_name("reference.md")
-HIDDEN = {"event_shape", "num_classes"}  # arguments that a run fills in
+HIDDEN = {"event_shape", "num_classes", "condition_shape"}  # arguments that a run fills in
 
 PREDICTIONS = {
     "noise": "the noise in x_t",

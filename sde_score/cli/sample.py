@@ -58,7 +58,7 @@ class Sample(RunCommand):
     label: str | None = None
     """Class of all samples, for conditional models: its name, or its number from 0 where classes
     have no numbers as names; none for samples of all data, of a run trained with condition_dropout;
-    classes in turn if not given."""
+    classes in turn, or the vectors of training examples, if not given."""
 
     def run(self) -> None:
         """Draw, write, print a line."""
@@ -95,14 +95,17 @@ class Sample(RunCommand):
     def _condition(self, run: Run) -> torch.Tensor | None:
         if self.label is None:
             return run.labels_in_turn(self.num)
-        if self.label == "none" and run.num_classes and self.label not in run.class_names:
+        taken = run.num_classes or run.condition_shape
+        if self.label == "none" and taken and self.label not in run.class_names:
             return None
         return run.labels_of(self.label, self.num)
 
 
 def _as_in_data(run: Run, labels: torch.Tensor | None) -> torch.Tensor | None:
-    """Labels as the data have them, where these are numbers that are not 0, 1, ..."""
+    """Conditions as the data have them: vectors, and labels that are not 0, 1, ..."""
     names = run.class_names
+    if labels is not None and labels.is_floating_point():
+        return run.data.condition_scaling.from_model(labels.double().cpu())
     if labels is None or not names or not all(name.isdecimal() for name in names):
         return labels
     return torch.tensor([int(name) for name in names])[labels.cpu()]

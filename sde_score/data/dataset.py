@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -38,7 +38,8 @@ class Batch(NamedTuple):
     """Examples for a model.
 
     `x0` is float32 in model range, shape `(batch, *event)`; `condition` holds the labels, int64,
-    shape `(batch,)`, or is None for data without labels.
+    shape `(batch,)`, or vectors in model range, float32, shape `(batch, n)`; None for data without
+    either.
     """
 
     x0: Tensor
@@ -102,6 +103,8 @@ class DataSet:
         class_names: name of each class where the source has them, else empty.
         rows: rows of `_source` that make up the data set, int64; None for all of them.
         column_names: name of each column of a table where the source has them, else empty.
+        conditions: raw vectors that are the conditions, shape `(count, n)`; None without.
+        condition_scaling: the map between raw conditions and model range.
     """
 
     name: str
@@ -112,6 +115,13 @@ class DataSet:
     class_names: tuple[str, ...] = ()
     rows: Tensor | None = None
     column_names: tuple[str, ...] = ()
+    conditions: Tensor | None = None
+    condition_scaling: Scaling = field(default_factory=Scaling)
+
+    @property
+    def condition_shape(self) -> tuple[int, ...]:
+        """Shape of one condition that is a vector; empty for data without."""
+        return () if self.conditions is None else tuple(self.conditions.shape[1:])
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -157,8 +167,14 @@ class DataSet:
         return is_image(self.event_shape)
 
     def batch(self, indices: Indices) -> Batch:
-        """Examples in model range with their labels, in the order of `indices` (as for `raw`)."""
-        return Batch(self.scaling.to_model(self.raw(indices)), self.labels_at(indices))
+        """Examples in model range with their conditions, in the order of `indices`, as `raw`."""
+        return Batch(self.scaling.to_model(self.raw(indices)), self.conditions_at(indices))
+
+    def conditions_at(self, indices: Indices) -> Tensor | None:
+        """Vectors in model range, or labels, in the order of `indices`; None for data without."""
+        if self.conditions is None:
+            return self.labels_at(indices)
+        return self.condition_scaling.to_model(self.conditions[self._rows(indices)])
 
     def labels_at(self, indices: Indices) -> Tensor | None:
         """Labels of examples, int64, in the order of `indices`; None for data without labels."""

@@ -27,7 +27,7 @@ class Fingerprint(Record):
 
     Args:
         rows: SHA-256 of dtype, event shape and all numbers in order.
-        labels: SHA-256 of the labels in order; empty without labels.
+        labels: SHA-256 of the labels, or of the raw conditions, in order; empty without.
         projection: of floating-point examples, else 0.
         size: root of the sum of squares of the terms of the projection.
     """
@@ -54,6 +54,9 @@ class Fingerprint(Record):
                 projection += terms.sum().item()
                 squares += terms.square().sum().item()
         kept = dataset.labels_at(torch.arange(count))
+        if dataset.conditions is not None:
+            chosen = slice(count) if dataset.rows is None else dataset.rows[:count]
+            kept = dataset.conditions[chosen]
         labels = "" if kept is None else hashlib.sha256(_bytes(kept)).hexdigest()
         return cls(rows.hexdigest(), labels, projection, math.sqrt(squares))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def from_tensor(
     *,
     name: str = "tensor",
     class_names: tuple[str, ...] = (),
+    condition: Tensor | np.ndarray[Any, Any] | None = None,
 ) -> DataSet:
     """A data set over a tensor.
 
@@ -42,6 +44,8 @@ def from_tensor(
             tables whose columns share one scale, `Scaling()` for data that are in model range.
         name: of the data set, in reports.
         class_names: name of each class; gives the number of classes.
+        condition: a vector of numbers for each example, floating-point of shape `(count, n)`,
+            instead of labels; standardized column by column.
 
     Raises:
         TypeError: if `x` or `labels` are not tensors of such a kind.
@@ -70,6 +74,8 @@ def from_tensor(
     if scaling.levels is not None:
         x = _as_levels(x, scaling.levels)
     scaling.log_abs_det(tuple(x.shape[1:]))  # refuses a scaling for other events
+    if condition is not None:
+        return _with_vectors(DataSet(name, x, scaling), _as_tensor(condition), labels)
     if labels is None:
         return DataSet(name, x, scaling)
     labels = _checked_labels(labels, len(x), class_names)
@@ -79,6 +85,25 @@ def from_tensor(
             labels, class_names = torch.searchsorted(found, labels), tuple(map(str, found.tolist()))
     num_classes = len(class_names) or int(labels.max()) + 1
     return DataSet(name, x, scaling, labels, num_classes, tuple(class_names))
+
+
+def _with_vectors(dataset: DataSet, condition: Any, labels: Any) -> DataSet:
+    if labels is not None:
+        raise DataError("examples have a condition and labels: give one of them")
+    if not isinstance(condition, Tensor) or not condition.is_floating_point():
+        what = class_of(condition)
+        raise TypeError(f"condition must be floating-point vectors, (count, n), got {what}")
+    if condition.ndim != 2 or len(condition) != len(dataset) or not condition.shape[1]:
+        raise DataError(
+            f"condition has shape {tuple(condition.shape)} for {len(dataset)} examples, accepted: "
+            f"({len(dataset)}, n)"
+        )
+    condition = condition.detach().cpu()
+    condition = condition.float() if condition.itemsize < 4 else condition
+    if not bool(torch.isfinite(condition).all()):
+        raise DataError("a condition holds NaN or infinity: remove the example or fill it in")
+    scaling = Scaling.standardize(condition, per_feature=True)
+    return replace(dataset, conditions=condition, condition_scaling=scaling)
 
 
 def _default_scaling(x: Tensor) -> Scaling:

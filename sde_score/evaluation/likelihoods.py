@@ -134,7 +134,7 @@ class RunLikelihood:
     @property
     def _energy(self) -> EnergyModel:
         model = self.run.model
-        if not isinstance(model, EnergyModel) or self.run.num_classes:
+        if not isinstance(model, EnergyModel) or self.run.num_classes or self.run.condition_shape:
             raise ValueError(
                 f"{self.run.path} holds a score, or one distribution for each class, of data "
                 "without noise: it has no likelihood; train all noise levels, or --model energy "
@@ -146,7 +146,7 @@ class RunLikelihood:
         return self.dataset.raw(rows).to(self.run.device)
 
     def _labels(self, rows: Tensor) -> Tensor | None:
-        given = self.run.num_classes and self.labelled
+        given = (self.run.num_classes or self.run.condition_shape) and self.labelled
         labels = self.dataset.batch(rows).condition if given else None
         return None if labels is None else labels.to(self.run.device)
 
@@ -224,7 +224,7 @@ def likelihood(
     bounds = [each for each in chosen if isinstance(each, LayeredBound)] if layers else []
     if layers and not bounds:
         raise ValueError(f"by={list(by)} has no layers to show: give --by elbo")
-    if not labelled and not run.num_classes:
+    if not labelled and not run.num_classes and not run.condition_shape:
         raise ValueError(f"labelled=False has no effect: {run.path} takes no labels")
     measured = RunLikelihood(run, part, num, seed, batch_size, progress, labelled)
     if run.all_noise_levels:

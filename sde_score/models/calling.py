@@ -139,6 +139,11 @@ class Caller(nn.Module):
         Raises:
             ValueError: with the labels and those that are accepted.
         """
+        if condition.is_floating_point() and self.needs_condition and bool(condition.isnan().any()):
+            raise ValueError(
+                "condition has NaN, for none; every example had a vector in training, so that the "
+                "answer without one is of no use: train with condition_dropout=0.1"
+            )
         if condition.is_floating_point() or condition.dtype == torch.bool or not condition.numel():
             return  # a condition of another kind
         classes = getattr(self._function, "num_classes", None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -74,21 +75,28 @@ available = BACKBONES.names
 register = BACKBONES.register
 
 
-def create(spec: str, event_shape: Sequence[int], num_classes: int = 0) -> nn.Module:
+def create(
+    spec: str,
+    event_shape: Sequence[int],
+    num_classes: int = 0,
+    condition_shape: Sequence[int] = (),
+) -> nn.Module:
     """Build the backbone that `spec` names, such as `mlp` or `unet(base=32, multipliers=(1, 2))`.
 
     Args:
         spec: a name from `available()`, with its options in brackets.
         event_shape: shape of one example.
-        num_classes: number of classes; 0 for a network without condition.
+        num_classes: number of classes; 0 for a network without labels.
+        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
-        ValueError: for an unknown name or option, a value out of range, or classes for a network
-            that takes none.
+        ValueError: for an unknown name or option, a value out of range, or a condition for a
+            network that takes none of its kind.
     """
     name, options = parse_spec(spec)
-    of_the_data = {"event_shape": event_shape, "num_classes": num_classes}
+    of_the_data: dict[str, Any] = {"event_shape": event_shape, "num_classes": num_classes}
+    of_the_data["condition_shape"] = tuple(condition_shape)
     if set(of_the_data) & set(options):
         raise ValueError(
             f"{spec!r} sets {', '.join(sorted(set(of_the_data) & set(options)))}, which the data "
@@ -99,6 +107,11 @@ def create(spec: str, event_shape: Sequence[int], num_classes: int = 0) -> nn.Mo
         raise ValueError(
             f"backbone {name!r} takes no num_classes, so that it cannot be told the class of an "
             "example: train without condition, or give its constructor the argument"
+        )
+    if condition_shape and "condition_shape" not in parameters:
+        raise ValueError(
+            f"backbone {name!r} takes no condition_shape, so that it cannot be told a vector: take "
+            "mlp or unet, train without condition, or give its constructor the argument"
         )
     taken = {key: value for key, value in of_the_data.items() if key in parameters}
     return BACKBONES.create(spec, **taken)

@@ -64,7 +64,7 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, labels: Tensor | N
         x: in model range, shape `(n, *event)`.
         path: ending with one of `FORMATS`, or a folder.
         look: of the data set, or its scaling alone.
-        labels: of each sample.
+        labels: of each sample; or its vector, which `.npz` holds as `condition`.
 
     Raises:
         ValueError: for another ending, a folder that holds files, or samples that are no table.
@@ -81,7 +81,7 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, labels: Tensor | N
         _write_folder(x, path, look)
     else:
         raw = _raw(x, look.scaling)
-        numbers = None if labels is None else labels.to(torch.int64).cpu().numpy()
+        numbers = None if labels is None else labels.cpu().numpy()
         content = {".csv": _csv, ".npy": _npy, ".npz": _npz}[path.suffix](raw, look, numbers)
         replace_file(path, content)
 
@@ -105,7 +105,8 @@ def _npy(raw: Any, look: Look, labels: Any) -> bytes:
 def _npz(raw: Any, look: Look, labels: Any) -> bytes:
     buffer, arrays = io.BytesIO(), {"samples": raw}
     if labels is not None:
-        arrays["labels"] = labels
+        vectors = labels.dtype.kind == "f"
+        arrays["condition" if vectors else "labels"] = labels if vectors else labels.astype(int)
     if look.scaling.levels is not None:
         arrays["levels"] = np.array(look.scaling.levels)
     np.savez_compressed(buffer, **arrays)
@@ -114,6 +115,7 @@ def _npz(raw: Any, look: Look, labels: Any) -> bytes:
 
 def _csv(raw: Any, look: Look, labels: Any) -> bytes:
     text = io.StringIO()
+    labels = None if labels is None or labels.dtype.kind == "f" else labels.astype(int)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*look.names(raw.shape[1]), *([] if labels is None else ["label"])])
     for index, row in enumerate(raw):

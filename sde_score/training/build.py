@@ -43,7 +43,7 @@ TrainedModel = ScoreModel | EnergyModel
 
 _SETUP_EXAMPLES = 4096
 _SPLIT_SEED = 0  # not the run's seed, so that runs are compared on the same held-out examples
-_BY_THE_DATA = ("event_shape", "num_classes")
+_BY_THE_DATA = ("event_shape", "num_classes", "condition_shape")
 
 
 def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
@@ -59,11 +59,9 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     """
     numbers = config.batch_size // config.accumulate * prod(examples.event_shape)
     require_memory(4 * numbers, f"batch_size={config.batch_size}", "increase accumulate")
-    if config.conditional and not examples.num_classes:
-        raise ValueError(f"conditional=True needs labels; data={config.data!r} has none")
     if config.dequantize and examples.scaling.levels is None:
         _without_effect("dequantize=True", "the data are continuous and have no levels to spread")
-    config = settle_dropout(_at_times_of_sde(config))
+    config = settle_dropout(_at_times_of_sde(config), examples)
     schedule = with_length(config.schedule, config.steps)
     for name in ("optimizer", "augmentation"):
         REGISTRIES[name].resolve(getattr(config, name), name=name)
@@ -284,7 +282,10 @@ def _is_literal(value: Any) -> bool:
 
 
 def build_model(
-    config: TrainConfig, event_shape: Sequence[int], num_classes: int = 0
+    config: TrainConfig,
+    event_shape: Sequence[int],
+    num_classes: int = 0,
+    condition_shape: Sequence[int] = (),
 ) -> TrainedModel:
     """The untrained model, on the CPU: a function of the configuration alone.
 
@@ -294,6 +295,7 @@ def build_model(
         config: settled; see `sde_score.training.resolve`.
         event_shape: shape of one example.
         num_classes: classes of the data; used if the configuration is conditional.
+        condition_shape: of the vectors that are the conditions of the data, as well.
 
     Raises:
         ValueError: for an unknown SDE or network, or a configuration that is not settled.
@@ -310,9 +312,9 @@ def build_model(
         if isinstance(config.backbone, nn.Module):
             backbone = copy.deepcopy(config.backbone).cpu()
         else:
-            classes = num_classes if config.conditional else 0
+            told = (num_classes, tuple(condition_shape)) if config.conditional else ()
             with in_float32():
-                backbone = create_backbone(config.backbone, tuple(event_shape), num_classes=classes)
+                backbone = create_backbone(config.backbone, tuple(event_shape), *told)
         if config.model == "energy" and config.head in ("square", "scalar"):
             _wake(backbone)
     sde, scales = SDES.resolve(config.sde), (config.prediction, config.sigma_data)

@@ -28,12 +28,23 @@ USUAL = 0.1
 """Share of examples that are shown without their condition where nothing else is asked for."""
 
 
-def settle_dropout(config: TrainConfig) -> TrainConfig:
+def settle_dropout(config: TrainConfig, examples: DataSet) -> TrainConfig:
     """With the share of examples without condition, where the configuration leaves it open.
 
     It is `USUAL` for the networks of this package, which all take -1 for no class, and 0 for
     others, whose use of -1 is not known, and for runs without condition.
+
+    Args:
+        config: what the user asked for.
+        examples: the training data.
+
+    Raises:
+        ValueError: for a conditional run on data without labels or vectors.
     """
+    if config.conditional and not (examples.num_classes or examples.condition_shape):
+        raise ValueError(
+            f"conditional=True needs labels, or vectors; data={config.data!r} has none"
+        )
     share = config.condition_dropout
     if share and not config.conditional:
         warnings.warn(
@@ -59,15 +70,18 @@ def _is_ours(config: TrainConfig) -> bool:
     return getattr(made, "__module__", "").startswith("sde_score.nn.")
 
 
-def dropped(labels: Tensor, share: float, draws: BatchSlice) -> Tensor:
-    """Labels with -1 in place of a random share of them, each example by a draw of its own.
+def dropped(condition: Tensor, share: float, draws: BatchSlice) -> Tensor:
+    """Labels with -1, or vectors with NaN, in place of a random share of them.
 
     Args:
-        labels: integers of shape `(batch,)`.
-        share: probability of dropping a label, in [0, 1).
+        condition: labels of shape `(batch,)`, or vectors of shape `(batch, n)`.
+        share: probability of dropping an example's, in [0, 1).
         draws: source of one uniform number per example.
     """
-    return torch.where(uniform(len(labels), draws, labels.device) < share, NO_CLASS, labels)
+    lost = uniform(len(condition), draws, condition.device) < share
+    if condition.is_floating_point():
+        return torch.where(lost[:, None], torch.nan, condition)
+    return torch.where(lost, NO_CLASS, condition)
 
 
 def require_no_class(model: Model, examples: DataSet, config: TrainConfig) -> None:
@@ -84,13 +98,18 @@ def require_no_class(model: Model, examples: DataSet, config: TrainConfig) -> No
     share = config.condition_dropout
     if not share or _is_ours(config):
         return
-    x = examples.batch([0]).x0
+    x, shown = examples.batch([0])
+    if shown is None:
+        return
+    nothing = torch.full_like(shown, torch.nan if shown.is_floating_point() else NO_CLASS)
     try:
         with torch.no_grad(), evaluating(model):
-            model.score(x, model.sde.t_max, torch.full((1,), NO_CLASS))
+            answer = model.score(x, model.sde.t_max, nothing)
+        if not bool(torch.isfinite(answer).all()):
+            raise ValueError("its answer is not finite")
     except (IndexError, RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
-            f"condition_dropout={share} shows examples with label -1, for no class, which the "
-            f"network does not take ({' '.join(str(error).split())[:200]}): give it a vector for "
-            "-1, or train with condition_dropout=0 (--condition-dropout 0)"
+            f"condition_dropout={share} shows examples with label {nothing.flatten()[0]:g}, for "
+            f"none, which the network does not take ({' '.join(str(error).split())[:200]}): give "
+            "it an answer to that, or train with condition_dropout=0 (--condition-dropout 0)"
         ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +42,8 @@ class DataRecord(Record):
         low: smallest raw value of each channel or column; empty in records of earlier versions.
         high: largest raw value of each.
         column_names: name of each column of a table, empty where there are none.
+        condition_shape: of a condition that is a vector; empty without.
+        condition_scaling: the map between raw conditions and model range.
     """
 
     text: str
@@ -56,6 +58,8 @@ class DataRecord(Record):
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     column_names: tuple[str, ...] = ()
+    condition_shape: tuple[int, ...] = ()
+    condition_scaling: Scaling = field(default_factory=Scaling)
 
     def __post_init__(self) -> None:
         require_count(count=self.count)
@@ -88,6 +92,8 @@ class DataRecord(Record):
             Fingerprint.of(dataset),
             *dataset.value_range(),
             dataset.column_names,
+            dataset.condition_shape,
+            dataset.condition_scaling,
         )
 
     def write(self, path: Path) -> None:
@@ -150,6 +156,7 @@ class DataRecord(Record):
             found,
             name=self.name,
             scaling=self.scaling,
+            condition_scaling=self.condition_scaling,
             num_classes=self.num_classes,
             class_names=self.class_names,
             rows=rows,
@@ -170,7 +177,8 @@ class DataRecord(Record):
                 + (f", and {more} more" if more else "")
             )
         if now.labels != then.labels:
-            changes.append("the labels are others")
+            vectors = self.condition_shape or found.condition_shape
+            changes.append(f"the {'conditions' if vectors else 'labels'} are others")
         if found.class_names[: len(self.class_names)] != self.class_names:
             changes.append(f"classes are named {found.class_names}, were {self.class_names}")
         if len(found) == self.count and not changes and not self.scaling.is_close(found.scaling):

@@ -91,6 +91,11 @@ class Run:
         return self.data.num_classes if self.config.conditional else 0
 
     @property
+    def condition_shape(self) -> tuple[int, ...]:
+        """Shape of the vector that the model takes as condition, empty if it takes none."""
+        return self.data.condition_shape if self.config.conditional else ()
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Name of each class of the data, empty where they have none."""
         return () if self.record is None else self.record.class_names
@@ -204,12 +209,34 @@ class Run:
     def labels_in_turn(self, count: int) -> Tensor | None:
         """Classes 0, 1, ... in turn, on the device; None for a model without condition.
 
+        Vectors have no turn: they are those of training examples, as `draw_labels` has them.
+
         Args:
             count: number of labels.
         """
+        if self.condition_shape:
+            return self.draw_labels(count)
         if not self.num_classes:
             return None
         return torch.arange(count, device=self.device) % self.num_classes
+
+    def condition_of(self, values: Any) -> Tensor:
+        """Conditions in the model's range, on its device, of vectors in the data's own terms.
+
+        Args:
+            values: shape `(count, n)`.
+
+        Raises:
+            ValueError: for a model that takes no vectors, or another shape.
+        """
+        raw = torch.as_tensor(values)
+        if not self.condition_shape or tuple(raw.shape[1:]) != self.condition_shape:
+            takes = f"shape (count, {self.condition_shape[0]})" if self.condition_shape else "none"
+            raise ValueError(
+                f"values have shape {tuple(raw.shape)}; vectors that this run takes as condition: "
+                f"{takes}"
+            )
+        return self.data.condition_scaling.to_model(raw).to(self.device)
 
     def labels_of(self, label: str | int, count: int) -> Tensor:
         """One class for several samples, on the device.
@@ -235,25 +262,28 @@ class Run:
         return torch.full((count,), index, device=self.device)
 
     def draw_labels(self, count: int, seed: int = 0) -> Tensor | None:
-        """Labels in the proportions of the training data, on the device; None without condition.
+        """Conditions of random training examples, on the device; None for a model without.
+
+        These are labels in the proportions of the data, or vectors in model range.
 
         Of a network that was trained elsewhere in those of the data that are given, or all alike.
 
         Args:
-            count: number of labels.
+            count: number of conditions.
             seed: random seed.
 
         Raises:
             DataError: if the data cannot be loaded, or are no longer those of the run.
         """
-        if not self.num_classes:
+        if not self.num_classes and not self.condition_shape:
             return None
         train = self.dataset("train")
         generator = torch.Generator().manual_seed(seed)
-        if self.trained_elsewhere and train.labels is None:
+        if self.trained_elsewhere and train.labels is None and self.num_classes:
             return torch.randint(self.num_classes, (count,), generator=generator).to(self.device)
-        labels = train.labels_at(torch.randint(len(train), (count,), generator=generator))
-        return None if labels is None else labels.to(self.device)
+        rows = torch.randint(len(train), (count,), generator=generator)
+        found = train.labels_at(rows) if self.num_classes else train.conditions_at(rows)
+        return None if found is None else found.to(self.device)
 
 
 def load_run(
@@ -297,7 +327,8 @@ def load_run(
     given = {"sde": sde, "backbone": backbone, **as_fields(model)}
     filled = _filled(config, given, path)
     with refusing(path / "config.yaml"):
-        built = build_model(filled, state.data.event_shape, state.data.num_classes)
+        facts = state.data
+        built = build_model(filled, facts.event_shape, facts.num_classes, facts.condition_shape)
     file = WEIGHTS["ema" if length is not None else weights]
     stored = checkpoints.dtype(step, file)
     if model is None and backbone is None and stored == torch.float64:

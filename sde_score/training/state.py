@@ -24,6 +24,8 @@ class DataFacts(Record):
         event_shape: shape of one example.
         num_classes: number of classes, 0 without labels.
         scaling: the map between raw terms and model range.
+        condition_shape: of a condition that is a vector; empty without.
+        condition_scaling: the map between raw conditions and model range.
     """
 
     name: str
@@ -31,6 +33,8 @@ class DataFacts(Record):
     event_shape: tuple[int, ...]
     num_classes: int
     scaling: Scaling
+    condition_shape: tuple[int, ...] = ()
+    condition_scaling: Scaling = field(default_factory=Scaling)
 
     def __post_init__(self) -> None:
         require_count(count=self.count)
@@ -43,8 +47,12 @@ class DataFacts(Record):
 
     def agrees(self, other: DataFacts) -> bool:
         """Whether these may be the same data, up to rounding in what was measured on them."""
-        alike = replace(self, scaling=other.scaling) == other
-        return alike and self.scaling.is_close(other.scaling)
+        theirs = other.scaling, other.condition_scaling
+        return (
+            replace(self, scaling=theirs[0], condition_scaling=theirs[1]) == other
+            and self.scaling.is_close(other.scaling)
+            and self.condition_scaling.is_close(other.condition_scaling)
+        )
 
     @classmethod
     def of(cls, dataset: DataSet) -> DataFacts:
@@ -55,6 +63,8 @@ class DataFacts(Record):
             tuple(dataset.event_shape),
             dataset.num_classes,
             dataset.scaling,
+            dataset.condition_shape,
+            dataset.condition_scaling,
         )
 
 

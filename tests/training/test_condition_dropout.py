@@ -124,7 +124,9 @@ class Table(nn.Module):
 
 
 def test_a_network_that_has_no_answer_without_a_label_is_not_trained_so(run_to, tmp_path):
-    with pytest.raises(ValueError, match=r"label -1.*which the network does not take.*dropout 0"):
+    with pytest.raises(
+        ValueError, match=r"label -1, for none, which the network does not take.*dropout 0"
+    ):
         run_to(tmp_path / "run", backbone=Table(), condition_dropout=0.1)
     assert not (tmp_path / "run").exists()
     run = run_to(tmp_path / "run", backbone=Table(), steps=1)

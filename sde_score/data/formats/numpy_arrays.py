@@ -26,7 +26,8 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
 
     A `.npy` file holds one array `(count, *event)` and is memory-mapped, so it may exceed the
     memory. A `.npz` file holds it under one of the keys x, data, images, samples, and optionally
-    integers under `labels` and the number of levels under `levels`. Continuous data are
+    integers under `labels` or vectors `(count, n)` under `condition`, and the number of levels
+    under `levels`. Continuous data are
     standardized: tables `(count, features)` column by column, all else by one mean and one standard
     deviation. 8-bit images are `(count, channels, height, width)`, or `(count, height, width)` for
     grey ones; channels last is refused.
@@ -47,22 +48,27 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
         # written.
         opened = np.load(path, allow_pickle=False, mmap_mode="c")
     if isinstance(opened, np.ndarray):
-        return _data_set(opened, None, levels, path.name)
+        return _data_set(opened, None, None, levels, path.name)
     with opened:
         key = _key(list(opened.keys()))
         Limits(path.stat().st_size, max_bytes).require_unpacked(_unpacked(opened, key))
         with damaged("a NumPy file"):
             values = opened[key]
             labels = opened["labels"] if "labels" in opened.files else None
+            vectors = opened["condition"] if "condition" in opened.files else None
             told = opened["levels"] if "levels" in opened.files else None
         if levels is None and told is not None:
             levels = _told(told)
-    return _data_set(values, labels, levels, path.name)
+    return _data_set(values, labels, vectors, levels, path.name)
 
 
-def _data_set(values: Any, labels: Any, levels: int | None, name: str) -> DataSet:
+def _data_set(values: Any, labels: Any, vectors: Any, levels: int | None, name: str) -> DataSet:
     scaling = None if levels is None else Scaling.discrete(levels)
-    return from_tensor(_examples(values, levels), _labels(labels), scaling, name=name)
+    condition = None if vectors is None else _to_tensor(vectors)
+    if condition is not None and not condition.is_floating_point():
+        raise DataError(f"holds {vectors.dtype} under condition; accepted: floating-point")
+    x = _examples(values, levels)
+    return from_tensor(x, _labels(labels), scaling, name=name, condition=condition)
 
 
 def _key(keys: list[str]) -> str:
@@ -77,7 +83,7 @@ def _key(keys: list[str]) -> str:
 
 def _unpacked(archive: Any, key: str) -> int:
     """Bytes of the members that are read, by the directory of the archive."""
-    wanted = {name + end for name in (key, "labels", "levels") for end in ("", ".npy")}
+    wanted = {name + end for name in (key, "labels", "condition", "levels") for end in ("", ".npy")}
     return sum(each.file_size for each in archive.zip.infolist() if each.filename in wanted)
 
 

@@ -20,11 +20,12 @@ from sde_score.scaling import Scaling
 def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None = None) -> DataSet:
     """Read a map-style data set once, into memory.
 
-    An item is an example or a pair of an example and its label; an example is a tensor, a NumPy
-    array or a PIL image. Random augmentations are frozen as they fall. PIL images and uint8 are
-    discrete with 256 levels; a transform that turns them into floats makes them continuous, so
-    leave it out to measure bits per dimension. Class names are taken from the attribute `classes`,
-    which the data sets of torchvision have.
+    An item is an example or a pair of an example and its label, or a vector of floating-point
+    numbers that is its condition; an example is a tensor, a NumPy array or a PIL image. Random
+    augmentations are frozen as they fall. PIL images and uint8 are discrete with 256 levels; a
+    transform that turns them into floats makes them continuous, so leave it out to measure bits per
+    dimension. Class names are taken from the attribute `classes`, which the data sets of
+    torchvision have.
 
     Args:
         dataset: has `__len__` and `__getitem__`, such as `torch.utils.data.Dataset`.
@@ -44,7 +45,7 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
         raise DataError("dataset holds no examples")
     name = name or type(dataset).__name__
     examples: list[Tensor] = []
-    labels: list[int] = []
+    labels: list[int | Tensor] = []
     for i in progress_bar(range(len(dataset)), name=f"reading {name}", unit="item"):
         with naming(f"item {i}"):
             example, label = _item(dataset[i])
@@ -53,17 +54,20 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
             require_room(len(dataset) * example.nbytes, "give fewer or smaller examples")
         examples.append(example)
         labels += [] if label is None else [label]
-    names = getattr(dataset, "classes", None) if labels else None
+    vectors = [label for label in labels if isinstance(label, Tensor)]
+    whole = [label for label in labels if not isinstance(label, Tensor)]
+    names = getattr(dataset, "classes", None) if whole else None
     return from_tensor(
         torch.stack(examples),
-        torch.tensor(labels) if labels else None,
+        torch.tensor(whole) if whole else None,
         scaling,
         name=name,
         class_names=tuple(map(str, names)) if isinstance(names, (list, tuple)) else (),
+        condition=torch.stack(vectors) if vectors else None,
     )
 
 
-def _item(item: Any) -> tuple[Tensor, int | None]:
+def _item(item: Any) -> tuple[Tensor, int | Tensor | None]:
     if isinstance(item, (tuple, list)):
         if not 1 <= len(item) <= 2:
             raise DataError(
@@ -87,7 +91,16 @@ def _example(example: Any) -> Tensor:
     )
 
 
-def _label(label: Any) -> int:
+def _label(label: Any) -> int | Tensor:
+    if isinstance(label, np.ndarray) and label.ndim == 1 and label.dtype.kind == "f":
+        label = torch.as_tensor(label)
+    if isinstance(label, Tensor) and label.ndim == 1 and label.is_floating_point():
+        return label
+    if isinstance(label, (Tensor, np.ndarray)) and label.ndim:
+        raise TypeError(
+            f"a condition has shape {tuple(label.shape)} of {label.dtype}; accepted: an integer "
+            "label, or a vector of floating-point numbers"
+        )
     value = label.item() if hasattr(label, "item") else label
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"label={value!r} must be an integer")
@@ -95,7 +108,7 @@ def _label(label: Any) -> int:
 
 
 def _require_alike(
-    example: Tensor, label: int | None, examples: list[Tensor], labels: list[int]
+    example: Tensor, label: int | Tensor | None, examples: list[Tensor], labels: list[int | Tensor]
 ) -> None:
     if examples and (example.shape, example.dtype) != (examples[0].shape, examples[0].dtype):
         raise DataError(
@@ -104,3 +117,11 @@ def _require_alike(
         )
     if examples and (label is None) != (not labels):
         raise DataError("has a label where others have none, or the other way round")
+    if labels and label is not None and _kind(label) != _kind(labels[0]):
+        raise DataError(f"has {_kind(label)} where the first has {_kind(labels[0])}")
+
+
+def _kind(label: int | Tensor) -> str:
+    if not isinstance(label, Tensor):
+        return "a label"
+    return f"a vector of {label.dtype} and shape {tuple(label.shape)}"

@@ -18,22 +18,35 @@ class Backbone(nn.Module, ABC):
     Args:
         event_shape: shape of one example.
         embedding: length of the vector of noise level and class.
-        num_classes: number of classes; 0 for a network without condition.
+        num_classes: number of classes; 0 for a network without labels.
+        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
         ValueError: for counts out of range.
     """
 
-    def __init__(self, event_shape: Sequence[int], embedding: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        embedding: int,
+        num_classes: int,
+        condition_shape: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.event_shape = require_event_shape(event_shape)
-        self.embedding = NoiseEmbedding(embedding, num_classes)
+        self.embedding = NoiseEmbedding(embedding, num_classes, condition_shape)
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 for a network without condition."""
+        """Number of classes; 0 for a network without labels."""
         return self.embedding.num_classes
+
+    @property
+    def condition_shape(self) -> tuple[int, ...]:
+        """Shape of the vector that is the condition; empty for a network without."""
+        vectors = self.embedding.vectors
+        return () if vectors is None else vectors.condition_shape
 
     def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
         """Map a noisy batch to a batch of the same shape.
@@ -41,7 +54,8 @@ class Backbone(nn.Module, ABC):
         Args:
             x: shape `(batch, *event_shape)`; cast to the dtype of the weights, and the answer back.
             noise_level: a quarter of log(sigma / alpha), within -4 .. 4, shape `(batch,)`.
-            condition: labels, int64 of shape `(batch,)`, -1 for no class; None for none at all.
+            condition: labels, int64 of shape `(batch,)`, -1 for no class; or vectors in model
+                range, shape `(batch, n)`, NaN for none; None for none at all.
 
         Raises:
             TypeError: for tensors of the wrong kind.

@@ -30,8 +30,9 @@ class MLP(Backbone):
         event_shape: shape of one example, any rank.
         width: length of the hidden vectors, at least 2.
         depth: number of residual blocks, at least 1.
-        num_classes: number of classes; 0 for a network without condition.
+        num_classes: number of classes; 0 for a network without labels.
         dropout: probability of dropping a hidden number in training, in [0, 1).
+        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
@@ -46,6 +47,7 @@ class MLP(Backbone):
         depth: int = 4,
         num_classes: int = 0,
         dropout: float = 0.0,
+        condition_shape: Sequence[int] = (),
     ) -> None:
         require_count(2, width=width)  # layer norm of a single number is zero
         require_count(depth=depth)
@@ -56,7 +58,7 @@ class MLP(Backbone):
             4 * width * (4 * depth * width + 2 * prod(shape) + num_classes),
             f"a network of event_shape={shape}, {width=}, {depth=}, {num_classes=}",
         )
-        super().__init__(shape, width, num_classes)
+        super().__init__(shape, width, num_classes, condition_shape)
         size = prod(self.event_shape)
         self.first = nn.Linear(size, width)
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))

@@ -35,8 +35,9 @@ class UNet(Backbone):
         blocks: residual blocks per level, on the way down and again on the way up.
         attention: resolutions (shorter side of the image at a level) where blocks are followed by
             attention. None: wherever it is 16 or less, or at the coarsest level if it never is.
-        num_classes: number of classes; 0 for a network without condition.
+        num_classes: number of classes; 0 for a network without labels.
         dropout: probability of dropping a hidden number in training, in [0, 1).
+        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
@@ -57,6 +58,7 @@ class UNet(Backbone):
         attention: Sequence[int] | None = None,
         num_classes: int = 0,
         dropout: float = 0.0,
+        condition_shape: Sequence[int] = (),
     ) -> None:
         shape = _require_image(event_shape)
         require_count(2, base=base)
@@ -69,7 +71,7 @@ class UNet(Backbone):
             4 * (2 * 2 * 9 * blocks * widest**2 + 4 * base * num_classes + 9 * shape[0] * base),
             f"a network of event_shape={shape}, {base=}, {multipliers=}, {blocks=}, {num_classes=}",
         )
-        super().__init__(shape, 4 * base, num_classes)
+        super().__init__(shape, 4 * base, num_classes, condition_shape)
         resolutions = _resolutions(min(shape[1:]), len(multipliers))
         attends = [r in _attention(attention, resolutions) for r in resolutions]
         widths = [base * multiplier for multiplier in multipliers]

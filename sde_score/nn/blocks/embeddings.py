@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from sde_score._core.checks import class_of, is_integer, require_count
 from sde_score._core.errors import ArgumentError
+from sde_score.nn.blocks.conditions import VectorEmbedding
 
 NO_CLASS = -1
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -118,20 +120,28 @@ class NoiseEmbedding(nn.Module):
 
     Args:
         channels: length of the vector, at least 1.
-        num_classes: number of classes; 0 for a network without condition.
+        num_classes: number of classes; 0 for a network without labels.
+        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
 
     Raises:
-        ValueError: for counts that are not integers in range.
+        ValueError: for counts that are not integers in range, or both kinds of conditions.
     """
 
-    def __init__(self, channels: int, num_classes: int = 0) -> None:
+    def __init__(
+        self, channels: int, num_classes: int = 0, condition_shape: Sequence[int] = ()
+    ) -> None:
         super().__init__()
+        if num_classes and condition_shape:
+            raise ValueError(
+                f"num_classes={num_classes} and condition_shape={tuple(condition_shape)}: give one"
+            )
         require_count(channels=channels)
         require_count(0, num_classes=num_classes)
         self.num_classes = num_classes
         self.first = nn.Linear(2 * _WAVES, channels)
         self.second = nn.Linear(channels, channels)
         self.classes = nn.Embedding(num_classes, channels) if num_classes else None
+        self.vectors = VectorEmbedding(condition_shape, channels) if condition_shape else None
 
     def forward(self, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
         """Embed a batch of noise levels and, where there are classes, of labels.
@@ -139,7 +149,8 @@ class NoiseEmbedding(nn.Module):
         Args:
             noise_level: a quarter of log(sigma / alpha), within -4 .. 4, shape `(batch,)`.
             condition: labels `0 ... num_classes - 1`, or -1 for "no class", integers of shape
-                `(batch,)`. None means no class for the whole batch.
+                `(batch,)`; or vectors of shape `(batch, n)`, with NaN for "none". None means no
+                condition for the whole batch.
 
         Returns:
             Shape `(batch, channels)`.
@@ -160,6 +171,8 @@ class NoiseEmbedding(nn.Module):
             # has a gradient for the table.
             known = (labels != NO_CLASS)[:, None]
             hidden = hidden + self.classes(labels.clamp(min=0)) * known
+        elif self.vectors is not None:
+            hidden = hidden + self.vectors(condition, len(noise_level))
         elif condition is not None:
             raise ValueError(
                 "condition was given to a network without classes: build it with num_classes=..., "
