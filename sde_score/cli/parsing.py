@@ -40,12 +40,15 @@ def parse(words: Sequence[str]) -> Any:
     if is_main_process() and {"-h", "--help"} & set(words):
         # tyro would join the lines of a description, whatever the width.
         print(f"{wrapped(inspect.getdoc(verb) or '')}\n")
+    given = verb.defaults(words) if hasattr(verb, "defaults") else None
+    defaults: dict[str, Any] = {} if given is None else {"default": given}
     return tyro.cli(
         verb,
         prog=f"sde-score {VERBS.listed(words[0])}",
         description="",
         args=[_flag(word) for word in words[1:]],
         console_outputs=is_main_process(),
+        **defaults,
     )
 
 

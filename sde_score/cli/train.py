@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import tyro
 from sde_score.cli.options import Command
 from sde_score.cli.output import say, show_record
 from sde_score.training import TrainConfig, train
+from sde_score.training.presets import preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +31,16 @@ class Train(Command):
         sde-score train --data ring --objective hutchinson --model energy --out runs/energy
         sde-score train --data moons --objective "contrastive-divergence(k=10)" --out runs/cd
         sde-score train --data new/ --init-from runs/images --learning-rate 1e-4 --out runs/new
+        sde-score train --preset edm --data cifar10.parquet --steps 50000 --out runs/edm
         sde-score train ... --out runs/digits --continue-with learning_rate=1e-4
     """
 
     out: Path
     """Run directory; made if it is not there, continued if it holds this run."""
+
+    preset: str | None = None
+    """Published or proven configuration by name, such as edm, song-vp, ddpm, mnist-fast or tables;
+    flags that are given besides override it."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
@@ -47,10 +54,25 @@ class Train(Command):
     progress: bool = True
     """Show a progress bar, and what was chosen where the configuration leaves it open."""
 
+    @classmethod
+    def defaults(cls, words: Sequence[str]) -> Train | None:
+        """The command with the fields of the preset that the words name; None without one.
+
+        Raises:
+            ValueError: for an unknown preset.
+        """
+        joined = [word.split("=", 1)[1] for word in words if word.startswith("--preset=")]
+        apart = [value for word, value in pairwise(words) if word == "--preset"]
+        if not (given := [*joined, *apart]):
+            return None
+        return cls(out=tyro.MISSING, preset=given[-1], config=preset(given[-1]).config())
+
     def run(self) -> None:
         """Train, then print the commands for what was written."""
         from sde_score.report.training_samples import write_samples
 
+        if self.preset is not None and self.progress:
+            say(str(preset(self.preset)))
         run = train(
             self.config,
             self.out,
