@@ -31,6 +31,8 @@ from sde_score.interop.diffusers_folder import save_diffusers
 from sde_score.interop.files import Contents, read_contents
 from sde_score.interop.imported import Family, Imported
 from sde_score.interop.pretrained import from_pretrained, push_to_hub, save_pretrained
+from sde_score.interop.sampler_scheduler import as_diffusers_scheduler
+from sde_score.interop.scheduler_sampler import SchedulerSampler
 from sde_score.training.errors import CheckpointError
 
 __all__ = [
@@ -38,6 +40,8 @@ __all__ = [
     "Contents",
     "Family",
     "Imported",
+    "SchedulerSampler",
+    "as_diffusers_scheduler",
     "from_pretrained",
     "load",
     "push_to_hub",
