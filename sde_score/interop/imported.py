@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sde_score.interop.files import Contents
@@ -60,10 +61,13 @@ class Imported:
         return replace(self, **fields)
 
     def model(self) -> ScoreModel | EnergyModel:
-        """The model, in evaluation mode, on the CPU, in the dtype of the weights."""
+        """The model, in evaluation mode, on the CPU, in the dtype of the weights.
+
+        Half precision, in which many files are kept, is computed in float32.
+        """
         network = create_backbone(self.backbone, self.event_shape, self.num_classes)
         dtypes = {value.dtype for value in self.state.values() if value.is_floating_point()}
-        network.to(max(dtypes, key=lambda dtype: dtype.itemsize))
+        network.to(max({torch.float32, *dtypes}, key=lambda dtype: dtype.itemsize))
         network.load_state_dict(dict(self.state))
         scales = (self.prediction, self.sigma_data)
         model: ScoreModel | EnergyModel = (
