@@ -21,6 +21,7 @@ from sde_score.sdes import SDE, Tabulated
 
 _LAYERS = 1000
 _LEFT_OUT = {"DDIMInverse", "DPMSolverSDE"}  # backwards, or with a package of its own
+_NOISY = ("DDPM", "DDPMParallel", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete", "SASolver")
 _OF_THE_MODEL = ("trained_betas", "num_train_timesteps", "prediction_type", "clip_sample")
 
 
@@ -75,6 +76,12 @@ class SchedulerSampler(Sampler):
     @override
     def total(self) -> int | None:
         return None
+
+    @property
+    @override
+    def stochastic(self) -> bool:
+        kind = str(dict(self.options).get("algorithm_type", ""))
+        return self.scheduler in _NOISY or kind.startswith("sde")
 
     @property
     @override

@@ -10,6 +10,7 @@ import torch
 
 from sde_score import samplers
 from sde_score.data import DataError
+from sde_score.evaluation import BENCHMARK_TARGETS, benchmark
 from sde_score.interop import SchedulerSampler, as_diffusers_scheduler
 from sde_score.interop.scheduler_sampler import chain_of
 from sde_score.models import GaussianMixture, ScoreModel
@@ -61,6 +62,17 @@ def test_ddim_is_ours_at_the_same_times():
     assert theirs.count_nfe() == 20
     assert theirs.within(15).steps == 15
     assert SchedulerSampler(scheduler="HeunDiscrete").within(15).steps == 8
+
+
+def test_it_stands_beside_ours_in_a_benchmark(fresh_registries):
+    pytest.importorskip("diffusers")
+    samplers.register("diffusers", SchedulerSampler)
+    specs = ["diffusers(scheduler='DPMSolverMultistep')", "diffusers(scheduler='DDPM')", "dpmpp-2m"]
+    found = benchmark(BENCHMARK_TARGETS.create("ring"), specs, nfes=(20,), count=64, progress=False)
+    rows = {row.sampler: row for row in found.rows}
+    assert rows[specs[0]].rms < 0.2
+    assert rows[specs[1]].rms is None  # it draws noise
+    assert all(row.nfe == 20 for row in rows.values())
 
 
 def test_a_scheduler_that_is_given_keeps_its_configuration():
