@@ -22,6 +22,7 @@ from sde_score.objectives.energy.noise_contrastive import NoiseContrastive
 from sde_score.objectives.energy.recovery import RecoveryLikelihood
 from sde_score.objectives.energy.replay_buffer import ReplayBuffer
 from sde_score.objectives.score_matching.denoising import DenoisingScoreMatching
+from sde_score.objectives.score_matching.denoising_adaptive import AdaptiveDenoising
 from sde_score.objectives.score_matching.denoising_control import DenoisingControl
 from sde_score.objectives.score_matching.explicit import ExplicitScoreMatching
 from sde_score.objectives.score_matching.finite_difference import FiniteDifferenceScoreMatching
@@ -59,6 +60,7 @@ OBJECTIVES.fill(
         "generalized": GeneralizedScoreMatching,
         "denoising": DenoisingScoreMatching,
         "denoising-control": DenoisingControl,
+        "denoising-adaptive": AdaptiveDenoising,
         "contrastive-divergence": ContrastiveDivergence,
         "persistent": PersistentContrastiveDivergence,
         "recovery": RecoveryLikelihood,
@@ -93,6 +95,7 @@ __all__ = [
     "TIMES_OF_SDE",
     "TIME_SAMPLERS",
     "WEIGHTINGS",
+    "AdaptiveDenoising",
     "BaseObjective",
     "ContrastiveDivergence",
     "DenoisingControl",

@@ -86,6 +86,7 @@ FREE = (
     "keep",
     "sample_every",
     "log_every",
+    "excess",
 )
 """Fields that a continued run may change: what is learned does not depend on them, provided that
 the examples of a step stay the same in all (`batch_size` times processes; the trainer checks)."""
@@ -209,6 +210,10 @@ class TrainConfig:
 
     log_every: int = 50
     """Steps between lines of metrics.jsonl, at least 1."""
+
+    excess: bool = False
+    """Measure with each line of metrics.jsonl what the loss has above that of the best model for
+    the training data."""
 
     init_from: AnyStart | None = None
     """Run directory, checkpoint folder, .safetensors file or checkpoint of other code with the

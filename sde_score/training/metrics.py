@@ -17,8 +17,10 @@ class Metrics:
 
     Each line has `step` (steps taken), `loss` and `grad_norm` (means since the line before; the
     norm is taken before clipping), `learning_rate` (of the last step), `examples_per_second` (over
-    all processes) and `seconds` (of training, earlier sessions included). A line without a loss
-    notes what was done to the run: `init_from`, or `continue_with` with values before and after.
+    all processes) and `seconds` (of training, earlier sessions included); with `excess`, also
+    `excess_loss` (of the last batch, above that of the best model for the training data).
+    A line without a loss notes what was done to the run: `init_from`, or `continue_with` with
+    values before and after.
 
     Nothing stops for this file: a line that is damaged is left out, and one that cannot be written
     is lost, each with a warning that names the file.

@@ -34,6 +34,7 @@ from sde_score.training.data_record import NAME
 from sde_score.training.distributed import Vote, accelerator_for, wrap
 from sde_score.training.divergence import DivergenceCheck
 from sde_score.training.errors import TrainingError, TrainingInterrupted
+from sde_score.training.excess import ExcessLoss
 from sde_score.training.first_weights import Imported
 from sde_score.training.lock import only_trainer
 from sde_score.training.loss import LossModule
@@ -96,6 +97,7 @@ class Trainer:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = batches_of(job, rank, processes, self.device)
         self.model, self.objective = job.model, job.objective
+        self.excess = ExcessLoss(job, self.batches) if self.config.excess else None
         self.facts = DataFacts.of(job.examples)
         size = math.prod(self.facts.event_shape)
         self.check = DivergenceCheck(self.config, self.objective, size)
@@ -251,6 +253,8 @@ class Trainer:
         rate = self.update.rate(self.step - 1)
         if self.accelerator.is_main_process:
             record = {"step": self.step, "learning_rate": rate, **line}
+            if self.excess is not None:
+                record["excess_loss"] = self.excess.measure(self.step - 1)
             self.metrics.write(record)
             if self.on_metrics is not None:
                 self.on_metrics(self.step, record)

@@ -49,6 +49,7 @@ OTHER = {
     "keep": 9,
     "sample_every": 4,
     "log_every": 1,
+    "excess": True,
     "init_from": "/runs/earlier",
 }
 

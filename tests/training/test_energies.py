@@ -14,6 +14,7 @@ from sde_score.training import Trainer, TrainingError, load_config, load_run, pr
 ENERGY = {"data": "ring(n=60)", "conditional": False, "backbone": "mlp(width=8, depth=1)"}
 REMEMBERING = [
     "denoising-control(bins=4)",
+    "denoising-adaptive(features=4)",
     "persistent(buffer_size=32, k=2, restart=0.2)",
     "noise-contrastive",
 ]
