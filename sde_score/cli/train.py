@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -89,7 +90,7 @@ class Train(Command):
             f"{run.path}: {run.step} steps, "
             + (f"loss {last['loss']:.4f}, " if last else "")
             + f"{_count(run.model):,} parameters\n"
-            f"next: sde-score sample {run.path} --out samples.png"
+            f"next: sde-score sample {shlex.quote(str(run.path))} --out samples.png"
         )
 
 

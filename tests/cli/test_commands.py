@@ -285,3 +285,11 @@ def test_lists_fit_80_columns_and_their_links_stay_whole(verb, capsys):
 @pytest.mark.parametrize("words", [["--lr", "0.25"], ["--lr=0.25"]])
 def test_the_usual_name_of_the_learning_rate_is_known(words):
     assert parse(["train", "--out", "x", *words]).config.learning_rate == 0.25
+
+
+def test_the_next_command_can_be_pasted(tmp_path, capsys, monkeypatch):
+    """A folder with a space in its name is quoted."""
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--data", "ring(n=64)", "--out", "my run", "--steps", "1", "--no-progress"]
+    assert main([*words, "--backbone", "mlp(width=4, depth=1)", "--batch-size", "8"]) == 0
+    assert "sde-score sample 'my run' --out" in capsys.readouterr().err

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,9 +18,11 @@ from sde_score.training import (
     CheckpointError,
     Checkpoints,
     DataFacts,
+    Trainer,
     TrainState,
     checkpoint,
     load_run,
+    prepare,
 )
 
 FILES = (*(f"{name}.safetensors" for name in checkpoint.TENSORS), "state.json")
@@ -294,6 +298,24 @@ def test_a_run_opens_and_goes_on_whatever_the_default_dtype(
     whole = run_to(tmp_path / "whole")
     expected = tensor_bytes(whole.path, 12)
     assert all(tensor_bytes(run.path, 12) == expected for run in (more, begun))
+
+
+class Watching(torch.nn.Linear):
+    """A network of a user that notes the default dtype, in which it would make numbers."""
+
+    seen: ClassVar[set[torch.dtype]] = set()
+
+    def forward(self, x, t):
+        self.seen.add(torch.get_default_dtype())
+        return super().forward(x)
+
+
+def test_networks_of_users_are_trained_in_float32_too(config, tmp_path, double_precision):
+    config = replace(config, conditional=False, steps=1, backbone=Watching(2, 2).float())
+    trainer = Trainer(prepare(config, tmp_path / "run"), progress=False)
+    trainer._train_step = lambda usual=trainer._train_step: (Watching.seen.clear(), usual())
+    trainer.run()
+    assert Watching.seen == {torch.float32}
 
 
 def test_a_run_of_float64_opens(run_to, tmp_path):
