@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -67,9 +67,9 @@ def _side(level: Mapping[str, Any]) -> int:
     return int(level.get("kernel_size", level.get("window_size", 7)))
 
 
-def state(taken: Taken, net: nn.Module) -> dict[str, Tensor]:
+def state(taken: Taken, network: nn.Module) -> dict[str, Tensor]:
     """Our state from theirs."""
-    assert isinstance(net, HDiT)
+    net = cast(HDiT, network)
     found = {
         "embedding.W": taken("time_emb.weight").flatten(),
         "embedding.augment_waves": taken("aug_emb.weight"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -182,8 +182,8 @@ _BLOCK = {
 _ATTENTION = {"condition.linear": "norm_in.mapper", "qkv": "qkv_proj", "out": "out_proj"}
 
 
-def _state_v1(taken: Taken, net: nn.Module) -> dict[str, Tensor]:
-    assert isinstance(net, KDiffUNet)
+def _state_v1(taken: Taken, network: nn.Module) -> dict[str, Tensor]:
+    net = cast(KDiffUNet, network)
     state = {"embedding.W": taken("timestep_embed.weight").flatten()}
     names = {"embedding.first": "mapping.0", "embedding.second": "mapping.2"}
     names |= {"stem": "proj_in", "head": "proj_out"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from sde_score.nn import create as create_backbone
-from sde_score.nn.backbones.residual_unet import Head, InputMerge, ResidualUNet, Stage
+from sde_score.nn.backbones.residual_unet import Head, InputMerge, ResidualUNet, stages_of
 from sde_score.nn.blocks.attention import Attention
 from sde_score.nn.blocks.layers import Modulation
 from sde_score.nn.blocks.resampling import ConvDownsample, ConvUpsample
@@ -50,8 +51,7 @@ def parts(net: ResidualUNet) -> Iterator[Part]:
     yield Part("stem", net.stem, "stem")
     for where, stages in (("down", net.encoder), ("middle", net.middle), ("up", net.decoder)):
         folder = {"down": "encoder", "middle": "middle", "up": "decoder"}[where]
-        for place, stage in enumerate(stages):
-            assert isinstance(stage, Stage)
+        for place, stage in enumerate(stages_of(stages)):
             for slot in ("block", "attention", "down", "merge", "image", "up"):
                 module = getattr(stage, slot)
                 if module is not None and next(module.parameters(), None) is not None:
@@ -95,9 +95,7 @@ class Dialect:
 
 def outline(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> ResidualUNet:
     """A U-Net without memory for its weights, which gives names and shapes."""
-    net = sketch(spec, event_shape, num_classes)
-    assert isinstance(net, ResidualUNet)
-    return net
+    return cast(ResidualUNet, sketch(spec, event_shape, num_classes))
 
 
 def sketch(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> nn.Module:

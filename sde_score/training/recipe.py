@@ -1,4 +1,4 @@
-"""What a run is trained with, as objects that are ready to be used."""
+"""Objects that a run is trained with, ready to be used."""
 
 from __future__ import annotations
 

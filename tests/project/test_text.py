@@ -92,7 +92,10 @@ def faults(tree):
             pickles = any(
                 k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords
             )
-            if called in UNSAFE_CALLS or pickles:
+            plain = called == "torch.load" and any(
+                k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords
+            )
+            if (called in UNSAFE_CALLS and not plain) or pickles:
                 yield node.lineno, f"unsafe {called}"
 
 
@@ -180,7 +183,8 @@ def test_package_has_no_assert_bare_except_or_unsafe_load():
         ("assert x", True),
         ("try:\n    x\nexcept:\n    y", True),
         ("try:\n    x\nexcept OSError:\n    y", False),
-        ("import torch\ntorch.load(f, weights_only=True)", True),
+        ("import torch\ntorch.load(f, weights_only=True)", False),
+        ("import torch\ntorch.load(f, weights_only=flag)", True),
         ("import torch as t\nt.load(f)", True),
         ("from torch import load as read\nread(f)", True),
         ("from pickle import Unpickler\nUnpickler(f)", True),

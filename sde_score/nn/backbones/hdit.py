@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -359,7 +360,6 @@ def _halved(line: Tensor) -> Tensor:
 
 
 def _through(level: nn.Module, x: Tensor, embedding: Tensor, positions: list[Tensor]) -> Tensor:
-    assert isinstance(level, nn.ModuleList)
-    for layer in level:
+    for layer in cast(nn.ModuleList, level):
         x = layer(x, embedding, positions)
     return x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -115,8 +116,7 @@ def _attention(channels: int, embedding: int) -> Attention:
     heads = max(1, channels // _CHANNELS_PER_HEAD)
     groups = max(1, channels // _CHANNELS_PER_GROUP)
     attention = Attention(channels, heads, groups, embedding=embedding)
-    assert attention.condition is not None
-    zero_init(attention.condition)
+    zero_init(cast(nn.Module, attention.condition))
     return attention
 
 

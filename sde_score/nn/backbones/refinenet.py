@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +100,7 @@ class RefineNet(nn.Module):
             )
         hidden, kept = self.stem(x.to(self.norm.alpha.dtype)), []
         for blocks in self.levels:
-            assert isinstance(blocks, nn.ModuleList)
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 hidden = block(hidden)
             kept.append(hidden)
         refined: list[Tensor] = []
@@ -199,9 +198,8 @@ class Units(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """Map x, shape `(batch, channels, ...)`."""
         for unit in self:
-            assert isinstance(unit, nn.ModuleList)
             change = x
-            for conv in unit:
+            for conv in cast(nn.ModuleList, unit):
                 change = conv(F.elu(change))
             x = x + change
         return x

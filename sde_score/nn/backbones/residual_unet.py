@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -157,9 +158,8 @@ class ResidualUNet(nn.Module):
             for place in range(2)
         )
         self._build_decoder(levels, width, widths)
-        for stage, groups in zip(_stages(self.decoder), up_groups or (), strict=False):
-            assert isinstance(stage.block, ResBlock)
-            stage.block.norm1.groups = groups
+        for stage, groups in zip(stages_of(self.decoder), up_groups or (), strict=False):
+            cast(ResBlock, stage.block).norm1.groups = groups
         self.head = None if branches.output == "skip" else self._head(levels[0].width)
         self.enlarge = Upsample(dims, style.taps)
 
@@ -252,18 +252,18 @@ class ResidualUNet(nn.Module):
         dtype, image = x.dtype, x.to(self.embedding.first.weight.dtype)
         hidden = _channels_last(self.stem(image))
         kept = [hidden]
-        for stage in _stages(self.encoder):
+        for stage in stages_of(self.encoder):
             hidden = stage(hidden, embedding)
             if stage.merge is not None:
                 hidden, image = stage.merge(hidden, image)
             kept.append(hidden)
-        for stage in _stages(self.middle):
+        for stage in stages_of(self.middle):
             hidden = stage(hidden, embedding)
         return self._decode(hidden, kept, embedding).to(dtype)
 
     def _decode(self, hidden: Tensor, kept: list[Tensor], embedding: Tensor) -> Tensor:
         image: Tensor | None = None
-        for stage in _stages(self.decoder):
+        for stage in stages_of(self.decoder):
             hidden = stage(torch.cat([hidden, kept.pop()], dim=1), embedding)
             if self.branches.output == "skip" and stage.image is not None:
                 drawn = stage.image(hidden)
@@ -278,8 +278,7 @@ class ResidualUNet(nn.Module):
                 block = isinstance(stage.up, ResBlock)
                 hidden = stage.up(hidden, embedding, size) if block else stage.up(hidden, size)
         if self.head is None:
-            assert image is not None
-            return image
+            return cast(Tensor, image)
         out: Tensor = self.head(hidden)
         return out
 
@@ -366,10 +365,9 @@ class InputMerge(nn.Module):
         return torch.cat([seen, hidden], dim=1) if self.concatenate else seen + hidden, image
 
 
-def _stages(modules: nn.ModuleList) -> Iterator[Stage]:
-    for module in modules:
-        assert isinstance(module, Stage)
-        yield module
+def stages_of(modules: nn.ModuleList) -> Iterator[Stage]:
+    """The stages of one way."""
+    return (cast(Stage, module) for module in modules)
 
 
 def _channels_last(x: Tensor) -> Tensor:
