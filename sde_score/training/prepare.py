@@ -15,7 +15,7 @@ from sde_score._core.registry import refuse_unknown
 from sde_score.data import DataError, DataSet
 from sde_score.models import EnergyBased
 from sde_score.nn import set_second_derivatives
-from sde_score.objectives import BaseObjective, Objective
+from sde_score.objectives import OBJECTIVES, BaseObjective, Objective
 from sde_score.training.build import (
     OPENING,
     RECIPE,
@@ -29,7 +29,7 @@ from sde_score.training.build import (
     settle,
     split_data,
 )
-from sde_score.training.checkpoint import Checkpoints
+from sde_score.training.checkpoint import Checkpoints, refusing
 from sde_score.training.condition_dropout import require_no_class
 from sde_score.training.config import (
     ADJUSTABLE,
@@ -167,7 +167,11 @@ def _stored(out: Path, resume: bool) -> TrainConfig | None:
     if path.exists():
         if not resume:
             raise ValueError(f"{out} holds a run already: resume it or choose another folder")
-        return load_config(path)
+        stored = load_config(path)
+        with refusing(path):  # what a run that is continued takes from it
+            if not is_note(stored.objective):
+                OBJECTIVES.resolve(stored.objective)
+        return stored
     if (out / "checkpoints").exists():
         raise CheckpointError(f"{path} is missing, but there are checkpoints beside it")
     return None

@@ -14,7 +14,7 @@ from sde_score.objectives import (
     times_of,
 )
 from sde_score.sdes import EDM, SDES, VP, Tabulated
-from sde_score.training import load_config
+from sde_score.training import CheckpointError, load_config
 
 PLAIN = {"conditional": False, "steps": 2, "checkpoint_every": 2}
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -103,3 +103,11 @@ def test_a_run_begun_at_uniform_times_goes_on_at_them(run_to, tmp_path):
     assert (more.step, "time_sampler='uniform'" in more.config.objective) == (3, True)
     with pytest.raises(ValueError, match="another configuration: objective"):
         run_to(tmp_path, sde="edm", objective="denoising(time_sampler='importance')", **PLAIN)
+
+
+def test_damaged_times_of_a_run_are_refused_by_the_file(run_to, tmp_path):
+    run_to(tmp_path, **PLAIN)
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().replace("'uniform'", "'unifor'"))
+    with pytest.raises(CheckpointError, match=r"config\.yaml cannot be used: .*'unifor'"):
+        run_to(tmp_path, **PLAIN)
