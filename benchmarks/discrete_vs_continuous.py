@@ -97,6 +97,7 @@ def configuration(
         data=options.data,
         sde=sde,
         backbone=options.backbone,
+        prediction="noise",  # as the networks of both papers
         objective=f'denoising(time_sampler="{times}")',
         steps=options.steps,
         batch_size=options.batch,

@@ -171,10 +171,14 @@ def _draw_point(axes: Axes, view: str, nfe: int, found: Interval) -> None:
 
 def _label_starts(axes: Axes, starts: Sequence[tuple[str, int, float]], x: float) -> None:
     """Name each line left of its first point, the names moved apart where they would touch."""
-    low, high = (math.log(y) for y in axes.get_ylim())
     order = sorted(starts, key=lambda start: -start[2])
-    wanted = [(math.log(value) - low) / (high - low) for _, _, value in order]
-    for (view, nfe, value), place in zip(order, spread(wanted, 0.055), strict=True):
+    places = _places(axes, order)
+    if places and places[0] > 1:  # the first name would stand in the title
+        low, high = (math.log(y) for y in axes.get_ylim())
+        axes.set_ylim(top=math.exp(low + (places[0] + 0.03) * (high - low)))
+        places = _places(axes, order)
+    low, high = (math.log(y) for y in axes.get_ylim())
+    for (view, nfe, value), place in zip(order, places, strict=True):
         color, _ = _style(view)
         line = {"arrowstyle": "-", "color": color, "alpha": 0.5, "linewidth": 0.8}
         axes.annotate(
@@ -182,6 +186,12 @@ def _label_starts(axes: Axes, starts: Sequence[tuple[str, int, float]], x: float
             fontsize=TEXT, color=color, ha="right", va="center",
             arrowprops={**line, "shrinkA": 1, "shrinkB": 3},
         )  # fmt: skip
+
+
+def _places(axes: Axes, order: Sequence[tuple[str, int, float]]) -> list[float]:
+    """Heights of the names, as shares of the axis."""
+    low, high = (math.log(y) for y in axes.get_ylim())
+    return spread([(math.log(value) - low) / (high - low) for _, _, value in order], 0.055)
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:

@@ -25,7 +25,7 @@ from sde_score.report import (
 )
 from sde_score.report.page import insert
 from sde_score.report.tables import figure_text
-from sde_score.report.views.picture import headline, spread
+from sde_score.report.views.picture import _label_starts, headline, spread
 from sde_score.report.views.table import comparison_section
 from sde_score.training import TrainConfig, load_run, train
 
@@ -169,6 +169,19 @@ def test_table_and_csv_leave_empty_what_was_not_weighed():
     without = made({"heun": [(5, 0.9)]})
     assert comparison_table(without).rows[0][-1] == ""
     assert next(csv.DictReader(comparison_csv(without).splitlines()))["bits/dim"] == ""
+
+
+def test_names_of_lines_that_start_together_stay_below_the_title():
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    axes.set(xscale="log", yscale="log", ylim=(5.0, 500.0))
+    starts = [(view, 5, 460.0 - 2 * index) for index, view in enumerate(VIEWS)]
+    _label_starts(axes, starts, 3.0)
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert len(heights) == len(VIEWS)
+    assert max(heights) <= axes.get_ylim()[1]
+    assert axes.get_ylim()[1] < 2000
 
 
 def test_spread_moves_labels_apart_and_no_further():
