@@ -9,6 +9,7 @@ import torch
 
 from sde_score.random import BatchSlice, generator_from
 from sde_score.training import AUGMENTATIONS
+from sde_score.training.augmentation import EDMAugmentation
 
 IMAGES = {"data": "digits", "steps": 3, "batch_size": 4, "checkpoint_every": 2}
 TINY = "ddpmpp(base=8, multipliers=(1,), blocks=1, attention=(), dropout=0.0, num_augment=9)"
@@ -68,11 +69,22 @@ def test_edm_moves_a_smooth_image_as_its_labels_say():
         expected = bump(before[0], before[1])
         inside = before[:2].abs().amax(0) < size / 2 - 2
         assert float((changed[index, 0] - expected)[inside].abs().max()) < 0.02
-    # A quarter turn of the label moves the bump clockwise on the screen, as y points down.
     turn = inverse[:, :2, :2].det()
     scale = torch.exp2(-2 * 0.2 * again[:, 2]) * (1 - 2 * again[:, 0]) * (1 - 2 * again[:, 1])
     torch.testing.assert_close(turn, scale)
     torch.testing.assert_close((again[:, 3] + 1) ** 2 + again[:, 4] ** 2, torch.ones(50).double())
+
+
+def test_a_rotation_turns_by_the_angle_of_its_labels():
+    """The inverse of rotation alone is R(angle), after the flip: [[cos, -sin], [sin, cos]]."""
+    turn = EDMAugmentation(1.0, flip=False, scale=0.0, stretch=0.0, shift=0.0)
+    inverse, labels = turn.draw(_batch(20), generator_from(2))
+    cos, sin, ones = labels[:, 3] + 1, labels[:, 4], torch.ones(20, dtype=torch.float64)
+    down = 1 - 2 * labels[:, 1]
+    expected = torch.stack([cos, -sin, down * sin, down * cos], 1).reshape(20, 2, 2)
+    torch.testing.assert_close(inverse[:, :2, :2], expected)
+    assert sin.abs().max() > 0.5
+    torch.testing.assert_close(cos**2 + sin**2, ones)
 
 
 def test_a_share_of_a_batch_is_changed_as_the_whole_is():
