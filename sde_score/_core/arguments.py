@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,7 +20,8 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 import numpy as np
 from torch import Tensor
 
-from sde_score._core.checks import is_finite, is_integer, is_number, plain, refusal
+from sde_score._core.checks import is_finite, is_integer, is_number, plain, refusal, shown
+from sde_score._core.errors import ArgumentError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,6 +64,39 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 kind = _evaluated(parameter.annotation, function.__module__)
                 bound.arguments[name] = checked_value(name, value, kind, parameter.default)
         return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
+_INSIDE = (ArgumentError, ValueError, TypeError, RuntimeError, ArithmeticError)
+
+
+def naming_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a constructor, so that what is refused inside of it names what was given.
+
+    A part that refuses `channels=0` does not know that this was `base=0`.
+
+    Raises:
+        ArgumentError: from the call, for plain errors of Python and torch that name none of the
+            options that were given.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except _INSIDE as error:
+            given = {
+                name: value
+                for name, value in signature.bind(*args, **kwargs).arguments.items()
+                if signature.parameters[name].default is not inspect.Parameter.empty
+            }
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if not given or any(re.search(rf"\b{name}\b", said) for name in given):
+                raise
+            shown_ = ", ".join(f"{name}={shown(value, 60)}" for name, value in given.items())
+            raise ArgumentError(f"{shown_}: {said}") from error
 
     return call
 
@@ -188,7 +223,9 @@ def _accepts_class(kind: Any, value: Any, infinite: bool) -> bool:
 
 
 def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0  # an array of no dimensions is a number
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def _elements(origin: Any, arguments: tuple[Any, ...], value: Any) -> bool:

@@ -107,7 +107,7 @@ def unet_config(imported: Imported) -> dict[str, Any]:
             "residual blocks on images, which UNet2DModel is: such are residual-unet, and "
             "ddpm(up_attention='all')"
         )
-    if net.embedding.features.kind != "positional":
+    if net.embedding.features.embedding != "positional":
         raise ValueError(
             "embedding='fourier' belongs to VE in diffusers and is not written: only networks that "
             "are told a layer's index are"

@@ -61,7 +61,7 @@ def score_sde(net: ResidualUNet, taken: Taken) -> dict[str, Tensor]:
 
     Blocks of DDPM's kind map skips by `NIN_0`, those of NCSN++ by `Conv_2`.
     """
-    fourier = net.embedding.features.kind == "fourier"
+    fourier = net.embedding.features.embedding == "fourier"
     numbers = sorted({int(key.split(".")[1]) for key in taken.state if key.startswith("all_")})
     places = iter(numbers[1:] if fourier else numbers)
     names = {}
@@ -134,7 +134,7 @@ def edm(net: ResidualUNet, taken: Taken, prefix: str = "") -> dict[str, Tensor]:
             kind = path.rsplit(".", 1)[-1]
             by_slot = {
                 "down": f"enc.{at(level + 1)}_down",
-                "merge": f"enc.{at(level + 1)}_aux_{net.branches.input}",
+                "merge": f"enc.{at(level + 1)}_aux_{net.branches.input_branch}",
                 "image": f"dec.{at(level)}_aux_{kind}",
                 "up": f"dec.{at(level - 1)}_up",
             }
@@ -154,7 +154,7 @@ def edm(net: ResidualUNet, taken: Taken, prefix: str = "") -> dict[str, Tensor]:
 def _edm_embedding(net: ResidualUNet, taken: Taken, prefix: str) -> dict[str, Tensor]:
     """Frequencies, and the classes, which are columns of a linear layer of theirs."""
     found = {}
-    if net.embedding.features.kind == "fourier":
+    if net.embedding.features.embedding == "fourier":
         found["embedding.W"] = taken(f"{prefix}map_noise.freqs") / 1
     if net.embedding.classes is not None:
         layer = taken.layer(f"{prefix}map_label")
@@ -311,14 +311,14 @@ def diffusers_names(net: ResidualUNet) -> dict[str, str]:
         "head.conv": "conv_out",
     }
     count = 1 + max(part.level for part in parts(net))
-    skips = net.branches.output == "skip"
+    skips = net.branches.output_branch == "skip"
     for part in parts(net):
         for path, module in leaves(part):
             if part.where not in ("down", "middle", "up"):
                 continue
             level, number = part.level, part.number
             block = isinstance(module, ResBlock)
-            side_skip = net.branches.input == "skip"
+            side_skip = net.branches.input_branch == "skip"
             if part.where == "middle":
                 slot = "attentions.0" if part.slot == "attention" else f"resnets.{number}"
                 names[path] = f"mid_block.{slot}"
@@ -342,7 +342,7 @@ def diffusers(net: ResidualUNet, taken: Taken) -> dict[str, Tensor]:
     """Our state from a `UNet2DModel`, with the names of attention of any release."""
     old = any(key.endswith(".proj_attn.weight") for key in taken.state)
     others = {}
-    if net.embedding.features.kind == "fourier":
+    if net.embedding.features.embedding == "fourier":
         name = "time_proj.weight" if "time_proj.weight" in taken else "time_proj.W"
         others["embedding.W"] = taken(name)
     dialect = Dialect(_DIFFUSERS_BLOCK, _split_attention(_ATTENTIONS[old]))

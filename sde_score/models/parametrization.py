@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -164,15 +164,27 @@ def spread_score(at: Scales) -> Coefficients:
     return at.zero, -at.spread / at.sigma
 
 
+def _row(name: str, output: Callable[[Scales], Coefficients]) -> Callable[..., Parametrization]:
+    """A row with the input and the time label of this package."""
+
+    def make(sigma_data: float = 1.0) -> Parametrization:
+        return Parametrization(name, spread, noise_level, output, sigma_data)
+
+    return make
+
+
 PARAMETRIZATIONS: Registry[Parametrization] = Registry(
     "prediction",
     {
-        "noise": partial(Parametrization, "noise", spread, noise_level, noise),
-        "data": partial(Parametrization, "data", spread, noise_level, data),
-        "velocity": partial(Parametrization, "velocity", spread, noise_level, velocity),
-        "score": partial(Parametrization, "score", spread, noise_level, sigma_score),
-        "edm": partial(Parametrization, "edm", spread, noise_level, edm_mixture),
-        "scaled_score": partial(Parametrization, "scaled_score", spread, noise_level, spread_score),
+        name: _row(name, output)
+        for name, output in {
+            "noise": noise,
+            "data": data,
+            "velocity": velocity,
+            "score": sigma_score,
+            "edm": edm_mixture,
+            "scaled_score": spread_score,
+        }.items()
     },
     base=Parametrization,
 )

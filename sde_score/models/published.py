@@ -23,6 +23,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sde_score._core.arguments import checked
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score.models.parametrization import (
     Coefficients,
@@ -190,6 +191,7 @@ class Angle:
 _OUTPUTS: dict[str, Callable[[Scales], Coefficients]] = {"noise": noise, "data": data, "v": v}
 
 
+@checked
 def score_sde_vp(factor: float = 999.0, sigma_data: float = 1.0) -> Parametrization:
     """Networks of score_sde for VP and sub-VP.
 
@@ -204,6 +206,7 @@ def score_sde_vp(factor: float = 999.0, sigma_data: float = 1.0) -> Parametrizat
     return Parametrization("score-sde-vp", unit, label, noise, sigma_data, {"factor": factor})
 
 
+@checked
 def score_sde_ve(unit_level: float = 1.0, sigma_data: float = 1.0) -> Parametrization:
     """Networks of score_sde for VE.
 
@@ -225,6 +228,7 @@ def score_sde_ve(unit_level: float = 1.0, sigma_data: float = 1.0) -> Parametriz
     )
 
 
+@checked
 def score_sde_ve_discrete(n: int = 1000, sigma_data: float = 1.0) -> Parametrization:
     """Networks of score_sde for the n noise levels of VE.
 
@@ -236,6 +240,7 @@ def score_sde_ve_discrete(n: int = 1000, sigma_data: float = 1.0) -> Parametriza
     )
 
 
+@checked
 def ddpm(
     n: int = 1000,
     labels: float | None = None,
@@ -269,6 +274,7 @@ def ddpm(
     )
 
 
+@checked
 def edm_vp(
     beta_min: float = 0.1,
     beta_max: float = 20.0,
@@ -291,6 +297,7 @@ def edm_vp(
     return Parametrization("edm-vp", unit_spread, label, noise, sigma_data, options)
 
 
+@checked
 def edm_ve(sigma_data: float = 1.0) -> Parametrization:
     """EDM's row VE: log(sigma / 2) in, minus the noise out.
 
@@ -299,6 +306,7 @@ def edm_ve(sigma_data: float = 1.0) -> Parametrization:
     return Parametrization("edm-ve", unit, LogNoise(2.0), sigma_score, sigma_data)
 
 
+@checked
 def iddpm(
     c1: float = 0.001, c2: float = 0.008, n: int = 1000, sigma_data: float = 1.0
 ) -> Parametrization:
@@ -320,6 +328,7 @@ def iddpm(
     )
 
 
+@checked
 def rectified(factor: float = 1.0, sigma_data: float = 1.0) -> Parametrization:
     """Networks of rectified flows.
 
@@ -336,6 +345,7 @@ def rectified(factor: float = 1.0, sigma_data: float = 1.0) -> Parametrization:
     )
 
 
+@checked
 def trigflow(sigma_data: float = 0.5) -> Parametrization:
     r"""Networks of TrigFlow, whose x is cos(t) data + sin(t) sigma_data noise.
 

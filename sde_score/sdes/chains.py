@@ -9,7 +9,10 @@ from torch import Tensor
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_choice, require_count, require_positive
+from sde_score._core.memory import require_memory
 from sde_score.sdes.tabulated import Tabulated
+
+_LEAST = 1e-12  # what float64 tells from no noise at all
 
 
 def linear_betas(layers: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
@@ -21,9 +24,12 @@ def linear_betas(layers: int, first: float = 1e-4, last: float = 0.02) -> Tensor
     Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, section 4.
     """
     require_count(2, layers=layers)
+    require_memory(8.0 * layers, f"a chain of {layers=}")
     for name, value in {"first": first, "last": last}.items():
-        if not 0 < value < 1:
-            raise ValueError(f"{name}={value!r} must lie in (0, 1): it is the variance of a step")
+        if not _LEAST <= value < 1:
+            raise ValueError(
+                f"{name}={value!r} must lie in [{_LEAST:g}, 1): it is the variance of a step"
+            )
     return torch.linspace(first, last, layers, dtype=torch.float64)
 
 
@@ -47,6 +53,7 @@ def cosine_betas(layers: int, offset: float = 0.008, largest: float = 0.999) -> 
     require_positive(offset=offset)
     if not 0 < largest < 1:
         raise ValueError(f"largest={largest!r} must lie in (0, 1): a beta of 1 leaves no signal")
+    require_memory(8.0 * layers, f"a chain of {layers=}")
     u = torch.arange(layers + 1, dtype=torch.float64) / layers
     angle = 0.5 * math.pi * (u + offset) / (1 + offset)
     early, late = angle[:-1], angle[1:]
@@ -88,6 +95,7 @@ def sigmoid_betas(
     Reference: Jabri et al. 2022, https://arxiv.org/abs/2212.11972, section 3.1.
     """
     require_count(2, layers=layers)
+    require_memory(8.0 * layers, f"a chain of {layers=}")
     u = torch.arange(layers + 1, dtype=torch.float64) / layers
     ends = torch.tensor(high, dtype=torch.float64).sigmoid()
     signal = ends - torch.sigmoid(low + u * (high - low))
@@ -118,6 +126,8 @@ def betas_of(
             raise ValueError(f"first and last belong to linear schedules, schedule={schedule!r}")
         return cosine_betas(layers) if schedule == "cosine" else sigmoid_betas(layers)
     usual = (1e-4, 0.02) if schedule == "linear" else (8.5e-4, 0.012)
+    if last is None and layers <= 1000 * usual[1]:
+        raise ValueError(f"{layers=} needs first and last: the published ones are for more layers")
     ends = [
         1000 / layers * default if given is None else given
         for given, default in zip((first, last), usual, strict=True)

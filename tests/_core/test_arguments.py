@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_score._core.arguments import check_fields, checked
+from sde_score._core.arguments import check_fields, checked, naming_arguments
 from sde_score._core.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -172,3 +172,23 @@ def test_functions_and_constructors_are_checked_as_well():
     assert Net([1, np.int64(2)]).shape == (1, 2)
     with pytest.raises(ArgumentError, match=r"^width=2.5 must be an integer"):
         Net((1,), width=2.5)
+
+
+def test_what_is_refused_inside_names_what_was_given():
+    """A part that is given `base` times two knows nothing of `base`."""
+
+    def part(channels):
+        if channels < 1:
+            raise ValueError(f"channels={channels} must be above 0")
+        raise RuntimeError("Storage size calculation overflowed\nC++ frames")
+
+    @naming_arguments
+    def whole(shape, base=4, depth=2):  # depth is never looked at
+        part(base * 2)
+
+    with pytest.raises(ArgumentError, match=r"^base=0: channels=0 must be above 0$"):
+        whole((3,), base=0)
+    with pytest.raises(ArgumentError, match=r"^depth=1: Storage size calculation overflowed$"):
+        whole((3,), depth=1)
+    with pytest.raises(RuntimeError, match="overflowed"):
+        whole((3,))

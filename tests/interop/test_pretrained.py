@@ -48,7 +48,7 @@ def run(tmp_path_factory):
     """A run of a few steps, with labels."""
     config = TrainConfig(
         data="gaussians(n=50)", backbone="mlp(width=8, depth=1)", steps=4, batch_size=8,
-        conditional=True, device="cpu", log_every=2,
+        conditional=True, condition_dropout=0.0, device="cpu", log_every=2,
     )  # fmt: skip
     return train(config, tmp_path_factory.mktemp("run") / "run", progress=False)
 

@@ -64,6 +64,7 @@ def read_idx(path: Path, max_bytes: int | None = None) -> Tensor:
         DataError: if the file is not idx, damaged, truncated or larger than `max_bytes`.
     """
     require_file(path)
+    limits = Limits(path.stat().st_size, max_bytes)
     with damaged("an idx file"), _opened(path) as file:
         head = file.read(4)
         rank = head[3] if len(head) == 4 else 0
@@ -74,10 +75,9 @@ def read_idx(path: Path, max_bytes: int | None = None) -> Tensor:
         raise DataError(f"holds idx type {head[2]:#04x}; accepted: 0x08, unsigned bytes")
     shape = struct.unpack(f">{rank}I", sizes)
     expected = math.prod(shape)
-    stored = path.stat().st_size
-    if expected == 0 or expected > stored * (_GZIP_RATIO if _zipped(path) else 1):
+    if expected == 0 or expected > limits.stored * (_GZIP_RATIO if _zipped(path) else 1):
         raise DataError(f"claims the shape {shape}, which a file of this size cannot hold")
-    Limits(stored, max_bytes).require_unpacked(expected)
+    limits.require_unpacked(expected)
     with damaged("an idx file"), _opened(path) as file:
         file.seek(4 + 4 * rank)
         # One byte more than expected: it finds what is left over, and makes gzip check its sum.

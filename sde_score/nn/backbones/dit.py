@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import require_sides, require_signal
@@ -60,6 +60,7 @@ class DiT(nn.Module):
     Reference: Peebles & Xie 2023, https://arxiv.org/abs/2212.09748.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import require_sides, require_signal
@@ -65,6 +65,7 @@ class EDM2(nn.Module):
     Reference: Karras et al. 2024, https://arxiv.org/abs/2312.02696, appendix B.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

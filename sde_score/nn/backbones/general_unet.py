@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_choice
 from sde_score.nn.backbones.residual_unet import Branches, Level, ResidualUNet
 from sde_score.nn.blocks.resampling import BOX, FIR
@@ -62,6 +62,7 @@ class GeneralUNet(ResidualUNet):
         ValueError: for sizes out of range, or lists that do not have one entry per level.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

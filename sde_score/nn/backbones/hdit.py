@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_choice, require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import per_level, require_sides, require_signal
@@ -62,6 +62,7 @@ class HDiTEmbedding(nn.Module):
         super().__init__()
         require_count(2, embedding_width=width)
         require_count(0, num_classes=num_classes, num_augment=num_augment, embedding_depth=depth)
+        require_memory(12.0 * depth * width * hidden, f"embedding_depth={depth}")
         self.num_classes, self.num_augment = num_classes, num_augment
         self.features = TimeFeatures(width, "fourier", sine_first=False, scale=1.0)
         self.register_buffer("W", self.features.draw())
@@ -220,6 +221,7 @@ class HDiT(nn.Module):
     Reference: Crowson et al. 2024, https://arxiv.org/abs/2401.11605.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

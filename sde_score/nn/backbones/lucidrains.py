@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_choice, require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import (
@@ -220,6 +220,7 @@ class LucidrainsUNet(nn.Module):
     https://arxiv.org/abs/2208.04202.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import Backbone, require_event_shape
@@ -39,6 +39,7 @@ class MLP(Backbone):
         ValueError: for sizes out of range.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
 from sde_score.nn.backbones.base import require_sides
 from sde_score.nn.backbones.general_unet import GeneralUNet
@@ -13,6 +13,7 @@ from sde_score.nn.backbones.residual_unet import ResidualUNet
 HALF = 0.5**0.5
 
 
+@naming_arguments
 @checked
 def ncsnpp(
     event_shape: Sequence[int],
@@ -84,6 +85,7 @@ def ncsnpp(
     )
 
 
+@naming_arguments
 @checked
 def ddpmpp(
     event_shape: Sequence[int],
@@ -126,6 +128,7 @@ def ddpmpp(
     )
 
 
+@naming_arguments
 @checked
 def ddpm(
     event_shape: Sequence[int],
@@ -170,6 +173,7 @@ def ddpm(
     )
 
 
+@naming_arguments
 @checked
 def adm(
     event_shape: Sequence[int],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import per_level, require_sides, require_signal
@@ -45,6 +45,7 @@ class RefineNet(nn.Module):
     https://arxiv.org/abs/1611.06612.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

@@ -65,23 +65,23 @@ class Branches:
     """Paths of the image itself beside a U-Net.
 
     Args:
-        input: the halved image joins every coarser level on the way down by a 1 x 1 convolution
-            (`"skip"`), or residually by a strided one (`"residual"`); None for neither.
-        output: every level on the way up adds to an image that is doubled (`"skip"`), or joins
-            residually (`"residual"`); None for neither.
+        input_branch: the halved image joins every coarser level on the way down by a 1 x 1
+            convolution (`"skip"`), or residually by a strided one (`"residual"`); None for neither.
+        output_branch: every level on the way up adds to an image that is doubled (`"skip"`), or
+            joins residually (`"residual"`); None for neither.
         concatenate: join an input skip by concatenation instead of a sum.
 
     Reference: Karras et al. 2020, https://arxiv.org/abs/1912.04958, section 4; Song et al. 2021,
     https://arxiv.org/abs/2011.13456, appendix H.
     """
 
-    input: str | None = None
-    output: str | None = None
+    input_branch: str | None = None
+    output_branch: str | None = None
     concatenate: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("input", "output"):
+        for name in ("input_branch", "output_branch"):
             if getattr(self, name) is not None:
                 require_choice(name, getattr(self, name), ("skip", "residual"))
 
@@ -160,7 +160,7 @@ class ResidualUNet(nn.Module):
         self._build_decoder(levels, width, widths)
         for stage, groups in zip(stages_of(self.decoder), up_groups or (), strict=False):
             cast(ResBlock, stage.block).norm1.groups = groups
-        self.head = None if branches.output == "skip" else self._head(levels[0].width)
+        self.head = None if branches.output_branch == "skip" else self._head(levels[0].width)
         self.enlarge = Upsample(dims, style.taps)
 
     @property
@@ -183,9 +183,9 @@ class ResidualUNet(nn.Module):
                 break
             stage = Stage(level=number, number=level.blocks)
             stage.down = self._resampler("down", level.down, width)
-            if self.branches.input is not None:
+            if self.branches.input_branch is not None:
                 stage.merge = InputMerge(pyramid, width, style, self.branches, self.one_sided)
-                pyramid = width if self.branches.input == "residual" else pyramid
+                pyramid = width if self.branches.input_branch == "residual" else pyramid
                 width *= 2 if self.branches.concatenate else 1
             self.encoder.append(stage)
             kept.append(width)
@@ -204,9 +204,9 @@ class ResidualUNet(nn.Module):
                 attention = style.attention(width) if attends else None
                 stage = Stage(block, attention, number, place)
                 self.decoder.append(stage)
-            if self.branches.output == "skip":
+            if self.branches.output_branch == "skip":
                 stage.image = self._head(width)
-            elif self.branches.output == "residual":
+            elif self.branches.output_branch == "residual":
                 stage.image = (
                     ConvUpsample(pyramid, width, style.dims, style.taps)
                     if pyramid
@@ -265,10 +265,10 @@ class ResidualUNet(nn.Module):
         image: Tensor | None = None
         for stage in stages_of(self.decoder):
             hidden = stage(torch.cat([hidden, kept.pop()], dim=1), embedding)
-            if self.branches.output == "skip" and stage.image is not None:
+            if self.branches.output_branch == "skip" and stage.image is not None:
                 drawn = stage.image(hidden)
                 image = drawn if image is None else self.enlarge(image, drawn.shape[2:]) + drawn
-            elif self.branches.output == "residual" and stage.image is not None:
+            elif self.branches.output_branch == "residual" and stage.image is not None:
                 if image is None:
                     image = stage.image(hidden)
                 else:
@@ -346,7 +346,7 @@ class InputMerge(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = style.scale
-        self.residual = branches.input == "residual"
+        self.residual = branches.input_branch == "residual"
         self.concatenate = branches.concatenate
         if self.residual:
             taps = None if one_sided else style.taps

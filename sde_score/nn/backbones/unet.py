@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import Backbone, require_event_shape
@@ -48,6 +48,7 @@ class UNet(Backbone):
     norm from Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

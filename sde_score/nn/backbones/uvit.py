@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from sde_score._core.arguments import checked
+from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import require_inputs, require_sides
@@ -55,6 +55,7 @@ class UViT(nn.Module):
     Reference: Bao et al. 2023, https://arxiv.org/abs/2209.12152.
     """
 
+    @naming_arguments
     @checked
     def __init__(
         self,

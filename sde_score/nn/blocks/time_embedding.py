@@ -31,7 +31,7 @@ class TimeFeatures:
 
     Args:
         channels: number of features, 2 K; an odd number ends with a zero, or begins with the label.
-        kind: `"positional"` or `"fourier"`.
+        embedding: `"positional"` or `"fourier"`.
         sine_first: the sines in front, as DDPM and NCSN++ have them; False the cosines, as ADM.
         shift: s, 1 where the slowest frequency is 1 / 10000 (DDPM) and 0 for ADM.
         scale: of the random frequencies.
@@ -44,7 +44,7 @@ class TimeFeatures:
     """
 
     channels: int
-    kind: str = "positional"
+    embedding: str = "positional"
     sine_first: bool = True
     shift: float = 1.0
     scale: float = 16.0
@@ -55,7 +55,7 @@ class TimeFeatures:
     def __post_init__(self) -> None:
         check_fields(self)
         require_count(2, channels=self.channels)
-        require_choice("kind", self.kind, ("positional", "fourier"))
+        require_choice("embedding", self.embedding, ("positional", "fourier"))
         require_positive(theta=self.theta)
 
     def frequencies(self, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -168,7 +168,7 @@ class TimeEmbedding(nn.Module):
         self.num_classes = num_classes
         self.class_first = class_first
         self.class_scale = class_scale
-        if features.kind == "fourier":
+        if features.embedding == "fourier":
             if features.learned:
                 self.W = nn.Parameter(features.draw())
             else:
@@ -198,7 +198,7 @@ class TimeEmbedding(nn.Module):
         require_noise_level(time_label)
         given = condition if isinstance(condition, dict) else {"label": condition}
         label, augment = given.get("label"), given.get("augment")
-        W = self.W if self.features.kind == "fourier" else None
+        W = self.W if self.features.embedding == "fourier" else None
         features = self.features.of(time_label, W).to(self.first.weight.dtype)
         known = self._classes(label, time_label)
         if self.class_first and known is not None:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
+from sde_score._core.memory import require_memory
 from sde_score.models import Model
 from sde_score.objectives.base import StatefulObjective
 from sde_score.objectives.score_matching.denoising import DenoisingScoreMatching
@@ -61,6 +62,7 @@ class AdaptiveDenoising(StatefulObjective):
     ) -> None:
         super().__init__()
         require_count(features=features)
+        require_memory(12.0 * features, f"{features=}")
         self.denoising = DenoisingScoreMatching(weighting, time_sampler)
         generator = torch.Generator().manual_seed(0)  # waves are no choice of the run
         drawn = (
