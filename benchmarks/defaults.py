@@ -28,6 +28,7 @@ from torch import Tensor
 from sde_score.data import DataSet, from_tensor, load
 from sde_score.evaluation import sliced_wasserstein2
 from sde_score.models import PARAMETRIZATIONS
+from sde_score.models.parametrization import OURS
 from sde_score.random import generator_from
 from sde_score.samplers import sample
 from sde_score.sdes import SDES, Tabulated
@@ -94,7 +95,7 @@ def main() -> None:
     for name in given.data:
         make, config, width = CASES[name]
         for sde in given.sde:
-            for prediction in given.prediction or PARAMETRIZATIONS:
+            for prediction in given.prediction or OURS:
                 began = time.process_time()
                 with tempfile.TemporaryDirectory() as folder:
                     run = train(
