@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENV)/.installed  ## train, sample and measure on real digits: runs/demo/report.html
 	$(BIN)/sde-score demo --out runs/demo
 
-test: $(VENV)/.installed  ## everything: 6 minutes on two idle cores
+test: $(VENV)/.installed  ## everything: about 10 minutes on two idle cores
 	$(PYTEST)
 
 test-fast: $(VENV)/.installed  ## the first case of every quick test: the inner loop
