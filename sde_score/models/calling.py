@@ -39,6 +39,9 @@ class Caller(nn.Module):
     the augmentation labels of a training step.
     """
 
+    unconditional_examples = 0
+    """Examples that training showed without their condition; 0 where that is not known."""
+
     def __init__(self, name: str, function: Callable[..., Tensor], times: str = "t") -> None:
         super().__init__()
         calls = f"{name}(x, {times}), or {name}(x, {times}, condition)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sde_score._core.errors import ArgumentError
 from sde_score.models.protocol import Model
 
 _VIEWS = ("score", "denoise", "noise", "velocity")
+_FEW = 10_000  # examples
 _FAR = 100.0  # standard deviations of the data; all of one sign, they are in other units
 
 
@@ -79,6 +81,14 @@ def as_condition(
         ValueError: for another length, or labels that the model does not have.
     """
     if condition is None:
+        seen = getattr(model, "unconditional_examples", 0)
+        if 0 < seen < _FEW:
+            warnings.warn(
+                f"condition is None, and training showed {seen} examples without one, too few to "
+                "know the data well: give conditions, or train longer or with a larger "
+                "condition_dropout",
+                stacklevel=3,
+            )
         return None
     if _is_array(condition, "fiu"):
         condition = torch.from_numpy(np.ascontiguousarray(condition))

@@ -303,9 +303,8 @@ def build_model(
     if is_whole(config.model):
         whole = cast(TrainedModel, copy.deepcopy(config.model)).cpu()
         return _conditional(whole, config)
-    if config.sigma_data is None or any(
-        map(is_auto, (config.backbone, config.model, config.prediction))
-    ):
+    left = (config.backbone, config.model, config.prediction)
+    if config.sigma_data is None or any(map(is_auto, left)):
         raise ValueError("config is not resolved: pass it through resolve(config, dataset) first")
     own = isinstance(config.backbone, nn.Module)
     with initializing(config.seed, INIT):
@@ -333,7 +332,9 @@ def build_model(
 def _conditional(model: TrainedModel, config: TrainConfig) -> TrainedModel:
     """The model, which refuses conditions that training does not show it, or their absence."""
     if isinstance(model, Caller):
-        model.needs_condition = config.conditional and not config.condition_dropout
+        dropped = config.condition_dropout or 0.0
+        model.needs_condition = config.conditional and not dropped
+        model.unconditional_examples = int(config.steps * config.batch_size * dropped)
         model.takes_condition = model.takes_condition and config.conditional
     return model
 

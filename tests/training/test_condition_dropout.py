@@ -156,3 +156,16 @@ def old(tmp_path):
 def test_a_share_outside_its_range_is_refused(wrong):
     with pytest.raises(ValueError, match=r"condition_dropout=.* must lie in \[0, 1\)"):
         TrainConfig(condition_dropout=wrong)
+
+
+def test_a_model_that_saw_little_without_a_condition_says_so(tmp_path):
+    from sde_score import samplers
+    from sde_score.training import TrainConfig, train
+
+    config = TrainConfig(
+        data="gaussians(n=50)", backbone="mlp(width=8, depth=1)", steps=20, batch_size=50,
+        conditional=True, condition_dropout=0.2, device="cpu",
+    )  # fmt: skip
+    run = train(config, tmp_path / "run", progress=False)
+    with pytest.warns(UserWarning, match="showed 200 examples without one, too few"):
+        samplers.create("ddim", steps=2)(run.model, (2, 2), seed=0)
