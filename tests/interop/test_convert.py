@@ -11,7 +11,7 @@ from sde_score import interop, load_run
 from sde_score.cli import main
 from sde_score.cli.convert import parse_options
 from sde_score.interop.convert import save_run
-from sde_score.interop.imported import Imported
+from sde_score.interop.imported import Imported, images
 from sde_score.interop.schedules import text_of
 from sde_score.nn import create
 from sde_score.sdes import VP, Tabulated, chain
@@ -95,3 +95,12 @@ def test_options_are_literals_or_text():
     }
     with pytest.raises(ValueError, match="option='raw' must be name=value"):
         parse_options(["raw"])
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_images_of_published_codes_are_black_at_low_and_white_at_one(low):
+    """Level 0 is exactly `low` and 255 exactly 1, unlike ours, whose bins fill [-1, 1]."""
+    scaled = images(low).to_model(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    expected = torch.tensor([low, low + 0.2 * (1 - low), 1.0])
+    torch.testing.assert_close(scaled, expected)
+    assert images(low).from_model(scaled).tolist() == [0, 51, 255]
