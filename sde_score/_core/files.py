@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,6 +70,46 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def require_new_folder(path: Path, name: str = "out") -> None:
+    """Refuse a folder that holds something, or that no file can be written to.
+
+    Args:
+        path: of the folder, which must not exist or be empty.
+        name: of the argument it came in.
+
+    Raises:
+        ValueError: naming argument, path and what is wrong.
+    """
+    require_writable(path / "0", name)
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(
+            f"{name}={str(path)!r} is a folder that holds files: name a new or empty one"
+        )
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that appears in one step, when the caller has filled the one that is yielded.
+
+    Args:
+        path: of the folder, which must not exist or be empty.
+
+    Raises:
+        OSError: if it cannot be written; nothing of it is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.is_dir():
+            path.rmdir()
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:

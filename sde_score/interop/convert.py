@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from sde_score._core.checks import require_count
-from sde_score._core.files import require_writable
+from sde_score._core.files import new_folder, require_new_folder
 from sde_score.interop.imported import Imported
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import save_config
@@ -32,9 +29,7 @@ def save_run(imported: Imported, out: str | Path, step: int = 1) -> Path:
     """
     require_count(step=step)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={str(out)!r} exists and is not an empty folder: choose another")
-    require_writable(out, "out")
+    require_new_folder(out)
     config = imported.config(step)
     weights = {name: tensor.detach() for name, tensor in imported.model().state_dict().items()}
     facts = DataFacts(
@@ -42,16 +37,7 @@ def save_run(imported: Imported, out: str | Path, step: int = 1) -> Path:
     )
     state = TrainState(step, config.batch_size, facts, all_noise_levels=imported.all_noise_levels)
     tensors = {"model": weights, "ema": weights, "optimizer": {}, "objective": {}}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with new_folder(out) as folder:
         save_config(config, folder / "config.yaml")
         Checkpoints(folder / "checkpoints").save(state, tensors)
-        folder.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        os.replace(folder, out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     return out

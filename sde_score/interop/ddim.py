@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sde_score._core.checks import require_choice
 from sde_score._core.registry import format_spec
 from sde_score.interop import unets
 from sde_score.interop.files import Contents
 from sde_score.interop.imported import Family, Imported, images
 from sde_score.interop.keys import Taken, outline
 from sde_score.interop.schedules import betas, through
-from sde_score.interop.trainers import chosen_state, raw_state
+from sde_score.interop.trainers import chosen_state, raw_state, side_of_images
 from sde_score.training.errors import CheckpointError
 
 PRESETS: dict[str, int] = {
@@ -53,14 +52,7 @@ def read(
         ValueError: for an unknown preset, or without the size of the images.
         CheckpointError: if the weights do not fit.
     """
-    if preset is not None:
-        require_choice("preset", preset, tuple(PRESETS))
-        image_size = PRESETS[preset] if image_size is None else image_size
-    if image_size is None:
-        raise ValueError(
-            "weights of DDPM do not say image_size: give it, or preset=..., one of "
-            + ", ".join(PRESETS)
-        )
+    image_size = side_of_images("DDPM", image_size, preset, PRESETS)
     state, facts = chosen_state(contents, weights)
     spec, channels = _spec(state, dropout)
     event_shape = (channels, image_size, image_size)

@@ -7,9 +7,6 @@ two are compared switch by switch, so that nothing is written that would compute
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sde_score._core.files import require_writable
+from sde_score._core.files import new_folder, require_new_folder
 from sde_score._core.registry import parse_spec
 from sde_score.discrete import HierarchicalVAE
 from sde_score.interop.diffusers import DEFAULTS, spec_of
@@ -58,22 +55,18 @@ def save_diffusers(source: Source, folder: str | Path, **described: Any) -> Path
     from safetensors.torch import save_file
 
     found, folder = imported_from(source, **described), Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"out={str(folder)!r} exists and is not an empty folder: choose another")
+    require_new_folder(folder)
     config, scheduler = unet_config(found), scheduler_config(found)
     net = outline(found.backbone, found.event_shape, found.num_classes)
     state = {
         name: value.contiguous().clone() for name, value in as_diffusers(net, found.state).items()
     }
-    require_writable(folder, "out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     index = {
         "_class_name": "DDPMPipeline",
         "unet": ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", "DDPMScheduler"],
     }
-    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder) as place:
         for name, content in (
             ("unet/config.json", config),
             ("scheduler/scheduler_config.json", scheduler),
@@ -83,13 +76,6 @@ def save_diffusers(source: Source, folder: str | Path, **described: Any) -> Path
             (place / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         weights = place / "unet" / "diffusion_pytorch_model.safetensors"
         save_file(state, weights, metadata={"format": "pt"})
-        place.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(place, folder)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
     return folder
 
 

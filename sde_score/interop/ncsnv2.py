@@ -7,12 +7,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sde_score._core.checks import require_choice
 from sde_score._core.registry import format_spec
 from sde_score.interop.files import Contents
 from sde_score.interop.imported import Family, Imported, images
 from sde_score.interop.keys import fitted, sketch
-from sde_score.interop.trainers import chosen_state, raw_state
+from sde_score.interop.trainers import chosen_state, raw_state, side_of_images
 from sde_score.sdes import VE
 from sde_score.training.errors import CheckpointError
 
@@ -70,14 +69,7 @@ def read(
         ValueError: for an unknown preset, or without the size of the images.
         CheckpointError: if the weights do not fit.
     """
-    if preset is not None:
-        require_choice("preset", preset, tuple(PRESETS))
-        image_size = PRESETS[preset] if image_size is None else image_size
-    if image_size is None:
-        raise ValueError(
-            "weights of NCSNv2 do not say image_size: give it, or preset=..., one of "
-            + ", ".join(PRESETS)
-        )
+    image_size = side_of_images("NCSNv2", image_size, preset, PRESETS)
     state, facts = chosen_state(contents, weights)
     if any(".embed." in name for name in state):
         raise CheckpointError(

@@ -68,6 +68,31 @@ def chosen_state(contents: Contents, weights: str) -> tuple[dict[str, Tensor], d
     return state | _average(state, average), facts
 
 
+def side_of_images(
+    family: str, image_size: int | None, preset: str | None, presets: Mapping[str, int]
+) -> int:
+    """The side of the images of a network, which weights do not say.
+
+    Args:
+        family: name of the network, for the message.
+        image_size: what was asked for, if anything.
+        preset: data of a published file, if it is one.
+        presets: sides by the data of published files.
+
+    Raises:
+        ValueError: for an unknown preset, or if neither is given.
+    """
+    if preset is not None:
+        require_choice("preset", preset, tuple(presets))
+        image_size = presets[preset] if image_size is None else image_size
+    if image_size is None:
+        raise ValueError(
+            f"weights of {family} do not say image_size: give it, or preset=..., one of "
+            + ", ".join(presets)
+        )
+    return image_size
+
+
 def _average(state: Mapping[str, Tensor], average: Any) -> dict[str, Tensor]:
     """The average by name; score_sde's has the order of the trained weights and no names.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_score._core.files import replace_file, require_writable, sync
+from sde_score._core.files import new_folder, replace_file, require_new_folder, require_writable
 from sde_score.data import Scaling
 from sde_score.report.look import Look, kind_of
 from sde_score.report.pictures import png_of_pixels, save_examples
@@ -35,9 +33,7 @@ def require_samples_file(path: Path, event_shape: Sequence[int] | None = None) -
         ValueError: naming the path, what is wrong and what is accepted.
     """
     if path.suffix == "":
-        require_writable(path / "0.npy", "out")
-        if path.is_dir() and any(path.iterdir()):
-            raise ValueError(f"out={path} is a folder that holds files: name a new or empty one")
+        require_new_folder(path)
     elif path.suffix not in FORMATS:
         accepted = f"accepted: a file ending with {', '.join(FORMATS)}, or a folder"
         raise ValueError(f"out={path} ends with {path.suffix}; {accepted}")
@@ -128,20 +124,12 @@ def _write_folder(x: Tensor, path: Path, look: Look) -> None:
     digits = len(str(len(x) - 1))
     images = kind_of(x.shape[1:]) == "images" and x.ndim == 4 and x.shape[1] in (1, 3)
     parts = look.images(x) if images else None
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    temporary.mkdir()
-    try:
+    with new_folder(path) as folder:
         for index in range(len(x)):
-            place = temporary / f"{index:0{digits}d}"
+            place = folder / f"{index:0{digits}d}"
             if parts is not None and parts.shape[1] == 1:
                 content = png_of_pixels(parts[index, 0].permute(1, 2, 0))
                 place.with_suffix(".png").write_bytes(content)
             else:
                 raw = _raw(x[index : index + 1], look.scaling)[0]
                 place.with_suffix(".npy").write_bytes(_npy(raw, look, None))
-        if path.is_dir():
-            path.rmdir()
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

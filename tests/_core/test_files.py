@@ -10,7 +10,14 @@ import pytest
 
 from sde_score._core import files
 from sde_score._core.errors import ArgumentError
-from sde_score._core.files import replace_file, replacing, require_writable, sync
+from sde_score._core.files import (
+    new_folder,
+    replace_file,
+    replacing,
+    require_new_folder,
+    require_writable,
+    sync,
+)
 
 
 def names(folder):
@@ -185,3 +192,20 @@ def test_a_file_that_is_being_read_on_windows_is_waited_for(tmp_path, monkeypatc
             replace_file(tmp_path / "x", b"2")
     assert (tmp_path / "x").read_bytes() == (b"2" if windows else b"1")
     assert names(tmp_path) == ["x"]
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
+    place = tmp_path / "runs" / "a"
+    with pytest.raises(RuntimeError), new_folder(place) as folder:
+        (folder / "half.txt").write_text("half")
+        raise RuntimeError
+    assert list(place.parent.iterdir()) == []
+    with new_folder(place) as folder:
+        (folder / "whole.txt").write_text("whole")
+        assert not place.exists()
+    assert [path.name for path in place.parent.iterdir()] == ["a"]
+    with pytest.raises(ValueError, match="out='.*a' is a folder that holds files"):
+        require_new_folder(place)
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(ValueError, match="out="):
+        require_new_folder(tmp_path / "file")

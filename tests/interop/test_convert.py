@@ -43,11 +43,11 @@ def test_a_run_directory_holds_the_network(imported, tmp_path):
 def test_a_folder_with_something_in_it_is_left_alone(imported, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match="is not an empty folder"):
+    with pytest.raises(ValueError, match="is a folder that holds files"):
         save_run(imported, tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     save_run(imported, tmp_path / "b")
-    with pytest.raises(ValueError, match="is not an empty folder"):
+    with pytest.raises(ValueError, match="is a folder that holds files"):
         save_run(imported, tmp_path / "b")
 
 

@@ -186,4 +186,4 @@ def test_convert_writes_pipelines_and_folders_of_the_hub(tmp_path, capsys):
     names = load_file(tmp_path / "diffusers" / "unet" / "diffusion_pytorch_model.safetensors")
     assert "mid_block.attentions.0.to_q.weight" in names
     assert main(["convert", run, str(tmp_path / "hub"), "--to", "diffusers"]) == 2
-    assert "is not an empty folder" in capsys.readouterr().err
+    assert "is a folder that holds files" in capsys.readouterr().err
