@@ -196,15 +196,20 @@ def test_a_file_that_is_being_read_on_windows_is_waited_for(tmp_path, monkeypatc
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
     place = tmp_path / "runs" / "a"
-    with pytest.raises(RuntimeError), new_folder(place) as folder:
-        (folder / "half.txt").write_text("half")
-        raise RuntimeError
+
+    def half():
+        with new_folder(place) as folder:
+            (folder / "half.txt").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
     assert list(place.parent.iterdir()) == []
     with new_folder(place) as folder:
         (folder / "whole.txt").write_text("whole")
         assert not place.exists()
     assert [path.name for path in place.parent.iterdir()] == ["a"]
-    with pytest.raises(ValueError, match="out='.*a' is a folder that holds files"):
+    with pytest.raises(ValueError, match=r"out='.*a' is a folder that holds files"):
         require_new_folder(place)
     (tmp_path / "file").write_text("precious")
     with pytest.raises(ValueError, match="out="):

@@ -209,7 +209,7 @@ def test_a_folder_that_holds_files_is_refused_and_one_half_written_never_appears
     data = from_tensor(torch.randn(3, 2))
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "mine").write_text("")
-    with pytest.raises(ValueError, match=r"s is a folder that holds files: name a new or empty"):
+    with pytest.raises(ValueError, match=r"s' is a folder that holds files: name a new or empty"):
         save_samples(data.tensor(), tmp_path / "s", look_of(data))
     monkeypatch.setattr("pathlib.Path.replace", _fail)
     with pytest.raises(OSError, match="full"):
