@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sde_score._core.checks import require_batch, require_shape
 from sde_score.nn.blocks.embeddings import NoiseEmbedding, require_noise_level
+from sde_score.nn.blocks.time_embedding import Condition
 
 
 class Backbone(nn.Module, ABC):
@@ -69,6 +70,28 @@ class Backbone(nn.Module, ABC):
     def answer(self, x: Tensor, embedding: Tensor) -> Tensor:
         """A batch like x, both in the dtype of the weights; embedding of shape
         `(batch, channels)`."""
+
+
+class SignalNetwork(nn.Module, ABC):
+    """A network of (x, time label, condition) whose answer may have channels behind those of x."""
+
+    def forward(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
+        """Map a noisy batch to a batch of the same shape.
+
+        Args:
+            x: shape `(batch, channels, ...)`; cast to the dtype of the weights and back.
+            time_label: shape `(batch,)`.
+            condition: labels, vectors or a dictionary of them, see `TimeEmbedding`.
+
+        Raises:
+            TypeError: for tensors of the wrong kind.
+            ValueError: for shapes or labels that do not fit.
+        """
+        return self.everything(x, time_label, condition)[:, : x.shape[1]]
+
+    @abstractmethod
+    def everything(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
+        """All channels of the answer, such as a learned variance behind the mean."""
 
 
 def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import require_sides, require_signal
+from sde_score.nn.backbones.base import SignalNetwork, require_sides, require_signal
 from sde_score.nn.blocks.group_norm import LayerNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.time_embedding import Condition, TimeEmbedding, TimeFeatures
@@ -23,7 +24,7 @@ from sde_score.nn.blocks.tokens import (
 )
 
 
-class DiT(nn.Module):
+class DiT(SignalNetwork):
     r"""A transformer over patches, whose normalizations the time label and the class control.
 
     Each block adds attention, then a two-layer network, of its normalized input:
@@ -114,20 +115,7 @@ class DiT(nn.Module):
         )
         self.head = _Head(width, patch**dims * self.out_channels)
 
-    def forward(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
-        """Map a noisy batch to a batch of the same shape.
-
-        Args:
-            x: shape `(batch, channels, ...)`; cast to the dtype of the weights and back.
-            time_label: shape `(batch,)`.
-            condition: see `TimeEmbedding`.
-
-        Raises:
-            TypeError: for tensors of the wrong kind.
-            ValueError: for shapes or labels that do not fit.
-        """
-        return self.everything(x, time_label, condition)[:, : x.shape[1]]
-
+    @override
     def everything(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
         """All `out_channels` of the answer, such as a learned variance behind the mean."""
         require_signal(x, time_label, self.event_shape)

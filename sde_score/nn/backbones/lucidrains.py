@@ -14,6 +14,7 @@ from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_choice, require_count
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import (
+    SignalNetwork,
     per_level,
     require_event_shape,
     require_signal,
@@ -181,7 +182,7 @@ class Level(nn.Module):
         self.onward = onward
 
 
-class LucidrainsUNet(nn.Module):
+class LucidrainsUNet(SignalNetwork):
     """The U-Net of denoising-diffusion-pytorch, 1.9 and later.
 
     Two blocks and attention a level, each block's result concatenated on the way up; learned keys
@@ -295,20 +296,7 @@ class LucidrainsUNet(nn.Module):
             onward = ConvUpsample(coarse, fine, dims) if i else convolution(dims, coarse, fine)
             self.decoder.append(Level(blocks, MemoryAttention(coarse, *self.attends[i]), onward))
 
-    def forward(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
-        """Map a noisy batch to a batch of the same shape.
-
-        Args:
-            x: shape `(batch, channels, ...)`; cast to the dtype of the weights and back.
-            time_label: shape `(batch,)`.
-            condition: labels, see `TimeEmbedding`; or a dictionary with `label` and `estimate`.
-
-        Raises:
-            TypeError: for tensors of the wrong kind.
-            ValueError: for shapes or labels that do not fit.
-        """
-        return self.everything(x, time_label, condition)[:, : x.shape[1]]
-
+    @override
     def everything(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
         """All `out_channels` of the answer, such as a learned variance behind the mean."""
         require_signal(x, time_label, self.event_shape)

@@ -12,11 +12,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import require_event_shape, require_signal
+from sde_score.nn.backbones.base import SignalNetwork, require_event_shape, require_signal
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.resampling import (
@@ -86,7 +87,7 @@ class Branches:
                 require_choice(name, getattr(self, name), ("skip", "residual"))
 
 
-class ResidualUNet(nn.Module):
+class ResidualUNet(SignalNetwork):
     """A U-Net of residual blocks for signals of one to three dimensions and any size.
 
     The output of every block and of every halving on the way down is concatenated to the input of a
@@ -231,20 +232,7 @@ class ResidualUNet(nn.Module):
         out = self.out_channels if out is None else out
         return Head(self.style.norm(width), zero_init(convolution(self.style.dims, width, out)))
 
-    def forward(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
-        """Map a noisy batch to a batch of the same shape.
-
-        Args:
-            x: shape `(batch, channels, ...)`; cast to the dtype of the weights and back.
-            time_label: shape `(batch,)`.
-            condition: see `TimeEmbedding`.
-
-        Raises:
-            TypeError: for tensors of the wrong kind.
-            ValueError: for shapes or labels that do not fit.
-        """
-        return self.everything(x, time_label, condition)[:, : x.shape[1]]
-
+    @override
     def everything(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
         """All `out_channels` of the answer, such as a learned variance behind the mean."""
         require_signal(x, time_label, self.event_shape)
