@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sde_score._core.checks import require_count, shown
-from sde_score._core.errors import DataError
+from sde_score._core.errors import ArgumentError, DataError
 from sde_score._core.memory import readable, total_memory
 
 MAX_PIXELS = 1 << 26
@@ -86,6 +86,26 @@ class Limits:
                 f"is {width} x {height}, {pixels / 1e6:.4g} megapixels, beyond the limit of "
                 f"{self.max_pixels / 1e6:.4g}: give max_pixels={pixels} where that is meant"
             )
+
+
+def require_side(size: int | None, max_pixels: int) -> None:
+    """Refuse a side to which images cannot be scaled.
+
+    Args:
+        size: in pixels; None for images as they are.
+        max_pixels: limit of the pixels of one image.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if size is None:
+        return
+    require_count(size=size, max_pixels=max_pixels)
+    if size * size > max_pixels:
+        raise ArgumentError(
+            f"size={size} makes images of {size} x {size} pixels, beyond the limit of "
+            f"{max_pixels / 1e6:.4g} megapixels: give max_pixels={size * size} where that is meant"
+        )
 
 
 def require_room(size: int, fix: str = "") -> None:

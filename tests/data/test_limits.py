@@ -223,3 +223,14 @@ def test_names_in_an_archive_are_told_on_one_line(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a\nb.npy", b"")
     assert "holds the keys a b; accepted" in refusal(tmp_path / "a.npz")
+
+
+def test_a_side_beyond_the_limit_of_pixels_is_refused_by_its_name(tmp_path):
+    with pytest.raises(ValueError, match="size=100000 makes images .* give max_pixels=10000000000"):
+        load(f"{tmp_path}/(size=100000)")
+
+
+def test_limits_are_looked_at_before_the_file(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(10, dtype=np.float32).reshape(5, 2))
+    with pytest.raises(ValueError, match="max_bytes=0"):
+        load(f"{tmp_path}/x.npy(max_bytes=0)")

@@ -196,7 +196,7 @@ def random_value(door: Door, rng: random.Random) -> tuple[Any, bool]:
 def examples() -> dict[str, Any]:
     """Right values of arguments without a default, by their names."""
     folder = Path(tempfile.mkdtemp(prefix="doors-"))
-    np.save(folder / "x.npy", np.zeros((5, 2), np.float32))
+    np.save(folder / "x.npy", np.arange(10, dtype=np.float32).reshape(5, 2))
     with contextlib.suppress(ImportError):
         import pyarrow as pa
         import pyarrow.parquet as pq

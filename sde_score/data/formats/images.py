@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from sde_score._core.arguments import checked
-from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError, damaged, naming, require_extra
 from sde_score._core.progress import progress_bar
 from sde_score.data.dataset import DataSet
-from sde_score.data.limits import MAX_PIXELS, Limits, require_file
+from sde_score.data.limits import MAX_PIXELS, Limits, require_file, require_side
 from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
@@ -60,8 +59,7 @@ def folder(
             differ in size or channels, or a link leads nowhere.
     """
     scaling = None if levels is None else Scaling.discrete(levels)
-    if size is not None:
-        require_count(size=size)
+    require_side(size, max_pixels)
     path = Path(path)
     require_file(path)
     files, labels, class_names = _files(path)

@@ -43,6 +43,7 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
     """
     path = Path(path)
     require_file(path)
+    limits = Limits(path.stat().st_size, max_bytes)
     with damaged("a NumPy file"):
         # Mode "c" maps the file copy-on-write: torch wants writable memory, and the file is never
         # written.
@@ -51,7 +52,7 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
         return _data_set(opened, None, None, levels, path.name)
     with opened:
         key = _key(list(opened.keys()))
-        Limits(path.stat().st_size, max_bytes).require_unpacked(_unpacked(opened, key))
+        limits.require_unpacked(_unpacked(opened, key))
         with damaged("a NumPy file"):
             values = opened[key]
             labels = opened["labels"] if "labels" in opened.files else None

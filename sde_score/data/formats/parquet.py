@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from sde_score._core.arguments import checked
-from sde_score._core.checks import require_count
 from sde_score._core.errors import DataError, damaged, require_extra
 from sde_score.data.dataset import DataSet
 from sde_score.data.formats.images import decode_all
-from sde_score.data.limits import MAX_PIXELS, Limits, require_file
+from sde_score.data.limits import MAX_PIXELS, Limits, require_file, require_side
 from sde_score.data.tensors import from_tensor
 
 _TOGETHER = 1024  # rows that become objects of Python at once
@@ -46,8 +45,7 @@ def parquet(
     Raises:
         DataError: if the file or an image is damaged, or there is not exactly one image column.
     """
-    if size is not None:
-        require_count(size=size)
+    require_side(size, max_pixels)
     pq = require_extra("pyarrow.parquet")
     path = Path(path)
     require_file(path)

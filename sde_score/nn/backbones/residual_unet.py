@@ -17,7 +17,7 @@ from typing_extensions import override
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import SignalNetwork, require_event_shape, require_signal
+from sde_score.nn.backbones.base import SignalNetwork, require_sides, require_signal
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.resampling import (
@@ -131,7 +131,7 @@ class ResidualUNet(SignalNetwork):
         stem_width: int | None = None,
     ) -> None:
         super().__init__()
-        self.event_shape = require_event_shape(event_shape)
+        self.event_shape = require_sides(event_shape)
         dims = len(self.event_shape) - 1
         self.embedding = embedding
         self.branches = branches
@@ -145,6 +145,7 @@ class ResidualUNet(SignalNetwork):
             4 * sum(24 * 3**dims * level.blocks * level.width**2 for level in levels),
             f"a network of {len(levels)} levels of width={[level.width for level in levels]}",
         )
+        require_memory(8 * 3**dims * channels * levels[0].width, f"{event_shape=}")
         width = levels[0].width if stem_width is None else stem_width
         require_count(stem_width=width)
         self.stem = convolution(dims, channels, width)
