@@ -226,7 +226,8 @@ def test_names_in_an_archive_are_told_on_one_line(tmp_path):
 
 
 def test_a_side_beyond_the_limit_of_pixels_is_refused_by_its_name(tmp_path):
-    with pytest.raises(ValueError, match="size=100000 makes images .* give max_pixels=10000000000"):
+    message = r"size=100000 makes images .* give max_pixels=10000000000"
+    with pytest.raises(ValueError, match=message):
         load(f"{tmp_path}/(size=100000)")
 
 
