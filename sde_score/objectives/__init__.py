@@ -24,6 +24,7 @@ from sde_score.objectives.energy.replay_buffer import ReplayBuffer
 from sde_score.objectives.score_matching.denoising import DenoisingScoreMatching
 from sde_score.objectives.score_matching.denoising_adaptive import AdaptiveDenoising
 from sde_score.objectives.score_matching.denoising_control import DenoisingControl
+from sde_score.objectives.score_matching.denoising_resampled import ResampledDenoising
 from sde_score.objectives.score_matching.explicit import ExplicitScoreMatching
 from sde_score.objectives.score_matching.finite_difference import FiniteDifferenceScoreMatching
 from sde_score.objectives.score_matching.generalized import DOMAIN_WEIGHTS, GeneralizedScoreMatching
@@ -61,6 +62,7 @@ OBJECTIVES.fill(
         "denoising": DenoisingScoreMatching,
         "denoising-control": DenoisingControl,
         "denoising-adaptive": AdaptiveDenoising,
+        "denoising-resampled": ResampledDenoising,
         "contrastive-divergence": ContrastiveDivergence,
         "persistent": PersistentContrastiveDivergence,
         "recovery": RecoveryLikelihood,
@@ -113,6 +115,7 @@ __all__ = [
     "RecoveryLikelihood",
     "RegularizedScoreMatching",
     "ReplayBuffer",
+    "ResampledDenoising",
     "SlicedScoreMatching",
     "StatefulObjective",
     "SteinDiscrepancy",

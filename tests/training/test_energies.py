@@ -15,6 +15,7 @@ ENERGY = {"data": "ring(n=60)", "conditional": False, "backbone": "mlp(width=8, 
 REMEMBERING = [
     "denoising-control(bins=4)",
     "denoising-adaptive(features=4)",
+    "denoising-resampled(bins=2)",
     "persistent(buffer_size=32, k=2, restart=0.2)",
     "noise-contrastive",
 ]

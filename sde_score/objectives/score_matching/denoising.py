@@ -98,7 +98,7 @@ class DenoisingScoreMatching(BaseObjective):
 
     def draw(self, sde: SDE, x0: Tensor, generator: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Times and their importance, float64 `(batch,)`, and noise like x0."""
-        t, importance = self._noise_levels.times(sde, x0.shape[0], generator, x0.device)
+        t, importance = self.times(sde, x0.shape[0], generator, x0.device)
         return t, importance, noise_beside(x0, generator)
 
     def at(
@@ -109,6 +109,11 @@ class DenoisingScoreMatching(BaseObjective):
         if self.variance_reduction == "antithetic":
             loss = (loss + self._error(model, x0, t, -noise, condition)) / 2
         return loss * self.weight(model.sde, t).to(loss)
+
+    @property
+    def times(self) -> TimeSampler:
+        """The time sampler."""
+        return self._noise_levels.times
 
     def weight(self, sde: SDE, t: Tensor) -> Tensor:
         """w(t), float64 in the shape of t."""
