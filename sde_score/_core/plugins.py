@@ -13,8 +13,8 @@ from importlib.metadata import entry_points
 
 GROUP = "sde_score"
 READERS = "sde_score.interop"
-"""The room that reads checkpoints of any kind. It stands above training, which asks for it by this
-name when it is given a file that it does not know."""
+"""The room that reads checkpoints of any kind and runs schedulers of diffusers. It stands above
+training and samplers, which ask for it by this name when they are given what they do not know."""
 _loaded = False
 
 

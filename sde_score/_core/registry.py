@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -87,6 +88,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         self.aliases: dict[str, str] = {}
         self._entries: dict[str, Callable[..., T]] = {}
         self._listed: dict[str, str] = {}
+        self._distant: dict[str, tuple[str, str]] = {}
         self._shared: list[tuple[Registry[Any], tuple[type[Any], ...]]] = []
         self.fill(entries, aliases)
 
@@ -107,8 +109,23 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         from now on."""
         self._shared.append((other, kinds))
 
+    def find_in(self, module: str, **names: str) -> None:
+        """Find names in a module that is imported when one is asked for; they are not listed.
+
+        Args:
+            module: of a room above, or one that needs an extra.
+            names: each with the constructor's name in the module.
+        """
+        for name, attribute in names.items():
+            self._distant[name] = (module, attribute)
+            self._listed[_canonical(name)] = name
+
     def __getitem__(self, name: str) -> Callable[..., T]:
-        return self._entries[self.listed(name)]
+        name = self.listed(name)
+        if name in self._entries:
+            return self._entries[name]
+        module, attribute = self._distant[name]
+        return cast("Callable[..., T]", getattr(importlib.import_module(module), attribute))
 
     def __iter__(self) -> Iterator[str]:
         load_plugins()
@@ -178,7 +195,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
                 f"got {constructor!r}"
             )
         taken = self._listed.get(_canonical(name))
-        if taken is not None and self._entries[taken] is not constructor:
+        if taken is not None and self[taken] is not constructor:
             raise ValueError(f"the {self.kind} {name!r} exists already: choose another name")
         self._entries[name] = constructor
         self._listed[_canonical(name)] = name

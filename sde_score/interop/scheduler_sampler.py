@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from inspect import signature
 from typing import Any
 
@@ -35,8 +36,8 @@ class SchedulerSampler(Sampler):
 
     .. math:: \frac{x}{\alpha} = x_0 + \frac{\sigma}{\alpha} z
 
-    Its random draws are those of our seeds. It is not registered; with
-    `samplers.register("diffusers", SchedulerSampler)` text names it too.
+    Its random draws are those of our seeds. Text names it too, in every command:
+    `"diffusers(scheduler='UniPCMultistep')"`.
 
     Args:
         steps: `num_inference_steps`; a scheduler of second order makes two evaluations a step.
@@ -59,8 +60,12 @@ class SchedulerSampler(Sampler):
         super().__post_init__()
         name, options = self.scheduler, dict(self.options)
         if not isinstance(name, str):
-            config = dict(name.config)
-            kept = {k: v for k, v in config.items() if _is_kept(k)}
+            usual = signature(type(name).__init__).parameters
+            kept = {
+                key: value
+                for key, value in dict(name.config).items()
+                if _is_kept(key) and (key not in usual or value != usual[key].default)
+            }
             name, options = type(name).__name__, {**kept, **options}
         name = name.removesuffix("Scheduler")
         if name not in CHAINS or name in _LEFT_OUT:
@@ -71,6 +76,7 @@ class SchedulerSampler(Sampler):
                 options[key] = tuple(value)
         object.__setattr__(self, "scheduler", name)
         object.__setattr__(self, "options", tuple(sorted(options.items())))
+        object.__setattr__(self, "name", self.name or "diffusers")
 
     @property
     @override
@@ -109,9 +115,7 @@ class SchedulerSampler(Sampler):
     @override
     def times(self, sde: SDE) -> Tensor:
         """The times of all evaluations, and none for the end."""
-        made = self.make(sde)
-        ratios = [_place(made, index)[0] for index in range(len(made.timesteps))]
-        return sde.time_of_noise_ratio(torch.tensor(ratios, dtype=torch.float64))
+        return torch.tensor(_times(self, sde), dtype=torch.float64)
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
@@ -131,6 +135,14 @@ class SchedulerSampler(Sampler):
             state = (theirs * factor).to(x.dtype)
             yield float(t), state
             theirs = state / factor
+
+
+@lru_cache(maxsize=16)
+def _times(sampler: SchedulerSampler, sde: SDE) -> list[float]:
+    made = sampler.make(sde)
+    ratios = [_place(made, index)[0] for index in range(len(made.timesteps))]
+    times = sde.time_of_noise_ratio(torch.tensor(ratios, dtype=torch.float64))
+    return [float(t) for t in times]
 
 
 def _is_kept(key: str) -> bool:

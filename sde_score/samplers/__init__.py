@@ -5,6 +5,7 @@ that lists, compares and benchmarks samplers. Grids, reverse variances, correcto
 are added alike: `samplers.GRIDS.register("mine", MyGrid)`.
 """
 
+from sde_score._core.plugins import READERS
 from sde_score.random import Noise
 from sde_score.samplers.adaptive.dpm_solver import DPMAdaptive
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
@@ -73,6 +74,7 @@ from sde_score.samplers.published import (
 from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
 
 SAMPLERS.fill(constructors(Sampler), ALIASES)
+SAMPLERS.find_in(READERS, diffusers="SchedulerSampler")
 _steppers = constructors(Predictor, RungeKutta, Multistep)
 PREDICTORS.fill(
     {**_steppers, "none": Stay}, {alias: to for alias, to in ALIASES.items() if to in _steppers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -126,6 +127,18 @@ def test_a_registered_thing_is_listed_and_made_like_ours(things):
         things.register("my(thing)", Mine)
     with pytest.raises(TypeError, match="must be a class or a function"):
         things.register("other", Thing())
+
+
+def test_a_name_of_another_room_is_made_and_not_listed(things):
+    """Its module is imported when the name is asked for, in any spelling."""
+    things.find_in("decimal", far_away="Decimal")
+    assert "far_away" not in list(things)
+    assert things["Far-Away"]("1.5") == Decimal("1.5")
+    assert things.register("far_away", Decimal) is Decimal
+    assert "far_away" in list(things)
+    things.find_in("decimal", taken="Decimal")
+    with pytest.raises(ValueError, match="exists already"):
+        things.register("taken", Thing)
 
 
 def test_text_of_an_object_makes_it_again(things):

@@ -113,7 +113,8 @@ def test_pipelines_of_diffusers_run(output, tmp_path):
             alpha, sigma = (1.0, 0.0) if last else (model.sde.alpha(then), model.sde.sigma(then))
             ours = (alpha * data + sigma * noise).float()
     assert (ours - theirs).abs().max() <= 1e-3 * ours.abs().max()
-    for kind in (diffusers.DDPMPipeline, diffusers.DDIMPipeline):
+    kinds = (diffusers.DDPMPipeline, diffusers.DDIMPipeline) if output == "v" else ()
+    for kind in kinds:
         pipe = kind.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
         torch.manual_seed(0)

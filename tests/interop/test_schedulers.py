@@ -16,6 +16,9 @@ from sde_score.interop.scheduler_sampler import chain_of
 from sde_score.models import GaussianMixture, ScoreModel
 from sde_score.sdes import EDM, VE, VP, Tabulated, chain
 
+# Schedulers meet what the newest NumPy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 CONFIG = {"_class_name": "DDPMScheduler", "num_train_timesteps": 100, "clip_sample": False}
 KINDS = [
     "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep",
@@ -38,17 +41,15 @@ def test_chains_have_the_noise_levels_of_the_diffusion(sde):
     assert [found.log_snrs[-1], found.log_snrs[0]] == pytest.approx(wanted, abs=1e-6)
 
 
-@pytest.mark.parametrize("sde", [VP(), EDM(), chain("cosine", 200)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_scheduler_finds_the_distribution(kind, sde):
-    pytest.importorskip("diffusers")
-    sampler = SchedulerSampler(steps=60, scheduler=kind)
-    x = sampler(model(sde), (600, 2), seed=0)
+@pytest.mark.parametrize("place", range(len(KINDS)), ids=KINDS)
+def test_every_scheduler_finds_the_distribution(place):
+    """Each on one of three diffusions in turn; those of second order meet them all."""
+    sde = (VP(), EDM(), chain("cosine", 100))[place % 3]
+    sampler = SchedulerSampler(steps=30, scheduler=KINDS[place])
+    x = sampler(model(sde), (400, 2), seed=0)
     assert (x.mean(0) - torch.tensor([1.0, -0.5])).abs().max() < 0.06
     assert (x.std(0) - 0.3).abs().max() < 0.06
-    assert torch.equal(x[:5], sampler(model(sde), (5, 2), seed=0)) or torch.allclose(
-        x[:5], sampler(model(sde), (5, 2), seed=0), atol=1e-5
-    )
+    torch.testing.assert_close(x[:3], sampler(model(sde), (3, 2), seed=0), rtol=0, atol=1e-5)
 
 
 def test_ddim_is_ours_at_the_same_times():
@@ -64,15 +65,22 @@ def test_ddim_is_ours_at_the_same_times():
     assert SchedulerSampler(scheduler="HeunDiscrete").within(15).steps == 8
 
 
-def test_it_stands_beside_ours_in_a_benchmark(fresh_registries):
-    pytest.importorskip("diffusers")
-    samplers.register("diffusers", SchedulerSampler)
-    specs = ["diffusers(scheduler='DPMSolverMultistep')", "diffusers(scheduler='DDPM')", "dpmpp-2m"]
-    found = benchmark(BENCHMARK_TARGETS.create("ring"), specs, nfes=(20,), count=64, progress=False)
-    rows = {row.sampler: row for row in found.rows}
-    assert rows[specs[0]].rms < 0.2
-    assert rows[specs[1]].rms is None  # it draws noise
-    assert all(row.nfe == 20 for row in rows.values())
+def test_it_stands_beside_ours_in_a_benchmark(monkeypatch):
+    """By name, at the budget, and as an object, with the steps that it has."""
+    diffusers = pytest.importorskip("diffusers")
+    for name, value in {"_REFERENCE": 64, "_REPEATS": 2}.items():
+        monkeypatch.setattr(f"sde_score.evaluation.benchmarks.run.{name}", value)
+    given = diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True)
+    chosen = ["diffusers(scheduler='DDPM')", SchedulerSampler(steps=15, scheduler=given)]
+    assert samplers.create(str(chosen[1])) == chosen[1]
+    assert "diffusers" not in samplers.available()
+    found = benchmark(
+        BENCHMARK_TARGETS.create("ring"), chosen, nfes=(10,), count=16, progress=False
+    )
+    noisy, exact = found.rows
+    assert (noisy.sampler, noisy.nfe, noisy.rms) == (chosen[0], 10, None)  # it draws noise
+    assert exact.nfe == 15
+    assert exact.rms < 0.4
 
 
 def test_a_scheduler_that_is_given_keeps_its_configuration():
