@@ -26,6 +26,7 @@ from sde_score.nn.blocks.resampling import (
     ConvUpsample,
     Downsample,
     Upsample,
+    channels_last,
     convolution,
 )
 from sde_score.nn.blocks.residual import BlockStyle, ResBlock
@@ -239,7 +240,7 @@ class ResidualUNet(SignalNetwork):
         require_signal(x, time_label, self.event_shape)
         embedding = self.embedding(time_label, condition)
         dtype, image = x.dtype, x.to(self.embedding.first.weight.dtype)
-        hidden = _channels_last(self.stem(image))
+        hidden = channels_last(self.stem(image))
         kept = [hidden]
         for stage in stages_of(self.encoder):
             hidden = stage(hidden, embedding)
@@ -357,11 +358,3 @@ class InputMerge(nn.Module):
 def stages_of(modules: nn.ModuleList) -> Iterator[Stage]:
     """The stages of one way."""
     return (cast(Stage, module) for module in modules)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """x with its channels last in memory: the fastest layout, which all that follows keeps.
-
-    Spelled out, because vmap refuses contiguous(memory_format=...).
-    """
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sde_score.nn.blocks.group_norm import GroupNorm
+from sde_score.nn.blocks.resampling import convolution
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -43,7 +44,7 @@ class Modulation(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    r"""Self-attention over the pixels of each image, added to the image.
+    r"""Self-attention over all positions of a signal of any rank, added to it.
 
     .. math:: x + W \, \mathrm{softmax}(Q K^T / \sqrt{d}) \, V
 
@@ -53,26 +54,25 @@ class SelfAttention(nn.Module):
 
     Args:
         channels: channels of x.
+        dims: number of dimensions beside batch and channels.
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dims: int = 2) -> None:
         super().__init__()
         self.heads = channels // _HEAD_CHANNELS if channels % _HEAD_CHANNELS == 0 else 1
         self.norm = GroupNorm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+        self.qkv = convolution(dims, channels, 3 * channels, kernel=1)
+        self.out = zero_init(convolution(dims, channels, channels, kernel=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with attention added, shape `(batch, channels, height, width)`."""
+        """Return x with attention added, shape `(batch, channels, ...)`."""
         from einops import rearrange
 
-        qkv = self.qkv(self.norm(x))
-        q, k, v = rearrange(
-            qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=self.heads
-        )
+        qkv = self.qkv(self.norm(x)).flatten(2)
+        q, k, v = rearrange(qkv, "b (three h c) n -> three b h n c", three=3, h=self.heads)
         weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-        found = rearrange(weights @ v, "b heads (h w) c -> b (heads c) h w", h=x.shape[-2])
-        change: Tensor = self.out(found)
+        found = rearrange(weights @ v, "b h n c -> b (h c) n")
+        change: Tensor = self.out(found.reshape(x.shape))
         return x + change

@@ -54,6 +54,25 @@ def convolution(
     return layer
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """x with its channels last in memory: the fastest layout, which all that follows keeps.
+
+    Spelled out, because vmap refuses contiguous(memory_format=...).
+    """
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Means of two neighbors along every side; the last of an odd side is a mean of its own."""
+    halved: Tensor = _POOL[x.ndim - 2](x, 2, ceil_mode=True)
+    return halved
+
+
+def double(x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """Every entry of x twice along every side, cut to `size`: undoes `halve`."""
+    return _cut(F.interpolate(x, scale_factor=2.0, mode="nearest"), size)
+
+
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
     """x, shape `(batch, channels, ...)`, under a weight of odd taps; its size is kept."""
     out: Tensor = _CONVOLVE[weight.ndim - 2](x, weight, padding=weight.shape[-1] // 2)
@@ -145,7 +164,7 @@ class Upsample(_Filter):
     def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Double x, shape `(batch, channels, ...)`, and cut it to `size`."""
         if self.box:
-            return _cut(F.interpolate(x, scale_factor=2.0, mode="nearest"), size)
+            return double(x, size)
         kernel = self.per_channel(x) * 2**self.dims
         pad = kernel.shape[-1] // 2 - 1
         if self.reflect:

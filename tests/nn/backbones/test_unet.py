@@ -1,22 +1,24 @@
-"""The U-Net: any image size, its plan of levels and attention, a map it must fit, and refusals."""
+"""The U-Net: any rank and size, its plan of levels and attention, a map to fit, and refusals."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
 from sde_score.nn import UNet
-from sde_score.nn.backbones.unet import _double, _halve
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import SelfAttention
+from sde_score.nn.blocks.resampling import double, halve
 
-SIZES = [(8, 8), (9, 13), (13, 9), (28, 28), (11, 32), (15, 17), (31, 8)]
+SIZES = [(8, 8), (9, 13), (28, 27), (31, 8), (3, 5), (3,), (17,), (3, 4, 5), (8, 6, 7)]
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("multipliers", [(1,), (1, 2), (2, 1, 3)])
-def test_any_image_size(size, multipliers, randomize):
+def test_any_rank_and_size(size, multipliers, randomize):
     net = randomize(UNet((3, *size), base=4, multipliers=multipliers, blocks=1), scale=0.05)
     x = torch.randn(2, 3, *size)
     out = net(x, torch.zeros(2))
@@ -28,13 +30,11 @@ def test_any_image_size(size, multipliers, randomize):
 @pytest.mark.parametrize("size", SIZES)
 def test_halving_averages_pixels_and_doubling_puts_them_back(size):
     x = torch.randn(1, 1, *size, dtype=torch.float64)
-    half = _halve(x)
-    back = _double(half, x)
+    back = double(halve(x), x.shape[2:])
     assert back.shape == x.shape
-    for i in range(size[0]):
-        for j in range(size[1]):
-            block = x[0, 0, i // 2 * 2 : i // 2 * 2 + 2, j // 2 * 2 : j // 2 * 2 + 2]
-            assert back[0, 0, i, j].item() == pytest.approx(block.mean().item())
+    for place in itertools.product(*map(range, size)):
+        block = x[(0, 0, *(slice(i // 2 * 2, i // 2 * 2 + 2) for i in place))]
+        assert back[(0, 0, *place)].item() == pytest.approx(block.mean().item())
 
 
 def convolutions(net):
@@ -66,7 +66,7 @@ def attention_sides(net):
     sides = []
 
     def note(module, inputs, output):
-        sides.append(min(output.shape[-2:]))
+        sides.append(min(output.shape[1 - len(net.event_shape) :]))
 
     for module in net.modules():
         if isinstance(module, SelfAttention):
@@ -82,6 +82,10 @@ def attention_sides(net):
         ((28, 40), None, {7: 3, 14: 2}),
         ((8, 8), None, {2: 3, 4: 2, 8: 2}),
         ((80, 70), None, {18: 3}),  # never 16 or less: the coarsest
+        ((130,), None, {33: 3}),
+        ((128,), None, {32: 3, 64: 2}),
+        ((300,), None, {75: 3}),
+        ((16, 20, 17), None, {4: 3, 8: 2}),
         ((32, 32), (16,), {16: 2}),
         ((32, 32), [32, 8], {8: 3, 32: 2}),
         ((32, 32), (), {}),
@@ -109,35 +113,52 @@ def test_distant_pixels_meet_in_attention_alone(randomize):
     assert reach[1] == 64
 
 
-def test_channels_last_gives_the_same_answers_and_derivatives(randomize):
-    net = randomize(UNet((2, 9, 11), base=4, blocks=1), scale=0.1).double()
-    x = torch.randn(2, 2, 9, 11, dtype=torch.float64, requires_grad=True)
-    noise_level = torch.zeros(2, dtype=torch.float64)
+LAYOUTS = {1: torch.channels_last, 2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+@pytest.mark.parametrize("size", [(5,), (3, 5), (2, 3, 4)])
+def test_channels_last_gives_the_same_answers_and_derivatives(size, randomize):
+    """First, second and forward derivatives, and rows by vmap, in every rank."""
+    net = randomize(UNet((2, *size), base=4, multipliers=(1, 2), blocks=1), scale=0.1).double()
+    x = torch.randn(2, 2, *size, dtype=torch.float64, requires_grad=True)
+
+    def answer(x):
+        return net(x, x.new_zeros(len(x)))
 
     def outcome():
-        out = net(x, noise_level)
+        out = answer(x)
         (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), x)
         return out, first, second
 
     expected = outcome()
-    net.to(memory_format=torch.channels_last)
+    net.to(memory_format=LAYOUTS[len(size)])
     for got, wanted in zip(outcome(), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)
+    out, _, _ = expected
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda z: answer(z[None])[0]))(x.detach())
+    pushed = torch.func.jvp(answer, (x.detach(),), (out.detach(),))[1]
+    torch.testing.assert_close(
+        torch.einsum(
+            "bij,bj->bi", jacobian.flatten(1 + out[0].ndim).flatten(1, -2), out.flatten(1)
+        ),
+        pushed.flatten(1),
+    )
 
 
-def test_pixels_lie_channels_last_in_memory_throughout():
-    """Ours is the fast layout, whatever the layout of x and of the weights."""
-    net = UNet((1, 9, 8), base=8, blocks=1, attention=())
+@pytest.mark.parametrize("size", [(9,), (9, 8), (3, 4, 5)])
+def test_positions_lie_channels_last_in_memory_throughout(size):
+    """Ours is the fast layout, whatever the layout of x and, but for volumes, of the weights."""
+    net = UNet((1, *size), base=8, multipliers=(1, 2), blocks=1, attention=())
+    if len(size) == 3:
+        net.to(memory_format=torch.channels_last_3d)
     layouts = []
     for module in net.modules():
-        if isinstance(module, (nn.Conv2d, GroupNorm)) and module is not net.first:
+        if isinstance(module, (type(net.first), GroupNorm)) and module is not net.first:
             module.register_forward_pre_hook(
-                lambda _, inputs: layouts.append(
-                    inputs[0].is_contiguous(memory_format=torch.channels_last)
-                )
+                lambda _, inputs: layouts.append(inputs[0].movedim(1, -1).is_contiguous())
             )
-    net(torch.zeros(2, 1, 9, 8), torch.zeros(2))
+    net(torch.zeros(2, 1, *size), torch.zeros(2))
     assert len(layouts) > 20
     assert all(layouts)
 
@@ -166,8 +187,7 @@ def test_fits_a_small_problem():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"event_shape": (1, 7, 8)}, "sides of at least 8: use the mlp"),
-        ({"event_shape": (8, 8)}, r"event_shape=\(8, 8\) must be \(channels, height, width\)"),
+        ({"event_shape": (8,)}, r"event_shape=\(8,\) must have channels and one to three sides"),
         ({"base": 1}, "base=1 must be an integer of at least 2"),
         ({"blocks": 0}, "blocks=0"),
         ({"multipliers": ()}, r"multipliers=\(\) must be a tuple"),
