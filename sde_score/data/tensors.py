@@ -18,6 +18,7 @@ from sde_score.data.dataset import SMALLEST_SIDE, DataSet
 from sde_score.scaling import Scaling, raw_dtype
 
 _FEW = 32  # values of uint8 below this may be levels of their own
+_OBLONG = 3  # times as long as it is high: what is longer is no image without channels
 _COARSE = 0.01  # deviations: coarser steps of float32 are worth a word
 
 
@@ -33,10 +34,11 @@ def from_tensor(
     """A data set over a tensor.
 
     Args:
-        x: raw examples, shape `(count, *event)`; images are `(count, channels, height, width)`.
-            uint8 is taken as discrete with 256 levels, or with those that occur where these are 0,
-            1, ... up to at most 31. Floating-point is continuous: tables `(count, features)` are
-            standardized column by column, all else by one mean and one standard deviation.
+        x: raw examples, shape `(count, *event)`; images are `(count, channels, height, width)`,
+            series `(count, channels, length)`. uint8 is taken as discrete with 256 levels, or with
+            those that occur where these are 0, 1, ... up to at most 31. Floating-point is
+            continuous: tables `(count, features)` are standardized column by column, all else by
+            one mean and one standard deviation.
         labels: integers from 0 up, shape `(count,)`. Those that occur are the classes; where they
             are not 0, 1, ..., they are numbered in their order and kept as `class_names`.
         scaling: map into model range, where that default is not meant:
@@ -179,10 +181,12 @@ def _look_at_layout(shape: tuple[int, ...]) -> None:
             f"examples of shape {shape[1:]} look like images with channels last; "
             "accepted: (count, channels, height, width), perhaps after x.permute(0, 3, 1, 2)"
         )
-    if len(shape) == 3 and min(shape[1:]) >= 2 * SMALLEST_SIDE:
+    short, long = sorted(shape[-2:])
+    if len(shape) == 3 and short >= 2 * SMALLEST_SIDE and long <= _OBLONG * short:
         warnings.warn(
-            f"examples of shape {shape[1:]} are taken as numbers, not as images: gray images have "
-            f"the shape (1, {shape[1]}, {shape[2]}), as after x.unsqueeze(1)",
+            f"examples of shape {shape[1:]} are taken as series, {shape[1]} channels of "
+            f"{shape[2]} steps: gray images have the shape (1, {shape[1]}, {shape[2]}), as after "
+            "x.unsqueeze(1)",
             stacklevel=4,
         )
 

@@ -71,6 +71,10 @@ BACKBONES: Registry[nn.Module] = Registry(
     base=nn.Module,
 )
 
+_SIDES = {1: (16, 32), 2: (8, 8), 3: (4, 8)}
+"""Of signals by their number of sides: the shortest side that a U-Net takes, and that it ends at
+or below."""
+
 available = BACKBONES.names
 register = BACKBONES.register
 
@@ -118,19 +122,22 @@ def create(
 
 
 def default_for(event_shape: Sequence[int]) -> str:
-    """A spec that suits examples of this shape: a U-Net for images from 8 x 8, else the MLP.
+    """A spec that suits examples of this shape: a U-Net of their rank, else the MLP.
 
-    The U-Net halves the image until its shorter side is 8 or less, at least once; gray images of up
-    to 32 x 32 get a narrow one.
+    The U-Net takes series `(channels, length)` from 16 steps, images from 8 x 8 and volumes from
+    4 x 4 x 4. It halves them until the shortest side is 8 or less, 32 for series, at least once.
+    Volumes and gray images of up to 32 x 32 get a narrow one.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
         ValueError: if an entry is below 1.
     """
     shape = require_event_shape(event_shape)
-    if len(shape) != 3 or min(shape[1:]) < 8:
+    smallest, coarsest = _SIDES.get(len(shape) - 1, (0, 0))
+    side = min(shape[1:], default=0)
+    if not smallest or side < smallest:
         return "mlp"
-    side = min(shape[1:])
-    halvings = max(1, math.ceil(math.log2(side / 8)))
-    base = 32 if shape[0] == 1 and side <= 32 else 64
+    halvings = max(1, math.ceil(math.log2(side / coarsest)))
+    narrow = len(shape) == 4 or (len(shape) == 3 and shape[0] == 1 and side <= 32)
+    base = 32 if narrow else 64
     return format_spec("unet", {"base": base, "multipliers": (1, *[2] * halvings)})

@@ -43,6 +43,7 @@ TrainedModel = ScoreModel | EnergyModel
 
 _SETUP_EXAMPLES = 4096
 _SPLIT_SEED = 0  # not the run's seed, so that runs are compared on the same held-out examples
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _BY_THE_DATA = ("event_shape", "num_classes", "condition_shape")
 
 
@@ -323,9 +324,11 @@ def build_model(
     else:
         model = ScoreModel(backbone, sde, *scales)
     _conditional(model, config)
-    if len(event_shape) == 3 and not own:
+    if not own:
         # Convolutions run faster when the channels of a pixel lie together.
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for weight in (*model.parameters(), *model.buffers()):
+            if weight.ndim in _LAYOUTS:
+                weight.data = weight.data.contiguous(memory_format=_LAYOUTS[weight.ndim])
     return model
 
 

@@ -37,7 +37,8 @@ def _lines(given: TrainConfig, job: Job) -> Iterator[str]:
 
 
 def network_line(spec: str, event_shape: Sequence[int]) -> str:
-    """The network that was taken, and for what: images, columns, or numbers of another shape.
+    """The network that was taken, and for what: columns, series, images, volumes, or numbers of
+    another shape.
 
     Args:
         spec: of the network.
@@ -46,7 +47,12 @@ def network_line(spec: str, event_shape: Sequence[int]) -> str:
     shape, name = tuple(event_shape), parse_spec(spec)[0]
     if len(shape) == 1:
         return f"network: {spec} for {shape[0]} column{'s' * (shape[0] > 1)}"
-    what = f"images of shape {shape}" if is_image(shape) else f"examples of shape {shape}"
+    kind = "images" if is_image(shape) else "volumes" if len(shape) == 4 else "examples"
+    what = f"{kind} of shape {shape}"
+    if len(shape) == 2:
+        what = f"series of {shape[0]} channel{'s' * (shape[0] > 1)}, {shape[1]} steps"
     if name == "mlp":
         what += f", flattened to {math.prod(shape)} numbers: their neighborhood is not used"
+    if len(shape) == 2 and shape[0] > shape[1]:
+        what += "; transpose examples that are (steps, channels)"
     return f"network: {spec} for {what}"

@@ -137,12 +137,13 @@ def test_channels_last_are_refused_with_the_fix(saved, form, kind, channels):
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
 def test_gray_images_without_a_channel_are_told_from_series(read, kind):
     images = (255 * torch.rand(5, 28, 28)).to(kind)
-    with pytest.warns(UserWarning, match=r"not as images.* have the shape \(1, 28, 28\)"):
+    said = r"as series, 28 channels of 28 steps.* have the shape \(1, 28, 28\)"
+    with pytest.warns(UserWarning, match=said):
         read(images)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read(images.unsqueeze(1))
-        read(images[:, :3])
+        read(images[:, :9])  # three times as long as high
 
 
 @pytest.mark.parametrize(

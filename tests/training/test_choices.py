@@ -21,8 +21,11 @@ SHORT = {"steps": 1, "batch_size": 4, "device": "cpu"}
         ((13,), "for 13 columns"),
         ((1,), "for 1 column"),
         ((3, 32, 32), "unet(base=64, multipliers=(1, 2, 2)) for images of shape (3, 32, 32)"),
-        ((1, 128), "for examples of shape (1, 128), flattened to 128 numbers"),
-        ((1, 8, 8, 8), "for examples of shape (1, 8, 8, 8), flattened to 512 numbers"),
+        ((1, 128), "unet(base=64, multipliers=(1, 2, 2)) for series of 1 channel, 128 steps"),
+        ((90, 15), "flattened to 1350 numbers: their neighborhood is not used; transpose"),
+        ((20, 16), "for series of 20 channels, 16 steps; transpose examples that are (steps, c"),
+        ((1, 8, 8, 8), "unet(base=32, multipliers=(1, 2)) for volumes of shape (1, 8, 8, 8)"),
+        ((2, 3, 9, 9), "for volumes of shape (2, 3, 9, 9), flattened to 486 numbers"),
         ((1, 5, 5), "for images of shape (1, 5, 5), flattened to 25 numbers"),
     ],
 )

@@ -189,6 +189,17 @@ def test_the_input_of_a_network_has_unit_size_at_every_time(sde, middle):
     assert seen == pytest.approx([1.0] * 9, rel=0.02)
 
 
+@pytest.mark.parametrize("size", [(16,), (8, 9), (4, 4, 5)])
+@pytest.mark.parametrize("network", ["unet(base=2, multipliers=(1, 1))", "lucidrains-unet(base=4)"])
+def test_weights_of_every_rank_lie_channels_last_in_memory(size, network):
+    """Also where a network for volumes has others of four dimensions."""
+    examples = data.from_tensor(torch.randn(8, 3, *size))
+    model = build_model(resolve(TrainConfig(backbone=network), examples), examples.event_shape)
+    wide = [weight for weight in model.parameters() if weight.ndim > 3]
+    assert len(wide) > 0 or (len(size) == 1 and "lucid" in network)
+    assert all(weight.movedim(1, -1).is_contiguous() for weight in wide)
+
+
 def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
     stored = replace(TrainConfig(**OTHER), backbone="mlp(width=32)", sigma_data=0.25)
     open_again = replace(stored, backbone="auto", sigma_data=None, model="auto", prediction="auto")
