@@ -23,6 +23,7 @@ from sde_score.data import DataSet
 from sde_score.models import Caller, EnergyBased, EnergyModel, ScoreModel
 from sde_score.nn import create as create_backbone
 from sde_score.nn import default_for
+from sde_score.nn.blocks.resampling import weights_channels_last
 from sde_score.objectives import (
     OBJECTIVES,
     TIME_SAMPLERS,
@@ -43,7 +44,6 @@ TrainedModel = ScoreModel | EnergyModel
 
 _SETUP_EXAMPLES = 4096
 _SPLIT_SEED = 0  # not the run's seed, so that runs are compared on the same held-out examples
-_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _BY_THE_DATA = ("event_shape", "num_classes", "condition_shape")
 
 
@@ -325,10 +325,7 @@ def build_model(
         model = ScoreModel(backbone, sde, *scales)
     _conditional(model, config)
     if not own:
-        # Convolutions run faster when the channels of a pixel lie together.
-        for weight in (*model.parameters(), *model.buffers()):
-            if weight.ndim in _LAYOUTS:
-                weight.data = weight.data.contiguous(memory_format=_LAYOUTS[weight.ndim])
+        weights_channels_last(model)
     return model
 
 
