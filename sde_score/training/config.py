@@ -167,8 +167,9 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Weight decay, >= 0; decoupled (AdamW) unless the optimizer says otherwise."""
 
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16 runs the network under autocast; weights and optimizer stay float32."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """bf16 runs the network under autocast, fp16 too, for GPUs without bf16, with a scaled loss;
+    weights and optimizer stay float32."""
 
     compile: bool = False
     """Compile the network: minutes of warm-up, then faster steps."""

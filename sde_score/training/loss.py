@@ -18,10 +18,12 @@ class LossModule(nn.Module):
     Args:
         model: what is trained.
         objective: gives the loss of each example.
-        autocast: kind of device on which the network runs in bfloat16; None for float32.
+        autocast: context in which the network runs in another precision; None for float32.
     """
 
-    def __init__(self, model: TrainedModel, objective: Objective, autocast: str | None) -> None:
+    def __init__(
+        self, model: TrainedModel, objective: Objective, autocast: torch.autocast | None
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
@@ -36,8 +38,5 @@ class LossModule(nn.Module):
     ) -> Tensor:
         """Mean loss of a batch; the arguments are the fields of `MicroBatch`."""
         self.model.beside = {} if augment is None else {"augment": augment}
-        precision = (
-            torch.autocast(self.autocast, torch.bfloat16) if self.autocast else nullcontext()
-        )
-        with precision:
+        with self.autocast or nullcontext():
             return self.objective(self.model, x0, condition, draws).mean()

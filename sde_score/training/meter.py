@@ -27,6 +27,7 @@ class Meter:
         # were averaged, as at a checkpoint of a run that was stopped.
         self._sums = torch.tensor(start, device=accelerator.device, dtype=torch.float64)
         self.window = 0 if state is None else state.window
+        self.skipped = 0 if state is None else state.skipped
         self._before = 0.0 if state is None else state.seconds
         self.start()
 
@@ -40,9 +41,12 @@ class Meter:
         """Training time, earlier sessions included."""
         return self._before + time.perf_counter() - self._began
 
-    def add(self, loss: Tensor, grad_norm: Tensor) -> None:
-        """Count one step; both are scalars on the device."""
-        self._sums += torch.stack([loss, grad_norm])
+    def add(self, loss: Tensor, grad_norm: Tensor | None) -> None:
+        """Count one step; both are scalars on the device, and None is a step that was left out."""
+        self.skipped += grad_norm is None
+        self._sums += torch.stack(
+            [loss, torch.zeros_like(loss) if grad_norm is None else grad_norm]
+        )
         self.window += 1
         self._fresh += 1
 
@@ -60,21 +64,24 @@ class Meter:
         """Whether every loss and gradient since the last line was a finite number."""
         return all(math.isfinite(total) for total in self.totals())
 
-    def line(self, batch: int) -> dict[str, float]:
+    def line(self, batch: int, loss_scale: float | None = None) -> dict[str, float]:
         """Means since the last line, and the start of a new one.
 
         Args:
             batch: examples per step over all processes.
+            loss_scale: of the next step; None for a loss that is not scaled.
         """
         loss, grad_norm = self.totals()
         now = self.seconds
         measures = {
             "loss": loss / self.window,
-            "grad_norm": grad_norm / self.window,
+            "grad_norm": grad_norm / max(self.window - self.skipped, 1),
             "examples_per_second": self._fresh * batch / max(now - self._last, 1e-9),
             "seconds": now,
         }
+        if loss_scale is not None:
+            measures |= {"loss_scale": loss_scale, "skipped_steps": self.skipped}
         self._sums.zero_()
-        self.window = self._fresh = 0
+        self.window = self.skipped = self._fresh = 0
         self._last = now
         return measures

@@ -18,7 +18,9 @@ class Metrics:
     Each line has `step` (steps taken), `loss` and `grad_norm` (means since the line before; the
     norm is taken before clipping), `learning_rate` (of the last step), `examples_per_second` (over
     all processes) and `seconds` (of training, earlier sessions included); with `excess`, also
-    `excess_loss` (of the last batch, above that of the best model for the training data).
+    `excess_loss` (of the last batch, above that of the best model for the training data); with
+    fp16, `loss_scale` (of the next step) and `skipped_steps` (left out since the line before, as
+    their gradients overflowed).
     A line without a loss notes what was done to the run: `init_from`, or `continue_with` with
     values before and after.
 

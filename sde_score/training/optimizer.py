@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from sde_score.training.ema import EMA
+from sde_score.training.half_precision import LossScaler
 from sde_score.training.optimizers import Adam, Optimizer, zero_missing
 from sde_score.training.schedules import Constant, Schedule
 from sde_score.training.snapshots import PowerAverages
@@ -36,6 +37,7 @@ class Update:
         optimizer: None for `Adam()`.
         schedule: factor on the learning rate, besides warm-up; None for `Constant()`.
         averages: of the same weights, whose length is chosen later; None keeps none.
+        scaler: of the loss, whose gradients come scaled; None for a loss as it is.
     """
 
     def __init__(
@@ -49,37 +51,52 @@ class Update:
         optimizer: Optimizer | None = None,
         schedule: Schedule | None = None,
         averages: PowerAverages | None = None,
+        scaler: LossScaler | None = None,
     ) -> None:
         self.parameters = dict(parameters)
         self.learning_rate, self.warmup, self.clip = learning_rate, warmup, clip
         self.schedule: Schedule = schedule or Constant()
         self.optimizer = (optimizer or Adam()).begin(self.parameters, weight_decay)
-        self.averages = averages
+        self.averages, self.scaler = averages, scaler
         self.ema = EMA(self.parameters.values(), ema)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         return self.learning_rate * warmup_factor(step, self.warmup) * self.schedule(step)
 
-    def apply(self, step: int) -> Tensor:
+    @property
+    def scaling(self) -> tuple[float | None, int]:
+        """Scale of the loss and steps since its last change; None and 0 where it is not scaled."""
+        return (None, 0) if self.scaler is None else (self.scaler.scale, self.scaler.clean)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What the backward pass begins with."""
+        return loss if self.scaler is None else loss * self.scaler.scale
+
+    def apply(self, step: int) -> Tensor | None:
         """Update weights and average from the gradients, and clear these.
 
         Args:
             step: number of steps before this one.
 
         Returns:
-            The norm of the gradients before clipping, a scalar on the device.
+            The norm of the gradients before clipping, a scalar on the device; None if they
+            overflowed, so that the weights stay.
         """
         weights = self.parameters.values()
         zero_missing(weights)
+        if self.scaler is not None:
+            self.scaler.unscale(weights)
         norm = nn.utils.clip_grad_norm_(weights, self.clip or math.inf)
-        self.optimizer.step(self.rate(step))
+        taken = self.scaler is None or self.scaler.update(norm)
+        if taken:
+            self.optimizer.step(self.rate(step))
         for weight in weights:
             weight.grad = None
         self.ema.update(weights)
         if self.averages is not None:
             self.averages.update(step + 1)
-        return norm
+        return norm if taken else None
 
     def state(self) -> dict[str, Tensor]:
         """What the optimizer remembers, and `averages`, as tensors named `<parameter>/<entry>`."""
@@ -94,9 +111,16 @@ class Update:
         return {} if self.averages is None else self.averages.state()
 
     def restore(
-        self, step: int, state: Mapping[str, Tensor], average: Mapping[str, Tensor]
+        self,
+        step: int,
+        state: Mapping[str, Tensor],
+        average: Mapping[str, Tensor],
+        scaling: tuple[float | None, int] = (None, 0),
     ) -> None:
-        """Continue from saved tensors: `state()` and the averages, after `step` steps."""
+        """Continue from saved tensors, `state()` and the averages, and `scaling`, after `step`
+        steps."""
+        if self.scaler is not None and scaling[0] is not None:
+            self.scaler.scale, self.scaler.clean = scaling[0], scaling[1]
         self.optimizer.restore(state)
         if self.averages is not None:
             self.averages.restore(state)

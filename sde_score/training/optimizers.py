@@ -94,6 +94,8 @@ class _AdamStepper(Stepper):
         _step(self.torch, rate)
 
     def state(self) -> dict[str, Tensor]:
+        if not self.torch.state:  # no step was taken yet, as where the first ones overflow
+            return _zeros(self.expected_state(), self.parameters)
         return {
             f"{name}/{entry}": value
             for name, weight in self.parameters.items()
@@ -190,7 +192,10 @@ class _MuonStepper(Stepper):
 
     def state(self) -> dict[str, Tensor]:
         memory: Any = self.torch.state if self.torch is not None else {}
-        own = {f"{n}/momentum": memory[m]["momentum_buffer"] for n, m in self.matrices.items()}
+        own = {
+            f"{n}/momentum": memory[m]["momentum_buffer"] if memory else torch.zeros_like(m)
+            for n, m in self.matrices.items()
+        }
         return {**self.adam.state(), **own}
 
     def expected_state(self) -> dict[str, Tensor]:
@@ -202,6 +207,12 @@ class _MuonStepper(Stepper):
         for name, matrix in self.matrices.items():
             memory = torch.empty_like(matrix).copy_(state[f"{name}/momentum"])
             self.torch.state[matrix] = {"momentum_buffer": memory}  # type: ignore[union-attr]
+
+
+def _zeros(expected: Mapping[str, Tensor], parameters: Parameters) -> dict[str, Tensor]:
+    """Tensors of 0 beside the parameters: what an optimizer begins with."""
+    where = next(iter(parameters.values())).device if parameters else "cpu"
+    return {name: torch.zeros_like(value, device=where) for name, value in expected.items()}
 
 
 def inner_matrices(parameters: Parameters) -> list[str]:

@@ -43,6 +43,7 @@ from sde_score.training.config import (
 from sde_score.training.data_record import DataRecord, read_record
 from sde_score.training.errors import CheckpointError
 from sde_score.training.first_weights import FirstWeights, first_weights
+from sde_score.training.half_precision import DTYPES, require_half
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,10 @@ def prepare(
     objective = build_objective(settled, examples)
     twice = objective.second_derivatives or isinstance(model, EnergyBased)
     set_second_derivatives(model, twice)
+    if settled.precision == "fp16":
+        require_half(objective, twice)
     if isinstance(objective, BaseObjective):
-        dtype = torch.bfloat16 if settled.precision == "bf16" else torch.float32
+        dtype = DTYPES.get(settled.precision, torch.float32)
         objective.require_precision(model, torch.finfo(dtype).eps)
     return Job(out, resolved, settled, whole, examples, record, model, objective, start, changes)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sde_score._core import __version__
-from sde_score._core.checks import require_count
+from sde_score._core.checks import require_count, require_positive
 from sde_score._core.records import Record
 from sde_score.data import DataSet, Scaling
 
@@ -83,6 +83,9 @@ class TrainState(Record):
         loss_sum: losses since the last line of metrics, summed.
         grad_norm_sum: gradient norms since the last line of metrics, summed.
         window: number of steps in these sums.
+        skipped: of these, steps left out because their gradients overflowed.
+        loss_scale: of the next step, with fp16.
+        clean_steps: steps since the scale was last changed.
         all_noise_levels: whether the objective trains every noise level, or data without noise
             alone; None in version 0.1.0, where it follows from the configuration.
         versions: of the software that wrote the checkpoint.
@@ -95,12 +98,17 @@ class TrainState(Record):
     loss_sum: float = 0.0
     grad_norm_sum: float = 0.0
     window: int = 0
+    skipped: int = 0
+    loss_scale: float | None = None
+    clean_steps: int = 0
     all_noise_levels: bool | None = None
     versions: dict[str, str] = field(default_factory=lambda: current_versions())
 
     def __post_init__(self) -> None:
         require_count(step=self.step, batch=self.batch)
-        require_count(0, window=self.window)
+        require_count(0, window=self.window, skipped=self.skipped, clean_steps=self.clean_steps)
+        if self.loss_scale is not None:
+            require_positive(loss_scale=self.loss_scale)
 
 
 def require_continuation(

@@ -36,6 +36,7 @@ from sde_score.training.divergence import DivergenceCheck
 from sde_score.training.errors import TrainingError, TrainingInterrupted
 from sde_score.training.excess import ExcessLoss
 from sde_score.training.first_weights import Imported
+from sde_score.training.half_precision import LossScaler, autocast
 from sde_score.training.lock import only_trainer
 from sde_score.training.loss import LossModule
 from sde_score.training.meter import Meter
@@ -112,8 +113,8 @@ class Trainer:
         config = self.config
         if config.compile:
             getattr(self.model, "backbone", self.model).compile()
-        autocast = self.device.type if config.precision == "bf16" else None
-        loss = LossModule(self.model, self.objective, autocast).train()
+        precision = autocast(self.device.type, config.precision)
+        loss = LossModule(self.model, self.objective, precision).train()
         unused = not isinstance(self.model, ScoreModel)
         self.loss = wrap(self.accelerator, loss, unused=unused)
         self.remembered = ObjectiveState(self.objective)
@@ -133,6 +134,7 @@ class Trainer:
             OPTIMIZERS.resolve(self.job.settled.optimizer),
             SCHEDULES.resolve(self.job.settled.schedule),
             PowerAverages(parameters) if config.snapshot_every else None,
+            LossScaler() if config.precision == "fp16" else None,
         )
 
     def _check_derivatives(self) -> None:
@@ -160,7 +162,8 @@ class Trainer:
             self.model.load_state_dict(model)
             remembered = self.checkpoints.tensors(step, "objective", self.remembered.tensors())
             average.update(self.remembered.restore(remembered))
-            self.update.restore(step, moments, average)
+            scaling = state.loss_scale, state.clean_steps
+            self.update.restore(step, moments, average, scaling)
         self.step = self.saved = 0 if state is None else state.step
         self.meter = Meter(self.accelerator, state)
         self.accelerator.wait_for_everyone()
@@ -225,7 +228,7 @@ class Trainer:
                 last = index == parts - 1
                 with nullcontext() if last else self.accelerator.no_sync(self.loss):
                     loss = self.loss(*part) / parts
-                    self.accelerator.backward(loss, **self._backward)
+                    self.accelerator.backward(self.update.scaled(loss), **self._backward)
                 total += loss.detach()
         self.meter.add(total, self.update.apply(self.step))
         self.remembered.finish_step()
@@ -249,7 +252,7 @@ class Trainer:
 
     def _log(self, bar: Any) -> None:
         self.check.losses(self.meter, self.step, self.checkpoints.newest())
-        line = self.meter.line(self.batches.total)
+        line = self.meter.line(self.batches.total, self.update.scaling[0])
         rate = self.update.rate(self.step - 1)
         if self.accelerator.is_main_process:
             record = {"step": self.step, "learning_rate": rate, **line}
@@ -277,6 +280,8 @@ class Trainer:
                 self.meter.seconds,
                 *totals,
                 self.meter.window,
+                self.meter.skipped,
+                *self.update.scaling,
                 self.objective.all_noise_levels,
             )
             weights = self.model.state_dict()

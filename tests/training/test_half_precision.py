@@ -1,0 +1,108 @@
+"""float16: the scale of the loss, steps that are left out, and runs that carry both."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from sde_score.training import TrainingError, Update
+from sde_score.training import half_precision as half
+from sde_score.training.optimizers import OPTIMIZERS
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam(decay='coupled')"])
+def test_scale_weights_and_moments_are_those_of_torchs_scaler(optimizer):
+    """Overflow at once, growth, overflow again: beside torch.amp.GradScaler, step by step."""
+    gradients = [INF, 1.0, 0.5, float("nan"), 2.0, -1.0, 0.25, 3.0]
+    theirs, ours = (nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    adam = (torch.optim.AdamW if optimizer == "adam" else torch.optim.Adam)(
+        [theirs], 0.1, weight_decay=0.1, fused=True
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    made = half.LossScaler(8.0, interval=2)
+    choice = OPTIMIZERS.create(optimizer)
+    update = Update({"w": ours}, 0.1, weight_decay=0.1, optimizer=choice, scaler=made)
+    for step, gradient in enumerate(gradients):
+        scaler.scale((theirs * gradient).sum()).backward()
+        scaler.step(adam)
+        scaler.update()
+        adam.zero_grad()
+        update.scaled((ours * gradient).sum()).backward()
+        norm = update.apply(step)
+        assert (norm is None) == (gradient in (INF, gradients[3]))
+        assert norm is None or norm == pytest.approx(abs(gradient) * 2**0.5)
+        assert update.scaling[0] == scaler.get_scale()
+        assert torch.equal(ours, theirs)
+        assert {k: (v.shape, v.dtype) for k, v in update.state().items()} == {
+            k: (v.shape, v.dtype) for k, v in update.expected_state().items()
+        }
+    assert torch.equal(update.state()["w/step"], torch.tensor(6.0))
+
+
+def test_muon_leaves_a_step_out_as_well():
+    torch.manual_seed(0)
+    named = {f"w{i}": nn.Parameter(torch.randn(3, 3)) for i in range(3)}
+    before = [w.detach().clone() for w in named.values()]
+    update = Update(named, 0.1, optimizer=OPTIMIZERS.create("muon"), scaler=half.LossScaler())
+    for weight in named.values():
+        weight.grad = torch.full_like(weight, INF)
+    assert update.apply(0) is None
+    assert all(torch.equal(a, b) for a, b in zip(before, named.values(), strict=True))
+    assert not any(value.any() for value in update.state().values())
+    assert update.state().keys() == update.expected_state().keys()
+
+
+def test_gradients_that_overflow_at_every_scale_stop_the_run():
+    scaler = half.LossScaler(2.0)
+    assert not scaler.update(torch.tensor(INF))
+    with pytest.raises(TrainingError, match=r"--continue-with precision=bf16"):
+        scaler.update(torch.tensor(INF))
+
+
+def test_a_run_says_what_it_left_out_and_resumes_to_the_same_bits(
+    run_to, tensor_bytes, measured, tmp_path, monkeypatch
+):
+    """A first scale far too large: the checkpoint of step 3 is of weights that never moved, in the
+    middle of a line of metrics."""
+    monkeypatch.setattr(half, "FIRST", 2.0**21)
+    given = {"precision": "fp16", "checkpoint_every": 3, "keep": 9}
+    run = run_to(tmp_path, **given)
+    whole, lines = tensor_bytes(tmp_path, 12), measured(tmp_path)
+    for step in (6, 9, 12):
+        shutil.rmtree(tmp_path / "checkpoints" / f"step-{step}")
+    run_to(tmp_path, **given)
+    assert tensor_bytes(tmp_path, 12) == whole
+    assert measured(tmp_path) == lines
+    assert lines[0]["skipped_steps"] >= 3
+    assert lines[-1]["skipped_steps"] == 0
+    left_out = sum(line["skipped_steps"] for line in lines)
+    assert lines[-1]["loss_scale"] == 2.0 ** (21 - left_out)
+    assert all(0 < line["grad_norm"] < 100 for line in lines)
+    assert all(p.dtype == torch.float32 for p in run.model.parameters())
+
+
+def test_a_run_may_go_on_in_another_precision(run_to, tmp_path):
+    run_to(tmp_path, steps=4, precision="fp16")
+    from sde_score.training import load_config, train
+
+    for precision in ("bf16", "fp16"):
+        config = load_config(tmp_path / "config.yaml")
+        train(config, tmp_path, continue_with={"precision": precision}, progress=False)
+
+
+@pytest.mark.parametrize("change", [{"model": "energy"}, {"objective": "hutchinson"}])
+def test_derivatives_in_x_are_refused(run_to, tmp_path, change):
+    with pytest.raises(ValueError, match=r"holds derivatives in x besides.*precision=bf16"):
+        run_to(tmp_path, precision="fp16", **change)
+
+
+def test_a_torch_without_it_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    with pytest.raises(ValueError, match=r"precision='fp16' is not available on cpu in torch"):
+        half.autocast("cpu", "fp16")
+    assert half.autocast("cpu", "float32") is None
