@@ -28,7 +28,7 @@ from torch import Tensor
 from sde_score.data import DataSet, from_tensor, load
 from sde_score.evaluation import sliced_wasserstein2
 from sde_score.models import PARAMETRIZATIONS
-from sde_score.models.parametrization import OURS
+from sde_score.models.rows import OURS
 from sde_score.random import generator_from
 from sde_score.samplers import sample
 from sde_score.sdes import SDES, Tabulated

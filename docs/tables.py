@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from sde_score import (
     data,
-    discrete,
     evaluation,
     likelihood,
     mcmc,
@@ -72,10 +71,11 @@ SECTIONS = [
     Section(
         "Predictions",
         models.PARAMETRIZATIONS,
-        "The output of the network in `ScoreModel(network, sde, prediction)`. `EnergyModel` makes "
+        "What the network in `ScoreModel(network, sde, prediction)` is fed with and answers; "
+        "functions of (x, t) are `time`, of (x, sigma) `sigma`. `EnergyModel` makes "
         "an energy of the network first, by one of its heads "
         + ", ".join(f"`{head}`" for head in models.HEADS)
-        + "; `ScoreFunction` and `EnergyFunction` take any function of (x, t).",
+        + "; `ScoreFunction` and `EnergyFunction` take scores and energies.",
         PREDICTIONS,
     ),
     Section("Networks", nn.BACKBONES, "For `train`; `ScoreModel` takes any module."),
@@ -186,7 +186,6 @@ SECTIONS = [
         "options say what a file does not, `--option name=value` on the command line. "
         "[From a published checkpoint to figures](checkpoints.md).",
     ),
-    Section("Noise labels", discrete.LABELS, "How the networks of others are told the noise."),
 ]
 
 

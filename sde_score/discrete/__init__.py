@@ -39,18 +39,14 @@ from sde_score.discrete.ncsn.design_rules import (
     variance_after_level,
 )
 from sde_score.discrete.ncsn.noise_scales import NoiseScales, NoiseScalesGrid
-from sde_score.discrete.ncsn.time_labels import LABELS, LabelConvention, LabelledNetwork, labelled
 from sde_score.sdes.chains import cosine_betas, linear_betas
 
 __all__ = [
     "ELBO",
-    "LABELS",
     "Decoder",
     "DesignChoice",
     "Encoder",
     "HierarchicalVAE",
-    "LabelConvention",
-    "LabelledNetwork",
     "LadderDesign",
     "NoiseScales",
     "NoiseScalesGrid",
@@ -58,7 +54,6 @@ __all__ = [
     "cosine_betas",
     "count_scales",
     "design",
-    "labelled",
     "langevin_size",
     "langevin_steps",
     "largest_scale",

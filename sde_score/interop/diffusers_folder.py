@@ -212,7 +212,8 @@ def scheduler_config(imported: Imported) -> dict[str, Any]:
     """
     row = PARAMETRIZATIONS.resolve(imported.prediction)
     n, labels = (row.options.get(key) for key in ("n", "labels"))
-    if row.name != "ddpm" or n != labels or not isinstance(n, int):
+    respaced = row.options.get("kept") is not None
+    if row.name != "ddpm" or n != labels or respaced or not isinstance(n, int):
         raise ValueError(
             f"prediction={imported.prediction} is not that of diffusers, whose networks are told "
             "the index of a layer: written are ddpm(n=..., output='noise', 'data' or 'v')"

@@ -13,7 +13,7 @@ from sde_score.interop.files import Contents
 from sde_score.interop.imported import Family, Imported, images
 from sde_score.interop.keys import Taken, outline
 from sde_score.interop.pickles import Recorded
-from sde_score.models.published import iddpm_levels
+from sde_score.models.time_labels import iddpm_levels
 from sde_score.sdes import EDM
 from sde_score.training.errors import CheckpointError
 

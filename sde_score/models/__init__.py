@@ -1,7 +1,6 @@
 """Models: a score, from a trained network or of a distribution that is known exactly."""
 
 from sde_score.models import exact as targets
-from sde_score.models import published
 from sde_score.models.base import BaseEnergy, BaseModel
 from sde_score.models.calling import Caller
 from sde_score.models.density import Density, Marginal
@@ -49,8 +48,9 @@ from sde_score.models.inputs import (
     require_model,
     require_units,
 )
-from sde_score.models.parametrization import PARAMETRIZATIONS, Parametrization
+from sde_score.models.parametrization import Parametrization
 from sde_score.models.protocol import EnergyBased, Model
+from sde_score.models.rows import PARAMETRIZATIONS
 from sde_score.models.score_model import ScoreModel
 
 __all__ = [
@@ -104,5 +104,3 @@ __all__ = [
     "value_and_point",
     "vector_jacobian",
 ]
-
-PARAMETRIZATIONS.fill(published.ROWS)

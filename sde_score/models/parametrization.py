@@ -7,8 +7,8 @@ two equations for the expected data and the expected noise:
           F = a\, \hat x_0 + b\, \hat\epsilon
 
 where the output F is given by its two coefficients (a, b) alone. Every conversion is one 2x2 solve,
-`conversion`; what a network is told and what it returns is a row of one table,
-`PARAMETRIZATIONS`.
+`conversion`; what a network is told and what it returns is a `Parametrization`, a row of one
+table, in `sde_score.models.rows`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_positive
-from sde_score._core.registry import Registry, format_spec
+from sde_score._core.registry import format_spec
 from sde_score.sdes import SDE
 
 Coefficients = tuple[Tensor, Tensor]
@@ -105,7 +105,7 @@ def conversion(at: Scales, known: Coefficients, wanted: Coefficients) -> tuple[T
 
 @dataclass(frozen=True, repr=False)
 class Parametrization:
-    r"""One row of `PARAMETRIZATIONS`: with (a, b) the coefficients of its output, a network obeys
+    r"""One row of the table: with (a, b) the coefficients of its output, a network obeys
 
     .. math:: network(x / S,\ label,\ condition) = a\, \hat x_0 + b\, \hat\epsilon .
 
@@ -136,73 +136,3 @@ class Parametrization:
 
     def __repr__(self) -> str:
         return format_spec(self.name, {**self.options, "sigma_data": self.sigma_data})
-
-
-def spread(at: Scales) -> Tensor:
-    """Root mean square of x_t: that of the network's input is 1."""
-    return at.spread
-
-
-def noise_level(at: Scales) -> Tensor:
-    """log(sigma / alpha) / 4, within -4 .. 4 for any diffusion in use."""
-    return 0.25 * torch.log(at.sigma / at.alpha)
-
-
-def sigma_score(at: Scales) -> Coefficients:
-    """sigma times the score."""
-    return at.zero, -at.one
-
-
-def edm_mixture(at: Scales) -> Coefficients:
-    """(sigma data / sigma_data - alpha sigma_data noise) / spread."""
-    scale = at.spread * at.sigma_data
-    return at.sigma / scale, -at.alpha * at.sigma_data**2 / scale
-
-
-def spread_score(at: Scales) -> Coefficients:
-    """The spread times the score."""
-    return at.zero, -at.spread / at.sigma
-
-
-def _row(name: str, output: Callable[[Scales], Coefficients]) -> Callable[..., Parametrization]:
-    """A row with the input and the time label of this package."""
-
-    def make(sigma_data: float = 1.0) -> Parametrization:
-        return Parametrization(name, spread, noise_level, output, sigma_data)
-
-    return make
-
-
-PARAMETRIZATIONS: Registry[Parametrization] = Registry(
-    "prediction",
-    {
-        name: _row(name, output)
-        for name, output in {
-            "noise": noise,
-            "data": data,
-            "velocity": velocity,
-            "score": sigma_score,
-            "edm": edm_mixture,
-            "scaled_score": spread_score,
-        }.items()
-    },
-    base=Parametrization,
-)
-r"""The parametrizations by name. With S^2 = sigma^2 + alpha^2 sigma_data^2, all of these take x / S
-and log(sigma / alpha) / 4, and return
-
-============== =================================================================================
-`noise`        the noise in x_t
-`data`         the data behind x_t
-`velocity`     alpha' data + sigma' noise
-`score`        sigma times the score, the scaling of NCSN++
-`edm`          (sigma data / sigma_data - alpha sigma_data noise) / S, of unit variance at every t
-`scaled_score` S times the score: of unit variance where the data have a smooth density, so it is
-               the one to train without noise; the others grow without bound as sigma falls
-============== =================================================================================
-
-Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1 and appendix B.6.
-"""
-
-OURS = ("noise", "data", "velocity", "score", "edm", "scaled_score")
-"""Rows with the input and time label of this package; the others belong to published networks."""

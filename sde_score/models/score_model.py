@@ -11,12 +11,8 @@ from typing_extensions import override
 from sde_score._core.checks import expand_like
 from sde_score.models.base import BaseModel
 from sde_score.models.calling import Caller
-from sde_score.models.parametrization import (
-    PARAMETRIZATIONS,
-    Coefficients,
-    Parametrization,
-    Scales,
-)
+from sde_score.models.parametrization import Coefficients, Parametrization, Scales
+from sde_score.models.rows import PARAMETRIZATIONS
 from sde_score.sdes import SDE, SDES
 
 

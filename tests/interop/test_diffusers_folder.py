@@ -145,6 +145,7 @@ REFUSED = {
     "heads": ({"prediction": "edm"}, "prediction=edm is not"),
     "adm": ({"scaling": images(0.0)}, "black and white are"),
     "plain": ({"prediction": "ddpm(n=50, labels=1000.0)"}, "is not that of diffusers"),
+    NETS["plain"]: ({"prediction": "ddpm(n=50, kept=(0, 9))"}, "is not that of diffusers"),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sde_score.discrete import HierarchicalVAE, NoiseScales, labelled
+from sde_score.discrete import HierarchicalVAE, NoiseScales
 from sde_score.guidance import Clipped
 from sde_score.likelihood import bits_per_dim, log_prob, variational_bound
 from sde_score.models import EnergyFunction, EnergyModel, ScoreFunction, ScoreModel, divergence
@@ -134,7 +134,7 @@ def energy_of(network):
     return lambda x, t: (network(x, t) * x).sum(1)
 
 
-@pytest.mark.parametrize("made", ["energy", "backbone", "energy backbone", "labelled", "clipped"])
+@pytest.mark.parametrize("made", ["energy", "backbone", "energy backbone", "clipped"])
 def test_all_kinds_of_models_find_the_network_of_a_closure(made):
     network, sde = Net().double(), VP()
 
@@ -145,7 +145,6 @@ def test_all_kinds_of_models_find_the_network_of_a_closure(made):
         "energy": lambda: EnergyFunction(energy_of(network), sde),
         "backbone": lambda: ScoreModel(closure, sde),
         "energy backbone": lambda: EnergyModel(closure, sde),
-        "labelled": lambda: ScoreFunction(labelled(closure, "ddpm(n=10)", sde, "noise"), sde),
         "clipped": lambda: Clipped(ScoreFunction(closure, sde)),
     }[made]()
     assert sum(p.numel() for p in model.parameters()) == SIZE
@@ -255,7 +254,7 @@ WRONG = {
     "a class": (lambda: ScoreFunction(Net), r"function=.*Net.* must be .*: write Net\(\.\.\.\)"),
     "a tensor": (lambda: ScoreFunction(torch.ones(2)), "must be a network or function, called as"),
     "x alone": (lambda: ScoreFunction(nn.Linear(2, 2)), r"fits neither: write lambda x, t: net"),
-    "labels": (lambda: labelled(nn.Linear(2, 2), "edm", VP()), r"write lambda x, labels: network"),
+    "label": (lambda: ScoreModel(nn.Linear(2, 2), VP()), r"write lambda x, time_label: network"),
     "opaque": (
         lambda: ScoreFunction(Opaque(nn.Linear(2, 2))).score(torch.ones(1, 2).double(), 0.5),
         r"the function Opaque of this ScoreFunction cannot compute with x of torch.float64 \(.*\): "

@@ -19,7 +19,7 @@ from sde_score.models import (
     EnergyModel,
     ScoreModel,
 )
-from sde_score.models.parametrization import OURS
+from sde_score.models.rows import OURS
 from sde_score.sdes import VE, VP
 
 SHAPE = (4, 2, 3)

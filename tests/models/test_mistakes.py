@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -120,4 +119,3 @@ def test_names_of_diffusions_are_diffusions():
     assert ScoreModel(nn.Bilinear(2, 1, 2), "vp").sde == VP
     torch.testing.assert_close(GaussianMixture([[0.0, 0.0]], 1.0, "vp").score(x, 0.5), -x)
     assert EmpiricalDistribution(X, "vp").sde == VP
-    assert isinstance(np.asarray(discrete.labelled(NETWORK, "edm", "vp").sde.t_max), np.ndarray)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from sde_score.models import PARAMETRIZATIONS, Model, Parametrization, ScoreModel
-from sde_score.models.parametrization import OURS, noise
+from sde_score.models.parametrization import noise
+from sde_score.models.rows import OURS
 from sde_score.sdes import EDM, VP
 
 METHODS = ("score", "denoise", "noise", "velocity")

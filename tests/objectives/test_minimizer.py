@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture, ScoreModel
-from sde_score.models.parametrization import OURS
+from sde_score.models.rows import OURS
 from sde_score.objectives import WEIGHTINGS, DenoisingScoreMatching
 
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)

@@ -49,13 +49,16 @@ def fourier_features(noise_level: Tensor) -> Tensor:
 
 
 def require_noise_level(noise_level: Tensor) -> None:
-    """Refuse anything but one real number per example.
+    """Refuse anything but one number per example; an integer is the index of a noise level.
 
     Raises:
-        TypeError: if `noise_level` is not a floating-point tensor.
+        TypeError: if `noise_level` is not a tensor of numbers.
         ValueError: if its shape is not `(batch,)`.
     """
-    if not isinstance(noise_level, Tensor) or not noise_level.is_floating_point():
+    known = isinstance(noise_level, Tensor) and (
+        noise_level.is_floating_point() or noise_level.dtype in _INTEGERS
+    )
+    if not known:
         what = noise_level.dtype if isinstance(noise_level, Tensor) else type(noise_level).__name__
         raise TypeError(f"noise_level must be a floating-point tensor, got {what}")
     if noise_level.ndim != 1:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sde_score import samplers
-from sde_score.discrete import NoiseScales, NoiseScalesGrid, labelled
-from sde_score.models import GaussianMixture, ScoreFunction
+from sde_score.discrete import NoiseScales, NoiseScalesGrid
+from sde_score.models import GaussianMixture, ScoreFunction, ScoreModel
 from sde_score.sdes import EDM, VE, VP
 
 F64 = torch.float64
@@ -144,7 +144,7 @@ def test_the_loss_of_ncsnv2(reference, close):
         sigma, label = (v.reshape(-1, 1, 1, 1) for v in (arrays["sigmas"][labels], labels.double()))
         return -x / (1 + sigma**2) + 0.1 * label
 
-    model = ScoreFunction(labelled(network, f"ncsnv2(n={given['L']})", sde), sde)
+    model = ScoreModel(network, sde, f"ncsnv2(n={given['L']})")
     x0, t = arrays["loss.batch"], scales.times(sde)[arrays["loss.labels"]]
     objective = scales.objective()
     loss = objective.at(model, x0, t, arrays["loss.z"]) * x0[0].numel() / 2
