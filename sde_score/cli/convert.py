@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import tyro
 
 from sde_score.cli.options import Command
-from sde_score.cli.output import say, show_record, show_table
+from sde_score.cli.output import say, show_lines, show_record, show_table
 from sde_score.interop import Imported, load, save_diffusers, save_pretrained
 from sde_score.interop.convert import save_run
 from sde_score.interop.pretrained import imported_from
 from sde_score.interop.schedules import text_of
+from sde_score.nn import Summary, create, summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +96,35 @@ class Inspect(CheckpointCommand):
     For example:
         sde-score inspect checkpoint_8.pth
         sde-score inspect 64x64_diffusion.pt --option preset=imagenet-64 --json
+        sde-score inspect runs/mine --parts
     """
+
+    parts: bool = False
+    """Count parameters, FLOPs and memory of each part of the network, too."""
 
     def run(self) -> None:
         """Read and print."""
         imported = self.load()
         described = describe(imported)
+        counted = _counted(imported) if self.parts else None
         if self.json:
-            show_record(described)
+            every = () if counted is None else (*counted.parts, counted.total)
+            parts = {"parts": [part._asdict() for part in every]} if every else {}
+            show_record({**described, **parts})
             return
         rows = [[name, _shown(value)] for name, value in described.items() if name != "notes"]
         show_table(["", str(self.source)], rows)
+        if counted is not None:
+            show_lines(str(counted).split("\n"))
         for note in imported.notes:
             say(f"note: {note}")
+
+
+def _counted(imported: Imported) -> Summary:
+    """What the network costs, counted without its weights."""
+    with torch.device("meta"):
+        network = create(imported.backbone, imported.event_shape, imported.num_classes)
+    return summary(network, imported.event_shape)
 
 
 def describe(imported: Imported) -> dict[str, Any]:

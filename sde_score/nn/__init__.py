@@ -33,6 +33,7 @@ from sde_score.nn.backbones.unet import UNet
 from sde_score.nn.backbones.uvit import UViT
 from sde_score.nn.blocks.embeddings import NoiseEmbedding
 from sde_score.nn.blocks.group_norm import set_second_derivatives
+from sde_score.nn.network_summary import Summary, summary
 
 __all__ = [
     "BACKBONES",
@@ -41,6 +42,7 @@ __all__ = [
     "Backbone",
     "DiT",
     "NoiseEmbedding",
+    "Summary",
     "UNet",
     "UViT",
     "available",
@@ -48,6 +50,7 @@ __all__ = [
     "default_for",
     "register",
     "set_second_derivatives",
+    "summary",
 ]
 
 BACKBONES: Registry[nn.Module] = Registry(

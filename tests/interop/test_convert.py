@@ -74,6 +74,12 @@ def test_convert_inspect_and_sample(imported, tmp_path, monkeypatch, capsys):
         "vp(beta_min=0.1, beta_max=20.0)",
     )
     assert found["parameters"] == sum(v.numel() for v in imported.state.values())
+    assert main(["inspect", source, "--json", "--parts"]) == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert [part["name"] for part in parts[-2:]] == ["head", "total"]
+    assert parts[-1]["parameters"] == found["parameters"]
+    assert main(["inspect", source, "--parts"]) == 0
+    assert "FLOPs of a forward pass of 1 example" in capsys.readouterr().out
     assert main(["convert", source, out]) == 0
     assert "note: as published" in capsys.readouterr().err
     sampled = str(tmp_path / "s.npy")
