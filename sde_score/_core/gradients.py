@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import tensors_of
+
 
 @contextmanager
 def gradients(wanted: bool, **inputs: object) -> Iterator[None]:
@@ -38,7 +40,7 @@ def require_gradients(wanted: bool, **inputs: object) -> None:
             "torch.inference_mode()"
         )
     for name, value in inputs.items():
-        needed = isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()
+        needed = any(part.requires_grad for part in tensors_of(value)) and torch.is_grad_enabled()
         if needed and not wanted:
             raise ValueError(
                 f"{name} requires a gradient, and the result has none unless asked for: give "

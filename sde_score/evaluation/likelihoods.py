@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, mapped
 from sde_score.data import DataSet
 from sde_score.discrete import ELBO
 from sde_score.likelihood import (
@@ -83,7 +84,7 @@ class RunLikelihood:
             by,
             batch_size=self.batch_size,
             seed=[seeds[row] for row in rows.tolist()],
-            condition=self._labels(rows),
+            condition=self._condition(rows),
             progress=self.progress,
         )
         return BitsPerDim(gather_rows(found.values, self.examples), found.nfe)
@@ -96,7 +97,7 @@ class RunLikelihood:
             self._raw(rows),
             self.run.scaling,
             seeds=example_seeds(self.seed, len(rows)),
-            condition=self._labels(rows),
+            condition=self._condition(rows),
             progress=self.progress,
         )
         return bound.terms(problem)[0]
@@ -145,10 +146,10 @@ class RunLikelihood:
     def _raw(self, rows: Tensor) -> Tensor:
         return self.dataset.raw(rows).to(self.run.device)
 
-    def _labels(self, rows: Tensor) -> Tensor | None:
+    def _condition(self, rows: Tensor) -> Condition:
         given = (self.run.num_classes or self.run.condition_shape) and self.labelled
-        labels = self.dataset.batch(rows).condition if given else None
-        return None if labels is None else labels.to(self.run.device)
+        found = self.dataset.conditions_at(rows) if given else None
+        return mapped(found, lambda value: value.to(self.run.device))
 
 
 @dataclass(frozen=True, eq=False)

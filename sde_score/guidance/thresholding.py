@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_finite, require_positive
-from sde_score.models import Model, as_condition, require_model
+from sde_score._core.conditions import Condition
+from sde_score.models import Model, require_model
 from sde_score.sdes import SDE
 
 
@@ -47,31 +48,32 @@ class LimitedDenoiser(nn.Module, ABC):
     def limit(self, x0: Tensor) -> Tensor:
         """The denoised mean within its range, like x0, shape `(batch, *event)`."""
 
-    def require_condition(self, condition: Tensor) -> None:
+    def require_condition(self, condition: Condition) -> None:
         """Refuse labels that the inner model refuses."""
-        as_condition(condition, len(condition), model=self.model)
+        if check := getattr(self.model, "require_condition", None):
+            check(condition)
 
     @property
     def sde(self) -> SDE:
         """The inner model's diffusion."""
         return self.model.sde
 
-    def denoise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """The inner model's E[x0 | x_t = x], limited; shaped like x."""
         self.nfe += 1
         return self.limit(self.model.denoise(x, t, condition))
 
-    def noise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """(x - alpha x0_hat) / sigma, shaped like x."""
         return self._noise(x, self.denoise(x, t, condition), self._time(x, t))
 
-    def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """-noise / sigma, shaped like x."""
         time = self._time(x, t)
         noise = self._noise(x, self.denoise(x, t, condition), time)
         return noise / expand_like(-self.sde.sigma(time), x)
 
-    def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """alpha' x0_hat + sigma' noise, shaped like x."""
         time, x0 = self._time(x, t), self.denoise(x, t, condition)
         on_data, on_noise = self.sde.alpha_derivative(time), self.sde.sigma_derivative(time)

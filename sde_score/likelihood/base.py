@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import shown
+from sde_score._core.conditions import Condition
 from sde_score._core.errors import ArgumentError
 from sde_score._core.gradients import require_gradients
 from sde_score._core.registry import Registry
@@ -58,7 +59,7 @@ class Problem:
     raw: Tensor
     scaling: Scaling
     seeds: list[int]
-    condition: Tensor | None = None
+    condition: Condition = None
     grad: bool = False
     progress: bool = False
 
@@ -73,7 +74,7 @@ class Likelihood(ABC):
         scaling: Scaling,
         *,
         seeds: Sequence[int],
-        condition: Tensor | None = None,
+        condition: Condition = None,
         grad: bool = False,
         progress: bool = False,
     ) -> Estimate:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, rows_of
 from sde_score.likelihood.base import LIKELIHOODS, Likelihood, checked_raw, standard_error
 from sde_score.likelihood.dequantization import UniformDequantization
 from sde_score.likelihood.partition import LogPartition, energy_log_prob
@@ -65,7 +66,7 @@ def bits_per_dim(
     *,
     batch_size: int = 128,
     seed: int | Sequence[int] | None = 0,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     grad: bool = False,
     progress: bool = False,
 ) -> BitsPerDim:
@@ -108,7 +109,7 @@ def bits_per_dim(
                 raw[rows],
                 scaling,
                 seeds=seeds[rows],
-                condition=None if condition is None else condition[rows],
+                condition=rows_of(condition, rows),
                 grad=grad,
                 progress=progress,
             )

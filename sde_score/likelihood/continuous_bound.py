@@ -36,6 +36,7 @@ from torch import Tensor
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive, sum_event
+from sde_score._core.conditions import Condition
 from sde_score._core.gradients import gradients, require_graph
 from sde_score._core.progress import progress_bar
 from sde_score.distributions import Normal
@@ -96,7 +97,7 @@ def variational_bound(
     antithetic: bool = False,
     start: float | None = None,
     seed: int | Sequence[int] | None = 0,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     grad: bool = False,
     progress: bool = False,
 ) -> Bound:
@@ -159,7 +160,7 @@ def _integral(
     x0: Tensor,
     levels: Sequence[tuple[Tensor, Tensor]],
     streams: _Streams,
-    condition: Tensor | None,
+    condition: Condition,
     tick: Callable[[], object],
 ) -> Tensor:
     """One draw of the integral over time, from times and their weights, shape `(batch,)`."""
@@ -172,7 +173,7 @@ def _integral(
 
 
 def noise_error(
-    model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None
+    model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Condition = None
 ) -> Tensor:
     """1/2 ||noise_hat - noise||^2 at x_t = alpha x0 + sigma noise, shape `(batch,)`: minus the
     derivative of the bound with respect to log-SNR."""

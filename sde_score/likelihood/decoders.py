@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_positive
+from sde_score._core.conditions import Condition
 from sde_score.distributions import Normal, Quantization
 from sde_score.likelihood.base import Problem
 from sde_score.likelihood.dequantization import (
@@ -30,7 +31,7 @@ class DataTerm(Protocol):
     """The term of a bound at its start."""
 
     def __call__(
-        self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Tensor | None
+        self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Condition
     ) -> Tensor:
         """The term in nats for data x0 and their state x at time t, shape `(batch,)`."""
         ...
@@ -55,7 +56,7 @@ class GaussianDecoder:
             require_positive(std=self.std)
 
     def __call__(
-        self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Tensor | None
+        self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Condition
     ) -> Tensor:
         """The term in nats, shape `(batch,)`; one evaluation of the model."""
         return -_decoded(model, x, t, condition, self.std).log_prob(x0)
@@ -86,7 +87,7 @@ class LevelDecoder:
             require_positive(std=self.std)
 
     def __call__(
-        self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Tensor | None
+        self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Condition
     ) -> Tensor:
         """The term in nats for centers of levels x0, shape `(batch,)`; one evaluation."""
         quantization = Quantization.resolve(self.levels)
@@ -102,15 +103,13 @@ class KernelEntropy:
     """
 
     def __call__(
-        self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Tensor | None
+        self, model: Model, x0: Tensor, x: Tensor, t: float, condition: Condition
     ) -> Tensor:
         """The term in nats, shape `(batch,)`; no evaluation of the model."""
         return Normal(x0, model.sde.sigma(torch.tensor(t, dtype=torch.float64))).entropy()
 
 
-def _decoded(
-    model: Model, x: Tensor, t: float, condition: Tensor | None, std: float | None
-) -> Normal:
+def _decoded(model: Model, x: Tensor, t: float, condition: Condition, std: float | None) -> Normal:
     spread = math.exp(-0.5 * float(model.sde.log_snr(t))) if std is None else std
     return Normal(model.denoise(x, t, condition), torch.tensor(spread, dtype=torch.float64))
 

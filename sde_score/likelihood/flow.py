@@ -34,6 +34,7 @@ from torch import Tensor
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive
+from sde_score._core.conditions import Condition, rows_of
 from sde_score._core.gradients import require_gradients
 from sde_score.likelihood.base import (
     Likelihood,
@@ -94,7 +95,7 @@ def log_prob(
     atol: float = 1e-7,
     method: str = "dopri5",
     mode: str = "reverse",
-    condition: Tensor | None = None,
+    condition: Condition = None,
     grad: bool = False,
     progress: bool = False,
 ) -> LogLikelihood:
@@ -305,12 +306,12 @@ def _require_probes(x: Tensor, divergence: str, probes: int | Tensor) -> None:
         )
 
 
-def _require_forward_mode(model: Model, x: Tensor, begin: float, condition: Tensor | None) -> None:
+def _require_forward_mode(model: Model, x: Tensor, begin: float, condition: Condition) -> None:
     """Refuse a model on which forward mode would be silently wrong."""
     if isinstance(model, BaseEnergy):
         raise ValueError(
             f"mode='forward' does not reach through {type(model).__name__}, whose score is a "
             "gradient by autograd; use mode='reverse'"
         )
-    own = None if condition is None else condition[:1]
+    own = rows_of(condition, slice(1))
     require_forward_mode(lambda y: model.velocity(y, begin, own), x)

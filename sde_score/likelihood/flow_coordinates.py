@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_choice
+from sde_score._core.conditions import Condition
 from sde_score._core.gradients import require_graph
 from sde_score._core.progress import progress_bar
 from sde_score.models import Model, value_and_divergence
 from sde_score.samplers.adaptive.dormand_prince import Derivative, Norm, Solution, root_mean_square
 from sde_score.samplers.adaptive.ode_gradients import GRADIENT_SOLVERS, leaves_of
-from sde_score.samplers.adaptive.ode_solvers import SOLVERS, rows_of
+from sde_score.samplers.adaptive.ode_solvers import SOLVERS, asked_of
 from sde_score.sdes import SDE, clocks
 
 _BEND = 0.1  # the noise-to-signal ratio, in data of about unit scale, where the clock turns
@@ -43,7 +44,7 @@ def solve_flow(
     x: Tensor,
     begin: float,
     probes: Tensor | None,
-    condition: Tensor | None,
+    condition: Condition,
     rtol: float,
     atol: float,
     method: str,
@@ -80,14 +81,14 @@ def solve_flow(
 
 
 def _derivative(
-    model: Model, event: torch.Size, probes: Tensor | None, condition: Tensor | None, mode: str
+    model: Model, event: torch.Size, probes: Tensor | None, condition: Condition, mode: str
 ) -> Derivative:
     """d/du of (y, integral of the divergence per dimension, less the part known from S)."""
     sde, size = model.sde, math.prod(event)
 
     def derivative(clock: Tensor, state: Tensor, rows: Tensor) -> Tensor:
         t = _CLOCK.time(sde, clock)
-        scale, own = _scale(sde, t)[:, None], rows_of(condition, rows)
+        scale, own = _scale(sde, t)[:, None], asked_of(condition, rows)
         velocity, forms = value_and_divergence(
             lambda x: model.velocity(x, t, own),
             (scale * state[:, :size]).reshape(-1, *event),

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_count, require_positive
+from sde_score._core.conditions import mapped
 from sde_score.mcmc.kernel import KERNELS, Kernel, State, Transition, Tuning, log_uniform
 from sde_score.models import Density, Marginal
 from sde_score.random import Noise
@@ -233,9 +234,8 @@ def _repeated(density: Density, replicas: int, chains: int) -> Density:
     t, condition = density.t, density.condition
     if isinstance(t, Tensor) and t.ndim == 1:
         t = t.repeat(replicas)
-    if condition is not None:
-        condition = condition.repeat(replicas, *(1,) * (condition.ndim - 1))
-    return Marginal(density.model, t, condition)
+    many = mapped(condition, lambda value: value.repeat(replicas, *(1,) * (value.ndim - 1)))
+    return Marginal(density.model, t, many)
 
 
 def _for_replicas(tuning: Tuning, x: Tensor, replicas: int) -> Tuning:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import expand_like, require_batch
+from sde_score._core.conditions import Condition, mapped
 from sde_score.models import parametrization
 from sde_score.models.parametrization import Coefficients, Scales, conversion
 from sde_score.sdes import SDE
@@ -27,19 +27,19 @@ class BaseModel(ABC):
         """The diffusion whose marginals have this score."""
         return self._sde
 
-    def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """Gradient of log p_t at x, shaped like x."""
         return self._evaluate(parametrization.score, x, t, condition)
 
-    def denoise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """E[x0 | x_t = x], shaped like x."""
         return self._evaluate(parametrization.data, x, t, condition)
 
-    def noise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """E[noise | x_t = x] = -sigma score, shaped like x."""
         return self._evaluate(parametrization.noise, x, t, condition)
 
-    def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """Drift of the probability-flow ODE, shaped like x."""
         return self._evaluate(parametrization.velocity, x, t, condition)
 
@@ -48,7 +48,7 @@ class BaseModel(ABC):
         wanted: Callable[[Scales], Coefficients],
         x: Tensor,
         t: Tensor | float,
-        condition: Tensor | None,
+        condition: Condition,
     ) -> Tensor:
         """A quantity at (x, t), converted from the one prediction."""
         at = self._scales(x, t)
@@ -65,7 +65,7 @@ class BaseModel(ABC):
         return Scales(self.sde, time, self.sigma_data)
 
     @abstractmethod
-    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         """The one evaluation: a tensor like x, in the dtype of x."""
 
     @abstractmethod
@@ -82,17 +82,17 @@ class BaseEnergy(BaseModel):
     """
 
     @abstractmethod
-    def _energy(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _energy(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         """Energy of each example in nats, shape `(batch,)`, in the dtype of x."""
 
-    def energy(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def energy(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """-log p_t(x) up to a constant, in nats, shape `(batch,)`."""
         at = self._scales(x, t)
         self.nfe += 1
         return self._energy(x, at, condition)
 
     def energy_and_score(
-        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+        self, x: Tensor, t: Tensor | float, condition: Condition = None
     ) -> tuple[Tensor, Tensor]:
         """Energy `(batch,)` and score, like x, from one evaluation."""
         at = self._scales(x, t)
@@ -100,11 +100,11 @@ class BaseEnergy(BaseModel):
         return self._energy_and_score(x, at, condition)
 
     def _energy_and_score(
-        self, x: Tensor, at: Scales, condition: Tensor | None
+        self, x: Tensor, at: Scales, condition: Condition
     ) -> tuple[Tensor, Tensor]:
         keep = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
-            x, condition = _plain(x), _plain(condition)
+            x, condition = _plain(x), mapped(condition, _plain)
             at = Scales(at.sde, _plain(at.t), at.sigma_data)
             point = x if keep and x.requires_grad else x.detach().requires_grad_()
             energy = self._energy(point, at, condition)
@@ -113,23 +113,20 @@ class BaseEnergy(BaseModel):
                 gradient = gradient + 0 * point
         return (energy if keep else energy.detach()), -gradient
 
-    def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """Minus the gradient of the energy at x, like x."""
         return self.energy_and_score(x, t, condition)[1]
 
-    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         return self._energy_and_score(x, at, condition)[1]
 
     def _coefficients(self, at: Scales) -> Coefficients:
         return parametrization.score(at)
 
 
-_T = TypeVar("_T", Tensor, Tensor | None)
-
-
-def _plain(tensor: _T) -> _T:
+def _plain(tensor: Tensor) -> Tensor:
     """A copy that autograd may keep, where a tensor was made in inference mode."""
-    return tensor.clone() if isinstance(tensor, Tensor) and tensor.is_inference() else tensor
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 class KnownDensity(BaseModel):
@@ -139,12 +136,12 @@ class KnownDensity(BaseModel):
     def log_prob(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Log density of x_t in nats, shape `(batch,)`."""
 
-    def energy(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def energy(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """-log p_t(x) in nats, shape `(batch,)`."""
         return self.energy_and_score(x, t, condition)[0]
 
     def energy_and_score(
-        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+        self, x: Tensor, t: Tensor | float, condition: Condition = None
     ) -> tuple[Tensor, Tensor]:
         """Energy `(batch,)` and score, like x."""
         score = self.score(x, t, condition)

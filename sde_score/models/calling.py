@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import class_of, shown
+from sde_score._core.conditions import BESIDE, Condition, require_condition, tensors_of
 from sde_score._core.errors import ArgumentError
 from sde_score.models.held import networks_in
 from sde_score.models.inputs import as_condition
@@ -93,30 +94,29 @@ class Caller(nn.Module):
         self,
         x: Tensor,
         t: Tensor,
-        condition: Tensor | Mapping[str, Tensor] | None,
+        condition: Condition,
         shape: tuple[int, ...],
     ) -> Tensor:
         """What the function returns at x and t, of the given shape and in the dtype of x.
 
-        A condition may be a dictionary, for networks that take one: its entry `label` is the class.
+        A condition may be a dictionary, for networks that take one: a class alone is its entry
+        `label`, a vector or image alone its entry `condition`.
 
         Raises:
             TypeError: for a condition that is not taken, or a result that is no tensor of numbers.
             ValueError: for a result of another shape, or a function that cannot compute in the
                 dtype or on the device of x.
         """
-        if isinstance(condition, Mapping):
-            given = {k: as_condition(v, len(x), x.device) for k, v in condition.items()}
-            condition = {key: value for key, value in given.items() if value is not None}
-            self._check_condition(condition.get("label") if self.takes_condition else x)
-        else:
-            if condition is not None and not isinstance(condition, Tensor):
-                condition = as_condition(condition, len(x), x.device)
-            self._check_condition(condition)
+        if condition is not None and not isinstance(condition, Tensor):
+            condition = as_condition(condition, len(x), x.device)
+        self._check_condition(condition)
         if self.beside:
-            known = condition if isinstance(condition, Mapping) else {}
-            label = {"label": condition} if isinstance(condition, Tensor) else {}
-            condition = {**known, **label, **self.beside}
+            known = (
+                condition or {}
+                if not isinstance(condition, Tensor)
+                else {"condition" if condition.is_floating_point() else "label": condition}
+            )
+            condition = {**known, **self.beside}
         dtype = self._dtype() or x.dtype
         t = t.to(dtype) if t.is_floating_point() else t
         more = () if condition is None and self._takes_two else (condition,)
@@ -136,35 +136,59 @@ class Caller(nn.Module):
             )
         return output.to(x.dtype)
 
-    def require_condition(self, condition: Tensor) -> None:
-        """Refuse labels that the network does not have, or has not met.
+    def require_condition(self, condition: Condition) -> None:
+        """Refuse a condition that the network does not take, or has not met.
 
         Raises:
-            ValueError: with the labels and those that are accepted.
+            TypeError: for a tensor of another kind than the network declares.
+            ValueError: with what came and what is accepted.
         """
-        if condition.is_floating_point() and self.needs_condition and bool(condition.isnan().any()):
+        shape = getattr(self._function, "condition_shape", ())
+        size = len(next(iter(tensors_of(condition)), ()))
+        if shape:
+            require_condition(condition, shape, size)
+        classes = shape if isinstance(shape, Mapping) else {}
+        if not isinstance(condition, Mapping):
+            count = getattr(self._function, "num_classes", None)
+            for value in tensors_of(condition):
+                self._require_met("condition", value, count)
+            return
+        for name, value in condition.items():
+            kind = classes.get(name)
+            if name not in BESIDE:
+                known = kind if isinstance(kind, int) else None
+                self._require_met(f"condition[{name!r}]", value, known)
+        missing = [name for name in classes if name not in condition]
+        if self.needs_condition and (missing or not set(condition).difference(BESIDE)):
             raise ValueError(
-                "condition has NaN, for none; every example had a vector in training, so that the "
-                "answer without one is of no use: train with condition_dropout=0.1"
+                f"condition lacks {', '.join(missing) or 'label'}: every example had them in "
+                "training, and the answer without is of no use: train with condition_dropout=0.1"
             )
-        if condition.is_floating_point() or condition.dtype == torch.bool or not condition.numel():
+
+    def _require_met(self, name: str, value: Tensor, classes: int | None) -> None:
+        """Refuse labels that the network does not have, and none where it has not met that."""
+        if value.is_floating_point() and self.needs_condition and bool(value.isnan().any()):
+            raise ValueError(
+                f"{name} has NaN, for none; every example had numbers in training, so that the "
+                "answer without is of no use: train with condition_dropout=0.1"
+            )
+        if value.is_floating_point() or value.dtype == torch.bool or not value.numel():
             return  # a condition of another kind
-        classes = getattr(self._function, "num_classes", None)
-        low, high = (int(end) for end in torch.aminmax(condition))
+        low, high = (int(end) for end in torch.aminmax(value))
         if self.needs_condition and low < 0:
             last = "" if classes is None else f" up to {classes - 1}"
             raise ValueError(
-                f"condition has labels from {low} to {high}; accepted: labels from 0{last}, as "
+                f"{name} has labels from {low} to {high}; accepted: labels from 0{last}, as "
                 "every example had one in training: the answer for no class, -1, is of no use. "
                 "Train with condition_dropout=0.1, which drops some; a network that drops labels "
                 "in training itself is told by model.needs_condition = False"
             )
         if classes and high >= classes:
             raise ValueError(
-                f"condition has labels from {low} to {high}; accepted: 0 ... {classes - 1}"
+                f"{name} has labels from {low} to {high}; accepted: 0 ... {classes - 1}"
             )
 
-    def _check_condition(self, condition: Tensor | None) -> None:
+    def _check_condition(self, condition: Condition) -> None:
         if condition is None:
             if self.needs_condition:
                 raise ValueError(
@@ -184,7 +208,9 @@ class Caller(nn.Module):
                     else f"takes x and {self._times} alone: give it a third argument"
                 )
             )
-        elif self.needs_condition and condition.device.type == "cpu":  # no wait for a GPU
+        elif self.needs_condition and all(
+            value.device.type == "cpu" for value in tensors_of(condition)
+        ):  # no wait for a GPU
             self.require_condition(condition)
 
     def _answer(self, x: Tensor, t: Tensor, more: tuple[Any, ...]) -> Any:

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score.models.inputs import require_model
 from sde_score.models.protocol import EnergyBased, Model
 
@@ -42,7 +43,7 @@ class Marginal:
         self,
         model: Model,
         t: Tensor | float | None = None,
-        condition: Tensor | None = None,
+        condition: Condition = None,
     ) -> None:
         require_model(model, whole=False)
         self.model = model

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_choice, sum_event
+from sde_score._core.conditions import Condition
 from sde_score.models import parametrization
 from sde_score.models.base import BaseEnergy
 from sde_score.models.parametrization import Parametrization, Scales, conversion
@@ -76,7 +77,7 @@ class EnergyModel(BackboneModel, BaseEnergy):
         self.head = head
 
     @override
-    def _energy(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _energy(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         scale = self.parametrization.input_scale(at)
         on_x, on_output = conversion(at, self.parametrization.output(at), parametrization.score(at))
         scaled = x / expand_like(scale, x)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.conditions import Condition
 from sde_score.models import parametrization
 from sde_score.models.base import BaseEnergy, BaseModel
 from sde_score.models.calling import Caller
@@ -43,7 +44,7 @@ class ScoreFunction(_FunctionModel, BaseModel):
         return parametrization.score(at)
 
     @override
-    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         return self._call(x, at.t, condition, tuple(x.shape))
 
 
@@ -64,5 +65,5 @@ class EnergyFunction(_FunctionModel, BaseEnergy):
         super().__init__(function, sde)
 
     @override
-    def _energy(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _energy(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         return self._call(x, at.t, condition, (x.shape[0],))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sde_score._core.checks import is_integer, require_examples, shown
+from sde_score._core.conditions import Condition, mapped
 from sde_score._core.errors import ArgumentError
 from sde_score.models.protocol import Model
 
@@ -67,11 +69,11 @@ def as_batch(name: str, x: Any) -> Tensor:
 
 def as_condition(
     condition: Any, batch: int, device: torch.device | None = None, model: object = None
-) -> Tensor | None:
+) -> Condition:
     """A condition with one entry per example; arrays become tensors.
 
     Args:
-        condition: a tensor or array, shape `(batch, ...)`, or None.
+        condition: a tensor or array, shape `(batch, ...)`, a dictionary of such, or None.
         batch: number of examples.
         device: where it is needed; None leaves it where it is.
         model: that takes it; one that knows its labels refuses others here.
@@ -80,7 +82,7 @@ def as_condition(
         TypeError: for what is neither.
         ValueError: for another length, or labels that the model does not have.
     """
-    if condition is None:
+    if condition is None or (isinstance(condition, Mapping) and not condition):
         seen = getattr(model, "unconditional_examples", 0)
         if 0 < seen < _FEW:
             warnings.warn(
@@ -90,29 +92,43 @@ def as_condition(
                 stacklevel=3,
             )
         return None
-    if _is_array(condition, "fiu"):
-        condition = torch.from_numpy(np.ascontiguousarray(condition))
-    if not isinstance(condition, Tensor):
-        fix = "torch.tensor(condition)" if isinstance(condition, (list, tuple)) else ""
-        fix = f"torch.full(({batch},), {condition})" if is_integer(condition) else fix
+    found: Condition
+    if isinstance(condition, Mapping):
+        found = {
+            name: _entry(f"condition[{name!r}]", value, batch)
+            for name, value in condition.items()
+            if value is not None
+        }
+    else:
+        found = _entry("condition", condition, batch)
+    if check := getattr(model, "require_condition", None):
+        check(found)
+    return found if device is None else mapped(found, lambda value: value.to(device))
+
+
+def _entry(name: str, value: Any, batch: int) -> Tensor:
+    """A tensor with one entry per example."""
+    if _is_array(value, "fiu"):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor):
+        fix = f"torch.tensor({name})" if isinstance(value, (list, tuple)) else ""
+        fix = f"torch.full(({batch},), {value})" if is_integer(value) else fix
         raise ArgumentError(
-            f"condition={shown(condition)} must be a tensor with one entry per example"
+            f"{name}={shown(value)} must be a tensor with one entry per example"
             + (f": try {fix}" if fix else "")
         )
-    if condition.ndim == 0 or len(condition) != batch:
-        fix = f": try condition.expand({batch})" if condition.ndim == 0 else ""
+    if value.ndim == 0 or len(value) != batch:
+        fix = f": try {name}.expand({batch})" if value.ndim == 0 else ""
         raise ValueError(
-            f"condition has shape {tuple(condition.shape)} for {batch} examples: give one entry "
+            f"{name} has shape {tuple(value.shape)} for {batch} examples: give one entry "
             f"per example{fix}"
         )
-    if check := getattr(model, "require_condition", None):
-        check(condition)
-    return condition if device is None else condition.to(device)
+    return value
 
 
 def checked_inputs(
-    name: str, model: Model, x: Tensor, condition: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+    name: str, model: Model, x: Tensor, condition: Condition
+) -> tuple[Tensor, Condition]:
     """Data and condition as tensors, where they can be a model's input.
 
     Raises:

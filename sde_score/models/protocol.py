@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score.sdes import SDE
 
 
@@ -26,19 +27,19 @@ class Model(Protocol):
         """The diffusion whose marginals have this score."""
         ...
 
-    def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """Gradient of log p_t at x."""
         ...
 
-    def denoise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """E[x0 | x_t = x]."""
         ...
 
-    def noise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """E[noise | x_t = x] = -sigma score."""
         ...
 
-    def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """alpha' E[x0 | x_t = x] + sigma' E[noise | x_t = x], the drift of the probability-flow
         ODE."""
         ...
@@ -48,12 +49,12 @@ class Model(Protocol):
 class EnergyBased(Model, Protocol):
     """A model with an energy, the negative log density up to a constant: score = -grad energy."""
 
-    def energy(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def energy(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """-log p_t(x) up to a constant, in nats, shape `(batch,)`."""
         ...
 
     def energy_and_score(
-        self, x: Tensor, t: Tensor | float, condition: Tensor | None = None
+        self, x: Tensor, t: Tensor | float, condition: Condition = None
     ) -> tuple[Tensor, Tensor]:
         """Both from one evaluation."""
         ...

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like
+from sde_score._core.conditions import Condition
 from sde_score.models.base import BaseModel
 from sde_score.models.calling import Caller
 from sde_score.models.parametrization import Coefficients, Parametrization, Scales
@@ -40,7 +41,7 @@ class BackboneModel(Caller):
         self.sigma_data = self.parametrization.sigma_data
         self._sde = SDES.resolve(sde, name="sde")
 
-    def _call_backbone(self, scaled: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _call_backbone(self, scaled: Tensor, at: Scales, condition: Condition) -> Tensor:
         """The backbone's output at x / S, in the dtype of x; it computes in its own."""
         label = self.parametrization.time_label(at).expand(scaled.shape[0])
         return self._call(scaled, label, condition, tuple(scaled.shape))
@@ -83,7 +84,7 @@ class ScoreModel(BackboneModel, BaseModel):
         super().__init__(backbone, sde, prediction, sigma_data)
 
     @override
-    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         scaled = x / expand_like(self.parametrization.input_scale(at), x)
         return self._call_backbone(scaled, at, condition)
 

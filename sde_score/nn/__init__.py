@@ -18,9 +18,16 @@ from typing import Any
 
 from torch import nn
 
+from sde_score._core.conditions import ConditionShape, require_condition_shape, require_one_kind
 from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.nn.backbones import published
 from sde_score.nn.backbones.base import Backbone, require_event_shape
+from sde_score.nn.backbones.conditioned import (
+    Concatenated,
+    Encoded,
+    channels_beside,
+    told_inside,
+)
 from sde_score.nn.backbones.dit import DiT
 from sde_score.nn.backbones.edm2 import EDM2
 from sde_score.nn.backbones.general_unet import GeneralUNet
@@ -40,7 +47,9 @@ __all__ = [
     "EDM2",
     "MLP",
     "Backbone",
+    "Concatenated",
     "DiT",
+    "Encoded",
     "NoiseEmbedding",
     "Summary",
     "UNet",
@@ -86,7 +95,7 @@ def create(
     spec: str,
     event_shape: Sequence[int],
     num_classes: int = 0,
-    condition_shape: Sequence[int] = (),
+    condition_shape: ConditionShape = (),
 ) -> nn.Module:
     """Build the backbone that `spec` names, such as `mlp` or `unet(base=32, multipliers=(1, 2))`.
 
@@ -94,16 +103,30 @@ def create(
         spec: a name from `available()`, with its options in brackets.
         event_shape: shape of one example.
         num_classes: number of classes; 0 for a network without labels.
-        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
+        condition_shape: what else the network is told: the shape `(n,)` of a vector, that of an
+            image with the sides of the example, or a dictionary of named conditions, as
+            `{"label": 10, "size": (1,), "mask": (1, 28, 28)}`, with the number of classes for
+            labels; empty for nothing.
+
+    Vectors and labels join the embedding of the noise level; images are seen by any network,
+    behind the channels of x, see `Concatenated`.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
         ValueError: for an unknown name or option, a value out of range, or a condition for a
             network that takes none of its kind.
     """
+    declared = require_condition_shape(condition_shape)
+    require_one_kind(num_classes, declared)
+    if channels := channels_beside(declared, event_shape):
+        shape = require_event_shape(event_shape)
+        network = create(
+            spec, (shape[0] + channels, *shape[1:]), condition_shape=told_inside(declared)
+        )
+        return Concatenated(network, shape, declared)
     name, options = parse_spec(spec)
     of_the_data: dict[str, Any] = {"event_shape": event_shape, "num_classes": num_classes}
-    of_the_data["condition_shape"] = tuple(condition_shape)
+    of_the_data["condition_shape"] = declared
     if set(of_the_data) & set(options):
         raise ValueError(
             f"{spec!r} sets {', '.join(sorted(set(of_the_data) & set(options)))}, which the data "
@@ -115,10 +138,10 @@ def create(
             f"backbone {name!r} takes no num_classes, so that it cannot be told the class of an "
             "example: train without condition, or give its constructor the argument"
         )
-    if condition_shape and "condition_shape" not in parameters:
+    if declared and "condition_shape" not in parameters:
         raise ValueError(
             f"backbone {name!r} takes no condition_shape, so that it cannot be told a vector: take "
-            "mlp or unet, train without condition, or give its constructor the argument"
+            "another, such as unet, train without condition, or give its constructor the argument"
         )
     taken = {key: value for key, value in of_the_data.items() if key in parameters}
     return BACKBONES.create(spec, **taken)

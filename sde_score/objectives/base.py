@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import is_integer, shown
+from sde_score._core.conditions import Condition
 from sde_score._core.errors import ArgumentError
 from sde_score._core.registry import Registry
 from sde_score.models import (
@@ -73,7 +74,7 @@ class Objective(Protocol):
         self,
         model: Model,
         x0: Tensor,
-        condition: Tensor | None = None,
+        condition: Condition = None,
         generator: Draws = None,
     ) -> Tensor:
         """Loss of each example.
@@ -117,7 +118,7 @@ class BaseObjective(ABC):
         self,
         model: Model,
         x0: Tensor,
-        condition: Tensor | None = None,
+        condition: Condition = None,
         generator: Draws = None,
     ) -> Tensor:
         """Loss of each example, shape `(batch,)`; see `Objective`."""
@@ -140,9 +141,7 @@ class BaseObjective(ABC):
         """
 
     @abstractmethod
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         """Loss of each example of a batch that has been checked, shape `(batch,)`."""
 
 
@@ -176,7 +175,7 @@ class StatefulObjective(nn.Module, BaseObjective):
         self,
         model: Model,
         x0: Tensor,
-        condition: Tensor | None = None,
+        condition: Condition = None,
         generator: Draws = None,
     ) -> Tensor:
         """Loss of each example, shape `(batch,)`."""
@@ -251,9 +250,7 @@ class MarginalObjective(BaseObjective):
         return sde.perturb(x0, t, normal(x0, generator)), t, factor.to(x0.dtype)
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         x, t, factor = self.points(model.sde, x0, generator)
         return factor * self.losses(Marginal(model, t, condition), x, generator)
 

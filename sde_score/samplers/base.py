@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition
 from sde_score._core.progress import progress_bar
 from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.models import GaussianMixture, Model, as_condition, require_model
@@ -204,7 +205,7 @@ class Sampler(ABC):
         start: Sequence[int] | Tensor,
         *,
         seed: int | Sequence[int] | None = ...,
-        condition: Tensor | None = ...,
+        condition: Condition = ...,
         trajectory: Literal[False] = ...,
         callback: Callback | None = ...,
         progress: bool = ...,
@@ -218,7 +219,7 @@ class Sampler(ABC):
         start: Sequence[int] | Tensor,
         *,
         seed: int | Sequence[int] | None = ...,
-        condition: Tensor | None = ...,
+        condition: Condition = ...,
         trajectory: Literal[True],
         callback: Callback | None = ...,
         progress: bool = ...,
@@ -231,7 +232,7 @@ class Sampler(ABC):
         start: Sequence[int] | Tensor,
         *,
         seed: int | Sequence[int] | None = None,
-        condition: Tensor | None = None,
+        condition: Condition = None,
         trajectory: bool = False,
         callback: Callback | None = None,
         progress: bool = True,
@@ -291,7 +292,7 @@ class Sampler(ABC):
         start: Sequence[int] | Tensor,
         *,
         seed: int | Sequence[int] | None = None,
-        condition: Tensor | None = None,
+        condition: Condition = None,
         callback: Callback | None = None,
         progress: bool = True,
         noise: Noise | None = None,
@@ -326,7 +327,7 @@ class Sampler(ABC):
         return torch.mul(fitting(draw(), empty), std, out=empty)
 
     def _walk(
-        self, model: Model, x: Tensor, noise: Noise, condition: Tensor | None, progress: bool
+        self, model: Model, x: Tensor, noise: Noise, condition: Condition, progress: bool
     ) -> Iteration:
         times, total, name = self.times(model.sde), self.total, self.text("steps")
         with progress_bar(total=total, name=name, shown=progress) as bar:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count, require_shape
+from sde_score._core.conditions import Condition, rows_of
 from sde_score._core.memory import require_memory
 from sde_score.models import Model, as_condition, require_model
 from sde_score.random import example_seeds
@@ -23,7 +24,7 @@ def sample(
     num: int,
     *,
     seed: int = 0,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     batch_size: int = 256,
     progress: bool = True,
     callback: Callback | None = None,
@@ -70,7 +71,7 @@ def run(
     num: int,
     *,
     seed: int = 0,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     batch_size: int = 256,
     progress: bool = True,
     callback: Callback | None = None,
@@ -92,7 +93,7 @@ def run(
             model,
             (size, *event_shape),
             seed=example_seeds(seed, size, first),
-            condition=None if condition is None else condition[first : first + size],
+            condition=rows_of(condition, slice(first, first + size)),
             progress=progress,
             callback=callback,
         )

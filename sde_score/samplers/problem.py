@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score.models import Model
 from sde_score.random import Noise
 from sde_score.sdes import SDE
@@ -41,7 +42,7 @@ class Problem:
     model: Model
     times: Tensor
     noise: Noise
-    condition: Tensor | None
+    condition: Condition
     tick: Callable[[], object]
 
     @property

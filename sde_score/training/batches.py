@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score.data import DataSet, EpochOrder
 from sde_score.random import BatchSlice, PairedSlice, generator_from, mix, normal
 from sde_score.training import rng_streams as streams
@@ -22,7 +23,7 @@ class MicroBatch(NamedTuple):
     with augmentation labels `(batch, labels)` for a network that is told them."""
 
     x0: Tensor
-    condition: Tensor | None
+    condition: Condition
     draws: BatchSlice
     augment: Tensor | None = None
 

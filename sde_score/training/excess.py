@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score._core.modules import evaluating
 from sde_score.models import EmpiricalDistribution, ScoreFunction
 from sde_score.training.batches import Batches, MicroBatch
@@ -55,7 +56,7 @@ class ExcessLoss:
         )
         self._best = ScoreFunction(self._score, sde)
 
-    def _score(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def _score(self, x: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         t = t.expand(len(x))
         if condition is None:
             return self._all.score(x, t)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from sde_score._core.conditions import Condition
 from sde_score.objectives import Objective
 from sde_score.random import BatchSlice
 from sde_score.training.build import TrainedModel
@@ -32,7 +33,7 @@ class LossModule(nn.Module):
     def forward(
         self,
         x0: Tensor,
-        condition: Tensor | None,
+        condition: Condition,
         draws: BatchSlice,
         augment: Tensor | None = None,
     ) -> Tensor:

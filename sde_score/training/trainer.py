@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from sde_score import data as data_sets
+from sde_score._core.conditions import rows_of
 from sde_score._core.modules import evaluating
 from sde_score._core.progress import progress_bar, progress_shown
 from sde_score.models import ScoreModel, check_differentiable
@@ -143,7 +144,7 @@ class Trainer:
         check_differentiable(
             self.model,
             part.x0[:4],
-            condition=None if part.condition is None else part.condition[:4],
+            condition=rows_of(part.condition, slice(4)),
             needs=self.objective.needs,
             second_derivatives=self.objective.second_derivatives,
         )

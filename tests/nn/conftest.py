@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sde_score import nn
+from sde_score._core.registry import format_spec
 
 
 @pytest.fixture
@@ -89,7 +90,11 @@ def build(request, randomize):
     event_shape, options = SMALL.get(request.param, ((2, 8, 8), {}))
     constructor = nn.BACKBONES[request.param]
 
-    def make(num_classes=0, dropout=0.0, random_weights=True):
+    def make(num_classes=0, dropout=0.0, random_weights=True, told=None):
+        if told is not None:
+            kinds = told(event_shape)
+            net = nn.create(format_spec(request.param, options), event_shape, 0, kinds)
+            return randomize(net.double().eval())
         given = dict(options, event_shape=event_shape, num_classes=num_classes)
         if "dropout" in inspect.signature(constructor).parameters:
             given["dropout"] = dropout

@@ -63,6 +63,42 @@ def test_no_condition_is_label_minus_one(build, call_for):
     assert not torch.allclose(free, conditioned)
 
 
+def everything(event_shape):
+    """A condition of each kind, two of them images."""
+    sides = event_shape[1:]
+    return {"label": 3, "values": (2,), "map": (1, *sides), "low": (2, *sides)}
+
+
+@torch.no_grad()
+def test_each_kind_of_condition_is_seen_and_so_is_its_absence(build, call_for):
+    """An entry that is -1, NaN or missing is none, a learned answer that is not that of zeros; and
+    what is told of an example changes its answer alone."""
+    net = build(told=everything)
+    generator = torch.Generator().manual_seed(3)
+    x, noise_level = (value[:3] for value in call_for(net.network)[:2])
+    x = x[:, : net.event_shape[0]]
+    told = {"label": torch.tensor([0, 2, 1])}
+    for name, shape in list(everything(net.event_shape).items())[1:]:
+        told[name] = torch.randn(3, *shape, generator=generator, dtype=x.dtype)
+    answer = net(x, noise_level, told)
+    assert answer.shape == x.shape
+    for name, value in told.items():
+        none = -1 if name == "label" else torch.nan
+        lost = value.clone()
+        lost[1] = none
+        some, other = net(x, noise_level, {**told, name: lost}), value.clone()
+        other[1] = 0
+        zeros = net(x, noise_level, {**told, name: other})
+        torch.testing.assert_close(some[[0, 2]], answer[[0, 2]])
+        for wrong in (answer, zeros):
+            assert float((some[1] - wrong[1]).abs().max()) > 1e-4 * float(answer.abs().max()), name
+        without = {key: each for key, each in told.items() if key != name}
+        missing = net(x, noise_level, without)
+        torch.testing.assert_close(missing, net(x, noise_level, {**told, name: value * 0 + none}))
+        torch.testing.assert_close(missing[1], some[1])
+    torch.testing.assert_close(net(x, noise_level, {}), net(x, noise_level))
+
+
 def test_gradients_reach_every_parameter(build, call_for):
     """Zero-initialized layers open one after the other: output, end of block, inside of block, and
     the same of the embedding, where it has blocks."""

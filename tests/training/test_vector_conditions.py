@@ -99,8 +99,6 @@ def test_networks_answer_vectors_and_their_absence(spec):
         net(x, level, y[:, :2])
     with pytest.raises(TypeError, match="floating-point tensor of vectors"):
         net(x, level, torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="takes no condition_shape"):
-        nn.create("dit", (1, 8, 8), condition_shape=(3,))
 
 
 def test_a_gaussian_is_learned_given_its_condition(run_to, points, tmp_path):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import expand_like, mean_event, require_choice
+from sde_score._core.conditions import Condition
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.layer_batches import LayerEvaluator, LayerNoise, Rows
 from sde_score.models import Model, checked_inputs
@@ -36,7 +37,7 @@ def optimal_variances(
     by: str = "error",
     draws: int = 1,
     seed: int | Sequence[int] | None = 0,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     batch_size: int = 256,
     noise: LayerNoise | None = None,
     progress: bool = False,

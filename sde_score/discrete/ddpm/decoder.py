@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import expand_like, require_positive
+from sde_score._core.conditions import Condition
 from sde_score.discrete.ddpm.encoder import Encoder, Layer
 from sde_score.distributions import Normal
 from sde_score.models import Model
@@ -74,9 +75,7 @@ class Decoder:
         std = torch.tensor(sde.prior_std, dtype=torch.float64)
         return Normal(torch.zeros(tuple(shape), dtype=dtype, device=device), std)
 
-    def denoise(
-        self, model: Model, x: Tensor, layer: Layer, condition: Tensor | None = None
-    ) -> Tensor:
+    def denoise(self, model: Model, x: Tensor, layer: Layer, condition: Condition = None) -> Tensor:
         """The model's denoised mean of x_i = x, like x.
 
         Raises:
@@ -111,7 +110,7 @@ class Decoder:
         model: Model,
         x: Tensor,
         layer: Layer,
-        condition: Tensor | None = None,
+        condition: Condition = None,
         *,
         std: Tensor | None = None,
     ) -> Normal:
@@ -124,7 +123,7 @@ class Decoder:
         self,
         model: Model,
         x: Tensor,
-        condition: Tensor | None = None,
+        condition: Condition = None,
         *,
         std: Tensor | None = None,
     ) -> Normal:

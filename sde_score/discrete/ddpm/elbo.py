@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score._core.gradients import gradients, require_graph
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.elbo_table import ELBO
@@ -33,7 +34,7 @@ def evidence_lower_bound(
     levels: int | Quantization | None = None,
     draws: int = 1,
     seed: int | Sequence[int] | None = 0,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     batch_size: int = 256,
     noise: LayerNoise | None = None,
     grad: bool = False,

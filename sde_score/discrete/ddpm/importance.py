@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, rows_of
 from sde_score._core.gradients import gradients, require_graph
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.discrete.ddpm.elbo import log_likelihood, quantization_of
@@ -31,7 +32,7 @@ def importance_weighted_bound(
     particles: int,
     levels: int | Quantization | None = None,
     seed: int | Sequence[int] | None = 0,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     batch_size: int = 256,
     grad: bool = False,
 ) -> Tensor:
@@ -67,7 +68,7 @@ def importance_weighted_bound(
     with gradients(grad, x0=x0, condition=condition):
         for first in range(0, len(example), batch_size):
             part = slice(first, first + batch_size)
-            rows, own = x0[example[part]], None if condition is None else condition[example[part]]
+            rows, own = x0[example[part]], rows_of(condition, example[part])
             weights.append(_log_weights(vae, model, rows, quantization, streams[part], own))
         log_weights = torch.cat(weights).reshape(particles, -1)
         require_graph(grad, log_weights)
@@ -80,7 +81,7 @@ def _log_weights(
     x0: Tensor,
     quantization: Quantization | None,
     seeds: list[int],
-    condition: Tensor | None,
+    condition: Condition,
 ) -> Tensor:
     """log p(x_{0:n}) - log q(x_{1:n} | x_0) of one trajectory per row, drawn from n downward."""
     encoder, decoder, n = vae.encoder, vae.decoder, len(vae.encoder)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, mapped
 from sde_score._core.progress import progress_bar
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.models import Model
@@ -60,7 +61,7 @@ class LayerEvaluator:
     x0: Tensor
     draws: int = 1
     seed: int | Sequence[int] | None = 0
-    condition: Tensor | None = None
+    condition: Condition = None
     batch_size: int = 256
     noise: LayerNoise | None = None
     progress: bool = False
@@ -102,7 +103,7 @@ class LayerEvaluator:
         x0, size = repeated(self.x0), examples.stop - examples.start
         noise = torch.cat([self._noise(layer, draw, examples) for draw, layer in places])
         layer = torch.tensor([layer for _, layer in places]).repeat_interleave(size)
-        condition = None if self.condition is None else repeated(self.condition)
+        condition = mapped(self.condition, repeated)
         encoded = self.vae.encoder.marginal(x0, layer)
         x = encoded.mean + encoded.std * noise
         estimate = self.vae.decoder.denoise(self.model, x, layer, condition)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition
 from sde_score.discrete.ddpm.decoder import Autoencoder
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds
@@ -23,7 +24,7 @@ def decode(
     *,
     layer: int,
     seed: int | Sequence[int] | None = None,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     denoise: bool = True,
 ) -> Tensor:
     """Data drawn from p(x_0 | x_i), layer by layer, like x.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sde_score import samplers
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition
 from sde_score._core.registry import parse_spec
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
 from sde_score.evaluation.provenance import provenance
@@ -21,7 +22,7 @@ BENCHMARK_BUDGETS = (5, 8, 10, 15, 20, 30, 50, 100)
 FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
 """Errors of a sampler that a budget or a model does not suit."""
 
-Draw = Callable[[BenchmarkTarget, Tensor, Sequence[int], Tensor | None], Tensor]
+Draw = Callable[[BenchmarkTarget, Tensor, Sequence[int], Condition], Tensor]
 """Samples from starts, their seeds and conditions. The start of seed i is its first draw times
 `prior_std`; evaluations are counted on the target's model."""
 
@@ -134,7 +135,7 @@ def _entry(sampler: Sampler, budget: int | None, reason: str = "", grid: str = "
     # The sampler draws the same start itself; if it were given, the first noise on the way would be
     # the noise of the start once more.
     def draw(
-        target: BenchmarkTarget, start: Tensor, seeds: Sequence[int], condition: Tensor | None
+        target: BenchmarkTarget, start: Tensor, seeds: Sequence[int], condition: Condition
     ) -> Tensor:
         shape = tuple(start.shape)
         return sampler(target.model, shape, seed=seeds, condition=condition, progress=False)

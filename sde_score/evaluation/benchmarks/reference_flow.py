@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition, rows_of
 from sde_score._core.files import replace_file
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
 from sde_score.evaluation.provenance import provenance
@@ -39,14 +40,14 @@ class FlowEnds:
         parts = []
         for first in range(0, count, PART):
             size = min(PART, count - first)
-            part = None if condition is None else condition[first : first + size]
+            part = rows_of(condition, slice(first, first + size))
             where = seed, first, size
             if where not in self._known:
                 self._known[where] = self._part(*where, part)
             parts.append(self._known[where])
         return torch.cat(parts)
 
-    def _part(self, seed: int, first: int, size: int, condition: Tensor | None) -> Tensor:
+    def _part(self, seed: int, first: int, size: int, condition: Condition) -> Tensor:
         stored = self._stored(seed, first, size)
         if stored is not None:
             return stored

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import rows_of
 from sde_score._core.progress import progress_bar
 from sde_score.evaluation.benchmarks.plan import (
     BENCHMARK_BUDGETS,
@@ -137,7 +138,7 @@ class Bench:
         for first in range(0, self.count, self.batch_size):
             size = min(self.batch_size, self.count - first)
             seeds = example_seeds(seed, size, first)
-            part = None if condition is None else condition[first : first + size]
+            part = rows_of(condition, slice(first, first + size))
             with torch.no_grad():
                 found = draw(self.target, self.target.start(seeds), seeds, part)
             parts.append(found.double().cpu())

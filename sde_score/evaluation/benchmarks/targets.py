@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score._core.modules import blank_like, weights_digest
 from sde_score._core.registry import Registry
 from sde_score.evaluation.provenance import provenance
@@ -71,7 +72,7 @@ class BenchmarkTarget:
     event_shape: tuple[int, ...]
     truth: Callable[[int], Tensor]
     data: Callable[[int, int], Tensor]
-    flow: Callable[[Tensor, Tensor | None], Tensor]
+    flow: Callable[[Tensor, Condition], Tensor]
     flow_note: str
     identity: str
     log_prob: Callable[[Tensor], Tensor] | None = None
@@ -109,7 +110,7 @@ class BenchmarkTarget:
 def exact_flow(
     model: Model,
     x: Tensor,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     *,
     end: float | None = None,
     tolerance: float = _FLOW_TOLERANCE,
@@ -156,7 +157,7 @@ def exact_target(
         draws: Tensor = model.sample(count, generator=generator_from(seed))
         return draws.reshape(count, *model.event_shape)
 
-    def flow(x: Tensor, condition: Tensor | None) -> Tensor:
+    def flow(x: Tensor, condition: Condition) -> Tensor:
         return exact_flow(fine, x.double() / scale, condition)
 
     what = repr(distribution) if isinstance(distribution, Target) else weights_digest(model)[:16]

@@ -6,6 +6,7 @@ import copy
 
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget, exact_flow
 from sde_score.evaluation.samples import as_data, run_identity
 from sde_score.training import Run
@@ -37,7 +38,7 @@ def target_of_run(run: Run) -> BenchmarkTarget:
     end = run.model.sde.sampling_t_min
     weights, data, code = run_identity(run)
 
-    def flow(x: Tensor, condition: Tensor | None) -> Tensor:
+    def flow(x: Tensor, condition: Condition) -> Tensor:
         return exact_flow(precise, x.double(), condition, end=end, tolerance=_TOLERANCE)
 
     return BenchmarkTarget(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition
 from sde_score._core.progress import progress_bar
 from sde_score.evaluation.features.classifier import classifier_for
 from sde_score.evaluation.features.extractors import Extractor, create_extractor
@@ -62,7 +63,7 @@ class ViewedModel:
     weigh: Callable[[str], BitsPerDim] | None = None
     deliver: Callable[[Tensor], Tensor] = lambda samples: samples
     dequantized: bool = False
-    condition: Tensor | None = None
+    condition: Condition = None
     seed: int = 0
     batch_size: int = 256
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sde_score._core.checks import expand_like, require_choice, sum_event
+from sde_score._core.conditions import Condition, mapped
 from sde_score._core.quadrature import legendre
 from sde_score.models.derivatives.jacobian import pull
 from sde_score.models.inputs import as_batch, as_condition, require_model
@@ -34,7 +35,7 @@ def check_differentiable(
     model: Model,
     x: Tensor,
     t: Tensor | float | None = None,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     needs: str = "score",
     second_derivatives: bool = True,
 ) -> None:
@@ -105,7 +106,7 @@ class _Probe:
         model: Model,
         x: Tensor,
         t: Tensor | float | None,
-        condition: Tensor | None,
+        condition: Condition,
         order: int,
     ) -> None:
         self.model, self.order = model, order
@@ -114,7 +115,7 @@ class _Probe:
         self.x = x.detach()[rows].clone()
         t = model.sde.t_min if t is None else t
         self.t = t[rows.to(t.device)] if isinstance(t, Tensor) and t.ndim > 0 else t
-        self.condition = None if condition is None else condition[rows.to(condition.device)]
+        self.condition = mapped(condition, lambda value: value[rows.to(value.device)])
         self.vector, shift = (normal(self.x, generator_from(i, device=x.device)) for i in (0, 1))
         spread = self.x.std().nan_to_num()
         spread = torch.where(spread > 0, spread, torch.ones_like(spread))

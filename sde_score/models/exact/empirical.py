@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import require_batch, require_count
+from sde_score._core.conditions import Condition
 from sde_score.models import parametrization
 from sde_score.models.base import KnownDensity
 from sde_score.models.parametrization import Coefficients, Scales
@@ -56,7 +57,7 @@ class EmpiricalDistribution(nn.Module, KnownDensity):
         return parametrization.data(at)
 
     @override
-    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         if condition is not None:
             raise ValueError("EmpiricalDistribution takes no condition: leave it out")
         return self._posterior(x, at)[0].reshape(x.shape).to(x.dtype)

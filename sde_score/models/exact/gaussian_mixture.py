@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import as_time, require_batch, require_count
+from sde_score._core.conditions import Condition
 from sde_score.models import parametrization
 from sde_score.models.base import KnownDensity
 from sde_score.models.parametrization import Coefficients, Scales
@@ -71,7 +72,7 @@ class GaussianMixture(nn.Module, KnownDensity):
         return parametrization.score(at)
 
     @override
-    def _predict(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         if condition is not None:
             raise ValueError("GaussianMixture takes no condition: leave it out")
         log_joint, whitened = self._components(x, at)

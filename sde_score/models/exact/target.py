@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import require_batch
+from sde_score._core.conditions import Condition
 from sde_score.models.base import BaseEnergy
 from sde_score.models.parametrization import Scales
 from sde_score.models.protocol import EnergyBased
@@ -143,7 +144,7 @@ class Diffused(nn.Module, BaseEnergy):
         return x0 if t is None else self.sde.perturb(x0, t, normal(x0, generator))
 
     @override
-    def _energy(self, x: Tensor, at: Scales, condition: Tensor | None) -> Tensor:
+    def _energy(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         if condition is not None:
             raise ValueError(
                 f"a diffused {type(self.target).__name__} takes no condition: leave it out"

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from sde_score._core.checks import require_batch, require_shape
+from sde_score._core.conditions import Condition, ConditionShape
 from sde_score.nn.blocks.embeddings import NoiseEmbedding, require_noise_level
-from sde_score.nn.blocks.time_embedding import Condition
+from sde_score.nn.blocks.time_embedding import TimeEmbedding
 
 
 class Backbone(nn.Module, ABC):
@@ -20,7 +21,8 @@ class Backbone(nn.Module, ABC):
         event_shape: shape of one example.
         embedding: length of the vector of noise level and class.
         num_classes: number of classes; 0 for a network without labels.
-        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
@@ -32,7 +34,7 @@ class Backbone(nn.Module, ABC):
         event_shape: Sequence[int],
         embedding: int,
         num_classes: int,
-        condition_shape: Sequence[int] = (),
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         self.event_shape = require_event_shape(event_shape)
@@ -44,19 +46,18 @@ class Backbone(nn.Module, ABC):
         return self.embedding.num_classes
 
     @property
-    def condition_shape(self) -> tuple[int, ...]:
-        """Shape of the vector that is the condition; empty for a network without."""
-        vectors = self.embedding.vectors
-        return () if vectors is None else vectors.condition_shape
+    def condition_shape(self) -> ConditionShape:
+        """What is declared beside classes; empty for a network without."""
+        return shape_told(self.embedding)
 
-    def forward(self, x: Tensor, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise_level: Tensor, condition: Condition = None) -> Tensor:
         """Map a noisy batch to a batch of the same shape.
 
         Args:
             x: shape `(batch, *event_shape)`; cast to the dtype of the weights, and the answer back.
             noise_level: a quarter of log(sigma / alpha), within -4 .. 4, shape `(batch,)`.
             condition: labels, int64 of shape `(batch,)`, -1 for no class; or vectors in model
-                range, shape `(batch, n)`, NaN for none; None for none at all.
+                range, shape `(batch, n)`, NaN for none; or a dictionary; None for none at all.
 
         Raises:
             TypeError: for tensors of the wrong kind.
@@ -75,6 +76,13 @@ class Backbone(nn.Module, ABC):
 class SignalNetwork(nn.Module, ABC):
     """A network of (x, time label, condition) whose answer may have channels behind those of x."""
 
+    embedding: TimeEmbedding
+
+    @property
+    def condition_shape(self) -> ConditionShape:
+        """What is declared beside classes; empty for a network without."""
+        return shape_told(self.embedding)
+
     def forward(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
         """Map a noisy batch to a batch of the same shape.
 
@@ -92,6 +100,12 @@ class SignalNetwork(nn.Module, ABC):
     @abstractmethod
     def everything(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
         """All channels of the answer, such as a learned variance behind the mean."""
+
+
+def shape_told(embedding: nn.Module) -> ConditionShape:
+    """What an embedding takes beside classes."""
+    found: ConditionShape = getattr(embedding.vectors, "condition_shape", ())
+    return found
 
 
 def require_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:

@@ -10,11 +10,12 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import SignalNetwork, require_sides, require_signal
 from sde_score.nn.blocks.group_norm import LayerNorm
 from sde_score.nn.blocks.layers import zero_init
-from sde_score.nn.blocks.time_embedding import Condition, TimeEmbedding, TimeFeatures
+from sde_score.nn.blocks.time_embedding import TimeEmbedding, TimeFeatures
 from sde_score.nn.blocks.tokens import (
     FeedForward,
     PatchEmbedding,
@@ -54,6 +55,8 @@ class DiT(SignalNetwork):
         shared_embedding: one embedding of time label and class for all blocks; False gives each
             block its own, as diffusers stores them.
         rounded_positions: round the positions to float32, as the files of the authors hold them.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         ValueError: for sizes out of range.
@@ -79,6 +82,7 @@ class DiT(SignalNetwork):
         eps: float = 1e-6,
         shared_embedding: bool = True,
         rounded_positions: bool = False,
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         self.event_shape = require_sides(event_shape)
@@ -100,7 +104,9 @@ class DiT(SignalNetwork):
 
         def embedding() -> TimeEmbedding:
             waves = TimeFeatures(features, sine_first=False, shift=shift)
-            made = TimeEmbedding(waves, width, num_classes, null_class=null_class)
+            made = TimeEmbedding(
+                waves, width, num_classes, null_class=null_class, condition_shape=condition_shape
+            )
             for name, parameter in made.named_parameters():
                 drawn = name.endswith("weight")
                 nn.init.normal_(parameter, std=0.02) if drawn else nn.init.zeros_(parameter)

@@ -16,10 +16,12 @@ from torch.nn import functional as F
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, ConditionShape, require_labels
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import require_sides, require_signal
+from sde_score.nn.backbones.base import require_sides, require_signal, shape_told
+from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
 from sde_score.nn.blocks.dropout import Dropout, require_dropout
-from sde_score.nn.blocks.embeddings import require_labels, require_noise_level
+from sde_score.nn.blocks.embeddings import require_noise_level
 from sde_score.nn.blocks.magnitude import (
     MPFourier,
     MPLayer,
@@ -29,7 +31,6 @@ from sde_score.nn.blocks.magnitude import (
     unit_size,
 )
 from sde_score.nn.blocks.resampling import Downsample, Upsample
-from sde_score.nn.blocks.time_embedding import Condition, refuse_label
 
 
 class EDM2(nn.Module):
@@ -58,6 +59,8 @@ class EDM2(nn.Module):
         clip: bound on everything that leaves a block.
         variance_features: number of features of the head `log_variance`, 128 in the paper; 0 for
             no head.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         ValueError: for sizes out of range.
@@ -84,6 +87,7 @@ class EDM2(nn.Module):
         concat_balance: float = 0.5,
         clip: float = 256.0,
         variance_features: int = 0,
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         self.event_shape = require_sides(event_shape)
@@ -104,7 +108,9 @@ class EDM2(nn.Module):
             width,
             num_classes,
             label_balance,
+            condition_shape,
         )
+        self.condition_shape = shape_told(self.embedding)
         style = _Style(
             dims, width, head_channels, dropout, residual_balance, attention_balance, clip
         )
@@ -161,8 +167,7 @@ class EDM2(nn.Module):
         require_signal(x, time_label, self.event_shape)
         if self.training and not torch._C._are_functorch_transforms_active():
             self.normalize_weights()
-        label = condition.get("label") if isinstance(condition, dict) else condition
-        embedding = self.embedding(time_label, label)
+        embedding = self.embedding(time_label, condition)
         dtype, x = x.dtype, x.to(self.stem.weight.dtype)
         hidden = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         kept = [hidden]
@@ -222,26 +227,35 @@ class _Style:
 class _Embedding(nn.Module):
     """The time label and the class of each example as a vector."""
 
-    def __init__(self, features: int, width: int, num_classes: int, balance: float) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        num_classes: int,
+        balance: float,
+        condition_shape: ConditionShape,
+    ) -> None:
         super().__init__()
         require_count(noise_features=features, embedding_width=width)
-        require_count(0, num_classes=num_classes)
+        self.vectors = condition_embedding(condition_shape, width, num_classes)
         self.num_classes = num_classes
         self.balance = balance
         self.features = MPFourier(features)
         self.noise = MPLayer(features, width)
         self.classes = MPLayer(num_classes, width) if num_classes else None
 
-    def forward(self, time_label: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, time_label: Tensor, condition: Condition) -> Tensor:
         """Embed a batch, shape `(batch, width)`."""
         require_noise_level(time_label)
         out: Tensor = self.noise(self.features(time_label).to(self.noise.weight.dtype))
+        if self.vectors is not None:
+            return mp_silu(mp_sum(out, self.vectors(condition, len(out)), self.balance))
         if self.classes is None:
-            refuse_label(label)
+            refuse_label(condition)
             return mp_silu(out)
-        if label is None:
+        if (label := label_of(condition)) is None:
             label = torch.full_like(time_label, -1, dtype=torch.int64)
-        label = require_labels(label, time_label, self.num_classes)
+        label = require_labels(label, len(out), self.num_classes)
         # The layer of a vector that has sqrt(n) for one class and 0 for the n - 1 others.
         table = self.classes.used(self.num_classes**0.5).mT
         known = F.embedding(label.clamp(min=0), table) * (label >= 0)[:, None]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_choice
+from sde_score._core.conditions import ConditionShape
 from sde_score.nn.backbones.residual_unet import Branches, Level, ResidualUNet
 from sde_score.nn.blocks.resampling import BOX, FIR
 from sde_score.nn.blocks.residual import BlockStyle
@@ -57,6 +58,8 @@ class GeneralUNet(ResidualUNet):
         up_groups: see `ResidualUNet`.
         middle_norm: whether attention in the middle normalizes its input.
         stem_width: see `ResidualUNet`.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         ValueError: for sizes out of range, or lists that do not have one entry per level.
@@ -104,6 +107,7 @@ class GeneralUNet(ResidualUNet):
         up_groups: Sequence[int] | None = None,
         middle_norm: bool = True,
         stem_width: int | None = None,
+        condition_shape: ConditionShape = (),
     ) -> None:
         finest = widths[0] if widths else 0
         style = BlockStyle(
@@ -127,7 +131,7 @@ class GeneralUNet(ResidualUNet):
         branches = Branches(input_branch, output_branch, concatenate)
         middle = _middle(style, middle_scale, middle_norm)
         given = (middle_attention, one_sided, out_channels, up_groups, stem_width)
-        embedded = TimeEmbedding(times, width, *classes)
+        embedded = TimeEmbedding(times, width, *classes, condition_shape=condition_shape)
         super().__init__(event_shape, levels, embedded, style, branches, middle, *given)
 
 

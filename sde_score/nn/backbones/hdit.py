@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -14,18 +14,18 @@ from torch.nn import functional as F
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_choice, require_count
+from sde_score._core.conditions import Condition, ConditionShape
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import per_level, require_sides, require_signal
+from sde_score.nn.backbones.base import per_level, require_sides, require_signal, shape_told
+from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
 from sde_score.nn.blocks.dropout import require_dropout
 from sde_score.nn.blocks.embeddings import require_noise_level
 from sde_score.nn.blocks.gated import ControlledNorm, GatedBlock, RMSNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.rotary import RotaryAttention
 from sde_score.nn.blocks.time_embedding import (
-    Condition,
     TimeFeatures,
     class_vectors,
-    refuse_label,
 )
 
 ATTENTIONS = ("global", "neighborhood", "window", "none")
@@ -45,6 +45,7 @@ class HDiTEmbedding(nn.Module):
         num_classes: number of classes, with one more vector for no class; 0 for none.
         num_augment: number of augmentation labels; 0 leaves them out.
         dropout: probability of dropping a hidden number in training.
+        condition_shape: of vectors and of classes in a dictionary, whose embedding is added.
     """
 
     W: Tensor
@@ -58,11 +59,13 @@ class HDiTEmbedding(nn.Module):
         num_classes: int,
         num_augment: int,
         dropout: float,
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         require_count(2, embedding_width=width)
-        require_count(0, num_classes=num_classes, num_augment=num_augment, embedding_depth=depth)
+        require_count(0, num_augment=num_augment, embedding_depth=depth)
         require_memory(12.0 * depth * width * hidden, f"embedding_depth={depth}")
+        self.vectors = condition_embedding(condition_shape, width, num_classes)
         self.num_classes, self.num_augment = num_classes, num_augment
         self.features = TimeFeatures(width, "fourier", sine_first=False, scale=1.0)
         self.register_buffer("W", self.features.draw())
@@ -81,8 +84,7 @@ class HDiTEmbedding(nn.Module):
     def forward(self, time_label: Tensor, condition: Condition = None) -> Tensor:
         """Embed a batch of time labels, and the condition of `HDiT`."""
         require_noise_level(time_label)
-        given = condition if isinstance(condition, dict) else {"label": condition}
-        label, augment = given.get("label"), given.get("augment")
+        augment = condition.get("augment") if isinstance(condition, Mapping) else None
         dtype = self.time.weight.dtype
         hidden = self.time(self.features.of(time_label, self.W).to(dtype))
         if self.augment is not None:
@@ -94,9 +96,12 @@ class HDiTEmbedding(nn.Module):
             raise ValueError(
                 "condition has 'augment', but the network was made without augmentation labels"
             )
-        if self.classes is None:
-            refuse_label(label)
+        if self.vectors is not None:
+            hidden = hidden + self.vectors(condition, len(time_label))
+        elif self.classes is None:
+            refuse_label(condition)
         else:
+            label = label_of(condition)
             hidden = hidden + class_vectors(self.classes, label, time_label, self.num_classes)
         hidden = self.first_norm(hidden)
         for block in self.blocks:
@@ -214,6 +219,8 @@ class HDiT(nn.Module):
         dropout: probability of dropping a hidden number in training, in [0, 1), one for all levels
             or one for each.
         embedding_dropout: of the embedding.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         ValueError: for sizes out of range, or lists that do not have one entry per level.
@@ -240,6 +247,7 @@ class HDiT(nn.Module):
         num_augment: int = 9,
         dropout: Sequence[float] | float = 0.0,
         embedding_dropout: float = 0.0,
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         self.event_shape = require_sides(event_shape)
@@ -262,7 +270,9 @@ class HDiT(nn.Module):
             num_classes,
             num_augment,
             embedding_dropout,
+            condition_shape,
         )
+        self.condition_shape = shape_told(self.embedding)
         given = {
             "widths": widths,
             "depths": depths,

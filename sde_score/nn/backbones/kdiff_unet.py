@@ -12,15 +12,16 @@ from torch.nn import functional as F
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, ConditionShape
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import per_level, require_sides, require_signal
+from sde_score.nn.backbones.base import per_level, require_sides, require_signal, shape_told
 from sde_score.nn.blocks.attention import Attention
 from sde_score.nn.blocks.dropout import require_dropout
 from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, zero_init
 from sde_score.nn.blocks.patches import depth_to_space, space_to_depth
 from sde_score.nn.blocks.resampling import FIR, Downsample, Upsample, convolution
-from sde_score.nn.blocks.time_embedding import Condition, TimeEmbedding, TimeFeatures
+from sde_score.nn.blocks.time_embedding import TimeEmbedding, TimeFeatures
 
 _CHANNELS_PER_GROUP, _CHANNELS_PER_HEAD = 32, 64
 _DROPOUTS = {1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
@@ -140,6 +141,8 @@ class KDiffUNet(nn.Module):
         variance: answer with a logarithm of the variance in `with_log_variance`.
         dropout: probability of dropping a channel in training, in [0, 1), one for all levels or one
             for each.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         ValueError: for sizes out of range, or lists that do not have one entry per level.
@@ -162,6 +165,7 @@ class KDiffUNet(nn.Module):
         num_augment: int = 0,
         variance: bool = False,
         dropout: Sequence[float] | float = 0.0,
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         self.event_shape = require_sides(event_shape)
@@ -185,7 +189,9 @@ class KDiffUNet(nn.Module):
             num_augment=num_augment,
             activation="gelu",
             last="gelu",
+            condition_shape=condition_shape,
         )
+        self.condition_shape = shape_told(self.embedding)
         self.stem = convolution(dims, channels, widths[0], 1)
         self.head = zero_init(convolution(dims, widths[0], channels + variance, 1))
         self.shrink, self.enlarge = Downsample(dims, FIR, True), Upsample(dims, FIR, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_choice, require_count
+from sde_score._core.conditions import Condition, ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import (
     SignalNetwork,
@@ -24,7 +25,7 @@ from sde_score.nn.blocks.group_norm import GroupNorm
 from sde_score.nn.blocks.layers import Modulation, zero_init
 from sde_score.nn.blocks.patches import space_to_depth
 from sde_score.nn.blocks.resampling import ConvUpsample, convolution
-from sde_score.nn.blocks.time_embedding import Condition, TimeEmbedding, TimeFeatures
+from sde_score.nn.blocks.time_embedding import TimeEmbedding, TimeFeatures
 
 
 class ChannelNorm(nn.Module):
@@ -212,6 +213,8 @@ class LucidrainsUNet(SignalNetwork):
         dropout: probability of dropping a hidden number in training, in [0, 1).
         out_channels: channels of the answer of `everything`, of which `forward` gives those of x;
             None for as many.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         ValueError: for sizes out of range, or lists that do not have one entry per level.
@@ -242,6 +245,7 @@ class LucidrainsUNet(SignalNetwork):
         self_condition: bool = False,
         dropout: float = 0.0,
         out_channels: int | None = None,
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         self.event_shape = require_event_shape(event_shape)
@@ -267,6 +271,7 @@ class LucidrainsUNet(SignalNetwork):
             4 * base,
             num_classes,
             activation="gelu",
+            condition_shape=condition_shape,
         )
         self.self_condition = self_condition
         self.style = (4 * base, dims, groups, dropout)
@@ -303,7 +308,7 @@ class LucidrainsUNet(SignalNetwork):
         embedding = self.embedding(time_label, condition)
         dtype, hidden = x.dtype, x.to(self.embedding.first.weight.dtype)
         if self.self_condition:
-            estimate = condition.get("estimate") if isinstance(condition, dict) else None
+            estimate = condition.get("estimate") if isinstance(condition, Mapping) else None
             seen = torch.zeros_like(hidden) if estimate is None else estimate.to(hidden)
             hidden = torch.cat([seen, hidden], dim=1)
         first = hidden = self.stem(hidden)

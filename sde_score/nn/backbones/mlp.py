@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import Backbone, require_event_shape
 from sde_score.nn.blocks.dropout import Dropout, require_dropout
@@ -32,7 +33,8 @@ class MLP(Backbone):
         depth: number of residual blocks, at least 1.
         num_classes: number of classes; 0 for a network without labels.
         dropout: probability of dropping a hidden number in training, in [0, 1).
-        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
@@ -48,7 +50,7 @@ class MLP(Backbone):
         depth: int = 4,
         num_classes: int = 0,
         dropout: float = 0.0,
-        condition_shape: Sequence[int] = (),
+        condition_shape: ConditionShape = (),
     ) -> None:
         require_count(2, width=width)  # layer norm of a single number is zero
         require_count(depth=depth)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import ConditionShape
 from sde_score.nn.backbones.base import require_sides
 from sde_score.nn.backbones.general_unet import GeneralUNet
 from sde_score.nn.backbones.residual_unet import ResidualUNet
@@ -31,6 +32,7 @@ def ncsnpp(
     resample: str = "block",
     rescale: bool = True,
     num_augment: int = 0,
+    condition_shape: ConditionShape = (),
 ) -> ResidualUNet:
     r"""NCSN++: residual blocks rescaled by sqrt(1/2), and the halved image beside them.
 
@@ -54,6 +56,8 @@ def ncsnpp(
         resample: by a residual `"block"`, by a `"conv"` or by the `"filter"` alone.
         rescale: multiply sums by sqrt(1/2).
         num_augment: number of augmentation labels, 9 in EDM.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix H.
     """
@@ -82,6 +86,7 @@ def ncsnpp(
         input_branch=input_branch,
         output_branch=output_branch,
         concatenate=concatenate,
+        condition_shape=condition_shape,
     )
 
 
@@ -96,6 +101,7 @@ def ddpmpp(
     num_classes: int = 0,
     dropout: float = 0.1,
     num_augment: int = 0,
+    condition_shape: ConditionShape = (),
 ) -> ResidualUNet:
     """DDPM++: NCSN++ without filters and without the image beside the network.
 
@@ -110,6 +116,8 @@ def ddpmpp(
         num_classes: number of classes; 0 for a network without condition.
         dropout: probability of dropping a hidden number in training, in [0, 1).
         num_augment: number of augmentation labels, 9 in EDM.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix H.
     """
@@ -125,6 +133,7 @@ def ddpmpp(
         embedding="positional",
         input_branch=None,
         num_augment=num_augment,
+        condition_shape=condition_shape,
     )
 
 
@@ -139,6 +148,7 @@ def ddpm(
     num_classes: int = 0,
     dropout: float = 0.1,
     up_attention: str = "last",
+    condition_shape: ConditionShape = (),
 ) -> ResidualUNet:
     """DDPM's U-Net: strided convolutions between levels, 32 groups in every normalization.
 
@@ -154,6 +164,8 @@ def ddpm(
         dropout: probability of dropping a hidden number in training, in [0, 1).
         up_attention: blocks on the way up that attention follows, `"last"` as in score_sde or
             `"all"` as in the original.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, appendix B.
     """
@@ -170,6 +182,7 @@ def ddpm(
         dropout,
         eps=1e-6,
         one_sided=True,
+        condition_shape=condition_shape,
     )
 
 
@@ -188,6 +201,7 @@ def adm(
     resample: str = "block",
     scale_shift: bool = True,
     learned_variance: bool = False,
+    condition_shape: ConditionShape = (),
 ) -> ResidualUNet:
     """ADM: adaptive group normalization, many heads, attention at several resolutions.
 
@@ -206,6 +220,8 @@ def adm(
         resample: by a residual `"block"` or by a `"conv"`.
         scale_shift: condition by scale and shift; False adds the embedding.
         learned_variance: answer with twice the channels in `everything`.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Reference: Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233, appendix I.
     """
@@ -228,6 +244,7 @@ def adm(
         shift=0.0,
         embedding_width=4 * base,
         out_channels=2 * event_shape[0] if learned_variance else None,
+        condition_shape=condition_shape,
     )
 
 

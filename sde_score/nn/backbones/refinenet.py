@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import per_level, require_sides, require_signal
 from sde_score.nn.blocks.layers import zero_init
@@ -81,7 +82,7 @@ class RefineNet(nn.Module):
         self.norm = InstanceNormPlus(widths[0])
         self.head = zero_init(convolution(dims, widths[0], channels))
 
-    def forward(self, x: Tensor, time_label: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
         """Map a noisy batch to a batch of the same shape.
 
         Args:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count
+from sde_score._core.conditions import Condition
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import SignalNetwork, require_sides, require_signal
 from sde_score.nn.blocks.group_norm import GroupNorm
@@ -30,7 +31,7 @@ from sde_score.nn.blocks.resampling import (
     convolution,
 )
 from sde_score.nn.blocks.residual import BlockStyle, ResBlock
-from sde_score.nn.blocks.time_embedding import Condition, TimeEmbedding
+from sde_score.nn.blocks.time_embedding import TimeEmbedding
 
 
 @dataclass(frozen=True)

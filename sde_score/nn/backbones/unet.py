@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import Backbone, require_sides
 from sde_score.nn.blocks.dropout import Dropout, require_dropout
@@ -40,7 +41,8 @@ class UNet(Backbone):
             coarsest level if it never is.
         num_classes: number of classes; 0 for a network without labels.
         dropout: probability of dropping a hidden number in training, in [0, 1).
-        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
@@ -62,7 +64,7 @@ class UNet(Backbone):
         attention: Sequence[int] | None = None,
         num_classes: int = 0,
         dropout: float = 0.0,
-        condition_shape: Sequence[int] = (),
+        condition_shape: ConditionShape = (),
     ) -> None:
         shape = require_sides(event_shape)
         dims = len(shape) - 1

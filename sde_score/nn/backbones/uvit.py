@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, ConditionShape
 from sde_score._core.memory import require_memory
-from sde_score.nn.backbones.base import require_inputs, require_sides
+from sde_score.nn.backbones.base import require_inputs, require_sides, shape_told
+from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
 from sde_score.nn.blocks.embeddings import require_noise_level
 from sde_score.nn.blocks.group_norm import LayerNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.resampling import convolution
 from sde_score.nn.blocks.time_embedding import (
-    Condition,
     TimeFeatures,
     class_vectors,
-    refuse_label,
 )
 from sde_score.nn.blocks.tokens import FeedForward, PatchEmbedding, TokenAttention, from_patches
 
@@ -48,6 +48,8 @@ class UViT(nn.Module):
         embeds_time: pass the features of the time label through a two-layer network.
         last_convolution: smooth the patches by a convolution of three taps.
         null_class: give "no class" a vector of its own; False has zeros in its place.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes,
+            whose embedding is added to the token of the time label; empty for a network without.
 
     Raises:
         ValueError: for sizes out of range.
@@ -70,6 +72,7 @@ class UViT(nn.Module):
         embeds_time: bool = False,
         last_convolution: bool = True,
         null_class: bool = True,
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         self.event_shape = require_sides(event_shape)
@@ -84,7 +87,8 @@ class UViT(nn.Module):
             f"a network of {width=}, {depth=}, {mlp_ratio=}",
         )
         channels = self.event_shape[0]
-        self.embedding = _Embedding(width, num_classes, embeds_time, null_class)
+        self.embedding = _Embedding(width, num_classes, embeds_time, null_class, condition_shape)
+        self.condition_shape = shape_told(self.embedding)
         self.patches = PatchEmbedding(channels, width, patch, dims)
         count = prod(self.patches.grid(self.event_shape[1:]))
         self.positions = nn.Parameter(torch.zeros(self.embedding.tokens + count, width))
@@ -123,10 +127,9 @@ class UViT(nn.Module):
             ValueError: for shapes or labels that do not fit.
         """
         require_inputs(x, time_label, self.event_shape)
-        label = condition.get("label") if isinstance(condition, dict) else condition
         dtype = self.positions.dtype
         sides = x.shape[2:]
-        front = self.embedding(time_label, label, dtype)
+        front = self.embedding(time_label, condition, dtype)
         tokens = torch.cat([front, self.patches(x.to(dtype))], dim=1) + self.positions
         kept = []
         for block in self.first:
@@ -143,9 +146,16 @@ class UViT(nn.Module):
 class _Embedding(nn.Module):
     """Tokens of the class, where there are classes, and of the time label."""
 
-    def __init__(self, width: int, num_classes: int, embeds_time: bool, null_class: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        embeds_time: bool,
+        null_class: bool,
+        condition_shape: ConditionShape,
+    ) -> None:
         super().__init__()
-        require_count(0, num_classes=num_classes)
+        self.vectors = condition_embedding(condition_shape, width, num_classes)
         self.num_classes = num_classes
         self.features = TimeFeatures(width, sine_first=False, shift=0.0)
         self.classes = nn.Embedding(num_classes + null_class, width) if num_classes else None
@@ -160,13 +170,16 @@ class _Embedding(nn.Module):
         """Number of tokens."""
         return 1 if self.classes is None else 2
 
-    def forward(self, time_label: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def forward(self, time_label: Tensor, condition: Condition, dtype: torch.dtype) -> Tensor:
         """The tokens, shape `(batch, tokens, width)`, the time label last."""
         require_noise_level(time_label)
         found = [self.time(self.features.of(time_label).to(dtype))]
-        if self.classes is None:
-            refuse_label(label)
+        if self.vectors is not None:
+            found[0] = found[0] + self.vectors(condition, len(time_label))
+        elif self.classes is None:
+            refuse_label(condition)
         else:
+            label = label_of(condition)
             found.insert(0, class_vectors(self.classes, label, time_label, self.num_classes))
         return torch.stack(found, dim=1)
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_score._core.checks import class_of, is_integer, require_count
-from sde_score._core.errors import ArgumentError
-from sde_score.nn.blocks.conditions import VectorEmbedding
-
-NO_CLASS = -1
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from sde_score._core.checks import require_count
+from sde_score._core.conditions import NO_CLASS, Condition, ConditionShape, require_labels
+from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
 
 # The noise level is a quarter of log(sigma / alpha), within -4 .. 4. The slowest wave, of period
 # 16, tells all levels of -8 .. 8 apart; the fastest, of period 1/2, turns once while sigma / alpha
@@ -68,52 +63,6 @@ def require_noise_level(noise_level: Tensor) -> None:
         )
 
 
-def require_labels(labels: Tensor, noise_level: Tensor, num_classes: int) -> Tensor:
-    """Refuse anything but one label per example; return the labels as int64.
-
-    Raises:
-        TypeError: if the labels are no integers.
-        ValueError: for a wrong shape, or labels out of range, looked at on the CPU alone.
-    """
-    if not isinstance(labels, Tensor) or labels.dtype not in _INTEGERS:
-        raise ArgumentError(
-            f"condition must be a tensor of integer labels, got {class_of(labels)}"
-            + _fix(labels, len(noise_level), num_classes)
-        )
-    if labels.shape != noise_level.shape:
-        raise ValueError(
-            f"condition of shape {tuple(labels.shape)} must have one label per example, "
-            f"shape {tuple(noise_level.shape)}{_fix(labels, len(noise_level), num_classes)}"
-        )
-    labels = labels.long()
-    may_look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-    if may_look and ((labels < NO_CLASS) | (labels >= num_classes)).any():
-        raise ValueError(
-            f"condition has labels from {labels.min()} to {labels.max()}; accepted: "
-            f"0 ... {num_classes - 1}, and {NO_CLASS} for no class"
-        )
-    return labels
-
-
-def _fix(labels: object, batch: int, num_classes: int) -> str:
-    """How what came becomes labels, where it can."""
-    if is_integer(labels):
-        return f": try torch.full(({batch},), {labels})"
-    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
-        return ": try torch.from_numpy(condition)"
-    if isinstance(labels, (list, tuple)):
-        return ": try torch.tensor(condition)"
-    if not isinstance(labels, Tensor):
-        return ""
-    if labels.shape == (batch, num_classes):
-        return ", which is one-hot: try condition.argmax(1)"
-    if labels.ndim == 0:
-        return f": try condition.expand({batch})"
-    if labels.shape == (batch, 1):
-        return ": try condition[:, 0]"
-    return ": try condition.long()" if labels.dtype not in _INTEGERS else ""
-
-
 class NoiseEmbedding(nn.Module):
     """The noise level, and the class, of each example as a vector.
 
@@ -124,36 +73,33 @@ class NoiseEmbedding(nn.Module):
     Args:
         channels: length of the vector, at least 1.
         num_classes: number of classes; 0 for a network without labels.
-        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
+        condition_shape: of a vector `(n,)` that is the condition, or a dictionary of such and of
+            numbers of classes; empty for a network without.
 
     Raises:
         ValueError: for counts that are not integers in range, or both kinds of conditions.
     """
 
     def __init__(
-        self, channels: int, num_classes: int = 0, condition_shape: Sequence[int] = ()
+        self, channels: int, num_classes: int = 0, condition_shape: ConditionShape = ()
     ) -> None:
         super().__init__()
-        if num_classes and condition_shape:
-            raise ValueError(
-                f"num_classes={num_classes} and condition_shape={tuple(condition_shape)}: give one"
-            )
         require_count(channels=channels)
         require_count(0, num_classes=num_classes)
         self.num_classes = num_classes
         self.first = nn.Linear(2 * _WAVES, channels)
         self.second = nn.Linear(channels, channels)
         self.classes = nn.Embedding(num_classes, channels) if num_classes else None
-        self.vectors = VectorEmbedding(condition_shape, channels) if condition_shape else None
+        self.vectors = condition_embedding(condition_shape, channels, num_classes)
 
-    def forward(self, noise_level: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, noise_level: Tensor, condition: Condition = None) -> Tensor:
         """Embed a batch of noise levels and, where there are classes, of labels.
 
         Args:
             noise_level: a quarter of log(sigma / alpha), within -4 .. 4, shape `(batch,)`.
             condition: labels `0 ... num_classes - 1`, or -1 for "no class", integers of shape
-                `(batch,)`; or vectors of shape `(batch, n)`, with NaN for "none". None means no
-                condition for the whole batch.
+                `(batch,)`; or vectors of shape `(batch, n)`, with NaN for "none"; or a dictionary.
+                None means no condition for the whole batch.
 
         Returns:
             Shape `(batch, channels)`.
@@ -168,17 +114,14 @@ class NoiseEmbedding(nn.Module):
         hidden: Tensor = self.second(F.silu(self.first(features)))
         if self.classes is not None:
             labels = torch.full_like(noise_level, NO_CLASS, dtype=torch.int64)
-            if condition is not None:
-                labels = require_labels(condition, noise_level, self.num_classes)
+            if (given := label_of(condition)) is not None:
+                labels = require_labels(given, len(noise_level), self.num_classes)
             # Looked up even when no example has a class, so that every process of a distributed run
             # has a gradient for the table.
             known = (labels != NO_CLASS)[:, None]
             hidden = hidden + self.classes(labels.clamp(min=0)) * known
         elif self.vectors is not None:
             hidden = hidden + self.vectors(condition, len(noise_level))
-        elif condition is not None:
-            raise ValueError(
-                "condition was given to a network without classes: build it with num_classes=..., "
-                "or leave condition out"
-            )
+        else:
+            refuse_label(condition)
         return F.silu(hidden)

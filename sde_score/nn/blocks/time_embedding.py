@@ -3,7 +3,7 @@ r"""Embeddings of the time label as published networks have them, with the class
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive
-from sde_score.nn.blocks.embeddings import NO_CLASS, require_labels, require_noise_level
+from sde_score._core.conditions import NO_CLASS, Condition, ConditionShape, require_labels
+from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
+from sde_score.nn.blocks.embeddings import require_noise_level
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu}
-
-Condition = Tensor | dict[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def class_vectors(
     """
     if label is None:
         label = torch.full_like(time_label, NO_CLASS, dtype=torch.int64)
-    label = require_labels(label, time_label, num_classes)
+    label = require_labels(label, len(time_label), num_classes)
     # Looked up even when no example has a class, so that every process of a distributed run
     # has a gradient for the table.
     if table.num_embeddings > num_classes:
@@ -109,19 +109,6 @@ def class_vectors(
         return found
     known: Tensor = table(label.clamp(min=0)) * (label >= 0)[:, None]
     return known
-
-
-def refuse_label(label: Tensor | None) -> None:
-    """Refuse a label given to a network without classes.
-
-    Raises:
-        ValueError: with the fix.
-    """
-    if label is not None:
-        raise ValueError(
-            "condition was given to a network without classes: build it with num_classes=..., "
-            "or leave condition out"
-        )
 
 
 class TimeEmbedding(nn.Module):
@@ -141,6 +128,8 @@ class TimeEmbedding(nn.Module):
         null_class: give "no class" a vector of its own, as DiT; False leaves it out of the sum.
         activation: between the layers, `"silu"` or `"gelu"`.
         last: activation of what comes out, likewise.
+        condition_shape: of a vector `(n,)`, or a dictionary of such and of numbers of classes,
+            added to what comes out; empty for none.
     """
 
     W: Tensor
@@ -157,10 +146,12 @@ class TimeEmbedding(nn.Module):
         null_class: bool = False,
         activation: str = "silu",
         last: str = "silu",
+        condition_shape: ConditionShape = (),
     ) -> None:
         super().__init__()
         require_count(channels=channels)
-        require_count(0, num_classes=num_classes, num_augment=num_augment)
+        require_count(0, num_augment=num_augment)
+        self.vectors = condition_embedding(condition_shape, channels, num_classes)
         require_choice("activation", activation, tuple(_ACTIVATIONS))
         require_choice("last", last, tuple(_ACTIVATIONS))
         self.activation, self.last = _ACTIVATIONS[activation], _ACTIVATIONS[last]
@@ -190,17 +181,16 @@ class TimeEmbedding(nn.Module):
             time_label: shape `(batch,)`.
             condition: labels, int64 of shape `(batch,)`, -1 or None for no class; or a dictionary
                 with `label` and, for networks that were trained with augmentation, `augment` of
-                shape `(batch, num_augment)`.
+                shape `(batch, num_augment)`; or what `condition_shape` declares.
 
         Returns:
             Shape `(batch, channels)`.
         """
         require_noise_level(time_label)
-        given = condition if isinstance(condition, dict) else {"label": condition}
-        label, augment = given.get("label"), given.get("augment")
+        augment = condition.get("augment") if isinstance(condition, Mapping) else None
         W = self.W if self.features.embedding == "fourier" else None
         features = self.features.of(time_label, W).to(self.first.weight.dtype)
-        known = self._classes(label, time_label)
+        known = self._classes(condition, time_label)
         if self.class_first and known is not None:
             features = features + known
         if augment is not None:
@@ -212,13 +202,16 @@ class TimeEmbedding(nn.Module):
         hidden: Tensor = self.second(self.activation(self.first(features)))
         if not self.class_first and known is not None:
             hidden = hidden + known
+        if self.vectors is not None:
+            hidden = hidden + self.vectors(condition, len(time_label))
         out: Tensor = self.last(hidden)
         return out
 
-    def _classes(self, label: Tensor | None, time_label: Tensor) -> Tensor | None:
+    def _classes(self, condition: Condition, time_label: Tensor) -> Tensor | None:
         if self.classes is None:
-            refuse_label(label)
+            if self.vectors is None:
+                refuse_label(condition)
             return None
-        known = class_vectors(self.classes, label, time_label, self.num_classes)
+        known = class_vectors(self.classes, label_of(condition), time_label, self.num_classes)
         known = known if self.class_scale == 1 else known * self.class_scale
         return known if self.class_bias is None else known + self.class_bias

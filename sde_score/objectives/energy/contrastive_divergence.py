@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import expand_like, require_count, require_nonnegative
+from sde_score._core.conditions import Condition
 from sde_score.mcmc.kernel import KERNELS, Kernel
 from sde_score.models import Marginal, Model
 from sde_score.objectives.base import MarginalObjective, StatefulObjective
@@ -154,9 +155,7 @@ class PersistentContrastiveDivergence(StatefulObjective):
         self.buffer.fill(examples)
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         marginal = Marginal(model, None, condition)
         visit = self.buffer.visit(x0, generator)
         one = x0.new_ones(())

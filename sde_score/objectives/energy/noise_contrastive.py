@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_batch, require_count
+from sde_score._core.conditions import Condition
 from sde_score.models import Marginal, Model
 from sde_score.objectives.base import StatefulObjective
 from sde_score.random import Draws, normal
@@ -87,9 +88,7 @@ class NoiseContrastive(StatefulObjective):
         self.log_z.copy_(_log_det(factor) + 0.5 * flat.shape[1] * math.log(2 * math.pi))
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         self._require_fitted(x0)
         noise = [self.noise(normal(x0, generator)) for _ in range(self.ratio)]
         return self.at(Marginal(model, None, condition), x0, noise)

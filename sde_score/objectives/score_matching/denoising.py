@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import mean_event, require_choice
+from sde_score._core.conditions import Condition
 from sde_score.models import Model
 from sde_score.objectives.base import BaseObjective, NoiseLevels
 from sde_score.objectives.time_samplers import TimeSampler
@@ -88,9 +89,7 @@ class DenoisingScoreMatching(BaseObjective):
         return "2 F + 2 B" if self.variance_reduction == "antithetic" else "F + B"
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         """Weighted loss of each example at a random time, shape `(batch,)`."""
         t, importance, noise = self.draw(model.sde, x0, generator)
         loss = self.at(model, x0, t, noise, condition)
@@ -102,7 +101,7 @@ class DenoisingScoreMatching(BaseObjective):
         return t, importance, noise_beside(x0, generator)
 
     def at(
-        self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None
+        self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Condition = None
     ) -> Tensor:
         """Weighted loss of each example at given times and noise, shape `(batch,)`."""
         loss = self._error(model, x0, t, noise, condition)
@@ -120,7 +119,7 @@ class DenoisingScoreMatching(BaseObjective):
         return self._noise_levels.weights(sde, t.double())
 
     def _error(
-        self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None
+        self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Condition
     ) -> Tensor:
         predicted = model.noise(model.sde.perturb(x0, t, noise), t, condition)
         if self.variance_reduction == "none":

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition
 from sde_score._core.memory import require_memory
 from sde_score.models import Model
 from sde_score.objectives.base import StatefulObjective
@@ -76,9 +77,7 @@ class AdaptiveDenoising(StatefulObjective):
         nn.init.zeros_(self.log_loss.bias)
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         """Loss of each example at a random time, over the expected one, shape `(batch,)`."""
         t, importance, noise = self.denoising.draw(model.sde, x0, generator)
         loss = self.denoising.at(model, x0, t, noise, condition)

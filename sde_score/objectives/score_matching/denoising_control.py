@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import mean_event, require_count
+from sde_score._core.conditions import Condition
 from sde_score._core.memory import require_memory
 from sde_score.models import Model
 from sde_score.objectives.base import StatefulObjective
@@ -106,9 +107,7 @@ class DenoisingControl(StatefulObjective):
         self.register_buffer("pending", torch.zeros(9, bins, dtype=torch.float64))
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         """Weighted loss of each example at a random time, shape `(batch,)`."""
         t, importance, noise = self.denoising.draw(model.sde, x0, generator)
         parts = self.parts(model, x0, t, noise, condition)
@@ -118,7 +117,7 @@ class DenoisingControl(StatefulObjective):
         return parts.combine(*self.coefficients(model.sde, t)) * weight.to(parts.error)
 
     def parts(
-        self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None
+        self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Condition = None
     ) -> Parts:
         """A, K and |noise|^2 of each example at given times and noise: two evaluations."""
         predicted = model.noise(model.sde.perturb(x0, t, noise), t, condition)

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_batch, require_choice, require_count, require_positive
+from sde_score._core.conditions import Condition
 from sde_score.models import Density, Marginal, Model
 from sde_score.objectives.base import BaseObjective
 from sde_score.random import Draws, probes
@@ -129,9 +130,7 @@ class SteinDiscrepancy(BaseObjective):
         require_settings(self.kernel, self.bandwidth)
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         """Mean of u over the pairs of each example with the others, shape `(batch,)`."""
         if len(x0) < 2:
             raise ValueError("x0 has one example; the Stein discrepancy needs pairs: at least 2")

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import expand_like, require_positive, sum_event
+from sde_score._core.conditions import Condition
 from sde_score.models import Density, Marginal, Model, Target
 from sde_score.objectives.base import BaseObjective, NoiseLevels
 from sde_score.objectives.score_matching.explicit import KnownTarget
@@ -105,15 +106,13 @@ class TargetScoreMatching(BaseObjective):
         return self._known.score(draws).square().mean().item()
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         """Weighted loss of each example at a random time, in nats, shape `(batch,)`."""
         t, factor = self._noise_levels.draw(model.sde, x0, generator)
         return factor.to(x0.dtype) * self.at(model, x0, t, normal(x0, generator), condition)
 
     def at(
-        self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None
+        self, model: Model, x0: Tensor, t: Tensor, noise: Tensor, condition: Condition = None
     ) -> Tensor:
         """Loss of each example at given times and noise, without weight, shape `(batch,)`."""
         on_target, on_noise = self.coefficients(model, t)

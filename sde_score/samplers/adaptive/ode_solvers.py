@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition, mapped
 from sde_score.samplers.adaptive.dormand_prince import (
     FIRST_STEP,
     Derivative,
@@ -166,6 +167,6 @@ SOLVERS: Mapping[str, Solver] = {
 """`dopri5` and `torchdiffeq` run on the device of the state; `scipy` is a reference on the CPU."""
 
 
-def rows_of(condition: Tensor | None, rows: Tensor) -> Tensor | None:
+def asked_of(condition: Condition, rows: Tensor) -> Condition:
     """The condition of the examples that a solver asks for; itself if these are all."""
-    return condition if condition is None or len(rows) == len(condition) else condition[rows]
+    return mapped(condition, lambda value: value if len(rows) == len(value) else value[rows])

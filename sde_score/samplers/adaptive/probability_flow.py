@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score.samplers.adaptive.ode_gradients import GRADIENT_SOLVERS, leaves_of
-from sde_score.samplers.adaptive.ode_solvers import SOLVERS, rows_of
+from sde_score.samplers.adaptive.ode_solvers import SOLVERS, asked_of
 from sde_score.samplers.base import Sampler
 from sde_score.samplers.problem import Iteration, Problem
 
@@ -71,7 +71,7 @@ class ProbabilityFlowODE(Sampler):
             t = sde.time_of_log_snr(log_snr)
             problem.tick()
             here = state.reshape(-1, *x.shape[1:]).to(x.dtype)
-            velocity = problem.model.velocity(here, t, rows_of(problem.condition, rows))
+            velocity = problem.model.velocity(here, t, asked_of(problem.condition, rows))
             velocity = velocity.double().reshape(state.shape)
             return velocity * -((sde.sigma(t) / sde.diffusion(t)) ** 2)[:, None]
 

@@ -32,7 +32,7 @@ from sde_score.samplers.adaptive.engine import (
     StepSizeController,
     integrate,
 )
-from sde_score.samplers.adaptive.ode_solvers import rows_of
+from sde_score.samplers.adaptive.ode_solvers import asked_of
 from sde_score.samplers.base import Sampler
 from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes.clocks import LOG_SNR
@@ -72,7 +72,7 @@ class UnitVariancePair(EmbeddedPair):
         x = (state * torch.hypot(sde.alpha(t), sde.sigma(t))[:, None]).to(self.dtype)
         predict = getattr(self.problem.model, self.kind)
         self.problem.tick()
-        condition = rows_of(self.problem.condition, rows)
+        condition = asked_of(self.problem.condition, rows)
         found: Tensor = predict(x.view(-1, *self.shape[1:]), t, condition)
         return found.double().view(state.shape)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_nonnegative
+from sde_score._core.conditions import rows_of
 from sde_score._core.errors import NumericalError
 from sde_score.samplers.base import Sampler
 from sde_score.samplers.fixed_step.one_step import Predictor
@@ -215,9 +216,7 @@ class _Table:
         """The model's prediction at the points, `(width, n, numbers)`: one call."""
         width = len(points)
         times = self.times[self.clamp(front, width)].flatten()
-        condition = self.problem.condition
-        if condition is not None:
-            condition = condition[rows.repeat(width)]
+        condition = rows_of(self.problem.condition, rows.repeat(width))
         folded = points.reshape(-1, *self.shape)
         found: Tensor = getattr(self.problem.model, self.kind)(folded, times, condition)
         return found.reshape(points.shape).to(points.dtype)

@@ -24,6 +24,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from sde_score._core.checks import require_choice, require_count, require_positive
+from sde_score._core.conditions import Condition
 from sde_score._core.modules import evaluating
 from sde_score.models import Model
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
@@ -91,7 +92,7 @@ def optimise_grid(
     learning_rate: float = 0.1,
     method: str = "auto",
     reference: Sampler | None = None,
-    condition: Tensor | None = None,
+    condition: Condition = None,
     batch_size: int = 512,
     target: str = "",
     progress: bool = True,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sde_score._core.conditions import Condition, rows_of, tensors_of
 from sde_score._core.progress import progress_bar
 from sde_score.models import Model
 from sde_score.random import ExampleStreams, example_seeds, generator_from
@@ -63,7 +64,7 @@ class EndErrors:
 class Starts:
     """States at `t_max`, where the fine solution carries them, and the condition; in batches."""
 
-    batches: list[tuple[Tensor, Tensor, Tensor | None]]
+    batches: list[tuple[Tensor, Tensor, Condition]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +75,16 @@ class Parts:
     reference: Sampler
     shape: tuple[int, ...]
     seed: int
-    condition: Tensor | None
+    condition: Condition
     batch_size: int
     progress: bool
 
     def take(self, *counts: int) -> list[Starts]:
         """Sets of so many starts, one after the other."""
-        if self.condition is not None and len(self.condition) != sum(counts):
+        given = {len(value) for value in tensors_of(self.condition)} or {sum(counts)}
+        if given != {sum(counts)}:
             raise ValueError(
-                f"condition has {len(self.condition)} entries for {' + '.join(map(str, counts))} "
+                f"condition has {given.pop()} entries for {' + '.join(map(str, counts))} "
                 "starts: to fit to, to choose by, and fresh ones"
             )
         first, sets = 0, []
@@ -93,11 +95,11 @@ class Parts:
             first += count
         return sets
 
-    def _batch(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _batch(self, first: int, last: int) -> tuple[Tensor, Tensor, Condition]:
         like = blank(self.model, (last - first, *self.shape))
         x = ExampleStreams(example_seeds(self.seed, last - first, first), like)()
         x = x * self.reference.start_spread(self.model.sde, sigma_data_of(self.model))
-        condition = None if self.condition is None else self.condition[first:last]
+        condition = rows_of(self.condition, slice(first, last))
         end = self.reference(self.model, x, condition=condition, progress=self.progress)
         return x, end, condition
 
@@ -111,7 +113,7 @@ class _Checkpointed:
         self.nfe = 0
 
     def _call(
-        self, method: Callable[..., Tensor], x: Tensor, t: Tensor | float, condition: Tensor | None
+        self, method: Callable[..., Tensor], x: Tensor, t: Tensor | float, condition: Condition
     ) -> Tensor:
         if not torch.is_grad_enabled():
             return method(x, t, condition)
@@ -120,19 +122,19 @@ class _Checkpointed:
         )
         return result
 
-    def score(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """The model's score."""
         return self._call(self.model.score, x, t, condition)
 
-    def denoise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """The model's denoised mean."""
         return self._call(self.model.denoise, x, t, condition)
 
-    def noise(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """The model's noise."""
         return self._call(self.model.noise, x, t, condition)
 
-    def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
         """The model's velocity."""
         return self._call(self.model.velocity, x, t, condition)
 
@@ -184,7 +186,7 @@ class Search:
         """The model's diffusion."""
         return self.model.sde
 
-    def run(self, times: Tensor, x: Tensor, condition: Tensor | None) -> Tensor:
+    def run(self, times: Tensor, x: Tensor, condition: Condition) -> Tensor:
         """End of a sampling run from x along times, differentiable in them."""
         problem = Problem(_Checkpointed(self.model), times, _no_noise, condition, _nothing)
         x = x.clone()
@@ -228,7 +230,7 @@ class Search:
     def differentiable(self, theta: Tensor, seed: int) -> bool:
         """Whether the gradient through a run is that of differences, on a few starts."""
         x, _, condition = self.fit.batches[0]
-        x, condition = x[:4], None if condition is None else condition[:4]
+        x, condition = x[:4], rows_of(condition, slice(4))
         generator = generator_from(seed, len(theta))
         along = torch.randn(len(theta), generator=generator, dtype=torch.float64)
         probe = torch.randn(x.shape, generator=generator).to(x)
