@@ -14,14 +14,16 @@ the level. The `L` bins fill the model range `[-1, 1]`: center and width are bot
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sde_score._core.checks import is_finite, is_number, plain, refusal, require_count, shown
+from sde_score._core.conditions import Condition, mapped
 from sde_score._core.errors import ArgumentError, DataError
 from sde_score._core.records import Record
 from sde_score._core.statistics import moments
@@ -318,3 +320,42 @@ def _numbers(name: str, value: Any) -> Numbers:
         if not is_finite(number):
             raise ValueError(f"{name}={shown(value)} must be finite")
     return tuple(float(n) for n in numbers) if many else float(numbers[0])
+
+
+ConditionScaling: TypeAlias = Mapping[str, Scaling] | Scaling
+"""The map of a condition; of a dictionary, one for each name that has numbers."""
+
+
+def condition_to_model(condition: Condition, scaling: ConditionScaling) -> Condition:
+    """A raw condition in model range; labels stay as they are.
+
+    Args:
+        condition: a tensor, or a dictionary of them.
+        scaling: one, or one for each name.
+    """
+    return _each(condition, scaling, Scaling.to_model)
+
+
+def condition_from_model(condition: Condition, scaling: ConditionScaling) -> Condition:
+    """The inverse of `condition_to_model`, in float64 where values are continuous."""
+    return _each(condition, scaling, lambda one, value: one.from_model(value.double()))
+
+
+def same_scalings(one: ConditionScaling, other: ConditionScaling) -> bool:
+    """Whether both are the same up to rounding."""
+    if isinstance(one, Scaling) or isinstance(other, Scaling):
+        return isinstance(one, Scaling) and isinstance(other, Scaling) and one.is_close(other)
+    return set(one) == set(other) and all(one[name].is_close(other[name]) for name in one)
+
+
+def _each(
+    condition: Condition, scaling: ConditionScaling, change: Callable[[Scaling, Tensor], Tensor]
+) -> Condition:
+    if isinstance(scaling, Scaling):
+        return mapped(condition, lambda value: change(scaling, value))
+    if not isinstance(condition, Mapping):
+        return condition
+    return {
+        name: change(scaling[name], value) if name in scaling else value
+        for name, value in condition.items()
+    }

@@ -29,14 +29,14 @@ NO_CLASS = -1
 BESIDE = ("augment", "estimate")
 """Entries of dictionaries that training and samplers add themselves."""
 
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def mapped(condition: Condition, change: Callable[[Tensor], Tensor]) -> Condition:
     """A condition with every tensor in it changed; None stays None."""
-    if condition is None or isinstance(condition, Tensor):
-        return None if condition is None else change(condition)
-    return {name: change(value) for name, value in condition.items()}
+    if isinstance(condition, Mapping):
+        return {name: change(value) for name, value in condition.items()}
+    return None if condition is None else change(condition)
 
 
 def rows_of(condition: Condition, rows: Tensor | slice) -> Condition:
@@ -206,7 +206,7 @@ def require_labels(labels: Tensor, batch: int, num_classes: int, name: str = "co
         TypeError: if the labels are no integers.
         ValueError: for a wrong shape, or labels out of range, looked at on the CPU alone.
     """
-    if not isinstance(labels, Tensor) or labels.dtype not in _INTEGERS:
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
         raise ArgumentError(
             f"{name} must be a tensor of integer labels, got {class_of(labels)}"
             + _fix(labels, batch, num_classes, name)
@@ -242,4 +242,4 @@ def _fix(labels: object, batch: int, num_classes: int, name: str) -> str:
         return f": try {name}.expand({batch})"
     if labels.shape == (batch, 1):
         return f": try {name}[:, 0]"
-    return f": try {name}.long()" if labels.dtype not in _INTEGERS else ""
+    return f": try {name}.long()" if labels.dtype not in INTEGERS else ""

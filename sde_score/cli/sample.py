@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sde_score import samplers
+from sde_score._core.conditions import Condition, mapped
 from sde_score.cli.options import (
     RunCommand,
     hint_at_noise,
@@ -17,9 +18,11 @@ from sde_score.cli.options import (
     suited_sampler,
 )
 from sde_score.cli.output import say, show_record
+from sde_score.data import load_condition
 from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
+from sde_score.scaling import condition_from_model
 from sde_score.training import Run
 
 
@@ -58,7 +61,12 @@ class Sample(RunCommand):
     label: str | None = None
     """Class of all samples, for conditional models: its name, or its number from 0 where classes
     have no numbers as names; none for samples of all data, of a run trained with condition_dropout;
-    classes in turn, or the vectors of training examples, if not given."""
+    classes in turn, or what training examples are told, if not given."""
+
+    condition: Path | None = None
+    """File with what each sample is told, in the data's own terms, for runs with vectors, images or
+    a dictionary: .npy, or .npz with condition, or condition_NAME for each name, as samples.npz has
+    them; one entry counts for all samples."""
 
     def run(self) -> None:
         """Draw, write, print a line."""
@@ -92,7 +100,11 @@ class Sample(RunCommand):
         else:
             say(f"{self.out}: {self.num} samples, {spec}, {nfe} NFE, {seconds:.1f} s")
 
-    def _condition(self, run: Run) -> torch.Tensor | None:
+    def _condition(self, run: Run) -> Condition:
+        if self.condition is not None:
+            if self.label is not None:
+                raise ValueError(f"label={self.label} and condition={self.condition}: give one")
+            return run.condition_of(load_condition(self.condition, self.num))
         if self.label is None:
             return run.labels_in_turn(self.num)
         taken = run.num_classes or run.condition_shape
@@ -101,11 +113,14 @@ class Sample(RunCommand):
         return run.labels_of(self.label, self.num)
 
 
-def _as_in_data(run: Run, labels: torch.Tensor | None) -> torch.Tensor | None:
-    """Conditions as the data have them: vectors, and labels that are not 0, 1, ..."""
+def _as_in_data(run: Run, condition: Condition) -> Condition:
+    """Conditions as the data have them: in their own terms, and labels that are not 0, 1, ..."""
     names = run.class_names
-    if labels is not None and labels.is_floating_point():
-        return run.data.condition_scaling.from_model(labels.double().cpu())
-    if labels is None or not names or not all(name.isdecimal() for name in names):
-        return labels
-    return torch.tensor([int(name) for name in names])[labels.cpu()]
+    if run.condition_shape:
+        scaling = run.data.condition_scaling
+        return condition_from_model(mapped(condition, lambda value: value.cpu()), scaling)
+    if not names or not all(name.isdecimal() for name in names):
+        return condition
+    return mapped(
+        condition, lambda labels: torch.tensor([int(name) for name in names])[labels.cpu()]
+    )

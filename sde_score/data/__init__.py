@@ -9,6 +9,7 @@ data set; `EpochOrder` is the order of the examples in training.
 from sde_score._core.errors import DataError
 from sde_score.data.dataset import Batch, DataInfo, DataSet, is_image
 from sde_score.data.fingerprint import Fingerprint
+from sde_score.data.formats.numpy_arrays import load_condition
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.loading import (
     FORMATS,
@@ -44,6 +45,7 @@ __all__ = [
     "is_image",
     "is_there",
     "load",
+    "load_condition",
     "register",
     "register_format",
     "text_of",

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import is_integer, plain, refusal, require_count
+from sde_score._core.conditions import Condition, ConditionShape, rows_of
 from sde_score._core.statistics import chunks, largest_spread, mean_squares
 from sde_score.data.limits import require_room
 from sde_score.random import generator_from
-from sde_score.scaling import Scaling
+from sde_score.scaling import ConditionScaling, Scaling, condition_to_model
 
 # The largest pairwise distance costs count^2: above this many examples, or numbers, a random subset
 # stands in.
@@ -38,12 +39,12 @@ class Batch(NamedTuple):
     """Examples for a model.
 
     `x0` is float32 in model range, shape `(batch, *event)`; `condition` holds the labels, int64,
-    shape `(batch,)`, or vectors in model range, float32, shape `(batch, n)`; None for data without
-    either.
+    shape `(batch,)`, or vectors or images in model range, float32, or a dictionary of such; None
+    for data without any.
     """
 
     x0: Tensor
-    condition: Tensor | None
+    condition: Condition
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,12 @@ class DataSet:
         class_names: name of each class where the source has them, else empty.
         rows: rows of `_source` that make up the data set, int64; None for all of them.
         column_names: name of each column of a table where the source has them, else empty.
-        conditions: raw vectors that are the conditions, shape `(count, n)`; None without.
-        condition_scaling: the map between raw conditions and model range.
+        conditions: raw vectors `(count, n)` or images `(count, channels, *sides)` that are the
+            conditions, or a dictionary of such and of labels `(count,)`; None without.
+        condition_scaling: the map between raw conditions and model range; of a dictionary, one for
+            each name that is no label.
+        condition_shape: of one condition, or a dictionary from names to shapes and numbers of
+            classes; empty without.
     """
 
     name: str
@@ -115,13 +120,9 @@ class DataSet:
     class_names: tuple[str, ...] = ()
     rows: Tensor | None = None
     column_names: tuple[str, ...] = ()
-    conditions: Tensor | None = None
-    condition_scaling: Scaling = field(default_factory=Scaling)
-
-    @property
-    def condition_shape(self) -> tuple[int, ...]:
-        """Shape of one condition that is a vector; empty for data without."""
-        return () if self.conditions is None else tuple(self.conditions.shape[1:])
+    conditions: Condition = None
+    condition_scaling: ConditionScaling = field(default_factory=Scaling)
+    condition_shape: ConditionShape = ()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -170,11 +171,12 @@ class DataSet:
         """Examples in model range with their conditions, in the order of `indices`, as `raw`."""
         return Batch(self.scaling.to_model(self.raw(indices)), self.conditions_at(indices))
 
-    def conditions_at(self, indices: Indices) -> Tensor | None:
-        """Vectors in model range, or labels, in the order of `indices`; None for data without."""
+    def conditions_at(self, indices: Indices) -> Condition:
+        """Conditions in model range, or labels, in the order of `indices`; None for neither."""
         if self.conditions is None:
             return self.labels_at(indices)
-        return self.condition_scaling.to_model(self.conditions[self._rows(indices)])
+        found = rows_of(self.conditions, self._rows(indices))
+        return condition_to_model(found, self.condition_scaling)
 
     def labels_at(self, indices: Indices) -> Tensor | None:
         """Labels of examples, int64, in the order of `indices`; None for data without labels."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition, rows_of, tensors_of
 from sde_score._core.records import Record
 from sde_score.data.dataset import DataSet
 
@@ -53,11 +55,11 @@ class Fingerprint(Record):
                 terms = _weighted(piece, first)
                 projection += terms.sum().item()
                 squares += terms.square().sum().item()
-        kept = dataset.labels_at(torch.arange(count))
+        kept: Condition = dataset.labels_at(torch.arange(count))
         if dataset.conditions is not None:
             chosen = slice(count) if dataset.rows is None else dataset.rows[:count]
-            kept = dataset.conditions[chosen]
-        labels = "" if kept is None else hashlib.sha256(_bytes(kept)).hexdigest()
+            kept = rows_of(dataset.conditions, chosen)
+        labels = "" if kept is None else _digest(kept)
         return cls(rows.hexdigest(), labels, projection, math.sqrt(squares))
 
     def same_rows(self, other: Fingerprint, rounded: bool = False) -> bool:
@@ -78,6 +80,16 @@ def _weighted(piece: Tensor, first: int) -> Tensor:
     row = torch.arange(first, first + len(x), dtype=torch.float64)
     column = torch.arange(x.shape[1], dtype=torch.float64)
     return x * torch.cos(2.4 * row)[:, None] * torch.cos(1.7 * column + 1)
+
+
+def _digest(condition: Condition) -> str:
+    digest = hashlib.sha256()
+    if isinstance(condition, Mapping):
+        for name, value in sorted(condition.items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+    for value in tensors_of(condition):
+        digest.update(_bytes(value))
+    return digest.hexdigest()
 
 
 def _bytes(values: Tensor) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import class_of, is_number, plain, refusal
-from sde_score._core.errors import DataError
+from sde_score._core.conditions import require_condition_shape
+from sde_score._core.errors import DataError, naming
 from sde_score._core.statistics import chunks
 from sde_score.data.dataset import SMALLEST_SIDE, DataSet
 from sde_score.scaling import Scaling, raw_dtype
+
+Array = Tensor | np.ndarray[Any, Any]
 
 _FEW = 32  # values of uint8 below this may be levels of their own
 _OBLONG = 3  # times as long as it is high: what is longer is no image without channels
@@ -29,7 +32,7 @@ def from_tensor(
     *,
     name: str = "tensor",
     class_names: tuple[str, ...] = (),
-    condition: Tensor | np.ndarray[Any, Any] | None = None,
+    condition: Array | Mapping[str, Array] | None = None,
 ) -> DataSet:
     """A data set over a tensor.
 
@@ -46,8 +49,9 @@ def from_tensor(
             tables whose columns share one scale, `Scaling()` for data that are in model range.
         name: of the data set, in reports.
         class_names: name of each class; gives the number of classes.
-        condition: a vector of numbers for each example, floating-point of shape `(count, n)`,
-            instead of labels; standardized column by column.
+        condition: instead of labels: a vector of numbers for each example, `(count, n)`, or an
+            image, `(count, channels, *sides)`, scaled as x would be; or a dictionary of named ones,
+            in which integers `(count,)` are labels, 0 to the largest.
 
     Raises:
         TypeError: if `x` or `labels` are not tensors of such a kind.
@@ -77,7 +81,7 @@ def from_tensor(
         x = _as_levels(x, scaling.levels)
     scaling.log_abs_det(tuple(x.shape[1:]))  # refuses a scaling for other events
     if condition is not None:
-        return _with_vectors(DataSet(name, x, scaling), _as_tensor(condition), labels)
+        return _with_conditions(DataSet(name, x, scaling), condition, labels)
     if labels is None:
         return DataSet(name, x, scaling)
     labels = _checked_labels(labels, len(x), class_names)
@@ -89,23 +93,57 @@ def from_tensor(
     return DataSet(name, x, scaling, labels, num_classes, tuple(class_names))
 
 
-def _with_vectors(dataset: DataSet, condition: Any, labels: Any) -> DataSet:
+def _with_conditions(dataset: DataSet, condition: Any, labels: Any) -> DataSet:
     if labels is not None:
-        raise DataError("examples have a condition and labels: give one of them")
-    if not isinstance(condition, Tensor) or not condition.is_floating_point():
-        what = class_of(condition)
-        raise TypeError(f"condition must be floating-point vectors, (count, n), got {what}")
-    if condition.ndim != 2 or len(condition) != len(dataset) or not condition.shape[1]:
         raise DataError(
-            f"condition has shape {tuple(condition.shape)} for {len(dataset)} examples, accepted: "
-            f"({len(dataset)}, n)"
+            "examples have labels and a condition: give one of them, or both in a dictionary, "
+            "condition={'label': labels, ...}"
         )
-    condition = condition.detach().cpu()
-    condition = condition.float() if condition.itemsize < 4 else condition
-    if not bool(torch.isfinite(condition).all()):
-        raise DataError("a condition holds NaN or infinity: remove the example or fill it in")
-    scaling = Scaling.standardize(condition, per_feature=True)
-    return replace(dataset, conditions=condition, condition_scaling=scaling)
+    count = len(dataset)
+    if not isinstance(condition, Mapping):
+        value, kind, scaling = _condition("condition", condition, count)
+        if scaling is None or isinstance(kind, int):
+            raise TypeError(
+                "condition must be floating-point numbers, or uint8 images, and holds one integer "
+                "for each example: give them as labels"
+            )
+        return replace(dataset, conditions=value, condition_shape=kind, condition_scaling=scaling)
+    found = {
+        name: _condition(f"condition[{name!r}]", value, count) for name, value in condition.items()
+    }
+    return replace(
+        dataset,
+        conditions={name: value for name, (value, _, _) in found.items()},
+        condition_shape=require_condition_shape({n: kind for n, (_, kind, _) in found.items()}),
+        condition_scaling={n: one for n, (_, _, one) in found.items() if one is not None},
+    )
+
+
+def _condition(
+    name: str, value: Any, count: int
+) -> tuple[Tensor, int | tuple[int, ...], Scaling | None]:
+    """A condition as a tensor, the number of its classes or its shape, and its scaling."""
+    value = _as_tensor(value)
+    if isinstance(value, Tensor) and value.ndim == 1 and not value.is_floating_point():
+        labels = _checked_labels(value, count, (), name)
+        return labels, int(labels.max()) + 1, None
+    kinds = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if not isinstance(value, Tensor) or value.dtype not in kinds:
+        raise TypeError(
+            f"{name} must be floating-point vectors, (count, n), floating-point or uint8 images, "
+            f"(count, channels, *sides), or integer labels, (count,), got {class_of(value)}"
+        )
+    if value.ndim < 2 or len(value) != count or not value.numel():
+        raise DataError(
+            f"{name} has shape {tuple(value.shape)} for {count} examples, accepted: "
+            f"({count}, n), or ({count}, channels, *sides) for images"
+        )
+    value = value.detach().cpu()
+    value = value.float() if value.is_floating_point() and value.itemsize < 4 else value
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise DataError(f"{name} holds NaN or infinity: remove the example or fill it in")
+    with naming(name):
+        return value, tuple(value.shape[1:]), _default_scaling(value)
 
 
 def _default_scaling(x: Tensor) -> Scaling:
@@ -216,19 +254,21 @@ def _as_levels(x: Tensor, levels: int) -> Tensor:
     return x.to(raw_dtype(levels))
 
 
-def _checked_labels(labels: Any, count: int, class_names: tuple[str, ...]) -> Tensor:
+def _checked_labels(
+    labels: Any, count: int, class_names: tuple[str, ...], name: str = "labels"
+) -> Tensor:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         fix = ": try labels.long()" if isinstance(labels, Tensor) else ": number the classes"
         raise TypeError(
-            f"labels must be integers, one for each example, got {class_of(labels)}{fix}"
+            f"{name} must be integers, one for each example, got {class_of(labels)}{fix}"
         )
     if tuple(labels.shape) != (count,):
         raise DataError(
-            f"labels have shape {tuple(labels.shape)} for {count} examples, accepted: ({count},)"
+            f"{name} have shape {tuple(labels.shape)} for {count} examples, accepted: ({count},)"
         )
     kept: Tensor = labels.detach().cpu().to(torch.int64)
     low, high = int(kept.min()), int(kept.max())
     if low < 0 or (class_names and high >= len(class_names)):
         upper = f" to {len(class_names) - 1}" if class_names else ""
-        raise DataError(f"labels run from {low} to {high}, accepted: integers from 0{upper}")
+        raise DataError(f"{name} run from {low} to {high}, accepted: integers from 0{upper}")
     return kept

@@ -33,7 +33,13 @@ def save_run(imported: Imported, out: str | Path, step: int = 1) -> Path:
     config = imported.config(step)
     weights = {name: tensor.detach() for name, tensor in imported.model().state_dict().items()}
     facts = DataFacts(
-        imported.family, 1, imported.event_shape, imported.num_classes, imported.scaling
+        imported.family,
+        1,
+        imported.event_shape,
+        imported.num_classes,
+        imported.scaling,
+        imported.condition_shape,
+        imported.condition_scaling,
     )
     state = TrainState(step, config.batch_size, facts, all_noise_levels=imported.all_noise_levels)
     tensors = {"model": weights, "ema": weights, "optimizer": {}, "objective": {}}

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import ConditionShape
 from sde_score.interop.files import Contents
 from sde_score.interop.schedules import text_of
 from sde_score.models import EnergyModel, ScoreModel
 from sde_score.nn import create as create_backbone
-from sde_score.scaling import Scaling
+from sde_score.scaling import ConditionScaling, Scaling
 from sde_score.sdes import SDE
 from sde_score.training import TrainConfig
 
@@ -39,6 +40,8 @@ class Imported:
             score itself.
         all_noise_levels: whether it was trained at every noise level, or on data without noise
             alone.
+        condition_shape: what it is told beside classes, see `sde_score.nn.create`.
+        condition_scaling: between raw conditions and model range.
     """
 
     family: str
@@ -55,6 +58,8 @@ class Imported:
     facts: Mapping[str, Any] = field(default_factory=dict)
     energy: str | None = None
     all_noise_levels: bool = True
+    condition_shape: ConditionShape = ()
+    condition_scaling: ConditionScaling = field(default_factory=Scaling)
 
     def replaced(self, **fields: Any) -> Imported:
         """The same with other values of some fields."""
@@ -65,7 +70,9 @@ class Imported:
 
         Half precision, in which many files are kept, is computed in float32.
         """
-        network = create_backbone(self.backbone, self.event_shape, self.num_classes)
+        network = create_backbone(
+            self.backbone, self.event_shape, self.num_classes, self.condition_shape
+        )
         dtypes = {value.dtype for value in self.state.values() if value.is_floating_point()}
         network.to(max({torch.float32, *dtypes}, key=lambda dtype: dtype.itemsize))
         network.load_state_dict(dict(self.state))
@@ -84,6 +91,7 @@ class Imported:
         Args:
             steps: of it.
         """
+        conditional = bool(self.num_classes or self.condition_shape)
         config = TrainConfig(
             data=f"<{self.family}>",
             sde=text_of(self.sde),
@@ -91,8 +99,8 @@ class Imported:
             model="score" if self.energy is None else "energy",
             prediction=self.prediction,
             sigma_data=self.sigma_data,
-            conditional=self.num_classes > 0,
-            condition_dropout=0.1 if self.num_classes and not self.needs_condition else 0.0,
+            conditional=conditional,
+            condition_dropout=0.1 if conditional and not self.needs_condition else 0.0,
             held_out=0.0,
             steps=steps,
         )

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from sde_score._core.conditions import ConditionShape
 from sde_score.nn import create as create_backbone
 from sde_score.nn.backbones.residual_unet import Head, InputMerge, ResidualUNet, stages_of
 from sde_score.nn.blocks.attention import Attention
@@ -98,7 +99,12 @@ def outline(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> Re
     return cast(ResidualUNet, sketch(spec, event_shape, num_classes))
 
 
-def sketch(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> nn.Module:
+def sketch(
+    spec: str,
+    event_shape: tuple[int, ...],
+    num_classes: int = 0,
+    condition_shape: ConditionShape = (),
+) -> nn.Module:
     """Any network without memory for its weights, which gives names and shapes.
 
     Raises:
@@ -106,7 +112,7 @@ def sketch(spec: str, event_shape: tuple[int, ...], num_classes: int = 0) -> nn.
     """
     try:
         with torch.device("meta"):
-            return create_backbone(spec, event_shape, num_classes)
+            return create_backbone(spec, event_shape, num_classes, condition_shape)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint asks for a network that cannot be built: {error}"

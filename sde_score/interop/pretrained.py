@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sde_score._core import __version__
+from sde_score._core.conditions import ConditionShape, require_condition_shape
 from sde_score._core.errors import DataError
 from sde_score._core.files import require_writable
+from sde_score._core.records import decoded, plain_record
 from sde_score.interop import card
 from sde_score.interop.extras import require_extra
 from sde_score.interop.files import Contents, read_contents
@@ -27,7 +29,7 @@ from sde_score.interop.imported import Family, Imported
 from sde_score.interop.keys import fitted, sketch
 from sde_score.interop.schedules import text_of
 from sde_score.models import PARAMETRIZATIONS, EnergyModel, ScoreModel
-from sde_score.scaling import Scaling
+from sde_score.scaling import ConditionScaling, Scaling
 from sde_score.sdes import SDES
 from sde_score.training import Run, load_run
 from sde_score.training.config import is_note
@@ -49,6 +51,7 @@ def imported_from(
     event_shape: tuple[int, ...] | None = None,
     scaling: Scaling | None = None,
     num_classes: int | None = None,
+    condition_shape: ConditionShape | None = None,
 ) -> Imported:
     """A trained network of ours in the form of one that was read from a file.
 
@@ -58,6 +61,7 @@ def imported_from(
         event_shape: of a model in memory: shape of one example.
         scaling: of a model in memory: between raw values and model range; None for none.
         num_classes: of a model in memory: number of classes; None for 0.
+        condition_shape: of a model in memory: what it is told beside classes; None for nothing.
 
     Raises:
         TypeError: for anything else.
@@ -69,6 +73,7 @@ def imported_from(
         "event_shape": event_shape,
         "scaling": scaling,
         "num_classes": num_classes,
+        "condition_shape": condition_shape,
     }
     if isinstance(source, (ScoreModel, EnergyModel)):
         if backbone is None or event_shape is None:
@@ -77,8 +82,8 @@ def imported_from(
                 "such as 'mlp(width=64)', and event_shape=..."
             )
         found = _of_model(source, backbone, tuple(event_shape), num_classes or 0)
-        found = found.replaced(scaling=scaling or Scaling())
-        fitted(sketch(backbone, found.event_shape, found.num_classes), found.state)
+        found = found.replaced(scaling=scaling or Scaling(), condition_shape=condition_shape or ())
+        fitted(_sketch(found), found.state)
         return found
     if given := [name for name, value in said.items() if value is not None]:
         raise ValueError(f"{', '.join(given)}: only a model in memory needs this; leave it out")
@@ -104,6 +109,8 @@ def _of_run(run: Run) -> Imported:
     found = _of_model(run.model, spec, run.event_shape, run.num_classes)
     return found.replaced(
         scaling=run.scaling,
+        condition_shape=run.condition_shape,
+        condition_scaling=run.data.condition_scaling,
         all_noise_levels=run.all_noise_levels,
         facts={"step": run.step, **card.facts_of(run)},
     )
@@ -180,6 +187,8 @@ def config_of(imported: Imported) -> dict[str, Any]:
         "energy": imported.energy,
         "all_noise_levels": imported.all_noise_levels,
         "scaling": imported.scaling.record(),
+        "condition_shape": imported.condition_shape,
+        "condition_scaling": plain_record(imported.condition_scaling),
         "family": imported.family,
         "notes": list(imported.notes),
         "facts": facts,
@@ -311,14 +320,24 @@ def read(contents: Contents) -> Imported:
             dict(config.get("facts", {})),
             None if energy is None else str(energy),
             bool(config.get("all_noise_levels", True)),
+            require_condition_shape(
+                decoded("condition_shape", ConditionShape, config.get("condition_shape", []))
+            ),
+            decoded("condition_scaling", ConditionScaling, config["condition_scaling"])
+            if "condition_scaling" in config
+            else Scaling(),
         )
         PARAMETRIZATIONS.resolve(found.prediction)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{contents.path / CONFIG} cannot be used: {reason}") from error
-    outline = sketch(found.backbone, found.event_shape, found.num_classes)
-    state: dict[str, Tensor] = fitted(outline, found.state)
+    state: dict[str, Tensor] = fitted(_sketch(found), found.state)
     return found.replaced(state=state)
+
+
+def _sketch(found: Imported) -> nn.Module:
+    told = found.num_classes, found.condition_shape
+    return sketch(found.backbone, found.event_shape, *told)
 
 
 def _text(config: Mapping[str, Any], key: str) -> str:

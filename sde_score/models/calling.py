@@ -159,9 +159,9 @@ class Caller(nn.Module):
                 known = kind if isinstance(kind, int) else None
                 self._require_met(f"condition[{name!r}]", value, known)
         missing = [name for name in classes if name not in condition]
-        if self.needs_condition and (missing or not set(condition).difference(BESIDE)):
+        if self.needs_condition and missing:
             raise ValueError(
-                f"condition lacks {', '.join(missing) or 'label'}: every example had them in "
+                f"condition lacks {', '.join(missing)}: every example had them in "
                 "training, and the answer without is of no use: train with condition_dropout=0.1"
             )
 
@@ -189,7 +189,8 @@ class Caller(nn.Module):
             )
 
     def _check_condition(self, condition: Condition) -> None:
-        if condition is None:
+        nothing = isinstance(condition, Mapping) and not set(condition).difference(BESIDE)
+        if condition is None or (nothing and self.takes_condition):
             if self.needs_condition:
                 raise ValueError(
                     "condition is missing: every example had a label in training, so that the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score._core.files import new_folder, replace_file, require_new_folder, require_writable
 from sde_score.data import Scaling
 from sde_score.report.look import Look, kind_of
@@ -46,7 +47,7 @@ def require_samples_file(path: Path, event_shape: Sequence[int] | None = None) -
         )
 
 
-def save_samples(x: Tensor, path: Path, look: Look | Scaling, labels: Tensor | None = None) -> None:
+def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Condition = None) -> None:
     """Write samples, in one step.
 
     `.npz` holds `samples`, for conditional samples `labels` and for discrete data `levels`; `.npy`
@@ -60,7 +61,8 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, labels: Tensor | N
         x: in model range, shape `(n, *event)`.
         path: ending with one of `FORMATS`, or a folder.
         look: of the data set, or its scaling alone.
-        labels: of each sample; or its vector, which `.npz` holds as `condition`.
+        condition: labels of the samples, or vectors or images, which `.npz` holds as `condition`,
+            or a dictionary, whose entries it holds as `condition_` and their names.
 
     Raises:
         ValueError: for another ending, a folder that holds files, or samples that are no table.
@@ -77,8 +79,7 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, labels: Tensor | N
         _write_folder(x, path, look)
     else:
         raw = _raw(x, look.scaling)
-        numbers = None if labels is None else labels.cpu().numpy()
-        content = {".csv": _csv, ".npy": _npy, ".npz": _npz}[path.suffix](raw, look, numbers)
+        content = {".csv": _csv, ".npy": _npy, ".npz": _npz}[path.suffix](raw, look, condition)
         replace_file(path, content)
 
 
@@ -92,26 +93,35 @@ def _raw(x: Tensor, scaling: Scaling) -> Any:
     return raw.numpy()
 
 
-def _npy(raw: Any, look: Look, labels: Any) -> bytes:
+def _npy(raw: Any, look: Look, condition: Condition) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, raw, allow_pickle=False)
     return buffer.getvalue()
 
 
-def _npz(raw: Any, look: Look, labels: Any) -> bytes:
+def _npz(raw: Any, look: Look, condition: Condition) -> bytes:
     buffer, arrays = io.BytesIO(), {"samples": raw}
-    if labels is not None:
-        vectors = labels.dtype.kind == "f"
-        arrays["condition" if vectors else "labels"] = labels if vectors else labels.astype(int)
+    if isinstance(condition, Mapping):
+        arrays |= {f"condition_{name}": value.cpu().numpy() for name, value in condition.items()}
+    elif (labels := _labels(condition)) is not None:
+        arrays["labels"] = labels
+    elif condition is not None:
+        arrays["condition"] = condition.cpu().numpy()
     if look.scaling.levels is not None:
         arrays["levels"] = np.array(look.scaling.levels)
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
-def _csv(raw: Any, look: Look, labels: Any) -> bytes:
+def _labels(condition: Condition) -> Any:
+    """Integers of a condition that is a label alone, else None."""
+    alone = isinstance(condition, Tensor) and condition.ndim == 1
+    return condition.cpu().numpy().astype(int) if alone else None  # type: ignore[union-attr]
+
+
+def _csv(raw: Any, look: Look, condition: Condition) -> bytes:
     text = io.StringIO()
-    labels = None if labels is None or labels.dtype.kind == "f" else labels.astype(int)
+    labels = _labels(condition)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*look.names(raw.shape[1]), *([] if labels is None else ["label"])])
     for index, row in enumerate(raw):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sde_score._core.conditions import Condition
+from sde_score._core.conditions import Condition, mapped, tensors_of
 from sde_score.data import DataSet, EpochOrder
 from sde_score.random import BatchSlice, PairedSlice, generator_from, mix, normal
 from sde_score.training import rng_streams as streams
@@ -19,7 +19,7 @@ from sde_score.training.couplings import Coupling, Independent
 
 
 class MicroBatch(NamedTuple):
-    """One forward pass: data `(batch, *event)`, labels `(batch,)` or None, and random draws;
+    """One forward pass: data `(batch, *event)`, their condition or None, and random draws;
     with augmentation labels `(batch, labels)` for a network that is told them."""
 
     x0: Tensor
@@ -76,14 +76,15 @@ class Batches:
                 indices = self.coupling.choose(indices, noise.cpu())
             x0, condition = self._examples(indices, step, first)
             changes = self._draws(streams.AUGMENT, step, first, self.device)
-            x0, augment = self.augmentation(x0.to(self.device), changes)
+            x0, condition, augment = self._augmented(x0.to(self.device), condition, changes)
             draws = self._draws(streams.OBJECTIVE, step, first, self.device)
             if noise is not None:
-                noise = self.coupling.arrange(x0, noise, condition)
+                labels = condition if isinstance(condition, Tensor) else None
+                noise = self.coupling.arrange(x0, noise, labels)
                 draws = PairedSlice(draws.generator, draws.start, draws.total, noise)
             yield MicroBatch(x0, condition, draws, augment)
 
-    def _examples(self, indices: Tensor, step: int, first: int) -> tuple[Tensor, Tensor | None]:
+    def _examples(self, indices: Tensor, step: int, first: int) -> tuple[Tensor, Condition]:
         x0, condition = self.dataset.batch(indices)
         if self.config.dequantize:
             draws = self._draws(streams.DEQUANTIZE, step, first, torch.device("cpu"))
@@ -93,7 +94,29 @@ class Batches:
         if share := self.config.condition_dropout:
             draws = self._draws(streams.CONDITION, step, first, torch.device("cpu"))
             condition = dropped(condition, share, draws)
-        return x0, condition.to(self.device)
+        return x0, mapped(condition, lambda value: value.to(self.device))
+
+    def _augmented(
+        self, x0: Tensor, condition: Condition, changes: BatchSlice
+    ) -> tuple[Tensor, Condition, Tensor | None]:
+        """Examples changed, the images of their conditions in the same way, and the labels of it.
+
+        Raises:
+            ValueError: for images of other sides.
+        """
+        seen = [value for value in tensors_of(condition) if value.ndim == x0.ndim > 2]
+        if not seen or isinstance(self.augmentation, NoAugmentation):
+            x0, augment = self.augmentation(x0, changes)
+            return x0, condition, augment
+        if any(value.shape[2:] != x0.shape[2:] for value in seen):
+            raise ValueError(
+                "augmentation changes the images of the condition as it changes the examples, and "
+                "they have other sides: choose augmentation=none"
+            )
+        together, augment = self.augmentation(torch.cat([x0, *seen], dim=1), changes)
+        parts = torch.split(together, [x0.shape[1], *(value.shape[1] for value in seen)], dim=1)
+        changed = dict(zip(map(id, seen), parts[1:], strict=True))
+        return parts[0], mapped(condition, lambda value: changed.get(id(value), value)), augment
 
     def _draws(self, stream: int, step: int, first: int, device: torch.device) -> BatchSlice:
         generator = generator_from(self.config.seed, stream, step, device=device)

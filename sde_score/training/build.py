@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from sde_score import data
+from sde_score._core.conditions import ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 from sde_score.data import DataSet
@@ -35,7 +36,7 @@ from sde_score.random import generator_from, initializing
 from sde_score.sdes import SDE, SDES
 from sde_score.training.condition_dropout import settle_dropout
 from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
-from sde_score.training.couplings import COUPLINGS, Independent
+from sde_score.training.couplings import require_coupling
 from sde_score.training.rng_streams import INIT, SETUP
 from sde_score.training.schedules import with_length, with_length_of
 
@@ -68,12 +69,8 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
         REGISTRIES[name].resolve(getattr(config, name), name=name)
     config = dataclasses.replace(config, schedule=schedule)
     objective = OBJECTIVES.resolve(config.objective)
-    coupling = COUPLINGS.resolve(config.coupling, name="coupling")
-    if not isinstance(coupling, Independent) and not getattr(objective, "takes_pairs", False):
-        raise ValueError(
-            f"coupling={config.coupling!r} pairs examples with the noise of denoising; objective="
-            f"{note(objective)} draws its own: choose objective=denoising or coupling=independent"
-        )
+    told = examples.condition_shape if config.conditional else ()
+    require_coupling(config.coupling, objective, told)
     model: Any = config.model
     if is_whole(model):
         return _settle_whole(config, objective)
@@ -286,7 +283,7 @@ def build_model(
     config: TrainConfig,
     event_shape: Sequence[int],
     num_classes: int = 0,
-    condition_shape: Sequence[int] = (),
+    condition_shape: ConditionShape = (),
 ) -> TrainedModel:
     """The untrained model, on the CPU: a function of the configuration alone.
 
@@ -296,7 +293,7 @@ def build_model(
         config: settled; see `sde_score.training.resolve`.
         event_shape: shape of one example.
         num_classes: classes of the data; used if the configuration is conditional.
-        condition_shape: of the vectors that are the conditions of the data, as well.
+        condition_shape: what else the conditions of the data are, as well.
 
     Raises:
         ValueError: for an unknown SDE or network, or a configuration that is not settled.
@@ -312,7 +309,7 @@ def build_model(
         if isinstance(config.backbone, nn.Module):
             backbone = copy.deepcopy(config.backbone).cpu()
         else:
-            told = (num_classes, tuple(condition_shape)) if config.conditional else ()
+            told = (num_classes, condition_shape) if config.conditional else ()
             with in_float32():
                 backbone = create_backbone(config.backbone, tuple(event_shape), *told)
         if config.model == "energy" and config.head in ("square", "scalar"):

@@ -2,7 +2,9 @@
 
 A network that sees some examples without their label learns the distribution of all data beside
 that of each class (Ho and Salimans 2022, Classifier-free diffusion guidance), so that it may be
-asked for either, and guidance can weigh one against the other.
+asked for either, and guidance can weigh one against the other. Of a dictionary of conditions some
+examples lose all, and each of the others any one by itself, so that every subset is met (Brooks et
+al. 2023, https://arxiv.org/abs/2211.09800, section 3.2.1, with two conditions).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition, mapped, nothing_like, tensors_of
 from sde_score._core.modules import evaluating
 from sde_score._core.registry import parse_spec
 from sde_score.data import DataSet
@@ -20,9 +23,6 @@ from sde_score.models import Model
 from sde_score.nn import BACKBONES
 from sde_score.random import BatchSlice, uniform
 from sde_score.training.config import TrainConfig, is_auto, is_note, is_whole
-
-NO_CLASS = -1
-"""Label of an example without a class."""
 
 USUAL = 0.1
 """Share of examples that are shown without their condition where nothing else is asked for."""
@@ -43,7 +43,7 @@ def settle_dropout(config: TrainConfig, examples: DataSet) -> TrainConfig:
     """
     if config.conditional and not (examples.num_classes or examples.condition_shape):
         raise ValueError(
-            f"conditional=True needs labels, or vectors; data={config.data!r} has none"
+            f"conditional=True needs labels, or other conditions; data={config.data!r} has none"
         )
     share = config.condition_dropout
     if share and not config.conditional:
@@ -70,18 +70,27 @@ def _is_ours(config: TrainConfig) -> bool:
     return getattr(made, "__module__", "").startswith("sde_score.nn.")
 
 
-def dropped(condition: Tensor, share: float, draws: BatchSlice) -> Tensor:
-    """Labels with -1, or vectors with NaN, in place of a random share of them.
+def dropped(condition: Condition, share: float, draws: BatchSlice) -> Condition:
+    """Labels with -1, and vectors and images with NaN, in place of a random share of them.
 
     Args:
-        condition: labels of shape `(batch,)`, or vectors of shape `(batch, n)`.
-        share: probability of dropping an example's, in [0, 1).
-        draws: source of one uniform number per example.
+        condition: labels of shape `(batch,)`, vectors, images, or a dictionary of them.
+        share: probability of dropping all of an example's, in [0, 1); of a dictionary each entry is
+            dropped by itself with the same probability.
+        draws: source of one uniform number per example, and of a dictionary of one more for each
+            entry.
     """
-    lost = uniform(len(condition), draws, condition.device) < share
-    if condition.is_floating_point():
-        return torch.where(lost[:, None], torch.nan, condition)
-    return torch.where(lost, NO_CLASS, condition)
+    if condition is None or not (values := tensors_of(condition)):
+        return condition
+    lost = uniform(len(values[0]), draws, values[0].device) < share
+    if isinstance(condition, Tensor):
+        return _without(condition, lost)
+    own = {name: uniform(len(lost), draws, lost.device) < share for name in sorted(condition)}
+    return {name: _without(value, lost | own[name]) for name, value in condition.items()}
+
+
+def _without(value: Tensor, lost: Tensor) -> Tensor:
+    return torch.where(lost.reshape(-1, *(1,) * (value.ndim - 1)), nothing_like(value), value)
 
 
 def require_no_class(model: Model, examples: DataSet, config: TrainConfig) -> None:
@@ -101,7 +110,7 @@ def require_no_class(model: Model, examples: DataSet, config: TrainConfig) -> No
     x, shown = examples.batch([0])
     if shown is None:
         return
-    nothing = torch.full_like(shown, torch.nan if shown.is_floating_point() else NO_CLASS)
+    nothing = mapped(shown, nothing_like)
     try:
         with torch.no_grad(), evaluating(model):
             answer = model.score(x, model.sde.t_max, nothing)
@@ -109,7 +118,11 @@ def require_no_class(model: Model, examples: DataSet, config: TrainConfig) -> No
             raise ValueError("its answer is not finite")
     except (IndexError, RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
-            f"condition_dropout={share} shows examples with label {nothing.flatten()[0]:g}, for "
+            f"condition_dropout={share} shows examples with label {_said(nothing)}, for "
             f"none, which the network does not take ({' '.join(str(error).split())[:200]}): give "
             "it an answer to that, or train with condition_dropout=0 (--condition-dropout 0)"
         ) from error
+
+
+def _said(nothing: Condition) -> str:
+    return " and ".join(f"{value.flatten()[0]:g}" for value in tensors_of(nothing))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count, require_positive
+from sde_score._core.conditions import ConditionShape, described
 from sde_score._core.memory import require_memory
 from sde_score._core.registry import Registry
 from sde_score.random import generator_from
@@ -151,3 +152,30 @@ COUPLINGS: Registry[Coupling] = Registry(
     {"independent": Independent, "ot": MinibatchOT, "semi-discrete": SemiDiscreteOT},
     base=Coupling,
 )
+
+
+def require_coupling(spec: str | Coupling, objective: object, told: ConditionShape) -> None:
+    """Refuse a coupling that the objective does not take, or whose classes are not known.
+
+    Args:
+        spec: of the coupling, or the object.
+        objective: of the run.
+        told: what the network is told beside classes.
+
+    Raises:
+        ValueError: with what to choose instead.
+    """
+    coupling = COUPLINGS.resolve(spec, name="coupling")
+    if isinstance(coupling, Independent):
+        return
+    if not getattr(objective, "takes_pairs", False):
+        raise ValueError(
+            f"coupling={spec!r} pairs examples with the noise of denoising; objective="
+            f"{type(objective).__name__} draws its own: choose objective=denoising or "
+            "coupling=independent"
+        )
+    if told:
+        raise ValueError(
+            f"coupling={spec!r} pairs examples and noise within classes, and the conditions are "
+            f"{described(told)}: choose coupling=independent"
+        )

@@ -16,9 +16,11 @@ import torch
 
 from sde_score import data as data_sets
 from sde_score._core.checks import require_count, require_finite
+from sde_score._core.conditions import ConditionShape, require_condition_shape
 from sde_score._core.files import read_text, replace_file
 from sde_score._core.records import Record
 from sde_score.data import DataError, DataSet, Fingerprint, Scaling
+from sde_score.scaling import ConditionScaling
 from sde_score.training.checkpoint import refusing
 from sde_score.training.config import is_note, note
 
@@ -42,8 +44,9 @@ class DataRecord(Record):
         low: smallest raw value of each channel or column; empty in records of earlier versions.
         high: largest raw value of each.
         column_names: name of each column of a table, empty where there are none.
-        condition_shape: of a condition that is a vector; empty without.
-        condition_scaling: the map between raw conditions and model range.
+        condition_shape: of one condition, or a dictionary from names to shapes and numbers of
+            classes; empty without.
+        condition_scaling: the map between raw conditions and model range, or one for each name.
     """
 
     text: str
@@ -58,12 +61,13 @@ class DataRecord(Record):
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     column_names: tuple[str, ...] = ()
-    condition_shape: tuple[int, ...] = ()
-    condition_scaling: Scaling = field(default_factory=Scaling)
+    condition_shape: ConditionShape = ()
+    condition_scaling: ConditionScaling = field(default_factory=Scaling)
 
     def __post_init__(self) -> None:
         require_count(count=self.count)
         require_count(0, num_classes=self.num_classes)
+        require_condition_shape(self.condition_shape)
         for size in self.event_shape:
             require_count(event_shape=size)
         for name in ("low", "high", "column_names"):
@@ -157,6 +161,7 @@ class DataRecord(Record):
             name=self.name,
             scaling=self.scaling,
             condition_scaling=self.condition_scaling,
+            condition_shape=self.condition_shape,
             num_classes=self.num_classes,
             class_names=self.class_names,
             rows=rows,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_score._core.conditions import Condition
+from sde_score._core.conditions import Condition, described
 from sde_score._core.modules import evaluating
 from sde_score.models import EmpiricalDistribution, ScoreFunction
 from sde_score.training.batches import Batches, MicroBatch
@@ -37,15 +37,20 @@ class ExcessLoss:
         config, self._job, self._batches = job.config, job, batches
         known = getattr(job.objective, "takes_pairs", False)
         plain = isinstance(batches.coupling, Independent) and str(config.augmentation) == "none"
+        if config.conditional and job.examples.condition_shape:
+            raise ValueError(
+                "excess=True knows the best model of each class, and the conditions are "
+                f"{described(job.examples.condition_shape)}: leave it out"
+            )
         if not known or not plain or config.dequantize:
             raise ValueError(
                 "excess=True knows the best model for denoising objectives on the data as they "
                 "are: leave out coupling, augmentation and dequantize, or excess"
             )
-        everything = job.examples.batch(torch.arange(len(job.examples)))
-        x0, sde, where = everything.x0, job.model.sde, batches.device
+        rows = torch.arange(len(job.examples))
+        x0, sde, where = job.examples.batch(rows).x0, job.model.sde, batches.device
         self._all = EmpiricalDistribution(x0, sde).to(where)
-        labels = everything.condition if config.conditional else None
+        labels = job.examples.labels_at(rows) if config.conditional else None
         self._classes = (
             {}
             if labels is None

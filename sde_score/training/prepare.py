@@ -148,8 +148,9 @@ def prepare(
         require_same(resolved, stored, out, tuple(changing))
         pairs = {name: (getattr(stored, name), getattr(resolved, name)) for name in changing}
         changes = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    shapes = (examples.event_shape, examples.num_classes, examples.condition_shape)
-    model = build_model(settled, *shapes)
+    model = build_model(
+        settled, examples.event_shape, examples.num_classes, examples.condition_shape
+    )
     if start is not None:
         start.load_into(model)
         start.warn_of(resolved.sde, examples.scaling)  # type: ignore[arg-type]

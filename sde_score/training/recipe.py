@@ -30,7 +30,7 @@ def batches_of(job: Job, rank: int, processes: int, device: torch.device) -> Bat
     require_labels(augmentation, job.model)
     coupling = copy.deepcopy(COUPLINGS.resolve(job.settled.coupling))
     if type(coupling).begin is not Coupling.begin:
-        everything = job.examples.batch(torch.arange(len(job.examples)))
-        labels = everything.condition if job.config.conditional else None
-        coupling.begin(everything.x0, labels, mix(job.config.seed, streams.COUPLE))
+        rows = torch.arange(len(job.examples))
+        labels = job.examples.labels_at(rows) if job.config.conditional else None
+        coupling.begin(job.examples.batch(rows).x0, labels, mix(job.config.seed, streams.COUPLE))
     return Batches(job.examples, job.config, rank, processes, device, augmentation, coupling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,18 @@ from torch import Tensor, nn
 
 from sde_score import data as data_sets
 from sde_score._core.checks import require_choice
+from sde_score._core.conditions import (
+    Condition,
+    ConditionShape,
+    described,
+    mapped,
+    require_condition,
+    tensors_of,
+)
 from sde_score._core.modules import weights_digest
 from sde_score.data import DataError, DataSet, Scaling
 from sde_score.objectives import OBJECTIVES
+from sde_score.scaling import condition_to_model
 from sde_score.training.build import (
     OPENING,
     TrainedModel,
@@ -91,8 +101,9 @@ class Run:
         return self.data.num_classes if self.config.conditional else 0
 
     @property
-    def condition_shape(self) -> tuple[int, ...]:
-        """Shape of the vector that the model takes as condition, empty if it takes none."""
+    def condition_shape(self) -> ConditionShape:
+        """What the model is told beside classes: a shape, or a dictionary of shapes and numbers of
+        classes; empty if it takes none."""
         return self.data.condition_shape if self.config.conditional else ()
 
     @property
@@ -177,11 +188,15 @@ class Run:
             wrong.append(f"they have levels={found.scaling.levels}, not {levels}")
         if self.num_classes and found.num_classes not in (0, self.num_classes):
             wrong.append(f"they have {found.num_classes} classes, not {self.num_classes}")
+        if self.condition_shape and found.condition_shape not in ((), self.condition_shape):
+            told = described(self.condition_shape)
+            wrong.append(f"their conditions are {described(found.condition_shape)}, not {told}")
         if wrong:
             raise DataError(
                 f"{found.name} does not fit the network in {self.path}: {'; '.join(wrong)}"
             )
-        return dataclasses.replace(found, scaling=self.scaling)
+        scalings = {"scaling": self.scaling, "condition_scaling": self.data.condition_scaling}
+        return dataclasses.replace(found, **scalings)  # type: ignore[arg-type]
 
     def measured_parts(self) -> tuple[DataSet, DataSet]:
         """Real data that give a noise floor, and those that samples are measured against.
@@ -206,10 +221,10 @@ class Run:
         """
         return dataclasses.replace(self, _given=data_sets.load(data))
 
-    def labels_in_turn(self, count: int) -> Tensor | None:
+    def labels_in_turn(self, count: int) -> Condition:
         """Classes 0, 1, ... in turn, on the device; None for a model without condition.
 
-        Vectors have no turn: they are those of training examples, as `draw_labels` has them.
+        Other conditions have no turn: they are those of training examples, as of `draw_labels`.
 
         Args:
             count: number of labels.
@@ -220,23 +235,29 @@ class Run:
             return None
         return torch.arange(count, device=self.device) % self.num_classes
 
-    def condition_of(self, values: Any) -> Tensor:
-        """Conditions in the model's range, on its device, of vectors in the data's own terms.
+    def condition_of(self, values: Any) -> Condition:
+        """Conditions in the model's range, on its device, of those in the data's own terms.
 
         Args:
-            values: shape `(count, n)`.
+            values: vectors `(count, n)` or images `(count, channels, *sides)`, tensors or arrays,
+                with NaN in what is none; or a dictionary of them and of labels `(count,)`, with -1
+                for none.
 
         Raises:
-            ValueError: for a model that takes no vectors, or another shape.
+            TypeError: for values of another kind.
+            ValueError: for a model that takes none, other names or another shape.
         """
-        raw = torch.as_tensor(values)
-        if not self.condition_shape or tuple(raw.shape[1:]) != self.condition_shape:
-            takes = f"shape (count, {self.condition_shape[0]})" if self.condition_shape else "none"
-            raise ValueError(
-                f"values have shape {tuple(raw.shape)}; vectors that this run takes as condition: "
-                f"{takes}"
-            )
-        return self.data.condition_scaling.to_model(raw).to(self.device)
+        if not self.condition_shape:
+            raise ValueError("this run takes no vectors or images as condition: leave them out")
+        given: Condition = (
+            {name: torch.as_tensor(value) for name, value in values.items()}
+            if isinstance(values, Mapping)
+            else torch.as_tensor(values)
+        )
+        raw = mapped(given, lambda value: value.double() if value.ndim > 1 else value)
+        require_condition(raw, self.condition_shape, len(next(iter(tensors_of(raw)), ())))
+        found = condition_to_model(raw, self.data.condition_scaling)
+        return mapped(found, lambda value: value.to(self.device))
 
     def labels_of(self, label: str | int, count: int) -> Tensor:
         """One class for several samples, on the device.
@@ -252,6 +273,11 @@ class Run:
         names = list(self.class_names) if self.num_classes else []
         if not names or not all(name.isdecimal() for name in names):
             names += [str(index) for index in range(self.num_classes)]
+        if self.condition_shape:
+            raise ValueError(
+                f"label={label}: this run is told {described(self.condition_shape)}; give these, "
+                "as run.condition_of(...) takes them"
+            )
         if str(label) not in names:
             known = f": {', '.join(self.class_names[:20])}" if self.class_names and names else ""
             raise ValueError(
@@ -261,10 +287,10 @@ class Run:
         index = names.index(str(label)) % self.num_classes
         return torch.full((count,), index, device=self.device)
 
-    def draw_labels(self, count: int, seed: int = 0) -> Tensor | None:
+    def draw_labels(self, count: int, seed: int = 0) -> Condition:
         """Conditions of random training examples, on the device; None for a model without.
 
-        These are labels in the proportions of the data, or vectors in model range.
+        These are labels in the proportions of the data, or other conditions in model range.
 
         Of a network that was trained elsewhere in those of the data that are given, or all alike.
 
@@ -282,8 +308,8 @@ class Run:
         if self.trained_elsewhere and train.labels is None and self.num_classes:
             return torch.randint(self.num_classes, (count,), generator=generator).to(self.device)
         rows = torch.randint(len(train), (count,), generator=generator)
-        found = train.labels_at(rows) if self.num_classes else train.conditions_at(rows)
-        return None if found is None else found.to(self.device)
+        found: Condition = train.labels_at(rows) if self.num_classes else train.conditions_at(rows)
+        return mapped(found, lambda value: value.to(self.device))
 
 
 def load_run(

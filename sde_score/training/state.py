@@ -10,8 +10,10 @@ import torch
 
 from sde_score._core import __version__
 from sde_score._core.checks import require_count, require_positive
+from sde_score._core.conditions import ConditionShape, require_condition_shape
 from sde_score._core.records import Record
 from sde_score.data import DataSet, Scaling
+from sde_score.scaling import ConditionScaling, same_scalings
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class DataFacts(Record):
         event_shape: shape of one example.
         num_classes: number of classes, 0 without labels.
         scaling: the map between raw terms and model range.
-        condition_shape: of a condition that is a vector; empty without.
-        condition_scaling: the map between raw conditions and model range.
+        condition_shape: of one condition, or a dictionary from names to shapes and numbers of
+            classes; empty without.
+        condition_scaling: the map between raw conditions and model range, or one for each name.
     """
 
     name: str
@@ -33,12 +36,13 @@ class DataFacts(Record):
     event_shape: tuple[int, ...]
     num_classes: int
     scaling: Scaling
-    condition_shape: tuple[int, ...] = ()
-    condition_scaling: Scaling = field(default_factory=Scaling)
+    condition_shape: ConditionShape = ()
+    condition_scaling: ConditionScaling = field(default_factory=Scaling)
 
     def __post_init__(self) -> None:
         require_count(count=self.count)
         require_count(0, num_classes=self.num_classes)
+        require_condition_shape(self.condition_shape)
         for index, size in enumerate(self.event_shape):
             require_count(**{f"event_shape[{index}]": size})
 
@@ -51,7 +55,7 @@ class DataFacts(Record):
         return (
             replace(self, scaling=theirs[0], condition_scaling=theirs[1]) == other
             and self.scaling.is_close(other.scaling)
-            and self.condition_scaling.is_close(other.condition_scaling)
+            and same_scalings(self.condition_scaling, other.condition_scaling)
         )
 
     @classmethod

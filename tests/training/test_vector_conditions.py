@@ -66,13 +66,18 @@ def test_files_and_torch_data_sets_hold_conditions(points, tmp_path):
     ("condition", "says"),
     [
         (torch.zeros(5, 2), r"shape \(5, 2\) for 4 examples, accepted: \(4, n\)"),
-        (torch.zeros(4), r"accepted: \(4, n\)"),
+        (torch.zeros(4), r"accepted: \(4, n\), or \(4, channels"),
         (torch.zeros(4, 2, dtype=torch.int64), "must be floating-point vectors"),
+        (torch.arange(4), "give them as labels"),
+        ({"label": torch.arange(4), "y": torch.zeros(3, 2)}, r"\['y'\] has shape \(3, 2\) for 4"),
+        ({"label": torch.arange(4) - 1}, r"\['label'\] run from -1 to 2"),
+        ({"y": torch.zeros(4, 2)}, r"condition\['y'\]: all examples are the same"),
+        ({"two words": torch.randn(4, 2)}, "cannot name a condition"),
         (torch.full((4, 2), torch.nan), "holds NaN"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(condition, says):
-    with pytest.raises((DataError, TypeError), match=says):
+    with pytest.raises((DataError, TypeError, ValueError), match=says):
         data.from_tensor(torch.randn(4, 3), condition=condition)
     with pytest.raises(DataError, match="give one of them"):
         data.from_tensor(torch.randn(4, 3), [0, 1, 0, 1], condition=torch.randn(4, 2))
@@ -166,5 +171,5 @@ def test_without_dropout_a_vector_is_needed(run_to, points, tmp_path):
         run.model.score(x, 0.5)
     with pytest.raises(ValueError, match="condition has NaN, for none"):
         run.model.score(x, 0.5, told.clone().fill_(torch.nan))
-    with pytest.raises(ValueError, match=r"takes as condition: shape \(count, 2\)"):
+    with pytest.raises(ValueError, match=r"must have one vector per example, shape \(3, 2\)"):
         run.condition_of(torch.zeros(3, 5))

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from sde_score._core.arguments import checked
-from sde_score._core.errors import DataError, damaged
+from sde_score._core.errors import DataError, damaged, naming
 from sde_score.data.dataset import DataSet
 from sde_score.data.limits import Limits, require_file
 from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
 _KEYS = ("x", "data", "images", "samples")
+_ONE, _NAMED = "condition", "condition_"
 _CHANNELS = (1, 3, 4)
 
 
@@ -26,8 +27,9 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
 
     A `.npy` file holds one array `(count, *event)` and is memory-mapped, so it may exceed the
     memory. A `.npz` file holds it under one of the keys x, data, images, samples, and optionally
-    integers under `labels` or vectors `(count, n)` under `condition`, and the number of levels
-    under `levels`. Continuous data are
+    integers under `labels` or vectors `(count, n)` or images under `condition`, or a dictionary of
+    named conditions, each under `condition_` and its name, and the number of levels under `levels`.
+    Continuous data are
     standardized: tables `(count, features)` column by column, all else by one mean and one standard
     deviation. 8-bit images are `(count, channels, height, width)`, or `(count, height, width)` for
     grey ones; channels last is refused.
@@ -49,27 +51,75 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
         # written.
         opened = np.load(path, allow_pickle=False, mmap_mode="c")
     if isinstance(opened, np.ndarray):
-        return _data_set(opened, None, None, levels, path.name)
+        return _data_set(opened, None, {}, levels, path.name)
     with opened:
         key = _key(list(opened.keys()))
         limits.require_unpacked(_unpacked(opened, key))
         with damaged("a NumPy file"):
             values = opened[key]
             labels = opened["labels"] if "labels" in opened.files else None
-            vectors = opened["condition"] if "condition" in opened.files else None
-            told = opened["levels"] if "levels" in opened.files else None
-        if levels is None and told is not None:
-            levels = _told(told)
-    return _data_set(values, labels, vectors, levels, path.name)
+            told = {name: opened[name] for name in opened.files if _is_condition(name)}
+            number = opened["levels"] if "levels" in opened.files else None
+        if levels is None and number is not None:
+            levels = _told(number)
+    return _data_set(values, labels, told, levels, path.name)
 
 
-def _data_set(values: Any, labels: Any, vectors: Any, levels: int | None, name: str) -> DataSet:
+def _data_set(
+    values: Any, labels: Any, told: dict[str, Any], levels: int | None, name: str
+) -> DataSet:
     scaling = None if levels is None else Scaling.discrete(levels)
-    condition = None if vectors is None else _to_tensor(vectors)
-    if condition is not None and not condition.is_floating_point():
-        raise DataError(f"holds {vectors.dtype} under condition; accepted: floating-point")
-    x = _examples(values, levels)
-    return from_tensor(x, _labels(labels), scaling, name=name, condition=condition)
+    named = {key[len(_NAMED) :]: _to_tensor(value) for key, value in told.items() if key != _ONE}
+    if named and _ONE in told:
+        raise DataError(f"holds {_ONE} and {_NAMED}{next(iter(named))}: give one kind of them")
+    condition = named or (_to_tensor(told[_ONE]) if told else None)
+    x, found = _examples(values, levels), _labels(labels)
+    try:
+        return from_tensor(x, found, scaling, name=name, condition=condition)
+    except TypeError as error:
+        raise DataError(f"holds what is no data set: {error}") from error
+
+
+def _is_condition(key: str) -> bool:
+    return key == _ONE or key.startswith(_NAMED)
+
+
+def load_condition(path: Path, count: int) -> Tensor | dict[str, Tensor]:
+    """The conditions in a NumPy file, in the data's own terms, one for each of `count` examples.
+
+    Args:
+        path: `.npy` with an array, or `.npz` with one under `condition`, or with a dictionary, each
+            entry under `condition_` and its name; a single row counts for all examples.
+        count: number of examples; the rows behind are left out.
+
+    Raises:
+        DataError: if the file is damaged, holds no conditions or too few.
+    """
+    path = Path(path)
+    with naming(path):
+        require_file(path)
+        limits = Limits(path.stat().st_size)
+        with damaged("a NumPy file"):
+            opened = np.load(path, allow_pickle=False)
+        found = {_ONE: opened} if isinstance(opened, np.ndarray) else {}
+        if not isinstance(opened, np.ndarray):
+            with opened:
+                limits.require_unpacked(_unpacked(opened, ""))
+                with damaged("a NumPy file"):
+                    found = {name: opened[name] for name in opened.files if _is_condition(name)}
+        if not found:
+            raise DataError(f"holds no conditions; accepted: {_ONE}, or {_NAMED} and a name")
+        rows = {name: _rows(name, _to_tensor(value), count) for name, value in found.items()}
+    return rows[_ONE] if _ONE in rows else {name[len(_NAMED) :]: v for name, v in rows.items()}
+
+
+def _rows(name: str, value: Tensor, count: int) -> Tensor:
+    if value.ndim == 0 or len(value) not in (1, *range(count, len(value) + 1)):
+        raise DataError(
+            f"{name} has shape {tuple(value.shape)} for {count} examples; accepted: one row for "
+            "each, or one for all"
+        )
+    return value[:count] if len(value) >= count else value.expand(count, *value.shape[1:])
 
 
 def _key(keys: list[str]) -> str:
@@ -84,8 +134,9 @@ def _key(keys: list[str]) -> str:
 
 def _unpacked(archive: Any, key: str) -> int:
     """Bytes of the members that are read, by the directory of the archive."""
-    wanted = {name + end for name in (key, "labels", "condition", "levels") for end in ("", ".npy")}
-    return sum(each.file_size for each in archive.zip.infolist() if each.filename in wanted)
+    sizes = {each.filename.removesuffix(".npy"): each.file_size for each in archive.zip.infolist()}
+    wanted = (key, "labels", "levels")
+    return sum(size for name, size in sizes.items() if name in wanted or _is_condition(name))
 
 
 def _told(levels: Any) -> int:

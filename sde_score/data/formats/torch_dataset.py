@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,16 +17,18 @@ from sde_score.data.limits import require_room
 from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
+Told: TypeAlias = int | Tensor | dict[str, int | Tensor]
+
 
 def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None = None) -> DataSet:
     """Read a map-style data set once, into memory.
 
-    An item is an example or a pair of an example and its label, or a vector of floating-point
-    numbers that is its condition; an example is a tensor, a NumPy array or a PIL image. Random
-    augmentations are frozen as they fall. PIL images and uint8 are discrete with 256 levels; a
-    transform that turns them into floats makes them continuous, so leave it out to measure bits per
-    dimension. Class names are taken from the attribute `classes`, which the data sets of
-    torchvision have.
+    An item is an example, or a pair of an example and its label, or a vector or image that is its
+    condition, or a dictionary of such and of labels; an example is a tensor, a NumPy array or a PIL
+    image. Random augmentations are frozen as they fall. PIL images and uint8 are discrete with 256
+    levels; a transform that turns them into floats makes them continuous, so leave it out to
+    measure bits per dimension. Class names are taken from the attribute `classes`, which the data
+    sets of torchvision have.
 
     Args:
         dataset: has `__len__` and `__getitem__`, such as `torch.utils.data.Dataset`.
@@ -45,7 +48,7 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
         raise DataError("dataset holds no examples")
     name = name or type(dataset).__name__
     examples: list[Tensor] = []
-    labels: list[int | Tensor] = []
+    labels: list[Told] = []
     for i in progress_bar(range(len(dataset)), name=f"reading {name}", unit="item"):
         with naming(f"item {i}"):
             example, label = _item(dataset[i])
@@ -54,8 +57,7 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
             require_room(len(dataset) * example.nbytes, "give fewer or smaller examples")
         examples.append(example)
         labels += [] if label is None else [label]
-    vectors = [label for label in labels if isinstance(label, Tensor)]
-    whole = [label for label in labels if not isinstance(label, Tensor)]
+    whole = [label for label in labels if isinstance(label, int)]
     names = getattr(dataset, "classes", None) if whole else None
     return from_tensor(
         torch.stack(examples),
@@ -63,11 +65,18 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
         scaling,
         name=name,
         class_names=tuple(map(str, names)) if isinstance(names, (list, tuple)) else (),
-        condition=torch.stack(vectors) if vectors else None,
+        condition=None if whole or not labels else _together(labels),
     )
 
 
-def _item(item: Any) -> tuple[Tensor, int | Tensor | None]:
+def _together(told: list[Any]) -> Any:
+    """The conditions of all examples, by name where they have names."""
+    if isinstance(told[0], dict):
+        return {name: _together([each[name] for each in told]) for name in told[0]}
+    return torch.tensor(told) if isinstance(told[0], int) else torch.stack(told)
+
+
+def _item(item: Any) -> tuple[Tensor, Told | None]:
     if isinstance(item, (tuple, list)):
         if not 1 <= len(item) <= 2:
             raise DataError(
@@ -91,15 +100,24 @@ def _example(example: Any) -> Tensor:
     )
 
 
-def _label(label: Any) -> int | Tensor:
-    if isinstance(label, np.ndarray) and label.ndim == 1 and label.dtype.kind == "f":
+def _label(label: Any) -> Told:
+    if isinstance(label, Mapping):
+        return {name: _entry(value) for name, value in label.items()}
+    return _entry(label)
+
+
+def _entry(label: Any) -> int | Tensor:
+    if isinstance(label, np.ndarray) and label.ndim and label.dtype.kind in "fu":
         label = torch.as_tensor(label)
-    if isinstance(label, Tensor) and label.ndim == 1 and label.is_floating_point():
+    if hasattr(label, "getexif"):
+        return from_pil(label)
+    floating = isinstance(label, Tensor) and (label.is_floating_point() or label.ndim > 1)
+    if isinstance(label, Tensor) and label.ndim and floating:
         return label
     if isinstance(label, (Tensor, np.ndarray)) and label.ndim:
         raise TypeError(
             f"a condition has shape {tuple(label.shape)} of {label.dtype}; accepted: an integer "
-            "label, or a vector of floating-point numbers"
+            "label, a vector of floating-point numbers, an image, or a dictionary of them"
         )
     value = label.item() if hasattr(label, "item") else label
     if isinstance(value, bool) or not isinstance(value, int):
@@ -108,7 +126,7 @@ def _label(label: Any) -> int | Tensor:
 
 
 def _require_alike(
-    example: Tensor, label: int | Tensor | None, examples: list[Tensor], labels: list[int | Tensor]
+    example: Tensor, label: Told | None, examples: list[Tensor], labels: list[Told]
 ) -> None:
     if examples and (example.shape, example.dtype) != (examples[0].shape, examples[0].dtype):
         raise DataError(
@@ -121,7 +139,10 @@ def _require_alike(
         raise DataError(f"has {_kind(label)} where the first has {_kind(labels[0])}")
 
 
-def _kind(label: int | Tensor) -> str:
+def _kind(label: Told) -> str:
+    if isinstance(label, dict):
+        return ", ".join(f"{name}: {_kind(label[name])}" for name in sorted(label))
     if not isinstance(label, Tensor):
         return "a label"
-    return f"a vector of {label.dtype} and shape {tuple(label.shape)}"
+    what = "a vector" if label.ndim == 1 else "an image"
+    return f"{what} of {label.dtype} and shape {tuple(label.shape)}"

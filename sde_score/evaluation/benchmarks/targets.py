@@ -77,7 +77,7 @@ class BenchmarkTarget:
     identity: str
     log_prob: Callable[[Tensor], Tensor] | None = None
     starts: int = 1024
-    condition: Callable[[int], Tensor | None] = field(default=lambda count: None)
+    condition: Callable[[int], Condition] = field(default=lambda count: None)
     deliver: Callable[[Tensor], Tensor] = field(default=lambda samples: samples)
 
     @property

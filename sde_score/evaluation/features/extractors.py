@@ -78,7 +78,8 @@ def _classifier(
             f"data={data!r} has no labels to train a classifier on: take 'pixels' or, for images, "
             "'random-convolution'"
         )
-    x, labels = dataset.batch(torch.arange(len(dataset)))
+    rows = torch.arange(len(dataset))
+    x, labels = dataset.batch(rows).x0, dataset.labels_at(rows)
     name = f"{dataset.name}-classifier"
     trained = classifier_for(x, labels, dataset.num_classes, path, name=name, seed=seed)
     return trained.to(device)

@@ -281,10 +281,10 @@ def _extractor(run: Run, spec: str, progress: bool) -> Extractor:
     dataset = run.dataset("all")
     if dataset.labels is None or dataset.num_classes < 2:
         return create_extractor("random-convolution" if dataset.is_image else "pixels")
-    x, labels = dataset.batch(torch.arange(len(dataset)))
+    rows = torch.arange(len(dataset))
     return classifier_for(
-        x,
-        labels,
+        dataset.batch(rows).x0,
+        dataset.labels_at(rows),
         dataset.num_classes,
         run.path / "classifier.safetensors",
         name=f"{dataset.name}-classifier",

@@ -44,8 +44,7 @@ def ncsnpp(
         base: channels of a multiplier of 1.
         multipliers: channels of each level, finest first, as multiples of `base`.
         blocks: residual blocks per level on the way down; the way up has one more.
-        attention: resolutions (shorter side) with attention: after every block on the way down, and
-            once on the way up.
+        attention: resolutions (shorter side) with attention: after every block down, and once up.
         num_classes: number of classes; 0 for a network without condition.
         dropout: probability of dropping a hidden number in training, in [0, 1).
         fir: resample by the filter (1, 3, 3, 1) instead of means and repetition.
@@ -56,8 +55,7 @@ def ncsnpp(
         resample: by a residual `"block"`, by a `"conv"` or by the `"filter"` alone.
         rescale: multiply sums by sqrt(1/2).
         num_augment: number of augmentation labels, 9 in EDM.
-        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
-            empty for a network without.
+        condition_shape: see `TimeEmbedding`.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix H.
     """
@@ -116,8 +114,7 @@ def ddpmpp(
         num_classes: number of classes; 0 for a network without condition.
         dropout: probability of dropping a hidden number in training, in [0, 1).
         num_augment: number of augmentation labels, 9 in EDM.
-        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
-            empty for a network without.
+        condition_shape: see `TimeEmbedding`.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix H.
     """
@@ -164,8 +161,7 @@ def ddpm(
         dropout: probability of dropping a hidden number in training, in [0, 1).
         up_attention: blocks on the way up that attention follows, `"last"` as in score_sde or
             `"all"` as in the original.
-        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
-            empty for a network without.
+        condition_shape: see `TimeEmbedding`.
 
     Reference: Ho et al. 2020, https://arxiv.org/abs/2006.11239, appendix B.
     """
@@ -220,8 +216,7 @@ def adm(
         resample: by a residual `"block"` or by a `"conv"`.
         scale_shift: condition by scale and shift; False adds the embedding.
         learned_variance: answer with twice the channels in `everything`.
-        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
-            empty for a network without.
+        condition_shape: see `TimeEmbedding`.
 
     Reference: Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233, appendix I.
     """

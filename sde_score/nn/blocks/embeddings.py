@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_score._core.checks import require_count
-from sde_score._core.conditions import NO_CLASS, Condition, ConditionShape, require_labels
+from sde_score._core.conditions import (
+    INTEGERS,
+    NO_CLASS,
+    Condition,
+    ConditionShape,
+    require_labels,
+)
 from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
 
 # The noise level is a quarter of log(sigma / alpha), within -4 .. 4. The slowest wave, of period
@@ -51,7 +57,7 @@ def require_noise_level(noise_level: Tensor) -> None:
         ValueError: if its shape is not `(batch,)`.
     """
     known = isinstance(noise_level, Tensor) and (
-        noise_level.is_floating_point() or noise_level.dtype in _INTEGERS
+        noise_level.is_floating_point() or noise_level.dtype in INTEGERS
     )
     if not known:
         what = noise_level.dtype if isinstance(noise_level, Tensor) else type(noise_level).__name__

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition
 from sde_score._core.memory import require_memory
 from sde_score.models import Model
 from sde_score.objectives.base import StatefulObjective
@@ -84,9 +85,7 @@ class ResampledDenoising(StatefulObjective):
         self.register_buffer("pending", torch.zeros(2, bins, dtype=torch.float64))
 
     @override
-    def losses_of(
-        self, model: Model, x0: Tensor, condition: Tensor | None, generator: Draws
-    ) -> Tensor:
+    def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         """Weighted loss of each example at an adapted time, shape `(batch,)`."""
         t, importance, factor, bins = self._times(model.sde, x0, generator)
         noise = noise_beside(x0, generator)
