@@ -77,6 +77,9 @@ def ncsnpp(
         projects_resampled=True,
         one_sided=not fir,
         embedding=embedding,
+        features=base * (1 + (embedding == "fourier")),
+        embedding_width=4 * base,
+        stem_width=base,
         class_first=True,
         class_bias=True,
         class_scale=max(1, num_classes) ** 0.5,
@@ -179,6 +182,9 @@ def ddpm(
         eps=1e-6,
         one_sided=True,
         condition_shape=condition_shape,
+        features=base,
+        embedding_width=4 * base,
+        stem_width=base,
     )
 
 
