@@ -27,6 +27,7 @@ from sde_score import (
 )
 from sde_score import sdes as forward
 from sde_score.interop import FAMILIES
+from sde_score.training import presets
 
 PAGE = Path(__file__).with_name("reference.md")
 HIDDEN = {"event_shape", "num_classes", "condition_shape"}  # arguments that a run fills in
@@ -108,6 +109,13 @@ SECTIONS = [
         "Schedules",
         training.SCHEDULES,
         "The field `schedule` of `train`: the factor on the learning rate, besides warm-up.",
+    ),
+    Section(
+        "Presets",
+        dict.fromkeys(presets.names(), lambda: None),
+        "`train --preset NAME`, or `training.presets.preset(NAME).config()`: whole configurations, "
+        "which are printed, and which every other flag overrides.",
+        {name: presets.preset(name).about for name in presets.names()},
     ),
     Section("Domain weights", objectives.DOMAIN_WEIGHTS, "The argument `weight` of `generalized`."),
     Section(

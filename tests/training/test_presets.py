@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from sde_score import data
+from sde_score import data, nn
 from sde_score.cli.parsing import parse
-from sde_score.training import TrainConfig, load_run, resolve, train
+from sde_score.training import OPTIMIZERS, TrainConfig, load_run, resolve, train
 from sde_score.training.presets import names, preset
 
 SHAPES = {"tables": (5,), "series": (2, 16), "digits": (1, 8, 8), "mnist-fast": (1, 28, 28)}
@@ -40,6 +40,23 @@ def test_a_preset_trains_on_data_of_its_kind(name, tmp_path):
     x = torch.zeros(2, *shape)
     assert torch.isfinite(run.model.score(x, 0.5, run.labels_in_turn(2))).all()
     assert load_run(tmp_path).config == run.config
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("song-ve", 62.8), ("song-vp", 61.8), ("song-subvp", 61.8), ("ddpm", 35.7), ("edm", 55.7)],
+)
+def test_published_networks_have_the_published_sizes(name, millions):
+    with torch.device("meta"):
+        network = nn.create(preset(name).fields["backbone"], (3, 32, 32))
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
+
+
+def test_ve_clips_where_the_published_loss_is_clipped():
+    """Half the sum over entries, clipped at 1, is ours, their mean, clipped at 2 / 3072."""
+    config = preset("song-ve").config()
+    assert config.clip == pytest.approx(2 / 3072, rel=2e-3)
+    assert OPTIMIZERS.resolve(config.optimizer).eps == pytest.approx(2e-8 / 3072, rel=2e-3)
 
 
 def test_flags_override_a_preset_wherever_it_stands():
