@@ -12,7 +12,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import isclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
@@ -27,10 +27,16 @@ T = TypeVar("T")
 _UNNAMED = (TypeError, AttributeError, ArithmeticError, LookupError, RecursionError)
 
 
-def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+def parse_spec(
+    spec: str, names_of: Callable[[str], Sequence[str]] | None = None
+) -> tuple[str, dict[str, Any]]:
     """Split `name(key=value, ...)` into its name and arguments; values are Python literals.
 
     Names may hold dashes. Nothing is executed: values are read by `ast.literal_eval`.
+
+    Args:
+        spec: the text.
+        names_of: the arguments that may be given without their names, in order.
 
     Raises:
         ValueError: if the text is not of that form.
@@ -41,11 +47,13 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         return name, {}
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
-            raise ValueError("only keyword arguments are accepted")
-        arguments = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg}
-        if len(arguments) != len(call.keywords):
-            raise ValueError("** is not accepted")
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("not a call")
+        names = names_of(name) if names_of else ()
+        arguments = {k: ast.literal_eval(v) for k, v in zip(names, call.args, strict=False)}
+        arguments |= {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg}
+        if len(arguments) != len(call.args) + len(call.keywords):
+            raise ValueError("** is not accepted, nor a value without a name that it belongs to")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(
             f"cannot read {spec[:80]!r}: write name or name(key=value, ...), "
@@ -74,6 +82,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         entries: name to class or function.
         base: class of the things, which `resolve` takes as they are.
         aliases: other names to the names that are listed.
+        positional: specs may give arguments by their order, as `cfg(3)`.
     """
 
     def __init__(
@@ -82,8 +91,10 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
         entries: Mapping[str, Callable[..., T]] = MappingProxyType({}),
         base: type[Any] = Callable,  # type: ignore[assignment]
         aliases: Mapping[str, str] = MappingProxyType({}),
+        positional: bool = False,
     ) -> None:
         self.kind = kind
+        self.positional = positional
         self.base = base
         self.aliases: dict[str, str] = {}
         self._entries: dict[str, Callable[..., T]] = {}
@@ -215,7 +226,7 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
             raise ArgumentError(
                 f"{self.kind} {shown(spec)} must be text, such as {self._example!r}"
             )
-        given, from_spec = parse_spec(spec)
+        given, from_spec = parse_spec(spec, self._parameters if self.positional else None)
         name, constructor = self.listed(given), self[given]
         merged = {**from_spec, **arguments}
         owner = f"{self.kind} {name!r}"
@@ -276,6 +287,9 @@ class Registry(Mapping[str, Callable[..., T]], Generic[T]):
             except (ValueError, TypeError):
                 continue
         return None
+
+    def _parameters(self, name: str) -> list[str]:
+        return list(inspect.signature(self[name]).parameters)
 
     @property
     def _example(self) -> str:

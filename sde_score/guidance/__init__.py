@@ -1,5 +1,35 @@
 """Guidance: models made of models; samplers, likelihoods and views take them like any other."""
 
+from sde_score.guidance.gradients import ClassifierGuided, RewardGuided
+from sde_score.guidance.guided import Guided
+from sde_score.guidance.rules import (
+    RULES,
+    ClassifierFree,
+    FrequencyDecoupled,
+    PlusPlus,
+    Projected,
+    Rule,
+    ZeroStar,
+)
 from sde_score.guidance.thresholding import Clipped, LimitedDenoiser, Thresholded
 
-__all__ = ["Clipped", "LimitedDenoiser", "Thresholded"]
+__all__ = [
+    "RULES",
+    "ClassifierFree",
+    "ClassifierGuided",
+    "Clipped",
+    "FrequencyDecoupled",
+    "Guided",
+    "LimitedDenoiser",
+    "PlusPlus",
+    "Projected",
+    "RewardGuided",
+    "Rule",
+    "Thresholded",
+    "ZeroStar",
+    "available",
+    "register",
+]
+
+available = RULES.names
+register = RULES.register

@@ -1,8 +1,8 @@
 """Models: a score, from a trained network or of a distribution that is known exactly."""
 
 from sde_score.models import exact as targets
-from sde_score.models.base import BaseEnergy, BaseModel
-from sde_score.models.calling import Caller
+from sde_score.models.base import BaseDenoiser, BaseEnergy, BaseModel, normal_tensor
+from sde_score.models.calling import Caller, accepts
 from sde_score.models.density import Density, Marginal
 from sde_score.models.derivatives.derivative_check import check_differentiable
 from sde_score.models.derivatives.divergence import (
@@ -48,7 +48,7 @@ from sde_score.models.inputs import (
     require_model,
     require_units,
 )
-from sde_score.models.parametrization import Parametrization
+from sde_score.models.parametrization import Parametrization, Scales
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.rows import PARAMETRIZATIONS
 from sde_score.models.score_model import ScoreModel
@@ -59,6 +59,7 @@ __all__ = [
     "HEADS",
     "PARAMETRIZATIONS",
     "TARGETS",
+    "BaseDenoiser",
     "BaseEnergy",
     "BaseModel",
     "Caller",
@@ -81,9 +82,11 @@ __all__ = [
     "Quartic",
     "Ring",
     "Rosenbrock",
+    "Scales",
     "ScoreFunction",
     "ScoreModel",
     "Target",
+    "accepts",
     "as_batch",
     "as_condition",
     "asymmetry",
@@ -93,6 +96,7 @@ __all__ = [
     "hessian_vector",
     "jacobian",
     "jacobian_vector",
+    "normal_tensor",
     "quadratic_forms",
     "require_forward_mode",
     "require_model",

@@ -73,6 +73,13 @@ class BaseModel(ABC):
         """The meaning of what `_predict` returns."""
 
 
+class BaseDenoiser(BaseModel):
+    """The model protocol from a denoised mean: subclasses give it as `_predict`."""
+
+    def _coefficients(self, at: Scales) -> Coefficients:
+        return parametrization.data(at)
+
+
 class BaseEnergy(BaseModel):
     """The energy-based protocol from one formula: subclasses give `_energy`.
 
@@ -104,8 +111,8 @@ class BaseEnergy(BaseModel):
     ) -> tuple[Tensor, Tensor]:
         keep = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
-            x, condition = _plain(x), mapped(condition, _plain)
-            at = Scales(at.sde, _plain(at.t), at.sigma_data)
+            x, condition = normal_tensor(x), mapped(condition, normal_tensor)
+            at = Scales(at.sde, normal_tensor(at.t), at.sigma_data)
             point = x if keep and x.requires_grad else x.detach().requires_grad_()
             energy = self._energy(point, at, condition)
             (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=keep)
@@ -124,13 +131,15 @@ class BaseEnergy(BaseModel):
         return parametrization.score(at)
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def normal_tensor(tensor: Tensor) -> Tensor:
     """A copy that autograd may keep, where a tensor was made in inference mode."""
-    return tensor.clone() if isinstance(tensor, Tensor) and tensor.is_inference() else tensor
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 class KnownDensity(BaseModel):
     """The energy-based protocol from a normalized density: energy = -log_prob."""
+
+    takes_condition = False
 
     @abstractmethod
     def log_prob(self, x: Tensor, t: Tensor | float) -> Tensor:

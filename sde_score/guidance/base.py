@@ -1,0 +1,54 @@
+"""Models made of models by their denoised mean."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from sde_score._core.conditions import Condition
+from sde_score.models import BaseDenoiser, Model, Scales, require_model
+from sde_score.sdes import SDE
+
+
+class WrappedDenoiser(nn.Module, BaseDenoiser):
+    r"""A model whose denoised mean is made of that of another; subclasses give `_predict`.
+
+    Noise, score and velocity follow from it, as for every model, so that all samplers work on it,
+    those that ask for noise or velocity too. `nfe` counts evaluations of networks per sample: two
+    of them as one batch are two.
+
+    Args:
+        model: anything with the model protocol; a module's parameters become this model's.
+
+    Raises:
+        TypeError: if `model` lacks the protocol.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        require_model(model)
+        self.model = model
+        self.sigma_data = float(getattr(model, "sigma_data", 1.0))
+
+    @property
+    @override
+    def sde(self) -> SDE:
+        """The inner model's diffusion."""
+        return self.model.sde
+
+    @property
+    def takes_condition(self) -> bool:
+        """Whether the inner model takes a condition, as far as it says."""
+        return bool(getattr(self.model, "takes_condition", True))
+
+    def require_condition(self, condition: Condition) -> None:
+        """Refuse labels that the inner model refuses."""
+        check = getattr(self.model, "require_condition", None)
+        if check is not None and self.takes_condition:
+            check(condition)
+
+    @abstractmethod
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
+        """The denoised mean, like x; one evaluation is counted by the caller."""
