@@ -17,6 +17,7 @@ from typing import NamedTuple
 from sde_score import (
     data,
     evaluation,
+    guidance,
     likelihood,
     mcmc,
     models,
@@ -135,8 +136,16 @@ SECTIONS = [
         "Every sampler runs on every SDE, on trained networks and exact models alike, and ends "
         "with the denoised mean unless told otherwise (`denoise=False`). Those in bold are to be "
         "tried first. [Each method in its paper's notation](published_methods.md); "
-        "[which to take](samplers.md). `guidance.Clipped` and `guidance.Thresholded` wrap a model "
-        "to keep its denoised mean in the range of the data.",
+        "[which to take](samplers.md).",
+    ),
+    Section(
+        "Guidance",
+        guidance.RULES,
+        "`Guided(run.model, 'cfg(3)')` goes away from the model's answer without its condition, "
+        "`Guided(run.model, 'cfg(2)', against=weaker)` from a weaker model; `--guidance` of "
+        "`sample` and `evaluate` likewise. `ClassifierGuided` and `RewardGuided` follow gradients, "
+        "`Clipped` and `Thresholded` keep the denoised mean in the range of the data. All are "
+        "models, so that every sampler, likelihood and view runs on them.",
     ),
     Section("Time grids", samplers.GRIDS, "The argument `grid` of a sampler."),
     Section(

@@ -45,11 +45,11 @@ def parse_spec(
     name = name.strip()
     if not bracket:
         return name, {}
+    names = names_of(name) if names_of else ()
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError("not a call")
-        names = names_of(name) if names_of else ()
         arguments = {k: ast.literal_eval(v) for k, v in zip(names, call.args, strict=False)}
         arguments |= {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg}
         if len(arguments) != len(call.args) + len(call.keywords):

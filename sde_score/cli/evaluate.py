@@ -32,6 +32,9 @@ class Evaluate(RunCommand):
     distances: tuple[str, ...] = DEFAULT
     """Distances to measure, such as "frechet(extractor='classifier')"."""
 
+    guidance: str | None = None
+    """Guidance of the model, such as "cfg(3)"; see sde-score sample."""
+
     report: bool = False
     """Write report.html into the run directory."""
 
@@ -50,6 +53,7 @@ class Evaluate(RunCommand):
             seed=self.seed,
             batch_size=self.batch_size,
             distances=self.distances,
+            guidance=self.guidance,
             progress=self.progress,
         )
         if self.json:

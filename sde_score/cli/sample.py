@@ -19,7 +19,7 @@ from sde_score.cli.options import (
 )
 from sde_score.cli.output import say, show_record
 from sde_score.data import load_condition
-from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
+from sde_score.evaluation.samples import FiniteWatch, guided_model, require_finite_samples
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
 from sde_score.scaling import condition_from_model
@@ -37,6 +37,7 @@ class Sample(RunCommand):
         sde-score sample runs/digits --sampler pc --steps 500 --num 64 --seed 0 --out samples.npz
         sde-score sample runs/digits --sampler "heun(churn=10)" --steps 18 --out samples.png
         sde-score sample runs/digits --grid grid.json --out samples.png
+        sde-score sample runs/classes --label 7 --guidance "cfg(2)" --out sevens.png
         sde-score sample runs/energy --sampler "mcmc(kernel='hmc')" --steps 500 --out samples.png
     """
 
@@ -68,6 +69,11 @@ class Sample(RunCommand):
     a dictionary: .npy, or .npz with condition, or condition_NAME for each name, as samples.npz has
     them; one entry counts for all samples."""
 
+    guidance: str | None = None
+    """Guidance of a conditional model away from its answer without a condition, such as "cfg(3)",
+    "apg(4, radius=5)" or "cfg(3, interval=(0.2, 5))" for noise levels sigma / alpha; or away from a
+    weaker model, "cfg(2, against='ema(0.02)')" or "cfg(2, against='runs/small')"."""
+
     def run(self) -> None:
         """Draw, write, print a line."""
         require_samples_file(self.out)
@@ -77,9 +83,10 @@ class Sample(RunCommand):
         spec = sampler_spec(chosen, self.steps, self.grid)
         hint_at_noise(run, [spec])
         condition = self._condition(run)
+        model = guided_model(run, self.guidance, samplers.create(spec))
         watch, start = FiniteWatch(), time.perf_counter()
         drawn = samplers.run(
-            run.model,
+            model,
             spec,
             run.event_shape,
             self.num,
@@ -96,9 +103,11 @@ class Sample(RunCommand):
         saved(self.out, lambda path: save_samples(drawn.samples, path, look, labels))
         if self.json:
             record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": nfe}
+            record |= {} if self.guidance is None else {"guidance": self.guidance}
             show_record({**record, "seconds": seconds, "seed": self.seed})
         else:
-            say(f"{self.out}: {self.num} samples, {spec}, {nfe} NFE, {seconds:.1f} s")
+            how = spec if self.guidance is None else f"{spec} under {self.guidance}"
+            say(f"{self.out}: {self.num} samples, {how}, {nfe} NFE, {seconds:.1f} s")
 
     def _condition(self, run: Run) -> Condition:
         if self.condition is not None:

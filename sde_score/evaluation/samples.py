@@ -13,9 +13,11 @@ from sde_score.data import Fingerprint
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
 from sde_score.evaluation.provenance import kinds_of, provenance
+from sde_score.guidance import guide
+from sde_score.models import Model
 from sde_score.samplers import SAMPLERS, Sampler
 from sde_score.samplers import run as draw
-from sde_score.training import Run
+from sde_score.training import WEIGHTS, Run, load_run
 
 _MOST = 4096  # examples of either part of the data that samples are compared with
 
@@ -68,6 +70,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 256,
     distances: Sequence[str | Distance] = DEFAULT,
+    guidance: str | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Sample a run by each sampler, from the same seeds, and measure the samples.
@@ -82,6 +85,7 @@ def evaluate(
         seed: random seed.
         batch_size: samples that the model sees at once.
         distances: specs such as `"energy"` (`DISTANCES`), or functions of two sets.
+        guidance: of the model, see `guided_model`.
         progress: show bars.
 
     Raises:
@@ -93,10 +97,11 @@ def evaluate(
         raise ValueError("samplers is empty: name at least one, such as 'heun(steps=18)'")
     estimator = run_estimator(run, count, distances, seed=seed)
     condition, rows = run.draw_labels(count, seed), []
-    for given, sampler in zip(samplers, chosen, strict=True):
+    models = [guided_model(run, guidance, sampler) for sampler in chosen]
+    for given, sampler, model in zip(samplers, chosen, models, strict=True):
         began = time.perf_counter()
         drawn = draw(
-            run.model,
+            model,
             sampler,
             run.event_shape,
             count,
@@ -113,6 +118,30 @@ def evaluate(
         estimator.names, estimator.floors, count, estimator.size, len(estimator.held_out),
         tuple(rows),
     )  # fmt: skip
+
+
+def guided_model(run: Run, guidance: str | None, sampler: Sampler) -> Model:
+    """The model of a run under guidance.
+
+    Args:
+        run: an open run.
+        guidance: such as `"cfg(3)"` or `"cfg(2, against='ema(0.02)')"`, where `against` names
+            other weights of the same run, or the directory of another one; None for none.
+        sampler: whose steps it is for.
+
+    Raises:
+        ValueError: for unknown guidance, or a model that it does not suit.
+        CheckpointError: if what is named cannot be opened.
+    """
+    if guidance is None:
+        return run.model
+
+    def opened(name: str) -> Model:
+        own = name in WEIGHTS or name.startswith("ema(")
+        other = load_run(run.path, name) if own else load_run(name)
+        return other.model.to(run.device)
+
+    return guide(run.model, guidance, sampler, opened)
 
 
 def run_estimator(

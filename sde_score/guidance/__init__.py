@@ -1,7 +1,7 @@
 """Guidance: models made of models; samplers, likelihoods and views take them like any other."""
 
 from sde_score.guidance.gradients import ClassifierGuided, RewardGuided
-from sde_score.guidance.guided import Guided
+from sde_score.guidance.guided import Guided, guide
 from sde_score.guidance.rules import (
     RULES,
     ClassifierFree,
@@ -28,6 +28,7 @@ __all__ = [
     "Thresholded",
     "ZeroStar",
     "available",
+    "guide",
     "register",
 ]
 

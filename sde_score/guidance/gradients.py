@@ -17,8 +17,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_finite
-from sde_score.guidance.base import WrappedDenoiser
 from sde_score._core.conditions import Condition, mapped
+from sde_score.guidance.base import WrappedDenoiser
 from sde_score.models import (
     EnergyFunction,
     Model,

@@ -10,16 +10,20 @@ is that of the guided flow, which is a distribution, if not one with a formula.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like
+from sde_score._core.conditions import BESIDE, Condition, nothing_like
+from sde_score._core.registry import parse_spec
 from sde_score.guidance.base import WrappedDenoiser
 from sde_score.guidance.rules import RULES, Rule
-from sde_score.models import Model, Scales, require_model
+from sde_score.models import Model, Scales, as_condition, require_model
 from sde_score.samplers import Sampler
 
 
@@ -151,6 +155,8 @@ def _require_worse(model: Model, against: Model | None, negative: object) -> Non
                 "one is of no use: train with condition_dropout=0.1, or give against=, a weaker "
                 "model"
             )
+        if negative is None:
+            as_condition(None, 1, model=model)  # says where too little was seen without one
         return
     require_model(against, "against")
     if against.sde != model.sde:
@@ -167,3 +173,33 @@ def _require_interval(interval: Sequence[float] | None) -> tuple[float, float] |
             f"interval={interval} must be two noise levels sigma / alpha, 0 <= low < high"
         )
     return float(interval[0]), float(interval[1])
+
+
+def guide(
+    model: Model,
+    text: str,
+    sampler: Sampler | None = None,
+    opened: Callable[[str], Model] | None = None,
+) -> Guided:
+    """The guided model that a text describes, such as `"cfg(3, interval=(0.2, 5))"`.
+
+    Args:
+        model: anything with the model protocol.
+        text: a rule, with the options `against`, `negative` and `interval` of `Guided` beside its
+            own.
+        sampler: whose steps the rule is for, where it depends on them.
+        opened: gives the model that the text names as `against`.
+
+    Raises:
+        ValueError: for an unknown rule or option, or as for `Guided`.
+    """
+    name, options = parse_spec(text, lambda name: list(signature(RULES[name]).parameters))
+    own = {key: options.pop(key) for key in ("negative", "interval", "against") if key in options}
+    rule = RULES.create(name, **options)
+    if "against" in own:
+        if opened is None:
+            raise ValueError(
+                f"{text!r}: give the model itself, as Guided(model, rule, against=...)"
+            )
+        own["against"] = opened(str(own["against"]))
+    return Guided(model, rule, sampler=sampler, **own)

@@ -86,9 +86,8 @@ def as_condition(
         seen = getattr(model, "unconditional_examples", 0)
         if 0 < seen < _FEW:
             warnings.warn(
-                f"condition is None, and training showed {seen} examples without one, too few to "
-                "know the data well: give conditions, or train longer or with a larger "
-                "condition_dropout",
+                f"training showed {seen} examples without a condition, too few to answer well "
+                "without one: give conditions, or train longer or with a larger condition_dropout",
                 stacklevel=3,
             )
         return None

@@ -167,5 +167,5 @@ def test_a_model_that_saw_little_without_a_condition_says_so(tmp_path):
         conditional=True, condition_dropout=0.2, device="cpu",
     )  # fmt: skip
     run = train(config, tmp_path / "run", progress=False)
-    with pytest.warns(UserWarning, match="showed 200 examples without one, too few"):
+    with pytest.warns(UserWarning, match="showed 200 examples without a condition, too few"):
         samplers.create("ddim", steps=2)(run.model, (2, 2), seed=0)

@@ -1,0 +1,62 @@
+"""Guidance from the command line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sde_score import samplers
+from sde_score.cli import main
+from sde_score.guidance import Guided
+from sde_score.training import load_run
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """A run on labelled digits, with snapshots."""
+    path = tmp_path_factory.mktemp("runs") / "classes"
+    words = ["--steps", "4", "--batch-size", "8", "--backbone", "mlp(width=8, depth=1)"]
+    words += ["--conditional", "--snapshot-every", "2", "--no-progress", "--lr", "0.1"]
+    assert main(["train", "--out", str(path), *words]) == 0
+    return path
+
+
+def drawn(path, out, *words):
+    words = ["--num", "3", "--steps", "3", "--no-progress", *words]
+    assert main(["sample", str(path), "--sampler", "ddim", "--out", str(out), *words]) == 0
+    return np.load(out)["samples"]
+
+
+@pytest.mark.filterwarnings("ignore:training showed")
+def test_samples_are_those_of_the_guided_model(classes, tmp_path, record):
+    run = load_run(classes)
+    labels = run.labels_in_turn(3)
+    weak = load_run(classes, "ema(0.05)").model
+    for text, model in {
+        "cfg(3)": Guided(run.model, "cfg(3)"),
+        "cfg(3, interval=(0.2, 5.0), negative=1)": Guided(
+            run.model, "cfg(3)", negative=1, interval=(0.2, 5.0)
+        ),
+        "cfg(2, against='ema(0.05)')": Guided(run.model, "cfg(2)", against=weak),
+        "cfg++(0.5)": Guided(run.model, "cfg++(0.5)", sampler=samplers.create("ddim(steps=3)")),
+    }.items():
+        got = drawn(classes, tmp_path / "some.npz", "--guidance", text)
+        expected = samplers.sample(
+            model, "ddim(steps=3)", run.event_shape, 3, condition=labels, progress=False
+        )
+        np.testing.assert_array_equal(got, run.scaling.from_model(expected).numpy())
+    assert not np.array_equal(got, drawn(classes, tmp_path / "plain.npz"))
+    found = record(
+        "evaluate", str(classes), "--num", "8", "--guidance", "cfg(3)", "--no-progress",
+        "--samplers", "ddim(steps=3)", "--distances", "energy", "--data", "digits",
+    )  # fmt: skip
+    assert found["rows"][0]["nfe"] == 6
+
+
+def test_guidance_that_cannot_be_is_refused(classes, run_path, tmp_path, refusal):
+    out = ["--out", str(tmp_path / "some.npz"), "--num", "2"]
+    assert "unknown guidance 'cgf'" in refusal("sample", str(classes), "--guidance", "cgf(3)", *out)
+    always = ["--guidance", "cfg(3, negative=1)", "--label", "none"]
+    assert "condition is missing" in refusal("sample", str(classes), *always, *out)
+    said = refusal("sample", str(run_path), "--guidance", "cfg(3)", *out)
+    assert "condition" in said
