@@ -13,13 +13,12 @@ from sde_score._core.checks import require_count
 from sde_score._core.conditions import Condition, ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import SignalNetwork, require_sides, require_signal
-from sde_score.nn.blocks.group_norm import LayerNorm
-from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.time_embedding import TimeEmbedding, TimeFeatures
 from sde_score.nn.blocks.tokens import (
-    FeedForward,
+    AdaptiveBlock,
+    AdaptiveHead,
     PatchEmbedding,
-    TokenAttention,
+    draw_linear,
     from_patches,
     grid_waves,
 )
@@ -113,13 +112,13 @@ class DiT(SignalNetwork):
             return made
 
         self.patches = PatchEmbedding(channels, width, patch, dims)
-        _draw(*self.patches.conv.parameters())
+        draw_linear(*self.patches.conv.parameters())
         self.embedding = embedding()
-        self.blocks = nn.ModuleList(_Block(width, heads, hidden, eps) for _ in range(depth))
+        self.blocks = nn.ModuleList(AdaptiveBlock(width, heads, hidden, eps) for _ in range(depth))
         self.embeddings = nn.ModuleList(
             embedding() for _ in range(0 if shared_embedding else depth - 1)
         )
-        self.head = _Head(width, patch**dims * self.out_channels)
+        self.head = AdaptiveHead(width, nn.Linear(width, patch**dims * self.out_channels))
 
     @override
     def everything(self, x: Tensor, time_label: Tensor, condition: Condition = None) -> Tensor:
@@ -137,44 +136,3 @@ class DiT(SignalNetwork):
                 embedding = self.embeddings[place - 1](time_label, condition)
             tokens = block(tokens, embedding)
         return from_patches(self.head(tokens, first), self.patches.patch, grid, sides).to(x.dtype)
-
-
-def _draw(weight: Tensor, bias: Tensor) -> None:
-    """Draw the weights of a linear layer, or of one over patches, as the paper does."""
-    nn.init.xavier_uniform_(weight.flatten(1))
-    nn.init.zeros_(bias)
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, hidden: int, eps: float) -> None:
-        super().__init__()
-        self.norm1 = LayerNorm(width, eps=1e-6)
-        self.norm2 = LayerNorm(width, eps=eps)
-        self.attention = TokenAttention(width, heads)
-        self.mlp = FeedForward(width, hidden, approximate=True)
-        for layer in (self.attention.qkv, self.attention.out, self.mlp.inner, self.mlp.outer):
-            _draw(layer.weight, layer.bias)
-        self.modulation = zero_init(nn.Linear(width, 6 * width))
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        numbers = self.modulation(embedding)[:, None].chunk(6, dim=-1)
-        shift, scale, gate = numbers[:3]
-        x = x + gate * self.attention(self.norm1(x) * (1 + scale) + shift)
-        shift, scale, gate = numbers[3:]
-        out: Tensor = x + gate * self.mlp(self.norm2(x) * (1 + scale) + shift)
-        return out
-
-
-class _Head(nn.Module):
-    """The last normalization, and a linear layer."""
-
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        self.norm = LayerNorm(width, eps=1e-6)
-        self.modulation = zero_init(nn.Linear(width, 2 * width))
-        self.linear = zero_init(nn.Linear(width, out))
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=-1)
-        out: Tensor = self.linear(self.norm(x) * (1 + scale) + shift)
-        return out

@@ -1,4 +1,4 @@
-r"""Parts of transformers over patches of a signal of one to three dimensions."""
+r"""Parts of transformers: patches of signals, positions, attention, blocks that noise controls."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_score._core.checks import require_count
+from sde_score.nn.blocks.group_norm import LayerNorm
+from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.patches import depth_to_space
 from sde_score.nn.blocks.resampling import convolution
 
@@ -142,4 +144,68 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map the vectors in the last dimension of x."""
         out: Tensor = self.outer(F.gelu(self.inner(x), approximate=self.approximate))
+        return out
+
+
+def draw_linear(weight: Tensor, bias: Tensor) -> None:
+    """Draw the weights of a linear layer, or of one over patches, as Glorot; the bias is zero."""
+    nn.init.xavier_uniform_(weight.flatten(1))
+    nn.init.zeros_(bias)
+
+
+class AdaptiveBlock(nn.Module):
+    r"""Attention, then a two-layer network, added to tokens as the embedding says.
+
+    .. math:: x \leftarrow x + g \, f(\mathrm{LN}(x) (1 + s) + b)
+
+    with s, b and g linear in the embedding and zero in a new network (adaLN-zero), which therefore
+    begins as the identity.
+
+    Args:
+        width: length of the vectors, and of the embedding.
+        heads: of attention, a divisor of `width`.
+        hidden: length inside of the two-layer network.
+        eps: of the normalization in front of the two-layer network; of the other it is 1e-6.
+
+    Reference: Peebles & Xie 2023, https://arxiv.org/abs/2212.09748.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width, eps=1e-6)
+        self.norm2 = LayerNorm(width, eps=eps)
+        self.attention = TokenAttention(width, heads)
+        self.mlp = FeedForward(width, hidden, approximate=True)
+        for layer in (self.attention.qkv, self.attention.out, self.mlp.inner, self.mlp.outer):
+            draw_linear(layer.weight, layer.bias)
+        self.modulation = zero_init(nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map x, shape `(batch, tokens, width)`, by an embedding of shape `(batch, width)`."""
+        numbers = self.modulation(embedding)[:, None].chunk(6, dim=-1)
+        shift, scale, gate = numbers[:3]
+        x = x + gate * self.attention(self.norm1(x) * (1 + scale) + shift)
+        shift, scale, gate = numbers[3:]
+        out: Tensor = x + gate * self.mlp(self.norm2(x) * (1 + scale) + shift)
+        return out
+
+
+class AdaptiveHead(nn.Module):
+    """The last normalization, which the embedding controls, and a layer that starts at zero.
+
+    Args:
+        width: length of the vectors, and of the embedding.
+        linear: the layer.
+    """
+
+    def __init__(self, width: int, linear: nn.Module) -> None:
+        super().__init__()
+        self.norm = LayerNorm(width, eps=1e-6)
+        self.modulation = zero_init(nn.Linear(width, 2 * width))
+        self.linear = zero_init(linear)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map x, shape `(batch, tokens, width)`, by an embedding of shape `(batch, width)`."""
+        shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=-1)
+        out: Tensor = self.linear(self.norm(x) * (1 + scale) + shift)
         return out
