@@ -12,6 +12,7 @@ does. Two figures, and what as many examples of the data have in their place:
 The floor is measured on examples of the training part. About 40 minutes on one idle core:
 
     python benchmarks/defaults.py [--data ring table digits] [--sde vp ...] [--prediction noise ...]
+                                  [--backbone transformer ...]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--sde", nargs="+", choices=SDE_OBJECTS, default=list(SDE_OBJECTS))
     parser.add_argument("--prediction", nargs="+", choices=[*PARAMETRIZATIONS], default=None)
+    parser.add_argument("--backbone", nargs="+", default=[None], help="instead of that of the data")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'data':8}{'SDE':11}{'prediction':14}{'distance':>9}{'floor':>8}", end="")
@@ -95,7 +98,7 @@ def main() -> None:
     for name in given.data:
         make, config, width = CASES[name]
         for sde in given.sde:
-            for prediction in given.prediction or OURS:
+            for prediction, network in product(given.prediction or OURS, given.backbone):
                 began = time.process_time()
                 with tempfile.TemporaryDirectory() as folder:
                     run = train(
@@ -103,7 +106,7 @@ def main() -> None:
                             data=make(),
                             sde=SDE_OBJECTS[sde],
                             prediction=prediction,
-                            backbone=config.backbone,
+                            backbone=network or config.backbone,
                             batch_size=config.batch_size,
                             steps=config.steps,
                             device="cpu",
@@ -114,7 +117,7 @@ def main() -> None:
                     (distance, found), (floor, true) = figures(run, width)
                 seconds = time.process_time() - began
                 row = f"{distance:9.3f}{floor:8.3f}{found:8.3f}{true:8.3f}{seconds:9.0f}"
-                print(f"{name:8}{sde:11}{prediction:14}{row}", flush=True)
+                print(f"{name:8}{sde:11}{prediction:14}{row}  {network or ''}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from sde_score.nn.backbones.kdiff_unet import KDiffUNet
 from sde_score.nn.backbones.lucidrains import LucidrainsUNet
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.refinenet import RefineNet
+from sde_score.nn.backbones.transformer import Transformer
 from sde_score.nn.backbones.unet import UNet
 from sde_score.nn.backbones.uvit import UViT
 from sde_score.nn.blocks.embeddings import NoiseEmbedding
@@ -52,6 +53,7 @@ __all__ = [
     "Encoded",
     "NoiseEmbedding",
     "Summary",
+    "Transformer",
     "UNet",
     "UViT",
     "available",
@@ -77,6 +79,7 @@ BACKBONES: Registry[nn.Module] = Registry(
         "lucidrains-unet": LucidrainsUNet,
         "uvit": UViT,
         "edm2": EDM2,
+        "transformer": Transformer,
         "kdiff-unet": KDiffUNet,
         "hdit": HDiT,
     },
