@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked, naming_arguments
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import Backbone, require_event_shape
 from sde_score.nn.blocks.tokens import AdaptiveBlock, AdaptiveHead
@@ -33,7 +34,8 @@ class Transformer(Backbone):
         positions: tell columns or members apart; False treats them alike, so that permuting them
             permutes the answer.
         num_classes: number of classes; 0 for a network without labels.
-        condition_shape: of a vector `(n,)` that is the condition; empty for a network without.
+        condition_shape: of a vector, `(n,)`, or a dictionary of such and of numbers of classes;
+            empty for a network without.
 
     Raises:
         TypeError: if `event_shape` is not a tuple of integers.
@@ -54,7 +56,7 @@ class Transformer(Backbone):
         mlp_ratio: float = 2.0,
         positions: bool = True,
         num_classes: int = 0,
-        condition_shape: Sequence[int] = (),
+        condition_shape: ConditionShape = (),
     ) -> None:
         shape = require_event_shape(event_shape)
         if len(shape) not in (1, 2):
