@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sde_score._core.conditions import tensors_of
 
@@ -59,3 +60,11 @@ def require_graph(wanted: bool, *results: Tensor) -> None:
             "grad=True, but neither the input nor anything that the model depends on requires a "
             "gradient: call requires_grad_() on one of them"
         )
+
+
+def values_alone() -> bool:
+    """Whether no derivative of any kind is being taken, so that a kernel without any will do."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    transformed: bool = torch._C._are_functorch_transforms_active()
+    return not transformed and forward_ad._current_level < 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sde_score.nn.blocks.group_norm import GroupNorm
+from sde_score.nn.blocks.heads import attend
 from sde_score.nn.blocks.layers import Modulation, zero_init
 
 
@@ -42,6 +43,7 @@ class Attention(nn.Module):
         if channels % heads:
             raise ValueError(f"heads={heads} must divide the {channels} channels of the attention")
         self.heads = heads
+        self.second_derivatives = True
         self.scale = scale
         affine = embedding is None
         self.norm = (
@@ -53,17 +55,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Attend within each example of x, shape `(batch, channels, ...)`."""
-        from einops import rearrange
-
         tokens = self.norm(x)
         if self.condition is not None:
             tokens = self.condition(tokens, embedding)
-        tokens = tokens.flatten(2).mT
-        q, k, v = rearrange(
-            self.qkv(tokens), "b n (three h c) -> three b h n c", three=3, h=self.heads
-        )
-        # Written out: fused attention has neither second derivatives nor forward-mode ones.
-        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-        change = self.out(rearrange(weights @ v, "b h n c -> b n (h c)"))
+        tokens = self.qkv(tokens.flatten(2).mT)
+        change = self.out(attend(tokens, self.heads, self.second_derivatives))
         out: Tensor = (x + change.mT.reshape(x.shape)) * self.scale
         return out

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sde_score._core.checks import require_count
 from sde_score.nn.blocks.group_norm import LayerNorm
+from sde_score.nn.blocks.heads import attend
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.patches import depth_to_space
 from sde_score.nn.blocks.resampling import convolution
@@ -111,17 +112,13 @@ class TokenAttention(nn.Module):
         if width % heads:
             raise ValueError(f"heads={heads} must divide width={width}")
         self.heads = heads
+        self.second_derivatives = True
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each example of x, shape `(batch, tokens, width)`."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        # Written out: fused attention has neither second derivatives nor forward-mode ones.
-        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-        out: Tensor = self.out((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
+        out: Tensor = self.out(attend(self.qkv(x), self.heads, self.second_derivatives))
         return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -122,3 +124,34 @@ def test_layer_normalization_has_the_bits_of_torchs_own_to_the_first_derivative(
     y, own = LayerNorm(7)(x), torch.nn.functional.layer_norm(x, (7,))
     assert torch.equal(y, own)
     assert torch.equal(torch.autograd.grad(y, x, w)[0], torch.autograd.grad(own, x, w)[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("groups", [2, 16])  # of 32 and of 4 channels
+@pytest.mark.parametrize("sides", [(3, 4), (32, 32)])  # torch has a kernel for each
+def test_bfloat16_keeps_statistics_in_float32(layout, groups, sides):
+    """Far from 0, values and all first derivatives differ from float64 by rounding alone."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(2, 2, 64, *sides, generator=generator).bfloat16()
+    x = 2 * x + 10
+    norms = [GroupNorm(64, False, groups, affine=affine) for affine in (True, False)]
+    for parameter in norms[0].parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    for norm in norms:
+        found = []
+        for dtype in (torch.bfloat16, torch.float64):
+            z = x.to(dtype=dtype, memory_format=layout).requires_grad_(True)
+            own = norm if dtype == torch.bfloat16 else copy.deepcopy(norm).double()
+            y = own(z)
+            found.append([y, *torch.autograd.grad(y, [z, *own.parameters()], w.to(dtype))])
+        assert found[0][1].is_contiguous(memory_format=layout)
+        limit = 0.002 if groups == 2 or layout == torch.contiguous_format else 0.003
+        for low, exact in zip(*found, strict=True):
+            assert (low - exact).norm() < limit * exact.norm()
+
+
+def test_narrow_groups_refuse_the_derivatives_that_they_do_not_have():
+    x = images(torch.channels_last, 8, torch.bfloat16).requires_grad_(True)
+    y = GroupNorm(8, second_derivatives=False, groups=4)(x)
+    with pytest.raises(RuntimeError, match=r"once_differentiable"):
+        torch.autograd.grad(y.square().sum(), x, create_graph=True)[0].sum().backward()
