@@ -123,7 +123,9 @@ class Inspect(CheckpointCommand):
 def _counted(imported: Imported) -> Summary:
     """What the network costs, counted without its weights."""
     with torch.device("meta"):
-        network = create(imported.backbone, imported.event_shape, imported.num_classes)
+        network = create(
+            imported.backbone, imported.event_shape, imported.num_classes, imported.condition_shape
+        )
     return summary(network, imported.event_shape)
 
 

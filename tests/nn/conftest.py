@@ -30,7 +30,7 @@ def randomize():
 SMALL = {
     "mlp": ((3, 2), {"width": 16, "depth": 2}),
     "dit": ((2, 7, 5), {"width": 8, "depth": 2, "heads": 2, "features": 8}),
-    "transformer": ((5,), {"width": 8, "depth": 2, "heads": 2}),
+    "transformer": ((5, 3), {"width": 8, "depth": 2, "heads": 2}),
     "edm2": ((2, 7, 5), {"widths": (4, 8), "blocks": 1, "attention": (3,), "head_channels": 4}),
     "uvit": ((2, 7, 5), {"width": 24, "depth": 2, "heads": 2, "last_convolution": False}),
     "unet": ((2, 9, 11), {"base": 4, "multipliers": (1, 2), "blocks": 1, "attention": (5,)}),
