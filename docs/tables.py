@@ -23,6 +23,7 @@ from sde_score import (
     models,
     nn,
     objectives,
+    posterior,
     samplers,
     training,
 )
@@ -146,6 +147,15 @@ SECTIONS = [
         "`sample` and `evaluate` likewise. `ClassifierGuided` and `RewardGuided` follow gradients, "
         "`Clipped` and `Thresholded` keep the denoised mean in the range of the data. All are "
         "models, so that every sampler, likelihood and view runs on them.",
+    ),
+    Section(
+        "Posteriors",
+        posterior.METHODS,
+        "`Posterior(run.model, Measurement(Mask(known), y, std=0.1), 'mmps')` is a model of the "
+        "data given an observation, on which every sampler runs. Operators: `Mask`, `Blur`, "
+        "`Resize`, `MeanPool`, `Fourier`, `Radon`, `Matrix`, any `LinearFunction`, their "
+        "compositions by `@`, and what has `A` and `A_adjoint`; other likelihoods: `Poisson` and "
+        "`LogLikelihood`. `print(posterior)` says how the method is biased.",
     ),
     Section("Time grids", samplers.GRIDS, "The argument `grid` of a sampler."),
     Section(

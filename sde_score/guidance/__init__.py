@@ -1,5 +1,6 @@
 """Guidance: models made of models; samplers, likelihoods and views take them like any other."""
 
+from sde_score.guidance.base import WrappedDenoiser
 from sde_score.guidance.gradients import ClassifierGuided, RewardGuided
 from sde_score.guidance.guided import Guided, guide
 from sde_score.guidance.rules import (
@@ -26,6 +27,7 @@ __all__ = [
     "RewardGuided",
     "Rule",
     "Thresholded",
+    "WrappedDenoiser",
     "ZeroStar",
     "available",
     "guide",

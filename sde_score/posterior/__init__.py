@@ -1,0 +1,61 @@
+"""Posterior: a model's distribution given an observation of it."""
+
+from sde_score.posterior.methods import (
+    CDPS,
+    DPS,
+    LGDMC,
+    METHODS,
+    MMPS,
+    SDA,
+    TMPD,
+    Method,
+    PiGDM,
+)
+from sde_score.posterior.observations import LogLikelihood, Measurement, Observation, Poisson
+from sde_score.posterior.operators import (
+    Blur,
+    Composed,
+    Fourier,
+    LinearFunction,
+    Mask,
+    Matrix,
+    MeanPool,
+    Operator,
+    Radon,
+    Resize,
+    as_operator,
+)
+from sde_score.posterior.posterior import Posterior
+
+__all__ = [
+    "CDPS",
+    "DPS",
+    "LGDMC",
+    "METHODS",
+    "MMPS",
+    "SDA",
+    "TMPD",
+    "Blur",
+    "Composed",
+    "Fourier",
+    "LinearFunction",
+    "LogLikelihood",
+    "Mask",
+    "Matrix",
+    "MeanPool",
+    "Measurement",
+    "Method",
+    "Observation",
+    "Operator",
+    "PiGDM",
+    "Poisson",
+    "Posterior",
+    "Radon",
+    "Resize",
+    "as_operator",
+    "available",
+    "register",
+]
+
+available = METHODS.names
+register = METHODS.register

@@ -1,0 +1,355 @@
+r"""Approximations of the likelihood of a noisy state, log p(y | x_t).
+
+All know y through what the denoised mean D says of it. With J = dD/dx and
+V = (sigma^2 / alpha) J the covariance of x0 given x_t (Tweedie's formula, of second order), they
+add to the score
+
+.. math:: J^T g, \qquad g = A^T (R + A C A^T)^{-1} (y - A D)
+
+for a linear measurement, and differ in C, the spread of x0 that they assume: C-DPS none, PiGDM and
+SDA one number, TMPD the row sums of V, MMPS V itself. Where the data are normal distributed, V is
+exact, and with it the posterior.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sde_score._core.arguments import check_fields
+from sde_score._core.checks import (
+    expand_like,
+    require_count,
+    require_nonnegative,
+    require_positive,
+    sum_event,
+)
+from sde_score._core.errors import ArgumentError
+from sde_score._core.registry import Registry
+from sde_score.models import Scales
+from sde_score.posterior.observations import Measurement, Observation
+from sde_score.posterior.solvers import conjugate_gradients
+
+Pullback = Callable[[Tensor], Tensor]
+"""Maps v, like x, to J^T v."""
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """An approximation of the gradient of log p(y | x_t)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def limit(self) -> str:
+        """What samples tend to with ever more steps."""
+        return "biased: " + self._bias
+
+    _bias = "the likelihood of a noisy state is approximated"
+
+    @abstractmethod
+    def direction(self, observation: Any, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
+        """g, like x0, such that J^T g is the gradient.
+
+        Args:
+            observation: what was observed.
+            x0: the denoised mean, shape `(batch, *event)`.
+            at: the scales.
+            pull: v -> J^T v.
+        """
+
+    def on_grid(self, times: Tensor) -> Method:
+        """The method for a sampler that evaluates the model at these times, decreasing."""
+        return self
+
+
+class _Linear(Method):
+    """A method for linear measurements with Gaussian noise."""
+
+    @override
+    def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
+        if not isinstance(observation, Measurement):
+            raise ArgumentError(
+                f"{type(self).__name__} needs a Measurement, linear with Gaussian noise; got "
+                f"{type(observation).__name__}: take c-dps, lgd-mc or dps"
+            )
+        u = self.solve(observation, observation.residual(x0), at, pull)
+        return observation.operator.adjoint(u)
+
+    @abstractmethod
+    def solve(
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
+    ) -> Tensor:
+        """(R + A C A^T)^-1 of the residual, both of shape `(batch, *measured_shape)`."""
+
+
+class _OneSpread(_Linear):
+    """A method whose C is one number."""
+
+    @abstractmethod
+    def spread(self, at: Scales) -> Tensor:
+        """C, float64, a scalar or of shape `(batch,)`."""
+
+    @override
+    def solve(
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
+    ) -> Tensor:
+        operator, variance = observation.operator, observation.scalar_variance
+        signal = expand_like(self.spread(at), residual)
+        if variance is not None and not signal.ndim:
+            closed = operator.solve_gram(residual, variance.to(residual), signal)
+            if closed is not None:
+                return closed
+
+        def apply(u: Tensor) -> Tensor:
+            return observation.noise(u) + signal * operator.forward(operator.adjoint(u))
+
+        return conjugate_gradients(apply, residual)
+
+
+@dataclass(frozen=True)
+class CDPS(Method):
+    """The likelihood of the denoised mean itself, as if it were x0: C = 0.
+
+    For any observation. Early on it is far too sure, so that it needs small steps.
+
+    Reference: Chung et al. 2023, https://arxiv.org/abs/2209.14687, without its scaling.
+    """
+
+    _bias = "too sure of y at every noise level, so that what is measured is too narrow"
+
+    @override
+    def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
+        return _gradient(observation, x0)
+
+
+@dataclass(frozen=True)
+class PiGDM(_OneSpread):
+    r"""Pseudo-inverse guidance as a score: C = sigma^2 s^2 / (alpha^2 s^2 + sigma^2).
+
+    That is the variance of x0 where data have independent entries of deviation s, `sigma_data`.
+
+    Reference: Song et al. 2023, https://openreview.net/forum?id=9_gsMA8MRKQ.
+    """
+
+    _bias = "x0 is taken to have independent entries"
+
+    @override
+    def spread(self, at: Scales) -> Tensor:
+        return (at.sigma * at.sigma_data / at.spread) ** 2
+
+
+@dataclass(frozen=True)
+class SDA(_OneSpread):
+    r"""Score-based data assimilation: C = gamma sigma^2 / alpha^2.
+
+    Args:
+        gamma: variance of x0 as a share of that of the noise, > 0.
+
+    Reference: Rozet & Louppe 2023, https://arxiv.org/abs/2306.10574.
+    """
+
+    gamma: float = 0.01
+
+    _bias = "x0 is taken to have independent entries, with a variance that is set by hand"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(gamma=self.gamma)
+
+    @override
+    def spread(self, at: Scales) -> Tensor:
+        return self.gamma * (at.sigma / at.alpha) ** 2
+
+
+@dataclass(frozen=True)
+class TMPD(_Linear):
+    r"""Tweedie moment projection: C is diagonal, the row sums of V.
+
+    One more pullback. Row sums below zero count as zero.
+
+    Reference: Boys et al. 2023, https://arxiv.org/abs/2310.06721.
+    """
+
+    _bias = "x0 is taken to have independent entries"
+
+    @override
+    def solve(
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
+    ) -> Tensor:
+        operator = observation.operator
+        ones = residual.new_ones(len(residual), *operator.event_shape)
+        sums = pull(ones)
+        rows = (expand_like(at.sigma**2 / at.alpha, sums) * sums).clamp(min=0)
+
+        def apply(u: Tensor) -> Tensor:
+            return observation.noise(u) + operator.forward(rows * operator.adjoint(u))
+
+        return conjugate_gradients(apply, residual)
+
+
+@dataclass(frozen=True)
+class MMPS(_Linear):
+    r"""Moment matching: C = V, by pullbacks within conjugate gradients.
+
+    With V = (sigma^2 / alpha) J^T the guided denoised mean is D + V A^T u: for data that are normal
+    distributed, the posterior's own. Each step of conjugate gradients costs one backward pass.
+
+    Args:
+        tolerance: of the residual of conjugate gradients, as a share.
+        most: steps of conjugate gradients at most; 1 to 5 in the paper.
+
+    Reference: Rozet et al. 2024, https://arxiv.org/abs/2405.13712.
+    """
+
+    tolerance: float = 1e-4
+    most: int = 20
+
+    _bias = "p(x0 | x_t) is taken to be normal; exact for data that are"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(tolerance=self.tolerance)
+        require_count(most=self.most)
+
+    @override
+    def solve(
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
+    ) -> Tensor:
+        operator = observation.operator
+
+        def apply(u: Tensor) -> Tensor:
+            pulled = pull(operator.adjoint(u))
+            spread = expand_like(at.sigma**2 / at.alpha, pulled) * pulled
+            return observation.noise(u) + operator.forward(spread)
+
+        return conjugate_gradients(apply, residual, self.tolerance, self.most)
+
+
+@dataclass(frozen=True)
+class LGDMC(Method):
+    r"""Loss-guided diffusion: the likelihood averaged over draws around the denoised mean.
+
+    .. math:: \log \frac{1}{K} \sum_k p(y | D + r \epsilon_k), \qquad
+              r^2 = \frac{\sigma^2 s^2}{\alpha^2 s^2 + \sigma^2}
+
+    with s = `sigma_data`. The draws are the same for every example and at every time.
+
+    Args:
+        draws: K.
+
+    Reference: Song et al. 2023, https://proceedings.mlr.press/v202/song23k.html.
+    """
+
+    draws: int = 10
+
+    _bias = "x0 is taken to have independent entries, and the average to be over few draws"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count(draws=self.draws)
+
+    @override
+    def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.draws, 1, *x0.shape[1:])
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(x0)
+        spread = expand_like(at.sigma * at.sigma_data / at.spread, x0)
+
+        def log_mean(z: Tensor) -> Tensor:
+            logs = torch.stack([observation.log_prob(z + spread * each) for each in noise])
+            return logs.logsumexp(0)
+
+        return _gradient_of(log_mean, x0)
+
+
+@dataclass(frozen=True)
+class DPS(Method):
+    r"""Diffusion posterior sampling as it is published: a step along the norm of the residual.
+
+    .. math:: x_s = step(x_t) - \zeta \, \nabla_x \| y - A D \|
+
+    after each ancestral step from t to s. That step moves by c D with
+    c = \alpha_s (1 - r_s^2 / r_t^2), r = \sigma / \alpha, so that the same comes of a denoised mean
+    that is changed by the gradient over c. It depends on the steps, and not on the noise of y.
+
+    Args:
+        step_size: zeta; .3 to 1 in the paper.
+        times: at which the sampler evaluates the model, decreasing; None until it is known.
+
+    Reference: Chung et al. 2023, https://arxiv.org/abs/2209.14687, algorithm 1.
+    """
+
+    step_size: float = 1.0
+    times: Sequence[float] | None = None
+
+    _bias = "its strength is set by hand and grows with the number of steps"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_nonnegative(step_size=self.step_size)
+
+    @override
+    def on_grid(self, times: Tensor) -> Method:
+        """The method for a sampler that evaluates the model at these times, decreasing."""
+        return replace(self, times=tuple(times.tolist()))
+
+    @override
+    def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
+        if not isinstance(observation, Measurement):
+            raise ArgumentError("DPS needs a Measurement, whose residual it takes")
+        if self.times is None:
+            raise ValueError(
+                "DPS has no times: its strength depends on the steps; give sampler=, the one that "
+                "will be used"
+            )
+        residual = observation.residual(x0)
+        norm = sum_event(residual * residual).sqrt().clamp(min=torch.finfo(x0.dtype).tiny)
+        ends = at.t.new_tensor(self.times).flip(0)
+        place = torch.searchsorted(ends, at.t * (1 - 1e-9))  # times above which t lies
+        ratios = torch.cat([ends.new_zeros(1), at.sde.noise_ratio(ends)])
+        alphas = torch.cat([ends.new_ones(1), at.sde.alpha(ends)])
+        moved = alphas[place] * (1 - (ratios[place] / at.sde.noise_ratio(at.t)) ** 2)
+        # J^T g is multiplied by sigma^2 / alpha behind this.
+        strength = self.step_size / moved / (at.sigma**2 / at.alpha)
+        back = observation.operator.adjoint(residual / expand_like(norm, residual))
+        return expand_like(strength, x0) * back
+
+
+METHODS: Registry[Method] = Registry(
+    "posterior method",
+    {
+        "mmps": MMPS,
+        "tmpd": TMPD,
+        "pigdm": PiGDM,
+        "sda": SDA,
+        "c-dps": CDPS,
+        "lgd-mc": LGDMC,
+        "dps": DPS,
+    },
+    base=Method,
+    positional=True,
+)
+"""Methods by name, and those of users by `register`."""
+
+
+def _gradient(observation: Observation, x0: Tensor) -> Tensor:
+    """Gradient of log p(y | x0)."""
+    if isinstance(observation, Measurement):
+        return observation.operator.adjoint(observation.whiten(observation.residual(x0)))
+    return _gradient_of(observation.log_prob, x0)
+
+
+def _gradient_of(function: Callable[[Tensor], Tensor], x0: Tensor) -> Tensor:
+    keep = torch.is_grad_enabled()
+    point = x0 if keep and x0.requires_grad else x0.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(function(point).sum(), point, create_graph=keep)
+    return gradient

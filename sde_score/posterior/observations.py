@@ -1,0 +1,190 @@
+r"""Observations: what was measured, y = A x0 + noise, and how probable it makes an example."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sde_score._core.checks import require_positive, shown, sum_event
+from sde_score._core.errors import ArgumentError
+from sde_score.posterior.operators import Operator, as_operator
+
+
+class Observation(ABC):
+    """The likelihood of what was observed, as a function of the example behind it."""
+
+    @abstractmethod
+    def log_prob(self, x0: Tensor) -> Tensor:
+        """log p(y | x0) in nats, shape `(batch,)`, for examples `(batch, *event)`."""
+
+
+class LogLikelihood(Observation):
+    """Any differentiable log-likelihood.
+
+    Args:
+        function: from `(batch, *event)` to log p(y | x0) of each example, shape `(batch,)`, up to a
+            constant.
+
+    Raises:
+        TypeError: if it cannot be called.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        if not callable(function):
+            raise ArgumentError(f"function={shown(function)} must be a function of examples")
+        self.function = function
+
+    @override
+    def log_prob(self, x0: Tensor) -> Tensor:
+        found = self.function(x0)
+        if tuple(found.shape) != (len(x0),):
+            raise ValueError(
+                f"function returned shape {tuple(found.shape)}; accepted: one log-likelihood for "
+                f"each example, ({len(x0)},)"
+            )
+        return found
+
+
+class Poisson(Observation):
+    r"""Counts, y ~ Poisson(gain (A x0 + offset)), as in photon imaging.
+
+    Args:
+        operator: A, or what `as_operator` takes.
+        y: counts, shape `measured_shape`.
+        gain: counts per unit, > 0.
+        offset: added to A x0, so that rates are positive: 1 for data in [-1, 1]. Rates below
+            `floor` count as that.
+        floor: smallest rate in units, > 0.
+
+    Raises:
+        ValueError: for counts that are negative or of another shape.
+    """
+
+    def __init__(
+        self,
+        operator: Operator | Tensor | Any,
+        y: Tensor,
+        gain: float,
+        offset: float = 0.0,
+        floor: float = 1e-3,
+    ) -> None:
+        require_positive(gain=gain, floor=floor)
+        self.operator = as_operator(operator)
+        self.y = require_measured(self.operator, y)
+        if not bool((self.y >= 0).all()):
+            raise ValueError("y has negative counts")
+        self.gain, self.offset, self.floor = gain, offset, floor
+
+    @override
+    def log_prob(self, x0: Tensor) -> Tensor:
+        rate = self.gain * (self.operator(x0) + self.offset).clamp(min=self.floor)
+        y = self.y.to(rate)
+        return sum_event(y * rate.log() - rate - torch.lgamma(y + 1))
+
+
+class Measurement(Observation):
+    r"""A linear measurement with Gaussian noise, y = A x0 + n, n ~ N(0, R).
+
+    Args:
+        operator: A, or what `as_operator` takes.
+        y: what was measured, shape `measured_shape`.
+        std: standard deviation of the noise: a number, or one for each entry of y, > 0.
+        covariance: R over flattened measurements, in place of `std`.
+
+    Raises:
+        ValueError: for y of another shape, both or none of `std` and `covariance`, or noise that is
+            not positive.
+    """
+
+    def __init__(
+        self,
+        operator: Operator | Tensor | Any,
+        y: Tensor,
+        std: float | Tensor | None = None,
+        covariance: Tensor | None = None,
+    ) -> None:
+        self.operator = as_operator(operator)
+        self.y = require_measured(self.operator, y)
+        if (std is None) == (covariance is None):
+            raise ValueError("give the noise as one of std and covariance")
+        self.variance: Tensor | None = None
+        self.factor: Tensor | None = None
+        if std is not None:
+            deviation = torch.as_tensor(std, dtype=torch.float64)
+            if deviation.ndim and tuple(deviation.shape) != self.operator.measured_shape:
+                raise ValueError(
+                    f"std of shape {tuple(deviation.shape)} must be a number, or one for each "
+                    f"entry of y, {self.operator.measured_shape}"
+                )
+            if not bool((deviation > 0).all()):
+                raise ValueError(f"std={shown(std)} must be positive")
+            self.variance = deviation**2
+        else:
+            matrix = torch.as_tensor(covariance, dtype=torch.float64)
+            size = math.prod(self.operator.measured_shape)
+            if tuple(matrix.shape) != (size, size):
+                raise ValueError(
+                    f"covariance of shape {tuple(matrix.shape)} must be {(size, size)}"
+                )
+            try:
+                self.factor = torch.linalg.cholesky(matrix)
+            except RuntimeError as error:
+                raise ValueError("covariance is not positive definite") from error
+
+    @property
+    def scalar_variance(self) -> Tensor | None:
+        """The variance of the noise where it is the same for all entries and they are independent;
+        else None."""
+        return self.variance if self.variance is not None and not self.variance.ndim else None
+
+    def residual(self, x0: Tensor) -> Tensor:
+        """y - A x0, shape `(batch, *measured_shape)`."""
+        return self.y.to(x0) - self.operator(x0)
+
+    def noise(self, u: Tensor) -> Tensor:
+        """R u, for u of shape `(batch, *measured_shape)`."""
+        if self.variance is not None:
+            return self.variance.to(u) * u
+        factor = self.factor.to(u)  # type: ignore[union-attr]
+        return (u.flatten(1) @ factor @ factor.T).reshape(u.shape)
+
+    def whiten(self, u: Tensor) -> Tensor:
+        """R^-1 u, for u of shape `(batch, *measured_shape)`."""
+        if self.variance is not None:
+            return u / self.variance.to(u)
+        factor = self.factor.to(u)  # type: ignore[union-attr]
+        return torch.cholesky_solve(u.flatten(1).T, factor).T.reshape(u.shape)
+
+    @override
+    def log_prob(self, x0: Tensor) -> Tensor:
+        residual = self.residual(x0)
+        count = math.prod(self.operator.measured_shape)
+        if self.variance is not None:
+            logs = self.variance.log().expand(self.operator.measured_shape).sum()
+        else:
+            logs = 2 * self.factor.diagonal().log().sum()  # type: ignore[union-attr]
+        constant = (logs + count * math.log(2 * math.pi)).to(residual)
+        return -0.5 * (sum_event(residual * self.whiten(residual)) + constant)
+
+
+def require_measured(operator: Operator, y: Tensor) -> Tensor:
+    """Refuse an observation that the operator does not make.
+
+    Raises:
+        ValueError: for another shape, or numbers that are not finite.
+    """
+    y = torch.as_tensor(y)
+    if tuple(y.shape) != operator.measured_shape:
+        raise ValueError(
+            f"y of shape {tuple(y.shape)} is not what the operator measures, "
+            f"{operator.measured_shape}"
+        )
+    if not bool(torch.isfinite(y).all()):
+        raise ValueError("y is not finite")
+    return y

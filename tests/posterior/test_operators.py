@@ -1,0 +1,114 @@
+"""Operators: adjoints, closed forms, shapes, refusals."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sde_score.posterior import (
+    Blur,
+    Composed,
+    Fourier,
+    LinearFunction,
+    Mask,
+    Matrix,
+    MeanPool,
+    Radon,
+    Resize,
+    as_operator,
+)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+KERNEL = torch.tensor([[0.1, 0.2, 0.0], [0.3, 1.0, -0.2], [0.0, 0.1, 0.4]])
+OPERATORS = {
+    "matrix": Matrix(normal(3, 24), (2, 3, 4)),
+    "mask": Mask(normal(2, 3, 4) > 0.2),
+    "blur": Blur((2, 5, 6), KERNEL),
+    "blur-1d": Blur((1, 7), torch.tensor([1.0, 2.0, 4.0])),
+    "pool": MeanPool((2, 4, 6), 2),
+    "pool-3d": MeanPool((1, 2, 2, 4), 2),
+    "fourier": Fourier((2, 4, 5), normal(4, 5) > 0),
+    "fourier-1d": Fourier((1, 6)),
+    "resize": Resize((1, 6, 4), (3, 3)),
+    "radon": Radon((1, 5, 5), torch.tensor([0.0, 0.4, math.pi / 2])),
+    "function": LinearFunction(lambda x: x.flip(2)[:, :, :2].cumsum(2), (1, 4)),
+    "composed": MeanPool((2, 4, 6), 2) @ Blur((2, 4, 6), KERNEL),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+def test_the_adjoint_is_that_of_the_matrix(operator):
+    x, y = normal(3, *operator.event_shape), normal(3, *operator.measured_shape, seed=1)
+    matrix = operator.matrix
+    torch.testing.assert_close(operator(x).flatten(1), x.flatten(1) @ matrix.T)
+    torch.testing.assert_close(operator.adjoint(y).flatten(1), y.flatten(1) @ matrix)
+    assert operator(x.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+def test_closed_forms_solve_the_gram_system(operator):
+    y = normal(2, *operator.measured_shape)
+    solved = operator.solve_gram(y, torch.tensor(0.3), torch.tensor(1.7))
+    if solved is None:
+        assert isinstance(operator, (Fourier, LinearFunction, Composed))
+        return
+    matrix = operator.matrix
+    gram = 0.3 * torch.eye(len(matrix), dtype=torch.float64) + 1.7 * matrix @ matrix.T
+    expected = torch.linalg.solve(gram, y.flatten(1).T).T
+    torch.testing.assert_close(solved.flatten(1), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_what_operators_measure():
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert MeanPool((1, 4, 4), 2)(x).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    kept = torch.zeros(1, 4, 4, dtype=torch.bool)
+    kept[0, 1, 2] = kept[0, 3, 3] = True
+    assert Mask(kept)(x).tolist() == [[6.0, 15.0]]
+    moved = torch.zeros(3, 3)
+    moved[0, 1] = 1.0  # takes each pixel from below, as a convolution does
+    torch.testing.assert_close(Blur((1, 4, 4), moved)(x), x.roll(-1, 2))
+    lines = Radon((1, 4, 4), torch.tensor([0.0, math.pi / 2]))(x)
+    torch.testing.assert_close(lines[0, 0, 0], x[0, 0].sum(0))
+    torch.testing.assert_close(lines[0, 0, 1].sort().values, x[0, 0].sum(1))
+    whole = Fourier((1, 4, 4))(x)
+    torch.testing.assert_close(whole.square().sum(), x.square().sum())  # orthonormal
+    assert whole[0, 0, 0, 0] == x.sum() / 4
+
+
+def test_operators_of_others():
+    theirs = SimpleNamespace(A=lambda x: 2 * x[:, :, :2])
+    ours = as_operator(theirs, (1, 3))
+    x = normal(2, 1, 3)
+    torch.testing.assert_close(ours(x), 2 * x[:, :, :2])
+    assert ours.measured_shape == (1, 2)
+    assert as_operator(ours) is ours
+    assert as_operator(torch.ones(2, 3)).event_shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Mask(torch.ones(3)), "boolean tensor"),
+        (lambda: Mask(torch.zeros(3, dtype=torch.bool)), "measures no entry"),
+        (lambda: MeanPool((1, 5, 4), 2), r"factor=2 must divide all sides \(5, 4\)"),
+        (lambda: Blur((1, 4, 4), torch.ones(2, 2)), "odd sides"),
+        (lambda: Fourier((1, 4), torch.ones(3, dtype=torch.bool)), "must be boolean"),
+        (lambda: LinearFunction(lambda x: x**2, (2,)), "not linear"),
+        (lambda: LinearFunction(lambda x: x @ torch.ones(3, 2).double(), (2,)), "does not take"),
+        (lambda: Matrix(torch.ones(2, 3), (2, 2)), r"does not fit event_shape=\(2, 2\)"),
+        (lambda: MeanPool((1, 4), 2) @ MeanPool((1, 4), 2), "inner measures"),
+        (lambda: as_operator(3), "operator=3"),
+        (lambda: as_operator(lambda x: x), "event_shape is missing"),
+        (lambda: OPERATORS["mask"](torch.ones(2, 3)), "does not fit the operator"),
+    ],
+)
+def test_wrong_operators_are_refused(make, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        make()
