@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sde_score._core.checks import require_choice
 from sde_score._core.registry import format_spec
 from sde_score.interop import unets
@@ -9,6 +11,11 @@ from sde_score.interop.files import Contents
 from sde_score.interop.imported import Family, Imported, images
 from sde_score.interop.keys import Taken, outline
 from sde_score.interop.schedules import betas, through
+from sde_score.sdes import EDM, SDE
+from sde_score.training.errors import CheckpointError
+
+LEVELS = (0.002, 80.0)
+"""Smallest and largest noise level of consistency_models."""
 
 PRESETS: dict[str, dict[str, object]] = {
     "imagenet-64": {"head_channels": 64, "new_order": True, "schedule": "cosine"},
@@ -30,6 +37,10 @@ PRESETS: dict[str, dict[str, object]] = {
         "steps": 4000,
         "labels": 1000.0,
     },
+    "edm-imagenet-64": {"head_channels": 64, "new_order": True, "schedule": "edm"},
+    "edm-lsun-256": {"head_channels": 64, "new_order": True, "schedule": "edm"},
+    "consistency-imagenet-64": {"head_channels": 64, "new_order": True, "schedule": "consistency"},
+    "consistency-lsun-256": {"head_channels": 64, "new_order": True, "schedule": "consistency"},
 }
 """What the weights of published files do not say, by the names of the files' tables."""
 
@@ -54,7 +65,8 @@ def read(
         head_channels: channels of a head of attention; give it or `heads`.
         heads: number of heads.
         new_order: whether rows of attention are those of `use_new_attention_order`.
-        schedule: `"linear"` or `"cosine"`.
+        schedule: `"linear"` or `"cosine"`; `"edm"` for the networks of consistency_models that were
+            trained as EDM's, `"consistency"` for its consistency functions.
         steps: length of the chain.
         labels: number that the time labels count up to, where they were rescaled; None for `steps`.
         image_size: side of the images; the network takes any.
@@ -64,14 +76,48 @@ def read(
         ValueError: for an unknown preset, or if something that the file does not say is missing.
         CheckpointError: if the weights do not fit.
     """
-    if preset is not None:
-        require_choice("preset", preset, tuple(PRESETS))
+    _refuse_others(contents)
     asked = {
         "head_channels": head_channels,
         "heads": heads,
         "new_order": new_order,
         "schedule": schedule,
     }
+    given = _settled(contents, asked, preset)
+    steps = int(given.get("steps", steps))  # type: ignore[call-overload]
+    labels = given.get("labels", labels)  # type: ignore[assignment]
+    sde, prediction, note = _diffusion(str(given["schedule"]), steps, float(labels or steps))
+    spec, channels, classes = _spec(contents, given, dropout)
+    taken = Taken(contents.tensors)
+    event_shape = (channels, image_size, image_size)
+    net = outline(spec, event_shape, classes)
+    state = unets.adm(net, taken, bool(given["new_order"]))
+    taken.refuse_left()
+    return Imported(
+        "adm",
+        spec,
+        event_shape,
+        sde,
+        prediction,
+        state,
+        0.5 if isinstance(sde, EDM) else 1.0,
+        images(),
+        num_classes=classes,
+        needs_condition=classes > 0,
+        notes=note,
+    )
+
+
+def _settled(
+    contents: Contents, asked: Mapping[str, object], preset: str | None
+) -> dict[str, object]:
+    """What the weights do not say, from the options and the preset.
+
+    Raises:
+        ValueError: for an unknown preset, or if something is missing.
+    """
+    if preset is not None:
+        require_choice("preset", preset, tuple(PRESETS))
     given = dict(PRESETS[preset]) if preset else {}
     given.update({key: value for key, value in asked.items() if value is not None})
     lacking = [key for key in ("new_order", "schedule") if key not in given]
@@ -83,25 +129,41 @@ def read(
             f"weights of ADM do not say {', '.join(lacking)}: give them, or preset=..., one of "
             f"{', '.join(PRESETS)}"
         )
-    steps = int(given.get("steps", steps))  # type: ignore[call-overload]
-    labels = given.get("labels", labels)  # type: ignore[assignment]
-    spec, channels, classes = _spec(contents, given, dropout)
-    taken = Taken(contents.tensors)
-    event_shape = (channels, image_size, image_size)
-    net = outline(spec, event_shape, classes)
-    state = unets.adm(net, taken, bool(given["new_order"]))
-    taken.refuse_left()
-    return Imported(
-        "adm",
-        spec,
-        event_shape,
-        through(betas(str(given["schedule"]), steps)),
-        format_spec("ddpm", {"n": steps, "labels": float(labels or steps)}),
-        state,
-        scaling=images(),
-        num_classes=classes,
-        needs_condition=classes > 0,
-    )
+    return given
+
+
+def _refuse_others(contents: Contents) -> None:
+    """Refuse other networks of the same parts.
+
+    Raises:
+        CheckpointError: saying which.
+    """
+    tensors = contents.tensors
+    if not any(name.startswith("output_blocks.") for name in tensors):
+        raise CheckpointError(
+            f"{contents.path} holds a classifier of noisy images, of guided-diffusion: read here "
+            "are networks that denoise"
+        )
+    inputs = tensors["input_blocks.0.0.weight"].shape[1]
+    if inputs == 6 and tensors["out.2.weight"].shape[0] in (3, 6):
+        raise CheckpointError(
+            f"{contents.path} holds an upsampler of guided-diffusion, which is given a smaller "
+            "image beside x: read here are networks that are given x alone"
+        )
+
+
+def _diffusion(schedule: str, steps: int, labels: float) -> tuple[SDE, str, tuple[str, ...]]:
+    """The SDE, the parametrization, and what to know about them."""
+    if schedule == "edm":
+        return EDM(*LEVELS), "consistency", ()
+    if schedule == "consistency":
+        note = (
+            "its answer is an end of the flow, not the mean of the data: one evaluation of "
+            "model.denoise at the last time draws; other samplers and likelihoods are of no use"
+        )
+        return EDM(*LEVELS), format_spec("consistency", {"sigma_min": LEVELS[0]}), (note,)
+    prediction = format_spec("ddpm", {"n": steps, "labels": labels})
+    return through(betas(schedule, steps)), prediction, ()
 
 
 def _spec(contents: Contents, given: dict[str, object], dropout: float) -> tuple[str, int, int]:
@@ -144,6 +206,6 @@ def _spec(contents: Contents, given: dict[str, object], dropout: float) -> tuple
 
 FAMILY = Family(
     "adm",
-    lambda contents: contents.has("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"),
+    lambda contents: contents.has("time_embed.0.weight", "input_blocks.0.0.weight"),
     read,
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_choice
@@ -121,6 +122,8 @@ def read(
         require_choice("preset", preset, tuple(PRESETS))
     state, facts = chosen_state(contents, weights)
     sigmas = state.pop("sigmas", None)
+    timeless = state.get("all_modules.0.weight", torch.zeros(0)).ndim == 4
+    state = _with_time(state) if timeless else state
     found = Layers.of(state)
     names = ("image_size", "sde", "continuous", "network", "fir")
     asked = dict(zip(names, (image_size, sde, continuous, network, fir), strict=True))
@@ -132,7 +135,7 @@ def read(
     weights_of_ours = unets.score_sde(outline(spec, event_shape), taken)
     taken.refuse_left()
     diffusion, prediction = _diffusion(given, sigmas, bool(centered), beta_min, beta_max)
-    notes = []
+    notes = ["the network is told no time: its embedding is zero"] if timeless else []
     if skip_rescale is None:
         notes.append(f"skip_rescale={rescale} is taken as published for {given.network!r}")
     if given.sde == "ve" and centered is None:
@@ -150,6 +153,24 @@ def read(
         notes=tuple(notes),
         facts=facts,
     )
+
+
+def _with_time(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network that is told no time (`conditional=False`), as one whose embedding is zero.
+
+    Its first layer is the convolution, and the layers of its blocks for the embedding are not used.
+    """
+    base = len(state["all_modules.0.weight"])
+    found = {}
+    for number, inputs in enumerate((base, 4 * base)):
+        found[f"all_modules.{number}.weight"] = torch.zeros(4 * base, inputs)
+        found[f"all_modules.{number}.bias"] = torch.zeros(4 * base)
+    for name, value in state.items():
+        folder, number_of, layer = name.split(".", 2)
+        unused = layer == "Dense_0.bias"
+        kept = torch.zeros_like(value) if unused else value
+        found[f"{folder}.{int(number_of) + 2}.{layer}"] = kept
+    return found
 
 
 def _settled(found: Layers, asked: Mapping[str, Any], preset: str | None) -> Published:

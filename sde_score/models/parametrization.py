@@ -69,6 +69,26 @@ class Scales:
         return torch.ones_like(self.t)
 
 
+def unit(at: Scales) -> Tensor:
+    """1: the network takes x as it is."""
+    return at.one
+
+
+def signal(at: Scales) -> Tensor:
+    """alpha: the network takes data plus noise, on any SDE."""
+    return at.alpha
+
+
+def spread(at: Scales) -> Tensor:
+    """Root mean square of x_t: that of the network's input is 1."""
+    return at.spread
+
+
+def unit_spread(at: Scales) -> Tensor:
+    """sqrt(sigma^2 + alpha^2): the input of a variance-preserving network."""
+    return (at.sigma**2 + at.alpha**2).sqrt()
+
+
 def noise(at: Scales) -> Coefficients:
     """The noise in x_t."""
     return at.zero, at.one
@@ -87,6 +107,51 @@ def velocity(at: Scales) -> Coefficients:
 def score(at: Scales) -> Coefficients:
     """Gradient of log p_t."""
     return at.zero, -1 / at.sigma
+
+
+def v(at: Scales) -> Coefficients:
+    """alpha noise - sigma data."""
+    return -at.sigma, at.alpha
+
+
+def sigma_score(at: Scales) -> Coefficients:
+    """sigma times the score."""
+    return at.zero, -at.one
+
+
+def spread_score(at: Scales) -> Coefficients:
+    """The spread times the score."""
+    return at.zero, -at.spread / at.sigma
+
+
+def score_of_ratio(at: Scales) -> Coefficients:
+    """Score of x / alpha: -noise / (sigma / alpha)."""
+    return at.zero, -at.alpha / at.sigma
+
+
+def edm_mixture(at: Scales) -> Coefficients:
+    """(sigma data / sigma_data - alpha sigma_data noise) / spread."""
+    scale = at.spread * at.sigma_data
+    return at.sigma / scale, -at.alpha * at.sigma_data**2 / scale
+
+
+def bounded_mixture(at: Scales, sigma_min: float) -> Coefficients:
+    r"""F in D = c_skip x / alpha + c_out F, the data at sigma_min and at all noise levels above.
+
+    .. math:: c_{skip} = \frac{\sigma_d^2}{(s - s_{min})^2 + \sigma_d^2}, \qquad
+              c_{out} = \frac{(s - s_{min}) \sigma_d}{\sqrt{s^2 + \sigma_d^2}}
+    """
+    ratio, variance = at.sigma / at.alpha, at.sigma_data**2
+    above = (ratio - sigma_min).clamp(min=1e-9)
+    skip = variance / (above**2 + variance)
+    out = above * at.sigma_data / (ratio**2 + variance).sqrt()
+    return above**2 / (above**2 + variance) / out, -skip * ratio / out
+
+
+def trig_velocity(at: Scales) -> Coefficients:
+    """(cos sigma_data noise - sin data) / sigma_data, with tan = sigma / (alpha sigma_data)."""
+    cos, sin = at.alpha * at.sigma_data / at.spread, at.sigma / at.spread
+    return -sin / at.sigma_data, cos
 
 
 def conversion(at: Scales, known: Coefficients, wanted: Coefficients) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ With s = sigma / alpha, S^2 = sigma^2 + alpha^2 sigma_data^2 and labels of n lay
 | `ncsn`, `ncsnv2` | x / alpha | index, 0 the most noise, even in log s | score of x / alpha |
 | `edm-vp`, `edm-ve`, `iddpm` | EDM's table 1 | EDM's table 1 | EDM's table 1 |
 | `rectified` | x | t, or a multiple | velocity |
+| `consistency` | x / S | 250 log s | EDM's mixture with a boundary, see there |
 | `trigflow` | x / S | atan(s / sigma_data) | (cos sigma_data noise - sin data) / sigma_data |
 
 v is alpha noise - sigma data. The output of `edm` has unit variance at every noise level, that of
@@ -31,8 +32,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from torch import Tensor
-
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score._core.registry import Registry
@@ -40,13 +39,24 @@ from sde_score.models.parametrization import (
     Coefficients,
     Parametrization,
     Scales,
+    bounded_mixture,
     data,
+    edm_mixture,
     noise,
     score,
+    score_of_ratio,
+    sigma_score,
+    signal,
+    spread,
+    spread_score,
+    trig_velocity,
+    unit,
+    unit_spread,
+    v,
     velocity,
 )
 from sde_score.models.time_labels import (
-    Label,
+    Formula,
     angle,
     index_in_noise,
     index_in_time,
@@ -59,66 +69,6 @@ from sde_score.models.time_labels import (
     share_multiple,
     vp_time,
 )
-
-# Inputs: what x is divided by.
-
-
-def unit(at: Scales) -> Tensor:
-    """1: the network takes x as it is."""
-    return at.one
-
-
-def signal(at: Scales) -> Tensor:
-    """alpha: the network takes data plus noise, on any SDE."""
-    return at.alpha
-
-
-def spread(at: Scales) -> Tensor:
-    """Root mean square of x_t: that of the network's input is 1."""
-    return at.spread
-
-
-def unit_spread(at: Scales) -> Tensor:
-    """sqrt(sigma^2 + alpha^2): the input of a variance-preserving network."""
-    return (at.sigma**2 + at.alpha**2).sqrt()
-
-
-# Outputs: coefficients of data and noise.
-
-
-def v(at: Scales) -> Coefficients:
-    """alpha noise - sigma data."""
-    return -at.sigma, at.alpha
-
-
-def sigma_score(at: Scales) -> Coefficients:
-    """sigma times the score."""
-    return at.zero, -at.one
-
-
-def spread_score(at: Scales) -> Coefficients:
-    """The spread times the score."""
-    return at.zero, -at.spread / at.sigma
-
-
-def score_of_ratio(at: Scales) -> Coefficients:
-    """Score of x / alpha: -noise / (sigma / alpha)."""
-    return at.zero, -at.alpha / at.sigma
-
-
-def edm_mixture(at: Scales) -> Coefficients:
-    """(sigma data / sigma_data - alpha sigma_data noise) / spread."""
-    scale = at.spread * at.sigma_data
-    return at.sigma / scale, -at.alpha * at.sigma_data**2 / scale
-
-
-def trig_velocity(at: Scales) -> Coefficients:
-    """(cos sigma_data noise - sin data) / sigma_data, with tan = sigma / (alpha sigma_data)."""
-    cos, sin = at.alpha * at.sigma_data / at.spread, at.sigma / at.spread
-    return -sin / at.sigma_data, cos
-
-
-# Rows.
 
 OURS: dict[str, Callable[[Scales], Coefficients]] = {
     "noise": noise,
@@ -157,7 +107,7 @@ def time(output: str = "noise", factor: float = 1.0, sigma_data: float = 1.0) ->
     require_choice("output", output, tuple(_OF_TIME))
     require_positive(factor=factor)
     return Parametrization(
-        *("time", unit, Label(multiple, (factor,)), _OF_TIME[output], sigma_data),
+        *("time", unit, Formula(multiple, (factor,)), _OF_TIME[output], sigma_data),
         {"output": output, "factor": factor},
     )
 
@@ -186,7 +136,7 @@ def score_sde_vp(factor: float = 999.0, sigma_data: float = 1.0) -> Parametrizat
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix C.
     """
     require_positive(factor=factor)
-    label = Label(share_multiple, (factor,))
+    label = Formula(share_multiple, (factor,))
     return Parametrization("score-sde-vp", unit, label, noise, sigma_data, {"factor": factor})
 
 
@@ -202,7 +152,7 @@ def score_sde_ve(unit_level: float = 1.0, sigma_data: float = 1.0) -> Parametriz
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix C.
     """
     require_positive(unit_level=unit_level)
-    row = (unit, Label(log_noise, (unit_level,)), sigma_score)
+    row = (unit, Formula(log_noise, (unit_level,)), sigma_score)
     return Parametrization("score-sde-ve", *row, sigma_data, {"unit_level": unit_level})
 
 
@@ -213,7 +163,7 @@ def score_sde_ve_discrete(n: int = 1000, sigma_data: float = 1.0) -> Parametriza
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix C.
     """
     require_count(2, n=n)
-    row = (unit, Label(index_in_time, (n,)), sigma_score)
+    row = (unit, Formula(index_in_time, (n,)), sigma_score)
     return Parametrization("score-sde-ve-discrete", *row, sigma_data, {"n": n})
 
 
@@ -250,7 +200,7 @@ def ddpm(
     ):
         raise ValueError(f"kept={kept!r:.80} must be increasing indices of 0 ... {n - 1}")
     options = {"n": n, "labels": labels, "output": output, "rounded": rounded, "kept": kept}
-    label = Label(layer, (n, labels, rounded, kept))
+    label = Formula(layer, (n, labels, rounded, kept))
     return Parametrization("ddpm", unit, label, _OF_LAYERS[output], sigma_data, options)
 
 
@@ -265,7 +215,7 @@ def ncsn(n: int = 10, sigma_data: float = 1.0) -> Parametrization:
     Reference: Song & Ermon 2019, https://arxiv.org/abs/1907.05600, section 4.
     """
     require_count(2, n=n)
-    row = (signal, Label(index_in_noise, (n,)), score_of_ratio)
+    row = (signal, Formula(index_in_noise, (n,)), score_of_ratio)
     return Parametrization("ncsn", *row, sigma_data, {"n": n})
 
 
@@ -301,7 +251,7 @@ def edm_vp(
     """
     require_positive(beta_min=beta_min, beta_max=beta_max, factor=factor)
     options = {"beta_min": beta_min, "beta_max": beta_max, "factor": factor}
-    label = Label(vp_time, (beta_min, beta_max, factor))
+    label = Formula(vp_time, (beta_min, beta_max, factor))
     return Parametrization("edm-vp", unit_spread, label, noise, sigma_data, options)
 
 
@@ -311,7 +261,7 @@ def edm_ve(sigma_data: float = 1.0) -> Parametrization:
 
     Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, table 1.
     """
-    return Parametrization("edm-ve", unit, Label(log_noise, (2.0,)), sigma_score, sigma_data)
+    return Parametrization("edm-ve", unit, Formula(log_noise, (2.0,)), sigma_score, sigma_data)
 
 
 @checked
@@ -330,7 +280,7 @@ def iddpm(
     """
     require_positive(c1=c1, c2=c2)
     require_count(1, n=n)
-    label = Label(nearest_level, (c1, c2, n))
+    label = Formula(nearest_level, (c1, c2, n))
     options = {"c1": c1, "c2": c2, "n": n}
     return Parametrization("iddpm", unit_spread, label, noise, sigma_data, options)
 
@@ -347,8 +297,25 @@ def rectified(factor: float = 1.0, sigma_data: float = 1.0) -> Parametrization:
     https://arxiv.org/abs/2403.03206.
     """
     require_positive(factor=factor)
-    label = Label(share_multiple, (factor,))
+    label = Formula(share_multiple, (factor,))
     return Parametrization("rectified", unit, label, velocity, sigma_data, {"factor": factor})
+
+
+@checked
+def consistency(sigma_min: float = 0.0, sigma_data: float = 0.5) -> Parametrization:
+    """Networks of OpenAI's consistency models.
+
+    Args:
+        sigma_min: noise level that the answer is for: 0 for networks trained as EDM's, 0.002 for
+            consistency functions, whose answer is not the mean of the data but an end of the flow.
+        sigma_data: standard deviation of the data.
+
+    Reference: Song et al. 2023, https://arxiv.org/abs/2303.01469, section 3 and appendix C.
+    """
+    if sigma_min < 0:
+        raise ValueError(f"sigma_min={sigma_min!r} must be at least 0")
+    row = (spread, Formula(log_noise, (1.0, 250.0)), Formula(bounded_mixture, (sigma_min,)))
+    return Parametrization("consistency", *row, sigma_data, {"sigma_min": sigma_min})
 
 
 @checked
@@ -362,7 +329,7 @@ def trigflow(sigma_data: float = 0.5) -> Parametrization:
 
     Reference: Lu & Song 2024, https://arxiv.org/abs/2410.11081, section 3.
     """
-    return Parametrization("trigflow", spread, Label(angle), trig_velocity, sigma_data)
+    return Parametrization("trigflow", spread, Formula(angle), trig_velocity, sigma_data)
 
 
 PARAMETRIZATIONS: Registry[Parametrization] = Registry(
@@ -381,6 +348,7 @@ PARAMETRIZATIONS: Registry[Parametrization] = Registry(
         "edm-ve": edm_ve,
         "iddpm": iddpm,
         "rectified": rectified,
+        "consistency": consistency,
         "trigflow": trigflow,
     },
     base=Parametrization,

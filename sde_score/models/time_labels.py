@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +19,20 @@ from sde_score.models.parametrization import Scales
 
 
 @dataclass(frozen=True)
-class Label:
-    """A time label: a formula and its numbers, equal where both are.
+class Formula:
+    """A formula of the scales with its numbers, such as a time label: equal where both are.
 
     Args:
-        formula: of the scales and the numbers.
+        function: of the scales and the numbers.
         numbers: behind the scales.
     """
 
-    formula: Callable[..., Tensor]
+    function: Callable[..., Any]
     numbers: tuple[object, ...] = ()
 
-    def __call__(self, at: Scales) -> Tensor:
-        """The label at given scales, in the shape of t."""
-        return self.formula(at, *self.numbers)
+    def __call__(self, at: Scales) -> Any:
+        """The formula at given scales."""
+        return self.function(at, *self.numbers)
 
 
 def noise_level(at: Scales) -> Tensor:
@@ -44,9 +45,9 @@ def noise_ratio(at: Scales) -> Tensor:
     return at.sigma / at.alpha
 
 
-def log_noise(at: Scales, unit: float) -> Tensor:
-    """log(sigma / alpha / unit)."""
-    return torch.log(at.sigma / at.alpha / unit)
+def log_noise(at: Scales, unit: float = 1.0, factor: float = 1.0) -> Tensor:
+    """factor log(sigma / alpha / unit)."""
+    return factor * torch.log(at.sigma / at.alpha / unit)
 
 
 def angle(at: Scales) -> Tensor:

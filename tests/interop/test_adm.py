@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sde_score import interop
 from sde_score.interop.adm import PRESETS
-from sde_score.sdes import betas_of
+from sde_score.sdes import EDM, betas_of
 from sde_score.training import CheckpointError
 
 RECORDED = {
@@ -189,6 +189,47 @@ def test_networks_are_those_of_the_formulas(tmp_path, matches, new_order, scale_
     torch.testing.assert_close(imported.sde.alpha(t) ** 2, abar[[0, 499]])
 
 
+@pytest.mark.parametrize(("preset", "low"), [("edm", 0.0), ("consistency", 0.002)])
+def test_networks_of_consistency_models(tmp_path, preset, low):
+    """D = c_skip x + c_out F(c_in x, 250 log sigma), the data itself at the boundary."""
+    weights = {
+        k: v[..., None] if ".qkv.weight" in k or ".proj_out.weight" in k else v
+        for k, v in drawn(True, True).items()
+    }
+    torch.save(weights, tmp_path / "model.pt")
+    imported = interop.load(tmp_path / "model.pt", preset=f"{preset}-imagenet-64", image_size=4)
+    x = 3 * torch.randn(3, CHANNELS, 4, 4, dtype=torch.float64)
+    y, sigma = torch.tensor([2, 0, 1]), torch.tensor([0.0025, 0.3, 40.0], dtype=torch.float64)
+    exact = {name: value.double() for name, value in drawn(True, True).items()}
+    s = sigma[:, None, None, None]
+    f = answer_of(exact, x / (s**2 + 0.25).sqrt(), 250 * sigma.log(), y, 1, True, True, True)
+    c_skip = 0.25 / ((s - low) ** 2 + 0.25)
+    c_out = (s - low) * 0.5 / (s**2 + 0.25).sqrt()
+    model = imported.model().double()
+    with torch.no_grad():
+        found = model.denoise(x, sigma, y)
+        torch.testing.assert_close(found, c_skip * x + c_out * f[:, :CHANNELS])
+        edge = model.denoise(x, 0.002, y)
+    assert edge.isfinite().all()
+    assert ((edge - x).abs().max() < 1e-6) == (low > 0)
+
+
+@pytest.mark.parametrize(("name", "said"), [("upsampler", "upsampler"), ("classifier", "classif")])
+def test_other_networks_of_guided_diffusion_are_refused_by_name(tmp_path, name, said):
+    weights = drawn(True, True)
+    if name == "upsampler":
+        weights |= {
+            k: torch.zeros(6, *weights[k].shape[1:]) for k in ("out.2.weight", "out.2.bias")
+        }
+        weights["input_blocks.0.0.weight"] = torch.zeros(WIDTHS[0], 6, 3, 3)
+    else:
+        weights = {k: v for k, v in weights.items() if not k.startswith(("output_", "out.2"))}
+        weights["out.2.positional_embedding"] = torch.zeros(64, 17)
+    torch.save(weights, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=said):
+        interop.load(tmp_path / "model.pt", preset="imagenet-256")
+
+
 def test_weights_of_half_precision_are_computed_in_float32(tmp_path):
     """They overflow at the sizes that the first steps of a sampler meet."""
     torch.save({k: v.half() for k, v in drawn(True, True).items()}, tmp_path / "model.pt")
@@ -212,6 +253,9 @@ def test_what_the_weights_do_not_say_is_asked_for(tmp_path):
 def test_presets_say_all_that_is_asked_for(tmp_path, preset):
     torch.save(drawn(True, True), tmp_path / "model.pt")
     imported = interop.load(tmp_path / "model.pt", preset=preset)
+    if isinstance(imported.sde, EDM):
+        assert imported.sigma_data == 0.5
+        return
     steps = 4000 if "4000" in preset else 1000
     assert len(imported.sde.log_snrs) == steps
     assert "labels=1000.0" in imported.prediction

@@ -52,6 +52,19 @@ def test_imported_model_works(content, save, usable):
     usable(interop.load(save(content), image_size=SIDE))
 
 
+def test_a_file_of_score_sde_holds_the_same_network(content, save):
+    """Its trainer names its entries, and its average is a list without names."""
+    state, average = content[0], content[4]
+    shadows = [
+        average[name.removeprefix("module.")] for name in state if not name.endswith("sigmas")
+    ]
+    written = {"model": state, "ema": {"decay": 0.9, "shadow_params": shadows}, "step": 7}
+    found = interop.load(save(written), image_size=SIDE)
+    want = interop.load(save(content), image_size=SIDE)
+    assert all(torch.equal(found.state[name], value) for name, value in want.state.items())
+    assert found.facts["step"] == 7
+
+
 def their_name(name, levels):
     """A name of ours as the published code has it, from the order of its attributes."""
     numbers = {4: "1234", 5: "12345"}.get(levels, ["1", "2", "3", "31", "4", "5"])

@@ -215,6 +215,28 @@ def test_discrete_and_continuous_networks_have_their_labels(reference, save):
     assert "SubVP" in repr(interop.load(path, preset="subvp/cifar10_ddpmpp_continuous").sde)
 
 
+def test_a_network_that_is_told_no_time(reference, save):
+    """Its file begins with the convolution; blocks keep layers for the embedding, unused."""
+    state = state_of(reference("net_ddpm_vp")[0])
+    silent, bare = {}, {}
+    for name, value in state.items():
+        silent[name] = torch.zeros_like(value) if ".Dense_0." in name else value
+        if name == "sigmas":
+            continue
+        number, layer = name.removeprefix("all_modules.").split(".", 1)
+        if int(number) > 1:
+            bare[f"all_modules.{int(number) - 2}.{layer}"] = value
+    preset, x = (
+        {"preset": "vp/ddpm/cifar10_unconditional", "image_size": 16},
+        torch.randn(2, 3, 16, 16),
+    )
+    found = interop.load(save(bare), **preset)
+    assert "no time" in " ".join(found.notes)
+    want = interop.load(save(silent), **preset).model()
+    with torch.no_grad():
+        torch.testing.assert_close(found.model().noise(x, 0.3), want.noise(x, 0.3))
+
+
 def test_presets_are_complete():
     for name, preset in PRESETS.items():
         assert name.startswith(f"{preset.sde}/")

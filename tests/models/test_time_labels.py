@@ -11,9 +11,8 @@ from torch import nn
 
 from sde_score.likelihood import log_prob
 from sde_score.models import PARAMETRIZATIONS, GaussianMixture, Parametrization, ScoreModel
-from sde_score.models.parametrization import Scales, score
-from sde_score.models.rows import unit
-from sde_score.models.time_labels import Label, index_in_time
+from sde_score.models.parametrization import Scales, score, unit
+from sde_score.models.time_labels import Formula, index_in_time
 from sde_score.objectives import DenoisingScoreMatching
 from sde_score.sdes import EDM, VE, VP, SubVP, Tabulated
 
@@ -104,7 +103,7 @@ def test_discrete_losses_of_score_sde(name, network, reference, close):
     low, high, n = description["params"]["ve" if name == "smld" else "vp"]
     index = arrays[f"{name}.labels"]
     if name == "smld":
-        row = Parametrization("theirs", unit, Label(index_in_time, (n,)), score)
+        row = Parametrization("theirs", unit, Formula(index_in_time, (n,)), score)
         sde, times = VE(low, high), lambda index: 1 - index.double() / (n - 1)
     else:
         row, times = f"ddpm(n={n})", lambda index: (index.double() + 1) / n
