@@ -35,7 +35,8 @@ class Compare(RunCommand):
     """
 
     views: tuple[str, ...] = tuple(VIEWS)
-    """Views to compare; all if not given."""
+    """Views to compare, and samplers to set beside them, such as dpmpp-2m or
+    "diffusers(scheduler='UniPCMultistep')"; all views if not given."""
 
     nfe: tuple[int, ...] = VIEW_BUDGETS
     """Budgets: network evaluations per sample. Each view takes the most steps that it pays for."""

@@ -54,7 +54,7 @@ from sde_score.evaluation.metrics.sliced_wasserstein import sliced_wasserstein2
 from sde_score.evaluation.samples import Evaluation, SamplesRow, evaluate
 from sde_score.evaluation.views.compare import VIEW_BUDGETS, ViewedModel, compare, compare_views
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow
-from sde_score.evaluation.views.views import VIEWS, View
+from sde_score.evaluation.views.views import OTHER, VIEWS, View, view_of
 
 __all__ = [
     "BENCHMARK_BUDGETS",
@@ -62,6 +62,7 @@ __all__ = [
     "DEFAULT",
     "DISTANCES",
     "EXTRACTORS",
+    "OTHER",
     "VIEWS",
     "VIEW_BUDGETS",
     "Bench",
@@ -116,4 +117,5 @@ __all__ = [
     "sliced_wasserstein2",
     "target_of_run",
     "train_classifier",
+    "view_of",
 ]

@@ -10,7 +10,13 @@ import torch
 
 from sde_score import samplers
 from sde_score.data import DataError
-from sde_score.evaluation import BENCHMARK_TARGETS, benchmark
+from sde_score.evaluation import (
+    BENCHMARK_TARGETS,
+    DistanceEstimator,
+    ViewedModel,
+    benchmark,
+    compare_views,
+)
 from sde_score.interop import SchedulerSampler, as_diffusers_scheduler
 from sde_score.interop.scheduler_sampler import chain_of
 from sde_score.models import GaussianMixture, ScoreModel
@@ -81,6 +87,20 @@ def test_it_stands_beside_ours_in_a_benchmark(monkeypatch):
     assert (noisy.sampler, noisy.nfe, noisy.rms) == (chosen[0], 10, None)  # it draws noise
     assert exact.nfe == 15
     assert exact.rms < 0.4
+
+
+def test_it_stands_beside_the_views_of_a_model():
+    pytest.importorskip("diffusers")
+    data = torch.randn(240, 2) * 0.3 + torch.tensor([1.0, -0.5])
+    estimator = DistanceEstimator(data[:200], data[200:], 20, ["energy"], repeats=2)
+    chosen = ["diffusers(scheduler='UniPCMultistep')", SchedulerSampler(steps=12), "ddim"]
+    viewed = ViewedModel(model(VP()), estimator)
+    found = compare_views(viewed, views=chosen, nfes=[8], progress=False)
+    assert [(row.view, row.nfe) for row in found.rows] == [
+        ("ddim", 8), (chosen[0], 8), ("diffusers(steps=12)", 12)
+    ]  # fmt: skip
+    for row in found.rows:
+        assert row.distances[0].value < 0.1
 
 
 def test_a_scheduler_that_is_given_keeps_its_configuration():

@@ -29,7 +29,7 @@ from sde_score.evaluation.samples import (
     run_identity,
 )
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow, in_order
-from sde_score.evaluation.views.views import VIEWS
+from sde_score.evaluation.views.views import VIEWS, name_of, view_of
 from sde_score.likelihood import BitsPerDim
 from sde_score.models import Model
 from sde_score.samplers import Sampler
@@ -71,7 +71,7 @@ class ViewedModel:
 def compare(
     run: Run,
     *,
-    views: Sequence[str] = tuple(VIEWS),
+    views: Sequence[str | Sampler] = tuple(VIEWS),
     nfes: Sequence[int] = VIEW_BUDGETS,
     count: int = 500,
     bits_examples: int = 64,
@@ -88,7 +88,8 @@ def compare(
 
     Args:
         run: an open run, trained at all noise levels.
-        views: names in `VIEWS`.
+        views: names in `VIEWS`, and samplers to set beside them, by text or as objects, such as
+            `"dpmpp-2m"` or `"diffusers(scheduler='UniPCMultistep')"`.
         nfes: budgets, network evaluations per sample.
         count: samples per row, at least 4.
         bits_examples: held-out examples for bits per dimension, at least 2, or 0 for none.
@@ -148,7 +149,7 @@ def _require_noise_levels(run: Run) -> None:
 def compare_views(
     viewed: ViewedModel,
     *,
-    views: Sequence[str] = tuple(VIEWS),
+    views: Sequence[str | Sampler] = tuple(VIEWS),
     nfes: Sequence[int] = VIEW_BUDGETS,
     journal: Journal | None = None,
     identity: str = "",
@@ -161,7 +162,7 @@ def compare_views(
 
     Args:
         viewed: the model, and how it is measured.
-        views: names in `VIEWS`.
+        views: names in `VIEWS`, and samplers.
         nfes: budgets, network evaluations per sample.
         journal: results in it under the same identity are not measured again.
         identity: name of model, data and settings in the journal.
@@ -174,7 +175,7 @@ def compare_views(
     row_key, bits_key = f"{identity} | view | ", f"{identity} | bits | "
     plan = plan_views(views, nfes, viewed.model.sde)
     kept = journal.under(row_key, ViewRow.from_record)
-    current = tuple(map(_code_of, VIEWS))
+    current = tuple(map(_code_of, dict.fromkeys([*VIEWS, *(cell.view for cell in plan)])))
     known = {key: row for key, row in kept.items() if key.startswith(current)}
     missing = [cell for cell in plan if cell.key not in known]
     total = sum(cell.budget for cell in missing)
@@ -212,25 +213,26 @@ class Cell(NamedTuple):
 
 def _code_of(view: str) -> str:
     """How the names of a view's rows begin, as long as its code is the same."""
-    return f"{view} | {provenance(type(VIEWS[view].sampler))} | "
+    return f"{view} | {provenance(type(view_of(view).sampler))} | "
 
 
-def plan_views(views: Sequence[str], nfes: Sequence[int], sde: SDE | None = None) -> list[Cell]:
+def plan_views(
+    views: Sequence[str | Sampler], nfes: Sequence[int], sde: SDE | None = None
+) -> list[Cell]:
     """The rows that `compare_views` measures on a model with a diffusion.
 
     Raises:
         ValueError: for an unknown view, no views or budgets, or a budget below 1.
     """
-    unknown = [name for name in views if name not in VIEWS]
-    if unknown or not views:
-        raise ValueError(f"views={list(views)!r} must be among {', '.join(VIEWS)}")
+    if not views:
+        raise ValueError(f"views=() must be among {', '.join(VIEWS)}, or samplers")
     if not nfes:
         raise ValueError("nfes is empty: give budgets of network evaluations, such as 10 20 50")
     for nfe in nfes:
         require_count(nfe=nfe)
     plan: dict[tuple[str, Sampler], Cell] = {}
-    for name in dict.fromkeys(views):
-        view = VIEWS[name]
+    for name in dict.fromkeys(map(name_of, views)):
+        view = view_of(name)
         for budget in [0] if view.adaptive else sorted(set(nfes)):
             sampler = view.sampler_within(max(budget, 1), sde)
             if sampler is not None:
@@ -271,7 +273,7 @@ def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) 
         nfe=nfe,
         seconds=seconds,
         distances=estimator(viewed.deliver(samples)),
-        likelihood=VIEWS[cell.view].likelihood_at(nfe, model.sde, viewed.dequantized),
+        likelihood=view_of(cell.view).likelihood_at(nfe, model.sde, viewed.dequantized),
     )
 
 

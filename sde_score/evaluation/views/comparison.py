@@ -15,7 +15,7 @@ class ViewRow(Record):
     """A view at one budget.
 
     Args:
-        view: a name in `VIEWS`.
+        view: a name in `VIEWS`, or the text of a sampler.
         sampler: as text.
         nfe: evaluations per sample, counted on the model.
         seconds: for all samples.
@@ -56,7 +56,7 @@ class Comparison(Record):
         size: samples in each measured subset.
         held_out: examples they are measured against.
         floors: what perfect samples would score, with the interval they would fall in.
-        rows: in the order of `VIEWS`, then of their evaluations.
+        rows: in the order of `VIEWS`, samplers behind them, then of their evaluations.
         bits: by likelihood.
         seed: random seed of the samples.
     """
@@ -80,8 +80,7 @@ class Comparison(Record):
 
 
 def in_order(rows: Sequence[ViewRow]) -> tuple[ViewRow, ...]:
-    """Rows in the order of `VIEWS`, then of their evaluations; rows of unknown views are left
-    out."""
-    order = {name: place for place, name in enumerate(VIEWS)}
-    known = [row for row in rows if row.view in order]
-    return tuple(sorted(known, key=lambda row: (order[row.view], row.nfe)))
+    """Rows in the order of `VIEWS`, samplers behind them, then of their evaluations."""
+    names = dict.fromkeys([*VIEWS, *(row.view for row in rows)])
+    order = {name: place for place, name in enumerate(names)}
+    return tuple(sorted(rows, key=lambda row: (order[row.view], row.nfe)))

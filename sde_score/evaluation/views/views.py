@@ -1,7 +1,8 @@
 """The views of one trained score: how each samples and weighs data with the same network.
 
 A view is a line in `VIEWS`: the model whose view it is, its sampler at a budget of network
-evaluations, and its likelihood. To add one, write its line.
+evaluations, and its likelihood. To add one, write its line. Any other sampler stands beside them as
+a view of its own text, without a likelihood.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from sde_score._core.checks import require_count
 from sde_score._core.registry import format_spec, parse_spec
-from sde_score.samplers import Sampler, create
+from sde_score.samplers import SAMPLERS, Sampler, create
 from sde_score.sdes import SDE
 
 
@@ -23,20 +24,22 @@ class View:
         family: the model whose view it is, such as `"hierarchical VAE"`.
         label: its sampler in two words, for pictures.
         sampler: its sampler, whose steps are those that a budget allows; an adaptive one has a cost
-            of its own, whatever the budget.
+            of its own, whatever the budget, and so has one of given steps.
         likelihood: a spec of `sde_score.likelihood`, in which `{nfe}` stands for the evaluations,
             `{end}` for the last time of samplers; None for a view that has none of its own.
+        given_steps: the sampler keeps its steps, whatever the budget.
     """
 
     family: str
     label: str
     sampler: Sampler
     likelihood: str | None = None
+    given_steps: bool = False
 
     @property
     def adaptive(self) -> bool:
-        """Whether a tolerance decides the cost."""
-        return self.sampler.adaptive
+        """Whether the budget does not decide the cost: a tolerance or given steps do."""
+        return self.given_steps or self.sampler.adaptive
 
     def sampler_within(self, nfe: int, sde: SDE | None = None) -> Sampler | None:
         """The sampler with the most steps that `nfe` evaluations pay for; None if for none.
@@ -92,3 +95,39 @@ VIEWS: Mapping[str, View] = {
     "ode": View(_FLOW, "adaptive", create("ode", rtol=0.001, atol=0.001), "flow"),
 }
 """All views, in the order in which a reader should meet them."""
+
+OTHER = "sampler"
+"""The family of samplers that are no view."""
+
+
+def name_of(view: str | Sampler) -> str:
+    """The name of a view: one in `VIEWS`, or else the text of a sampler.
+
+    An object keeps its steps, and so does a text that has some.
+
+    Raises:
+        ValueError: for what is neither, or a sampler that no text makes again.
+    """
+    if isinstance(view, str) and view in VIEWS:
+        return view
+    sampler = SAMPLERS.resolve(view, name="views")
+    if not isinstance(view, str) or _has_steps(view):
+        text = SAMPLERS.text_of(sampler)
+        if text is None:
+            raise ValueError(
+                f"views: no text makes {sampler} again, under which results are kept: "
+                "samplers.register its class"
+            )
+        return text
+    return sampler.text("steps")
+
+
+def view_of(name: str) -> View:
+    """The view of a name that `name_of` gave."""
+    if name in VIEWS:
+        return VIEWS[name]
+    return View(OTHER, name, SAMPLERS.create(name), given_steps=_has_steps(name))
+
+
+def _has_steps(spec: str) -> bool:
+    return bool({"steps", "nfe"} & set(parse_spec(spec)[1]))

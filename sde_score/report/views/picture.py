@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from sde_score import samplers
-from sde_score.evaluation import VIEWS, Comparison, Interval, ViewRow
+from sde_score.evaluation import VIEWS, Comparison, Interval, ViewRow, view_of
 from sde_score.report.look import Look, cell, kind_of
 from sde_score.report.pictures import (
     FAINT,
@@ -83,11 +84,11 @@ def headline(comparison: Comparison) -> str:
     if not there:
         return start + "none reaches the noise floor of real data yet"
     (least, first), most = there[0], there[-1][0]
-    text = f"{start}{VIEWS[first].label} reaches the noise floor with {least} evaluations"
-    missing = [VIEWS[view].label for view, nfe in reached.items() if nfe is None]
+    text = f"{start}{view_of(first).label} reaches the noise floor with {least} evaluations"
+    missing = [view_of(view).label for view, nfe in reached.items() if nfe is None]
     if missing:
         return f"{text},\n{_listed(missing)} not with {max(row.nfe for row in comparison.rows)}"
-    last = _listed([VIEWS[view].label for nfe, view in there if nfe == most])
+    last = _listed([view_of(view).label for nfe, view in there if nfe == most])
     return text + (f",\n{last} with {most}" if most > least else "")
 
 
@@ -114,8 +115,10 @@ def _rows(comparison: Comparison, view: str) -> list[ViewRow]:
 
 
 def _style(view: str) -> tuple[str, str]:
-    """Color and line style."""
+    """Color and line style; samplers beside the views have the last color of all."""
     families = list(dict.fromkeys(v.family for v in VIEWS.values()))
+    if view not in VIEWS:
+        return _PALETTE[-1], ("-", "--", ":")[crc32(view.encode()) % 3]
     family = VIEWS[view].family
     kin = [name for name, v in VIEWS.items() if v.family == family]
     return _PALETTE[families.index(family) % len(_PALETTE)], ("-", "--", ":")[kin.index(view) % 3]
@@ -134,7 +137,7 @@ def _draw_distance(axes: Axes, comparison: Comparison, index: int) -> None:
         rows = _rows(comparison, view)
         found = [row.distances[index] for row in rows]
         values += [each.value for each in found]
-        if VIEWS[view].adaptive:
+        if view_of(view).adaptive:
             _draw_point(axes, view, rows[0].nfe, found[0])
             continue
         _draw_line(axes, view, [row.nfe for row in rows], found)
@@ -164,7 +167,7 @@ def _draw_point(axes: Axes, view: str, nfe: int, found: Interval) -> None:
         markersize=7, markeredgecolor="white", zorder=4,
     )  # fmt: skip
     axes.annotate(
-        VIEWS[view].label, (nfe, found.value - margin), (0, -5), textcoords="offset points",
+        view_of(view).label, (nfe, found.value - margin), (0, -5), textcoords="offset points",
         fontsize=TEXT, color=color, ha="center", va="top",
     )  # fmt: skip
 
@@ -182,7 +185,7 @@ def _label_starts(axes: Axes, starts: Sequence[tuple[str, int, float]], x: float
         color, _ = _style(view)
         line = {"arrowstyle": "-", "color": color, "alpha": 0.5, "linewidth": 0.8}
         axes.annotate(
-            VIEWS[view].label, (nfe, value), (x, math.exp(low + place * (high - low))),
+            view_of(view).label, (nfe, value), (x, math.exp(low + place * (high - low))),
             fontsize=TEXT, color=color, ha="right", va="center",
             arrowprops={**line, "shrinkA": 1, "shrinkB": 3},
         )  # fmt: skip
@@ -241,7 +244,7 @@ def _draw_bits(axes: Axes, comparison: Comparison) -> None:
     for index, (view, each) in enumerate(sorted(others.items(), key=lambda o: -o[1].value)):
         color, place = _style(view)[0], high * (2.6, 5.5, 9)[index % 3]
         axes.errorbar([place], [each.value], [each.margin], color=color, marker="s", markersize=5)
-        text, up = f"{VIEWS[view].family}: {each.value:.2f}", 20 if index % 2 == 0 else -20
+        text, up = f"{view_of(view).family}: {each.value:.2f}", 20 if index % 2 == 0 else -20
         _note(axes, text, (place, each.value), (0, up), color, "center")
     axes.set_title("Bits per dimension of held-out data", fontsize=HEAD, loc="left", color=INK)
     axes.set_xlabel("layers n, one evaluation each; right of them n → ∞", fontsize=TEXT)
@@ -267,7 +270,7 @@ def _bits(comparison: Comparison) -> tuple[Mapping[int, Interval], Mapping[str, 
         bits = comparison.bits_of(row)
         if bits is None or row.likelihood is None:
             continue
-        if VIEWS[row.view].layered:
+        if view_of(row.view).layered:
             layers[row.nfe] = bits.value
         else:
             others.setdefault(row.likelihood, (row.view, bits.value))
@@ -284,7 +287,7 @@ def _draw_samples(figure: SubFigure, run: Run, comparison: Comparison) -> None:
     panels = [("held-out data", INK, data)]
     for view in _views(comparison):
         row = min(_rows(comparison, view), key=lambda row: abs(math.log(row.nfe / _SHOWN_NFE)))
-        label = f"{VIEWS[view].label}\n{row.nfe} evaluations"
+        label = f"{view_of(view).label}\n{row.nfe} evaluations"
         panels.append((label, _style(view)[0], _samples(run, row.sampler, count, comparison.seed)))
     figure.suptitle(
         "Samples near 10 evaluations, all from the same seeds", x=0.02, ha="left", fontsize=HEAD,

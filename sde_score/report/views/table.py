@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sde_score._core.files import replace_file
-from sde_score.evaluation import VIEWS, Comparison
+from sde_score.evaluation import OTHER, VIEWS, Comparison
 from sde_score.report.evaluation_table import samples_caption
 from sde_score.report.page import Section
 from sde_score.report.pictures import png
@@ -42,7 +42,7 @@ def comparison_csv(comparison: Comparison) -> str:
     for row in comparison.rows:
         line: dict[str, Any] = {
             "view": row.view,
-            "family": VIEWS[row.view].family,
+            "family": _labels(row.view)[0],
             "sampler": row.sampler,
             "nfe": row.nfe,
             "seconds": f"{row.seconds:.3f}",
@@ -62,14 +62,19 @@ def comparison_table(comparison: Comparison) -> Table:
     """A row for each view and budget, every figure with its 95% interval, the noise floor last."""
     rows = []
     for row in comparison.rows:
-        view, bits = VIEWS[row.view], comparison.bits_of(row)
+        bits = comparison.bits_of(row)
         rows.append([
-            view.family, view.label, str(row.nfe), f"{row.seconds:.1f}",
+            *_labels(row.view), str(row.nfe), f"{row.seconds:.1f}",
             *map(figure_text, row.distances), "" if bits is None else figure_text(bits.value),
         ])  # fmt: skip
     rows.append(["noise floor", "real data", "", "", *map(figure_text, comparison.floors), ""])
     header = ["view", "sampler", "NFE", "seconds", *comparison.names, "bits/dim"]
     return Table(header, rows, samples_caption(comparison))
+
+
+def _labels(view: str) -> tuple[str, str]:
+    """Family and label."""
+    return (VIEWS[view].family, VIEWS[view].label) if view in VIEWS else (OTHER, view)
 
 
 def comparison_section(path: Path) -> Section | None:

@@ -230,7 +230,8 @@ def test_samples_that_diverge_name_their_view(estimator):
 @pytest.mark.parametrize(
     ("views", "nfes", "says"),
     [
-        (["hean"], [5], "accepted|among annealed-langevin"),
+        (["hean"], [5], "views='hean': unknown sampler 'hean'; did you mean 'heun'"),
+        ([type("Unnamed", (type(VIEWS["ddim"].sampler),), {})()], [5], "register its class"),
         ([], [5], "views="),
         (["ddim"], [], "nfes is empty"),
         (["ddim"], [5, 0], "nfe=0"),
@@ -239,6 +240,20 @@ def test_samples_that_diverge_name_their_view(estimator):
 def test_mistakes_are_named(views, nfes, says):
     with pytest.raises(ValueError, match=says):
         plan_views(views, nfes)
+
+
+def test_other_samplers_stand_beside_the_views(estimator):
+    """By text within the budgets, as an object or with steps as they are, and never a view twice;
+    their rows come last and have no likelihood."""
+    theirs = samplers.create("heun", steps=3, grid="uniform")
+    views = ["dpmpp-2m", theirs, "ddim(steps=4)", "heun", "dpmpp-2m"]
+    found = compare_views(
+        ViewedModel(mixture(), estimator), views=views, nfes=[5, 9], progress=False
+    )
+    assert [(row.view, row.nfe, row.likelihood) for row in found.rows] == [
+        ("heun", 5, "flow"), ("heun", 9, "flow"), ("dpmpp-2m", 5, None), ("dpmpp-2m", 9, None),
+        ("heun(steps=3, grid='uniform')", 5, None), ("ddim(steps=4)", 4, None),
+    ]  # fmt: skip
 
 
 def test_a_budget_too_small_for_a_view_adds_no_row():
