@@ -102,6 +102,9 @@ def load(path: str | Path, family: str | None = None, **options: Any) -> Importe
 
 
 def _summary(contents: Contents) -> str:
+    config = contents.config.get("config.json")
+    if isinstance(config, dict) and "_class_name" in config:
+        return f"a {config['_class_name']!s:.80} of diffusers"
     if contents.tensors:
         return f"{len(contents.tensors)} tensors, such as {shown(sorted(contents.tensors)[:3])}"
     if isinstance(contents.content, dict):

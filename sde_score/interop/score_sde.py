@@ -191,6 +191,8 @@ def _settled(found: Layers, asked: Mapping[str, Any], preset: str | None) -> Pub
             )
     if given.get("network") == "ddpm":
         given["fir"] = False
+    if found.output_branch == "skip":  # as in every published one
+        given.setdefault("fir", True)
     if given.get("sde") == "ve" and given.setdefault("continuous", found.fourier) != found.fourier:
         raise CheckpointError(
             "VE networks of random frequencies are told any noise level, those of fixed ones the "

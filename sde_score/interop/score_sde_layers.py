@@ -145,8 +145,7 @@ class Layers:
             input_branch=inputs,
             output_branch=outputs,
             concatenate=inputs == "skip" and blocks_of[1][0].inputs == 2 * blocks_of[0][-1].outputs,
-            # Pictures on the way up are doubled by the filter alone.
-            fir=True if filtered or outputs == "skip" else False if plain else None,
+            fir=True if filtered else False if plain else None,
             network="ncsnpp" if fourier or by_block or inputs or outputs or filtered else None,
         )
 

@@ -174,6 +174,9 @@ def test_a_folder_says_what_is_wrong_with_it(weights, tmp_path):
         refused(tmp_path, "JSON")
     (tmp_path / "config.json").write_text(json.dumps({"a": 1}), encoding="utf-8")
     refused(tmp_path, "no known family")
+    named = json.dumps({"_class_name": "AutoencoderKL"})
+    (tmp_path / "config.json").write_text(named, encoding="utf-8")
+    refused(tmp_path, "no known family.*AutoencoderKL of diffusers")
     (tmp_path / "model.safetensors.index.json").touch()
     refused(tmp_path, "several parts")
 

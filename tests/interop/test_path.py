@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from sde_score import interop, load_run
+from sde_score import load_run
 from sde_score.cli import main
 from sde_score.data import DataError
 from sde_score.interop.convert import save_run
 from sde_score.interop.imported import Imported, images
+from sde_score.interop.trainers import UNTRAINED
 from sde_score.nn import create
 from sde_score.sdes import VP
 
@@ -57,9 +58,9 @@ SMALLER = {
     "compare runs/ncsnpp": "compare runs/ncsnpp --nfe 4 --num 12 --extractor pixels "
     "--bits-examples 4 --views ancestral ddim",
     "--samplers heun dpmpp-2m unipc": "--samplers heun dpmpp-2m --nfe 6 --num 12",
-    "cifar10-test.parquet": "test.npz",
-    "checkpoint_8.pth": "published",
-    " --option preset=ve/cifar10_ncsnpp_continuous": "",
+    "cifar10-test.parquet": "colors.npy",
+    "preset=ve/cifar10_ncsnpp_continuous": "preset=ve/cifar10_ncsnpp_continuous --option "
+    "image_size=16",
 }
 
 
@@ -72,8 +73,24 @@ def commands():
     return block.strip().splitlines()
 
 
-def test_the_path_of_the_page(imported, place, capsys):
-    interop.save_pretrained(imported, "published")
+def test_the_path_of_the_page(reference, place, capsys):
+    """On weights of score_sde, in the form of its trainer."""
+    arrays, _ = reference("net_ncsnpp_ve_ddpmblock_fir_noconv")
+    named = {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}
+    shadows = [value for name, value in named.items() if name not in UNTRAINED]
+    torch.save(
+        {
+            "model": {f"module.{name}": value for name, value in named.items()},
+            "ema": {"decay": 0.999, "shadow_params": shadows},
+            "step": 400_000,
+        },
+        "checkpoint_8.pth",
+    )
+    generator = torch.Generator().manual_seed(1)
+    np.save(
+        "colors.npy",
+        torch.randint(256, (24, 3, 16, 16), generator=generator).numpy().astype(np.uint8),
+    )
     lines = commands()
     words = [shlex.split(line)[1] for line in lines]
     assert words == ["inspect", "convert", "sample", "likelihood", "compare", "benchmark"]

@@ -143,6 +143,7 @@ CONFIGS = [
     {"multipliers": (1, 1, 1), "attention": (True, True, True), "input": "skip"},
     {"multipliers": (1, 1, 2), "attention": (False,) * 3, "input": "skip", "concatenate": True},
     {"multipliers": (2, 1), "fourier": False, "fir": False, "input": "residual"},
+    {"fir": False, "input": "skip", "output": "skip"},
     {"multipliers": (1, 2, 3), "attention": (False, False, True), "fourier": False, "way": "conv"},
     {"multipliers": (1,), "attention": (False,), "blocks": 3, "channels": 1},
 ]
@@ -164,4 +165,5 @@ def test_every_configuration_is_read_off(changes, tmp_path):
     state["sigmas"] = torch.tensor([1.0, 0.1])
     torch.save(state, tmp_path / "checkpoint.pth")
     asked = {"image_size": 16, "sde": "ve", "fir": config["fir"], "network": "ncsnpp"}
-    assert interop.load(tmp_path / "checkpoint.pth", **asked).state
+    imported = interop.load(tmp_path / "checkpoint.pth", **asked)
+    assert f"fir={config['fir']}" in imported.backbone
