@@ -122,8 +122,7 @@ def read(
         require_choice("preset", preset, tuple(PRESETS))
     state, facts = chosen_state(contents, weights)
     sigmas = state.pop("sigmas", None)
-    timeless = state.get("all_modules.0.weight", torch.zeros(0)).ndim == 4
-    state = _with_time(state) if timeless else state
+    state, notes = _with_time(state)
     found = Layers.of(state)
     names = ("image_size", "sde", "continuous", "network", "fir")
     asked = dict(zip(names, (image_size, sde, continuous, network, fir), strict=True))
@@ -135,7 +134,6 @@ def read(
     weights_of_ours = unets.score_sde(outline(spec, event_shape), taken)
     taken.refuse_left()
     diffusion, prediction = _diffusion(given, sigmas, bool(centered), beta_min, beta_max)
-    notes = ["the network is told no time: its embedding is zero"] if timeless else []
     if skip_rescale is None:
         notes.append(f"skip_rescale={rescale} is taken as published for {given.network!r}")
     if given.sde == "ve" and centered is None:
@@ -155,13 +153,16 @@ def read(
     )
 
 
-def _with_time(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network that is told no time (`conditional=False`), as one whose embedding is zero.
+def _with_time(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A network that is told no time (`conditional=False`), as one whose embedding is zero; others
+    as they are; and what to say of it.
 
     Its first layer is the convolution, and the layers of its blocks for the embedding are not used.
     """
-    base = len(state["all_modules.0.weight"])
-    found = {}
+    first = state.get("all_modules.0.weight")
+    if first is None or first.ndim != 4:
+        return state, []
+    base, found = len(first), {}
     for number, inputs in enumerate((base, 4 * base)):
         found[f"all_modules.{number}.weight"] = torch.zeros(4 * base, inputs)
         found[f"all_modules.{number}.bias"] = torch.zeros(4 * base)
@@ -170,7 +171,7 @@ def _with_time(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         unused = layer == "Dense_0.bias"
         kept = torch.zeros_like(value) if unused else value
         found[f"{folder}.{int(number_of) + 2}.{layer}"] = kept
-    return found
+    return found, ["the network is told no time: its embedding is zero"]
 
 
 def _settled(found: Layers, asked: Mapping[str, Any], preset: str | None) -> Published:

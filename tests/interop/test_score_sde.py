@@ -170,13 +170,12 @@ def test_what_a_file_does_not_say_is_asked_for(save, state):
 
 
 def test_layers_overrule_no_option_in_silence(state, save):
-    """The network has random frequencies, which only VE networks have, and the filter."""
+    """The network has random frequencies, which only VE networks have."""
     for wrong in (
         {"sde": "vp"},
         {"preset": "vp/cifar10_ddpmpp"},
         {"preset": "ve/cifar10_ncsnpp"},
         {"continuous": False},
-        {"fir": False},
     ):
         with pytest.raises(CheckpointError, match="asked for"):
             interop.load(save(state), **{"image_size": 16, **wrong})
@@ -217,7 +216,7 @@ def test_discrete_and_continuous_networks_have_their_labels(reference, save):
 
 def test_a_network_that_is_told_no_time(reference, save):
     """Its file begins with the convolution; blocks keep layers for the embedding, unused."""
-    state = state_of(reference("net_ddpm_vp")[0])
+    state = state_of(reference(NETS[1])[0])
     silent, bare = {}, {}
     for name, value in state.items():
         silent[name] = torch.zeros_like(value) if ".Dense_0." in name else value
