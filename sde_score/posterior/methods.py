@@ -147,26 +147,31 @@ class PiGDM(_OneSpread):
 
 
 @dataclass(frozen=True)
-class SDA(_OneSpread):
-    r"""Score-based data assimilation: C = gamma sigma^2 / alpha^2.
+class SDA(_Linear):
+    r"""Score-based data assimilation: gamma sigma^2 / alpha^2 in the place of A C A^T.
 
     Args:
-        gamma: variance of x0 as a share of that of the noise, > 0.
+        gamma: variance of what is measured as a share of that of the noise, > 0.
 
     Reference: Rozet & Louppe 2023, https://arxiv.org/abs/2306.10574.
     """
 
     gamma: float = 0.01
 
-    _bias = "x0 is taken to have independent entries, with a variance that is set by hand"
+    _bias = "what is measured of x0 is taken to have independent entries of a variance set by hand"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(gamma=self.gamma)
 
     @override
-    def spread(self, at: Scales) -> Tensor:
-        return self.gamma * (at.sigma / at.alpha) ** 2
+    def solve(
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
+    ) -> Tensor:
+        spread = expand_like(self.gamma * (at.sigma / at.alpha) ** 2, residual)
+        if observation.scalar_variance is not None:
+            return residual / (observation.scalar_variance.to(residual) + spread)
+        return conjugate_gradients(lambda u: observation.noise(u) + spread * u, residual)
 
 
 @dataclass(frozen=True)
