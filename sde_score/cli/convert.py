@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from sde_score._core.conditions import described
 from sde_score.cli.options import Command
 from sde_score.cli.output import say, show_lines, show_record, show_table
 from sde_score.interop import Imported, load, save_diffusers, save_pretrained
@@ -123,9 +124,8 @@ class Inspect(CheckpointCommand):
 def _counted(imported: Imported) -> Summary:
     """What the network costs, counted without its weights."""
     with torch.device("meta"):
-        network = create(
-            imported.backbone, imported.event_shape, imported.num_classes, imported.condition_shape
-        )
+        told = imported.num_classes, imported.condition_shape
+        network = create(imported.backbone, imported.event_shape, *told)
     return summary(network, imported.event_shape)
 
 
@@ -138,6 +138,7 @@ def describe(imported: Imported) -> dict[str, Any]:
         "parameters": sum(value.numel() for value in imported.state.values()),
         "event_shape": list(imported.event_shape),
         "classes": imported.num_classes,
+        "conditions": described(imported.condition_shape),
         "sde": text_of(imported.sde),
         "prediction": imported.prediction,
         "sigma_data": imported.sigma_data,

@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from sde_score._core.conditions import described
 from sde_score.cli.options import Command
 from sde_score.cli.output import show_record, show_table
 from sde_score.data import DataSet, load
@@ -82,6 +83,7 @@ class Data(Command):
                 ["shape", " x ".join(map(str, info.event_shape))],
                 ["raw range", f"{_range(info.raw_min, info.raw_max)} ({levels})"],
                 ["classes", str(info.num_classes or "none")],
+                ["conditions", described(info.condition_shape)],
                 ["sigma_data (root mean square, model range)", f"{info.sigma_data:.4g}"],
                 ["deviation about the mean example", f"{info.deviation:.4g}"],
                 [f"sigma_max (largest distance, {pairs})", f"{info.sigma_max:.4g}"],

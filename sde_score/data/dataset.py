@@ -59,6 +59,7 @@ class DataInfo:
         raw_max: largest raw value.
         levels: number of levels of discrete data, None for continuous data.
         num_classes: number of classes, 0 without labels.
+        condition_shape: of one condition, or of each in a dictionary; empty without.
         sigma_data: root mean square of all entries in model range, by which networks scale their
             input (EDM's `sigma_data`); 1 for standardized data.
         deviation: root of the variance averaged over dimensions, in model range: about the mean
@@ -81,6 +82,7 @@ class DataInfo:
     deviation: float
     sigma_max: float
     sigma_max_examples: int
+    condition_shape: ConditionShape = ()
 
     @property
     def sigma_max_is_exact(self) -> bool:
@@ -276,6 +278,7 @@ class DataSet:
             deviation=deviation,
             sigma_max=largest_spread(self._source, self.scaling.to_model, self._rows(chosen)),
             sigma_max_examples=examples,
+            condition_shape=self.condition_shape,
         )
 
     def _pieces(self) -> Iterator[Tensor]:

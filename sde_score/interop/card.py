@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from sde_score._core.conditions import described
 from sde_score.interop.schedules import text_of
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def text(imported: Imported, name: str) -> str:
         "parameters": f"{count:,}",
         "example": shape,
         "classes": imported.num_classes or "none",
+        "conditions": described(imported.condition_shape),
         "diffusion": f"`{_short(text_of(imported.sde))}`",
         "prediction": f"`{imported.prediction}`",
         "standard deviation of the data": f"{imported.sigma_data:.6g}",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sde_score._core.conditions import described
 from sde_score._core.files import new_folder, require_new_folder
 from sde_score._core.registry import parse_spec
 from sde_score.discrete import HierarchicalVAE
@@ -85,6 +86,9 @@ def unet_config(imported: Imported) -> dict[str, Any]:
     Raises:
         ValueError: naming what it cannot express.
     """
+    if imported.condition_shape:
+        told = described(imported.condition_shape)
+        raise ValueError(f"UNet2DModel is told a class alone, and this network {told}")
     net = sketch(imported.backbone, imported.event_shape, imported.num_classes)
     if not isinstance(net, ResidualUNet) or len(net.event_shape) != 3:
         name = parse_spec(imported.backbone)[0]

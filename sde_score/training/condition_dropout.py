@@ -20,7 +20,7 @@ from sde_score._core.modules import evaluating
 from sde_score._core.registry import parse_spec
 from sde_score.data import DataSet
 from sde_score.models import Model
-from sde_score.nn import BACKBONES
+from sde_score.nn import BACKBONES, Concatenated, Encoded
 from sde_score.random import BatchSlice, uniform
 from sde_score.training.config import TrainConfig, is_auto, is_note, is_whole
 
@@ -66,7 +66,10 @@ def _is_ours(config: TrainConfig) -> bool:
     if isinstance(network, str):
         made: object = None if is_note(network) else BACKBONES[parse_spec(network)[0]]
     else:
-        made = type(getattr(network, "backbone", network))
+        inner = getattr(network, "backbone", network)
+        while isinstance(inner, (Concatenated, Encoded)):
+            inner = inner.network
+        made = type(inner)
     return getattr(made, "__module__", "").startswith("sde_score.nn.")
 
 

@@ -276,7 +276,7 @@ class Run:
         if self.condition_shape:
             raise ValueError(
                 f"label={label}: this run is told {described(self.condition_shape)}; give these, "
-                "as run.condition_of(...) takes them"
+                "as run.condition_of(...) takes them, or --condition on the command line"
             )
         if str(label) not in names:
             known = f": {', '.join(self.class_names[:20])}" if self.class_names and names else ""
