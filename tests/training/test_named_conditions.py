@@ -110,7 +110,7 @@ def test_a_dictionary_goes_wherever_a_label_does(run_to, tmp_path, model):
         torch.testing.assert_close(run.model.score(x[i : i + 1], 0.5, own)[0], together[i])
     assert not torch.allclose(run.model.score(x, 0.5, {"size": told["size"]}), together)
     torch.testing.assert_close(run.model.score(x, 0.5, {}), run.model.score(x, 0.5))
-    for spec in ("ddim(steps=2)", "ode(rtol=0.1)", "parallel(steps=2)"):
+    for spec in ("ddim(steps=2)", "ode(rtol=0.1)", "parallel(steps=4)"):
         give = {"seed": 0, "condition": told, "progress": False}
         at_once = samplers.sample(run.model, spec, (1, 4, 4), 3, **give)
         parts = samplers.sample(run.model, spec, (1, 4, 4), 3, batch_size=2, **give)
