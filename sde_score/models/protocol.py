@@ -15,9 +15,9 @@ class Model(Protocol):
     """All that samplers, likelihoods and objectives know of a model.
 
     Each method takes x of shape `(batch, *event)` and t, a scalar or `(batch,)`, and returns a
-    tensor like x. `condition` (labels, measurements, ...) travels through unchanged. `nfe` counts
-    evaluations since the model was made: one per method call, however many examples the batch
-    holds.
+    tensor like x. `condition` (labels, vectors, images, or a dictionary of them) travels through
+    unchanged. `nfe` counts evaluations since the model was made: one per method call, however many
+    examples the batch holds.
     """
 
     nfe: int

@@ -1,12 +1,13 @@
 """Backbones: networks called as `backbone(x, noise_level, condition=None)` that answer like x.
 
 A backbone knows nothing of diffusions. It sees noisy data x, shape `(batch, *event)`, the noise
-level of each example, and perhaps a label; the meaning of its answer is a parametrization, see
+level of each example, and perhaps a condition; the meaning of its answer is a parametrization, see
 `sde_score.models`.
 
 The noise level is a quarter of log(sigma / alpha), shape `(batch,)`, within -4 .. 4 for any
 diffusion in use. `register("mine", Mine)` adds a network of your own, of any class: its constructor
-is given `event_shape` and `num_classes` if it takes them, and the options of the spec.
+is given `event_shape`, `num_classes` and `condition_shape` if it takes them, and the options of the
+spec.
 """
 
 from __future__ import annotations

@@ -175,11 +175,11 @@ class TrainConfig:
     """Compile the network: minutes of warm-up, then faster steps."""
 
     conditional: bool = False
-    """Give the labels of the data to the network."""
+    """Give the labels of the data, or their other conditions, to the network."""
 
     condition_dropout: float | None = None
-    """Share of examples, in [0, 1), that are shown without their label, so that the network learns
-    all data without labels too; None takes 0.1, or 0 for networks of your own."""
+    """Share of examples, in [0, 1), that are shown without their condition, so that the network
+    learns all data without one too; None takes 0.1, or 0 for networks of your own."""
 
     sigma_data: float | None = None
     """Root mean square of the data in model range, > 0; None measures it."""
