@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from sde_score._core.conditions import (
     require_condition_shape,
 )
 from sde_score._core.errors import ArgumentError
+from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import require_event_shape
 
 
@@ -23,7 +25,7 @@ def channels_beside(condition_shape: ConditionShape, event_shape: Sequence[int])
     """Channels that the images of a condition take behind those of x, an indicator for each.
 
     Raises:
-        ValueError: for images of other sides than those of the examples.
+        ValueError: for images of other sides than those of the examples, or beyond the memory.
     """
     images, sides = _images(condition_shape), tuple(event_shape[1:])
     for name, shape in images.items():
@@ -37,7 +39,9 @@ def channels_beside(condition_shape: ConditionShape, event_shape: Sequence[int])
             raise ValueError(
                 f"{name} of shape {shape} does not have the sides of the examples, {sides}: {fix}"
             )
-    return sum(shape[0] + 1 for shape in images.values())
+    channels = sum(shape[0] + 1 for shape in images.values())
+    require_memory(4.0 * channels * prod(sides), f"condition_shape={condition_shape}")
+    return channels
 
 
 def told_inside(condition_shape: ConditionShape) -> ConditionShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from sde_score._core.conditions import (
     require_names,
     require_one_kind,
 )
+from sde_score._core.memory import require_memory
 
 
 class VectorEmbedding(nn.Module):
@@ -142,13 +144,17 @@ def condition_embedding(
         num_classes: of a network that is told a class alone.
 
     Raises:
-        ValueError: for classes and other conditions outside of one dictionary, or images.
+        ValueError: for classes and other conditions outside of one dictionary, images, or sizes
+            beyond the memory.
     """
     require_count(0, num_classes=num_classes)
     if not isinstance(condition_shape, Mapping) and not len(condition_shape):
         return None
     shape = require_condition_shape(condition_shape)
     require_one_kind(num_classes, shape)
+    kinds = shape.values() if isinstance(shape, Mapping) else [shape]
+    rows = sum(kind if isinstance(kind, int) else prod(kind) for kind in kinds)
+    require_memory(4.0 * rows * channels, f"condition_shape={shape}")
     if isinstance(shape, Mapping):
         return NamedEmbedding(shape, channels)
     return VectorEmbedding(shape, channels)

@@ -75,6 +75,8 @@ def test_an_encoder_stands_before_the_network_and_keeps_none():
         ({"augment": 3}, "other than augment and estimate"),
         ({"label": 0}, r"condition_shape\['label'\]=0 must be"),
         ({"size": ()}, r"condition_shape\['size'\]=\(\) must be a shape"),
+        ({"label": 10**13}, r"condition_shape={'label': 10000000000000} needs .* of memory"),
+        ((10**13, 4, 6), "of memory, more than"),
         ({"size": "3"}, r"condition_shape\['size'\]='3' must be a tuple of integers"),
     ],
     ids=str,
