@@ -133,7 +133,7 @@ class BaseEnergy(BaseModel):
 
 def normal_tensor(tensor: Tensor) -> Tensor:
     """A copy that autograd may keep, where a tensor was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor
+    return tensor.clone() if isinstance(tensor, Tensor) and tensor.is_inference() else tensor
 
 
 class KnownDensity(BaseModel):
