@@ -60,14 +60,9 @@ def ncsnpp(
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix H.
     """
     widths, attends = _by_resolution(event_shape, base, multipliers, attention)
+    levels = (event_shape, widths, blocks, attends, "last", resample, resample)
     return GeneralUNet(
-        event_shape,
-        widths,
-        blocks,
-        attends,
-        "last",
-        resample,
-        resample,
+        *levels,
         num_classes,
         dropout,
         channels_per_group=4,
