@@ -49,7 +49,8 @@ _BY_THE_DATA = ("event_shape", "num_classes", "condition_shape")
 
 
 def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
-    """The same configuration with nothing left to guess; objects stay objects.
+    """The same configuration with nothing left to guess but the precision, which `prepare` chooses
+    by the network; objects stay objects.
 
     Args:
         config: what the user asked for.

@@ -167,9 +167,10 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Weight decay, >= 0; decoupled (AdamW) unless the optimizer says otherwise."""
 
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """bf16 runs the network under autocast, fp16 too, for GPUs without bf16, with a scaled loss;
-    weights and optimizer stay float32."""
+    weights and optimizer stay float32. auto takes bf16 for convolutional networks of a million
+    weights where the device multiplies it itself, else float32."""
 
     compile: bool = False
     """Compile the network: minutes of warm-up, then faster steps."""
@@ -282,7 +283,7 @@ def is_whole(model: object) -> bool:
 def adopt(
     config: TrainConfig,
     stored: TrainConfig,
-    names: tuple[str, ...] = (*NETWORK, "condition_dropout", "init_from"),
+    names: tuple[str, ...] = (*NETWORK, "condition_dropout", "init_from", "precision"),
 ) -> TrainConfig:
     """Fill what `config` leaves open (`auto`, `None`) from the stored configuration of a run."""
     left_open = [n for n in names if getattr(config, n) is None or is_auto(getattr(config, n))]

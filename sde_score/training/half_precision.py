@@ -1,15 +1,20 @@
-"""Loss scaling: gradients that float16 would round to 0 are computed large, and divided again."""
+"""Training in two bytes a number: where bfloat16 is taken by itself, and the scaling of the loss by
+which gradients that float16 would round to 0 are computed large, and divided again."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sde_score.objectives import Objective
+from sde_score.objectives import BaseObjective, Objective
 from sde_score.training.errors import TrainingError
+
+LARGE = 10**6
+"""Weights from which a network is trained in bfloat16 unless told otherwise."""
 
 FIRST = 2.0**16
 """Scale of the first step, as torch's scaler begins."""
@@ -81,6 +86,47 @@ def require_half(objective: Objective, differentiates: bool) -> None:
             f"{type(objective).__name__} of this model holds derivatives in x besides, which "
             "float16 would round to 0: choose precision=bf16 or float32"
         )
+
+
+def automatic(
+    objective: Objective, model: nn.Module, device: str, differentiates: bool
+) -> Literal["float32", "bf16"]:
+    """The precision to train in where none was chosen: bf16 where it is faster and as good.
+
+    That is convolutional networks of a million weights or more, trained at all noise levels without
+    derivatives in x, on a processor or GPU that multiplies bfloat16 itself.
+
+    Args:
+        objective: of the run.
+        model: what is trained.
+        device: kind of device, or `"auto"`.
+        differentiates: whether the loss holds derivatives in x.
+    """
+    weights = sum(weight.numel() for weight in model.parameters())
+    convolves = any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in model.modules())
+    as_good = objective.all_noise_levels and not differentiates
+    if not (as_good and convolves and weights >= LARGE and multiplies_bfloat16(device)):
+        return "float32"
+    try:
+        if isinstance(objective, BaseObjective):
+            objective.require_precision(model, torch.finfo(torch.bfloat16).eps)  # type: ignore[arg-type]
+    except ValueError:
+        return "float32"
+    return "bf16"
+
+
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a device has units for products of bfloat16: AMX on processors, GPUs from Ampere.
+
+    Others emulate it, or gain too little to give up digits for it.
+
+    Args:
+        device: `"cpu"`, `"cuda"`, or `"auto"` for a GPU where there is one.
+    """
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return amx is not None and bool(amx())
 
 
 def autocast(device: str, precision: str) -> torch.autocast | None:

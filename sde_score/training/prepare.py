@@ -35,6 +35,7 @@ from sde_score.training.config import (
     ADJUSTABLE,
     TrainConfig,
     adopt,
+    is_auto,
     is_note,
     is_whole,
     load_config,
@@ -43,7 +44,7 @@ from sde_score.training.config import (
 from sde_score.training.data_record import DataRecord, read_record
 from sde_score.training.errors import CheckpointError
 from sde_score.training.first_weights import FirstWeights, first_weights
-from sde_score.training.half_precision import DTYPES, require_half
+from sde_score.training.half_precision import DTYPES, automatic, require_half
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,10 @@ def prepare(
     objective = build_objective(settled, examples)
     twice = objective.second_derivatives or isinstance(model, EnergyBased)
     set_second_derivatives(model, twice)
+    if is_auto(settled.precision):
+        chosen = automatic(objective, model, settled.device, twice)
+        settled = dataclasses.replace(settled, precision=chosen)
+        resolved = dataclasses.replace(resolved, precision=chosen)
     if settled.precision == "fp16":
         require_half(objective, twice)
     if isinstance(objective, BaseObjective):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from sde_score.training import TrainingError, Update
+from sde_score.training import TrainingError, Update, load_config, prepare, train
 from sde_score.training import half_precision as half
 from sde_score.training.optimizers import OPTIMIZERS
 
@@ -106,3 +107,41 @@ def test_a_torch_without_it_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"precision='fp16' is not available on cpu in torch"):
         half.autocast("cpu", "fp16")
     assert half.autocast("cpu", "float32") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "large", "has_units", "taken"),
+    [
+        ({}, 1, True, "bf16"),
+        ({}, 1, False, "float32"),
+        ({}, half.LARGE, True, "float32"),
+        ({"precision": "float32"}, 1, True, "float32"),
+        ({"backbone": "mlp(width=4, depth=1)"}, 1, True, "float32"),
+        ({"objective": "hutchinson"}, 1, True, "float32"),
+        ({"objective": "finite-difference"}, 1, True, "float32"),
+        ({"model": "energy"}, 1, True, "float32"),
+    ],
+)
+def test_bfloat16_is_taken_by_itself_where_it_pays(
+    changes, large, has_units, taken, config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(half, "LARGE", large)
+    monkeypatch.setattr(half, "multiplies_bfloat16", lambda device: has_units)
+    network = "unet(base=4, multipliers=(1,), blocks=1, attention=())"
+    given = {"data": "digits", "backbone": network, "conditional": False, "precision": "auto"}
+    job = prepare(replace(config, **{**given, **changes}), tmp_path)
+    assert job.config.precision == job.settled.precision == taken
+
+
+def test_a_run_keeps_the_precision_that_it_took(config, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(half, "LARGE", 1)
+    monkeypatch.setattr(half, "multiplies_bfloat16", lambda device: True)
+    network = "unet(base=4, multipliers=(1,), blocks=1, attention=())"
+    config = replace(
+        config, data="digits", backbone=network, conditional=False, precision="auto", steps=1
+    )
+    train(config, tmp_path)
+    assert "precision: bf16" in capfd.readouterr().err
+    monkeypatch.setattr(half, "multiplies_bfloat16", lambda device: False)
+    run = train(replace(config, steps=2), tmp_path)
+    assert run.config.precision == load_config(tmp_path / "config.yaml").precision == "bf16"
