@@ -240,6 +240,12 @@ def test_training_starts_from_folders_and_from_files_of_others(imported, recorde
         assert run.config.backbone.startswith("ddpmpp(base=8")
         found = run.model.backbone.state_dict()
         assert all(torch.allclose(found[k], v, atol=1e-6) for k, v in imported.state.items())
+    foreign = recorded_file("kdiff_image_v1_train.pth")
+    pairs = torch.randint(0, 256, (8, 2, 16, 16), dtype=torch.uint8)
+    with pytest.warns(UserWarning, match="were trained"):
+        run = train(config, tmp_path / "foreign", data=pairs, init_from=foreign, progress=False)
+    found, want = run.model.backbone.state_dict(), interop.load(foreign).state
+    assert all(torch.allclose(found[k], v, atol=1e-6) for k, v in want.items())
     assert main(["convert", str(folder), str(tmp_path / "run")]) == 0
     images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"init_from=interop.load\(path, ...\)"):
