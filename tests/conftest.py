@@ -28,6 +28,25 @@ TUNED = {
 SDES = [sdes.create(name, **TUNED.get(name, {})) for name in sdes.SDES if name != "chain"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc):
+    """`paired(argument, values)`: each value on some of the SDEs, its neighbors on the others.
+
+    Whatever goes wrong with a value or with an SDE shows; only what is wrong with one value on one
+    SDE alone may be missed. `every` says which share of the pairs is tested.
+    """
+    for marker in metafunc.definition.iter_markers("paired"):
+        argument, values = marker.args
+        every = marker.kwargs.get("every", 2)
+        cases = [
+            pytest.param(sde, value, id=f"{type(sde).__name__}-{value}")
+            for place, value in enumerate(values)
+            for turn, sde in enumerate(SDES)
+            if (place + turn) % every == 0
+        ]
+        metafunc.definition.add_marker(pytest.mark.parametrize(("sde", argument), cases))
+
+
 def pytest_collection_modifyitems(items):
     """Mark as slow all but the first case of each test, and what tests/slow.txt lists."""
     begun = set((TESTS / "slow.txt").read_text(encoding="utf-8").split())

@@ -24,6 +24,58 @@ class Table(Grid):
         return self.table.clone()
 
 
+class Gaussian:
+    """The exact model of data N(m, S) in few operations."""
+
+    nfe = 0
+
+    def __init__(self, mean, covariance, sde) -> None:
+        self.sde, self.mean = sde, mean
+        self.variances, self.axes = torch.linalg.eigh(covariance)
+
+    def _at(self, x, t):
+        alpha, sigma = (v.reshape(-1, 1) for v in (self.sde.alpha(t), self.sde.sigma(t)))
+        whitened = (x - alpha * self.mean) @ self.axes / (alpha**2 * self.variances + sigma**2)
+        return -whitened @ self.axes.mT, alpha, sigma
+
+    def score(self, x, t, condition=None):
+        return self._at(x, t)[0]
+
+    def denoise(self, x, t, condition=None):
+        score, alpha, sigma = self._at(x, t)
+        return (x + sigma**2 * score) / alpha
+
+    def noise(self, x, t, condition=None):
+        score, _, sigma = self._at(x, t)
+        return -sigma * score
+
+    def velocity(self, x, t, condition=None):
+        score, alpha, sigma = self._at(x, t)
+        rates = (self.sde.alpha_derivative(t), self.sde.sigma_derivative(t))
+        on_data, on_noise = (rate.reshape(-1, 1) for rate in rates)
+        return on_data * (x + sigma**2 * score) / alpha - on_noise * sigma * score
+
+
+def affine_map(sampler, model):
+    """Output at start 0 and no noise, and the output's columns for each unit of start and noise,
+    from one run: each draw of noise is a unit vector in two examples of its own."""
+    room = 2 * (3 * sampler.steps + 3) if sampler.stochastic else 2
+    drawn = 0
+
+    def units():
+        nonlocal drawn
+        drawn += 1
+        draw = torch.zeros(1 + room, 2, dtype=torch.float64)
+        draw[1 + 2 * drawn : 3 + 2 * drawn] = torch.eye(2)
+        return draw
+
+    start = torch.zeros(1 + room, 2, dtype=torch.float64)
+    start[1:3] = torch.eye(2)
+    out = sampler(model, start, noise=units, progress=False)
+    columns = (out[1:] - out[0]).mT
+    return out[0], columns[:, :2], columns[:, 2 : 2 + 2 * drawn]
+
+
 class Recorder:
     """A model's protocol, passed on; keeps what each call saw."""
 
@@ -59,6 +111,18 @@ class Recorder:
 def table():
     """A grid of given times."""
     return Table
+
+
+@pytest.fixture(scope="session")
+def gaussian_model():
+    """The exact model of Gaussian data."""
+    return Gaussian
+
+
+@pytest.fixture(scope="session")
+def affine():
+    """What a sampler makes of each unit of start and of noise on Gaussian data."""
+    return affine_map
 
 
 @pytest.fixture(scope="session")
