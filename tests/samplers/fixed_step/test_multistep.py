@@ -113,19 +113,18 @@ def test_ends_can_be_differentiated_in_the_times(spec):
 def test_on_one_path_more_steps_come_closer_to_the_same_samples(make):
     """Strong convergence, of first order or near it: the noise is the same, not the steps."""
     model, gaps = GaussianMixture([[0.5, -0.3]], 0.3, VP()), []
-    clock = torch.linspace(-3.0, 3.0, 1025, dtype=torch.float64)
+    clock = torch.linspace(-3.0, 3.0, 257, dtype=torch.float64)
     times = VP().time_of_log_snr(clock)
-    path = BrownianPath(VP(), (64, 2), seed=1, dtype=torch.float64)
-    for n in (64, 128, 256, 1024):
-        at = tuple(times[:: 1024 // n].tolist())
+    path = BrownianPath(VP(), (16, 2), seed=1, dtype=torch.float64)
+    for n in (32, 64, 256):
+        at = tuple(times[:: 256 // n].tolist())
         sampler = make(steps=n, grid=Times(at), denoise=False)
-        gaps.append(sampler(model, (64, 2), noise=path.restart(), progress=False))
+        gaps.append(sampler(model, (16, 2), noise=path.restart(), progress=False))
     errors = [(x - gaps[-1]).square().mean().sqrt().item() for x in gaps[:-1]]
-    assert errors[1] < 0.05
+    assert errors[1] < 0.1
     assert math.log2(errors[0] / errors[1]) > 0.7
-    assert errors[1] > errors[2]
-    other = make(steps=256, grid=Times(tuple(times[::4].tolist())), denoise=False)
-    free = other(model, (64, 2), seed=1, progress=False)
+    other = make(steps=64, grid=Times(tuple(times[::4].tolist())), denoise=False)
+    free = other(model, (16, 2), seed=1, progress=False)
     assert (free - gaps[-1]).square().mean().sqrt() > 5 * errors[1]
 
 
