@@ -38,28 +38,6 @@ def marginal(sde, t):
     return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * torch.eye(2).double()
 
 
-def distribution(sampler, model):
-    """Exact mean and covariance of the output for an exact start, from unit inputs."""
-    count = 0
-
-    def counted():
-        nonlocal count
-        count += 1
-        return torch.zeros(1, 2).double()
-
-    sampler(model, torch.zeros(1, 2).double(), noise=counted, progress=False)
-    inputs = torch.eye(2 * (count + 1), dtype=torch.float64).reshape(-1, count + 1, 2)
-    inputs = torch.cat([torch.zeros(1, count + 1, 2).double(), inputs])
-    draws = iter(inputs[:, 1:].unbind(1))
-    out = sampler(model, inputs[:, 0], noise=lambda: next(draws), progress=False)
-    columns = (out[1:] - out[0]).mT
-    mean, covariance = marginal(model.sde, sampler.times(model.sde)[0])
-    mean = out[0] + columns[:, :2] @ mean
-    return mean, columns[:, :2] @ covariance @ columns[:, :2].mT + columns[:, 2:] @ columns[
-        :, 2:
-    ].mT
-
-
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("repeats", [(), ((0.1, 0.2, 0, 3),)])
 @pytest.mark.parametrize(("steps", "denoise"), [(1, True), (1, False), (5, True)])
@@ -74,7 +52,7 @@ def test_without_repeats_it_is_the_inner_sampler(inner, repeats, steps, denoise)
     assert got.nfe == want.nfe
 
 
-def test_the_distribution_of_gaussian_data_is_kept(sde):
+def test_the_distribution_of_gaussian_data_is_kept(sde, gaussian_model, affine):
     """With fine steps only the noise put back could change it: a scale or std that is wrong does,
     by far more than the steps."""
     first, last = time(sde, [5.0, 0.2]).tolist()
@@ -82,7 +60,10 @@ def test_the_distribution_of_gaussian_data_is_kept(sde):
     times = (first, *time(sde, logs[1:-1].exp().tolist()).tolist(), last)
     stretches = ((0.3, 1.2, 3, 20), (0.25, 0.6, 2, 20), (0.2, 5.0, 1, 40))
     sampler = Restart(steps=60, grid=Times(at=times), repeats=stretches, denoise=False)
-    mean, covariance = distribution(sampler, gaussian(sde))
+    offset, of_start, of_noise = affine(sampler, gaussian_model(MEAN, COVARIANCE, sde))
+    mean, covariance = marginal(sde, sampler.times(sde)[0])
+    mean = offset + of_start @ mean
+    covariance = of_start @ covariance @ of_start.mT + of_noise @ of_noise.mT
     want_mean, want_covariance = marginal(sde, torch.tensor(last, dtype=torch.float64))
     assert (mean - want_mean).norm() < 2e-3 * want_mean.norm()
     assert (covariance - want_covariance).norm() < 2e-3 * want_covariance.norm()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
 from scipy import stats
 
-from sde_score.models import GaussianMixture
 from sde_score.random import example_seeds
 from sde_score.samplers import BrownianPath, EulerMaruyama
 from sde_score.samplers.noise import brownian
@@ -215,22 +215,24 @@ def test_integer_are_no_noise():
 
 
 @pytest.mark.parametrize("sde", [VE(0.05, 9.0), VP(beta_min=0.4, beta_max=9.0)], ids=["VE", "VP"])
-def test_euler_maruyama_converges_strongly_on_one_path(sde):
+def test_euler_maruyama_converges_strongly_on_one_path(sde, gaussian_model):
     """Additive noise: the end points approach that of many steps as 1 / steps, example by example;
     with noise of its own for each number of steps they would stay as far apart as they are."""
-    distribution = GaussianMixture([[0.7, -0.3]], torch.tensor([[[0.6, 0.3], [0.3, 0.8]]]), sde)
-    of = BrownianPath(sde, (200, 2), seed=4, **DOUBLE)
+    mean, covariance = torch.tensor([0.7, -0.3]), torch.tensor([[0.6, 0.3], [0.3, 0.8]])
+    distribution = gaussian_model(mean.double(), covariance.double(), sde)
+    of = BrownianPath(sde, (50, 2), seed=4, **DOUBLE)
 
+    @cache
     def end(steps):
         sampler = EulerMaruyama(steps=steps, grid="log_snr", denoise=False)
-        return sampler(distribution, (200, 2), noise=of.restart(), progress=False)
+        return sampler(distribution, (50, 2), noise=of.restart(), progress=False)
 
-    counts = (64, 128, 256)
+    counts = (32, 64, 128)
     errors = [float((end(n) - end(2 * n)).square().mean().sqrt()) for n in counts]
     slopes = [math.log2(errors[i] / errors[i + 1]) for i in (0, 1)]
     assert slopes[1] == pytest.approx(1, abs=0.2), errors
-    other = BrownianPath(sde, (200, 2), seed=5, **DOUBLE)
-    apart = EulerMaruyama(steps=256, grid="log_snr", denoise=False)(
-        distribution, (200, 2), noise=other, progress=False
+    other = BrownianPath(sde, (50, 2), seed=5, **DOUBLE)
+    apart = EulerMaruyama(steps=128, grid="log_snr", denoise=False)(
+        distribution, (50, 2), noise=other, progress=False
     )
-    assert errors[-1] < 0.05 * float((end(256) - apart).square().mean().sqrt())
+    assert errors[-1] < 0.1 * float((end(128) - apart).square().mean().sqrt())
