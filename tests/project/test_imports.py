@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 REPO = Path(__file__).parents[2]
@@ -41,6 +42,7 @@ print(json.dumps(added))
 """
 
 
+@cache
 def added_by(*names):
     """Modules, with their files, that importing `names` adds to a fresh interpreter with torch."""
     command = [sys.executable, "-c", PROBE, json.dumps(names)]

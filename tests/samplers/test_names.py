@@ -121,7 +121,7 @@ def test_another_method_is_not_suggested(typed):
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if not samplers.create(n).adaptive])
-@pytest.mark.parametrize("nfe", [23, 60])
+@pytest.mark.parametrize("nfe", [23, 30])
 def test_a_budget_buys_the_most_steps_that_cost_no_more(name, nfe):
     sampler = samplers.create(name, nfe=nfe)
     assert sampler == samplers.create(f"{name}(nfe={nfe})") == samplers.create(name).within(nfe)
