@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -67,13 +68,12 @@ def gaussian(sde):
     return GaussianMixture([[0.0]], GAUSSIAN_STD**2, sde)
 
 
-def search_of(sampler, model=MIXTURE, num=8):
-    reference = ProbabilityFlowODE()
-    parts = Parts(model, reference, model.event_shape, 0, None, 5, False)
+def search_of(sampler, model=MIXTURE, num=3):
+    parts = Parts(model, COARSE, model.event_shape, 0, None, 5, False)
     return Search(model, sampler, *parts.take(num, num), False)
 
 
-@pytest.mark.parametrize("spec", ["flow-ab(final_order=3)", "dpmpp-2m", "ddim", "heun"])
+@pytest.mark.parametrize("spec", ["flow-ab(final_order=3)", "heun"])
 def test_found_grids_beat_every_stock_grid_on_fresh_noise(spec):
     """The stock grids are tried on the very same fresh starts."""
     found = find(spec, 7)
@@ -87,6 +87,7 @@ def test_found_grids_beat_every_stock_grid_on_fresh_noise(spec):
     assert again.mean_log == pytest.approx(after.mean_log, abs=1e-3)
 
 
+@cache
 def fresh_starts(count, model=MIXTURE):
     """Those that `find` reports on, made anew: the seeds after the 32 + 16 it has used."""
     from sde_score.random import ExampleStreams, example_seeds
@@ -117,8 +118,15 @@ def test_one_step_of_a_gaussian_is_set_where_theory_says():
     assert share == pytest.approx((off.min() / off[0]).item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("spec", ["flow-ab(final_order=3)", "unipc", "sigma-ab", "angular-ab"])
-@pytest.mark.parametrize("sde", [EDM(0.05, 20.0), VP(), VE(0.05, 20.0)], ids=["EDM", "VP", "VE"])
+@pytest.mark.parametrize(
+    ("spec", "sde"),
+    [
+        ("flow-ab(final_order=3)", EDM(0.05, 20.0)),
+        ("unipc", VP()),
+        ("sigma-ab", VE(0.05, 20.0)),
+        ("angular-ab", VP()),
+    ],
+)
 def test_gradients_in_the_times_are_those_of_differences(sde, spec):
     model = GaussianMixture([[-1.0, 0.5], [1.0, 0.0]], 0.04, sde)
     check_gradient(search_of(create(spec, steps=5), model))
