@@ -52,15 +52,18 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_a_second_trainer_is_refused_with_the_number_of_the_first(run_to, tmp_path, holder):
+def test_a_second_trainer_is_refused_until_the_first_has_died(
+    run_to, tmp_path, holder, monkeypatch
+):
+    """By the number of the first. Other ranks do not ask for the lock."""
     with pytest.raises(ValueError, match=rf"another process \({holder.pid}\) trains there"):
         run_to(tmp_path / "run")
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_a_trainer_that_died_holds_nothing(run_to, tmp_path, holder, end):
-    os.kill(holder.pid, end)
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK", "1")
+        with only_trainer(tmp_path / "run"):
+            pass
+    os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert run_to(tmp_path / "run").step == 12
     assert not (tmp_path / "run" / ".lock").exists()
@@ -96,12 +99,6 @@ def test_the_directory_is_held_before_the_configuration_is_read_and_until_the_en
     assert refused == [True, True]
     other(tmp_path / "run")
     assert refused[2:] == [False]
-
-
-def test_other_ranks_do_not_ask_for_the_lock(tmp_path, monkeypatch, holder):
-    monkeypatch.setenv("RANK", "1")
-    with only_trainer(tmp_path / "run"):
-        pass
 
 
 def test_a_refused_run_leaves_no_directory(run_to, tmp_path):
@@ -209,18 +206,16 @@ def test_each_file_of_a_checkpoint_that_a_full_disk_stops_is_named(tmp_path, mon
 SPOILED = ['{"step": 7, "lo', "[1]", "{}", '{"step": "x"}', "\0", "[" * 9999, '{"step": 1, "loss":']
 
 
-@pytest.mark.parametrize(
-    "line", [*SPOILED, '{"step": 7, "loss": 1.0}', '{"step": 1' + "0" * 400 + "}"]
-)
-def test_a_damaged_line_of_metrics_stops_neither_training_nor_report(run_to, tmp_path, line):
+def test_a_damaged_line_of_metrics_stops_neither_training_nor_report(run_to, tmp_path):
     out = tmp_path / "run"
     run_to(out)
     path = out / "metrics.jsonl"
     first, _, third = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([first, line + "\n", third]))
-    with pytest.warns(UserWarning, match=r"metrics\.jsonl is damaged: line 2 is no record"):
-        lines = load_run(out).metrics
-    assert [line["step"] for line in lines] == [5, 12]
+    for line in (*SPOILED, '{"step": 7, "loss": 1.0}', '{"step": 1' + "0" * 400 + "}"):
+        path.write_text("".join([first, line + "\n", third]))
+        with pytest.warns(UserWarning, match=r"metrics\.jsonl is damaged: line 2 is no record"):
+            lines = load_run(out).metrics
+        assert [line["step"] for line in lines] == [5, 12], line
     with pytest.warns(UserWarning, match="line 2"):
         assert "loss" in put_views_on_page(load_run(out)).read_text()
     with pytest.warns(UserWarning, match="line 2"):
