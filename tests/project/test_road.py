@@ -24,11 +24,22 @@ NAMES = [script.stem for script in SCRIPTS]
 SMALLER = {
     "05_hutchinson": {"[2, 8, 32, 128, 512]": "[2, 8, 16]"},
     "07_langevin": {"draws=500": "draws=50", "warmup=1000": "warmup=20"},
-    "11_four_views": {"(10, 20, 40, 80, 160)": "(10, 20)"},
+    "09_many_noise_scales": {
+        "steps_each=6": "steps_each=1",
+        "warmup=300": "warmup=10",
+        "(many, (1500, 2)": "(many, (100, 2)",
+    },
+    "11_four_views": {
+        "(10, 20, 40, 80, 160)": "(10, 20)",
+        "train=train.tensor()": "train=train.tensor()[:60]",
+        "held_out.tensor(), [": "held_out.tensor()[:60], [",
+    },
+    "12_where_the_bits_go": {"(10, 20, 30, 50, 100, 300)": "(10, 20, 30)"},
     "13_ladder_to_sde": {
         "(5, 20, 100, 1000)": "(5, 20, 50, 100)",
         "(5, 10, 20, 50, 100, 200, 500, 1000)": "(5, 20, 100)",
     },
+    "14_ode_and_sde": {"steps=500": "steps=20", "steps=200": "steps=10", "(4000,": "(400,"},
 }
 
 

@@ -61,6 +61,11 @@ def found(run):
     return compare(run)
 
 
+@pytest.fixture(scope="module")
+def figure(run, found):
+    return comparison_figure(run, found)
+
+
 def test_files_hold_what_was_measured(run, found):
     stored = json.loads((run.path / "comparison.json").read_text())
     assert Comparison.from_record(stored) == found
@@ -78,8 +83,7 @@ def test_files_hold_what_was_measured(run, found):
         assert picture.size == (1800, 1500)
 
 
-def test_page_shows_the_comparison_once(run):
-    found = compare(run)
+def test_page_shows_the_comparison_once(run, found):
     page = put_views_on_page(run)
     assert page == run.path / "report.html"
     put_views_on_page(run)
@@ -210,8 +214,7 @@ def test_picture_shows_every_row_and_the_floor(run):
         assert all(low < row.distances[index].value < high for row in found.rows)
 
 
-def test_labels_do_not_overlap(run):
-    figure = comparison_figure(run, compare(run))
+def test_labels_do_not_overlap(figure):
     figure.canvas.draw()
     for axes in figure.axes[:2]:
         boxes = [Text.get_window_extent(text) for text in axes.texts]  # without leader lines
