@@ -39,6 +39,7 @@ _ROOMS = (
     "discrete",
     "guidance",
     "likelihood",
+    "posterior",
     "training",
     "interop",
     "evaluation",

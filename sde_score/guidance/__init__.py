@@ -1,6 +1,5 @@
 """Guidance: models made of models; samplers, likelihoods and views take them like any other."""
 
-from sde_score.guidance.base import WrappedDenoiser
 from sde_score.guidance.gradients import ClassifierGuided, RewardGuided
 from sde_score.guidance.guided import Guided, guide
 from sde_score.guidance.rules import (
@@ -12,7 +11,7 @@ from sde_score.guidance.rules import (
     Rule,
     ZeroStar,
 )
-from sde_score.guidance.thresholding import Clipped, LimitedDenoiser, Thresholded
+from sde_score.guidance.thresholding import Clipped, Thresholded
 
 __all__ = [
     "RULES",
@@ -21,13 +20,11 @@ __all__ = [
     "Clipped",
     "FrequencyDecoupled",
     "Guided",
-    "LimitedDenoiser",
     "PlusPlus",
     "Projected",
     "RewardGuided",
     "Rule",
     "Thresholded",
-    "WrappedDenoiser",
     "ZeroStar",
     "available",
     "guide",

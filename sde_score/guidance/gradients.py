@@ -18,11 +18,11 @@ from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_finite
 from sde_score._core.conditions import Condition, mapped
-from sde_score.guidance.base import WrappedDenoiser
 from sde_score.models import (
     EnergyFunction,
     Model,
     Scales,
+    WrappedDenoiser,
     accepts,
     normal_tensor,
     value_and_point,

@@ -21,9 +21,8 @@ from typing_extensions import override
 from sde_score._core.checks import expand_like
 from sde_score._core.conditions import BESIDE, Condition, nothing_like
 from sde_score._core.registry import parse_spec
-from sde_score.guidance.base import WrappedDenoiser
 from sde_score.guidance.rules import RULES, Rule
-from sde_score.models import Model, Scales, as_condition, require_model
+from sde_score.models import Model, Scales, WrappedDenoiser, as_condition, require_model
 from sde_score.samplers import Sampler
 
 

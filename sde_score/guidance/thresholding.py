@@ -8,31 +8,16 @@ a little. The result is no longer the score of any distribution: likelihoods nee
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_finite, require_positive
 from sde_score._core.conditions import Condition
-from sde_score.guidance.base import WrappedDenoiser
-from sde_score.models import Model, Scales
+from sde_score.models import Model, Scales, WrappedDenoiser
 
 
-class LimitedDenoiser(WrappedDenoiser):
-    """A model with its denoised mean passed through `limit`."""
-
-    @abstractmethod
-    def limit(self, x0: Tensor) -> Tensor:
-        """The denoised mean within its range, like x0, shape `(batch, *event)`."""
-
-    @override
-    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
-        return self.limit(self.model.denoise(x, at.t, condition))
-
-
-class Clipped(LimitedDenoiser):
+class Clipped(WrappedDenoiser):
     """Clip x0_hat to the range of the data: static thresholding.
 
     Args:
@@ -53,6 +38,9 @@ class Clipped(LimitedDenoiser):
         self.low, self.high = low, high
 
     @override
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
+        return self.limit(self.model.denoise(x, at.t, condition))
+
     def limit(self, x0: Tensor) -> Tensor:
         """Each number in [low, high]."""
         return x0.clamp(self.low, self.high)
@@ -62,7 +50,7 @@ class Clipped(LimitedDenoiser):
         return f"low={self.low}, high={self.high}"
 
 
-class Thresholded(LimitedDenoiser):
+class Thresholded(WrappedDenoiser):
     r"""Dynamic thresholding of x0_hat, for data in [-bound, bound].
 
     .. math:: s = \max\left(bound,\ quantile(|\hat x_0|)\right), \qquad
@@ -91,6 +79,9 @@ class Thresholded(LimitedDenoiser):
         self.quantile, self.bound = quantile, bound
 
     @override
+    def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
+        return self.limit(self.model.denoise(x, at.t, condition))
+
     def limit(self, x0: Tensor) -> Tensor:
         """Each number in [-bound, bound]."""
         sizes = x0.reshape(len(x0), -1).abs()

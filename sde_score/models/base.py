@@ -73,13 +73,6 @@ class BaseModel(ABC):
         """The meaning of what `_predict` returns."""
 
 
-class BaseDenoiser(BaseModel):
-    """The model protocol from a denoised mean: subclasses give it as `_predict`."""
-
-    def _coefficients(self, at: Scales) -> Coefficients:
-        return parametrization.data(at)
-
-
 class BaseEnergy(BaseModel):
     """The energy-based protocol from one formula: subclasses give `_energy`.
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, floating-point operations, memory, part by part."""
+"""Cost of a network: parameters, floating-point operations, memory, part by part."""
 
 from __future__ import annotations
 

@@ -13,19 +13,15 @@ from sde_score.posterior.methods import (
 )
 from sde_score.posterior.observations import LogLikelihood, Measurement, Observation, Poisson
 from sde_score.posterior.operators import (
-    Blur,
     Composed,
-    Fourier,
     LinearFunction,
     Mask,
     Matrix,
-    MeanPool,
     Operator,
-    Radon,
-    Resize,
     as_operator,
 )
 from sde_score.posterior.posterior import Posterior
+from sde_score.posterior.signal_operators import Blur, Fourier, MeanPool, Radon, Resize
 
 __all__ = [
     "CDPS",

@@ -90,30 +90,6 @@ class _Linear(Method):
         """(R + A C A^T)^-1 of the residual, both of shape `(batch, *measured_shape)`."""
 
 
-class _OneSpread(_Linear):
-    """A method whose C is one number."""
-
-    @abstractmethod
-    def spread(self, at: Scales) -> Tensor:
-        """C, float64, a scalar or of shape `(batch,)`."""
-
-    @override
-    def solve(
-        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
-    ) -> Tensor:
-        operator, variance = observation.operator, observation.scalar_variance
-        signal = expand_like(self.spread(at), residual)
-        if variance is not None and not signal.ndim:
-            closed = operator.solve_gram(residual, variance.to(residual), signal)
-            if closed is not None:
-                return closed
-
-        def apply(u: Tensor) -> Tensor:
-            return observation.noise(u) + signal * operator.forward(operator.adjoint(u))
-
-        return conjugate_gradients(apply, residual)
-
-
 @dataclass(frozen=True)
 class CDPS(Method):
     """The likelihood of the denoised mean itself, as if it were x0: C = 0.
@@ -131,7 +107,7 @@ class CDPS(Method):
 
 
 @dataclass(frozen=True)
-class PiGDM(_OneSpread):
+class PiGDM(_Linear):
     r"""Pseudo-inverse guidance as a score: C = sigma^2 s^2 / (alpha^2 s^2 + sigma^2).
 
     That is the variance of x0 where data have independent entries of deviation s, `sigma_data`.
@@ -142,8 +118,20 @@ class PiGDM(_OneSpread):
     _bias = "x0 is taken to have independent entries"
 
     @override
-    def spread(self, at: Scales) -> Tensor:
-        return (at.sigma * at.sigma_data / at.spread) ** 2
+    def solve(
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
+    ) -> Tensor:
+        operator, variance = observation.operator, observation.scalar_variance
+        spread = expand_like((at.sigma * at.sigma_data / at.spread) ** 2, residual)
+        if variance is not None and not spread.ndim:
+            closed = operator.solve_gram(residual, variance.to(residual), spread)
+            if closed is not None:
+                return closed
+
+        def apply(u: Tensor) -> Tensor:
+            return observation.noise(u) + spread * operator.forward(operator.adjoint(u))
+
+        return conjugate_gradients(apply, residual)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from typing_extensions import override
 from sde_score._core.checks import expand_like, shown
 from sde_score._core.conditions import Condition, mapped
 from sde_score._core.errors import ArgumentError
-from sde_score.guidance import WrappedDenoiser
-from sde_score.models import Model, Scales, normal_tensor, value_and_point
+from sde_score.models import Model, Scales, WrappedDenoiser, normal_tensor, value_and_point
 from sde_score.posterior.methods import METHODS, Method
 from sde_score.posterior.observations import Observation
 from sde_score.samplers import Sampler

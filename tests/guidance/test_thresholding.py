@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sde_score import samplers
-from sde_score.guidance import Clipped, LimitedDenoiser, Thresholded
-from sde_score.models import GaussianMixture, Model, ScoreFunction
+from sde_score.guidance import Clipped, Thresholded
+from sde_score.models import GaussianMixture, Model, ScoreFunction, WrappedDenoiser
 from sde_score.sdes import VE, VP
 
 KINDS = ("denoise", "noise", "score", "velocity")
@@ -29,11 +29,11 @@ def states(sde, batch=6, t=0.3):
     return sde.perturb(x0, time, noise / 2), time
 
 
-class Half(LimitedDenoiser):
+class Half(WrappedDenoiser):
     """Halves the denoised mean: no clipping, so that all formulas show."""
 
-    def limit(self, x0):
-        return 0.5 * x0
+    def _predict(self, x, at, condition):
+        return 0.5 * self.model.denoise(x, at.t, condition)
 
 
 @pytest.mark.parametrize("per_example", [False, True])

@@ -8,11 +8,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.conditions import Condition
-from sde_score.models import BaseDenoiser, Model, Scales, require_model
+from sde_score.models import parametrization
+from sde_score.models.base import BaseModel
+from sde_score.models.inputs import require_model
+from sde_score.models.parametrization import Coefficients, Scales
+from sde_score.models.protocol import Model
 from sde_score.sdes import SDE
 
 
-class WrappedDenoiser(nn.Module, BaseDenoiser):
+class WrappedDenoiser(nn.Module, BaseModel):
     r"""A model whose denoised mean is made of that of another; subclasses give `_predict`.
 
     Noise, score and velocity follow from it, as for every model, so that all samplers work on it,
@@ -52,3 +56,7 @@ class WrappedDenoiser(nn.Module, BaseDenoiser):
     @abstractmethod
     def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         """The denoised mean, like x; one evaluation is counted by the caller."""
+
+    @override
+    def _coefficients(self, at: Scales) -> Coefficients:
+        return parametrization.data(at)
