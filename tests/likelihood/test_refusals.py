@@ -128,9 +128,10 @@ def test_one_broken_example_stops_the_batch():
 
     model = Spoiled(torch.zeros(1, 2), 1.0, VP())
     fine, broken = torch.zeros(1, 2), torch.full((1, 2), 1e3)
-    assert log_prob(model, fine).log_prob.isfinite()
+    coarse = {"rtol": 1e-2, "atol": 1e-2}
+    assert log_prob(model, fine, **coarse).log_prob.isfinite()
     with pytest.raises(RuntimeError, match="a step shrank to nothing"):
-        log_prob(model, torch.cat([fine, broken]))
+        log_prob(model, torch.cat([fine, broken]), **coarse)
 
 
 GRAY = Scaling.discrete(17)

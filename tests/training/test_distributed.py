@@ -30,22 +30,26 @@ import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from sde_score.training import Trainer, TrainingInterrupted, load_config, prepare, train
-config, out = load_config(sys.argv[1]), sys.argv[2]
-train(config, out + "/whole", progress=False)
 
-trainer = Trainer(prepare(config, out + "/cut"), progress=False)
-step = trainer._train_step
-def signalled():
-    step()
-    if trainer.step == 7 and os.environ["RANK"] == "1":
-        signal.raise_signal(signal.SIGTERM)
-trainer._train_step = signalled
-try:
-    trainer.run()
-except TrainingInterrupted as error:
-    # Each to its own file: lines of two processes on one pipe may mix.
-    Path(out, "stopped-" + os.environ["RANK"]).write_text(f"{trainer.step} {error.signum}")
-train(config, out + "/cut", progress=False)
+def run(out):
+    config = load_config(out + "/config.yaml")
+    train(config, out + "/whole", progress=False)
+    trainer = Trainer(prepare(config, out + "/cut"), progress=False)
+    step = trainer._train_step
+    def signalled():
+        step()
+        if trainer.step == 7 and os.environ["RANK"] == "1":
+            signal.raise_signal(signal.SIGTERM)
+    trainer._train_step = signalled
+    try:
+        trainer.run()
+    except TrainingInterrupted as error:
+        # Each to its own file: lines of two processes on one pipe may mix.
+        Path(out, "stopped-" + os.environ["RANK"]).write_text(f"{trainer.step} {error.signum}")
+    train(config, out + "/cut", progress=False)
+
+for out in sys.argv[1:]:
+    run(out)
 """
 
 
@@ -101,21 +105,26 @@ ENERGY = {
 CONTROL = {"objective": "denoising-control(bins=2)"}
 
 
-@pytest.mark.parametrize("changes", [CONTROL, ENERGY], ids=["score", "energy"])
+PLAIN = {
+    name: {"backbone": "mlp(width=8, depth=1)", "clip": 0.5, **changes}
+    for name, changes in {"score": CONTROL, "energy": ENERGY}.items()
+}
+
+
 def test_two_processes_equal_one_with_twice_the_batch_and_stop_together(
-    config, run_to, tensor_bytes, measured, tmp_path, changes
+    config, run_to, tensor_bytes, measured, tmp_path
 ):
     """DDP over two processes of 4 examples in 2 parts, against one process of 8; then one of the
     two gets SIGTERM, both save and stop at the same step, and the resumed pair has the same bits.
     """
-    plain = {"backbone": "mlp(width=8, depth=1)", "clip": 0.5, **changes}
-    split = {**vars(config), **plain, "batch_size": 4, "accumulate": 2}
-    save_config(TrainConfig(**split), tmp_path / "config.yaml")
+    for name, plain in PLAIN.items():
+        split = {**vars(config), **plain, "batch_size": 4, "accumulate": 2}
+        (tmp_path / name).mkdir()
+        save_config(TrainConfig(**split), tmp_path / name / "config.yaml")
     (tmp_path / "script.py").write_text(TWO_PROCESSES)
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    script = [str(tmp_path / "script.py"), str(tmp_path / "config.yaml"), str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, *launch, *script],
+        [sys.executable, *launch, str(tmp_path / "script.py"), *(tmp_path / n for n in PLAIN)],
         env=_environment(),
         capture_output=True,
         text=True,
@@ -124,6 +133,12 @@ def test_two_processes_equal_one_with_twice_the_batch_and_stop_together(
     )
     assert done.returncode == 0, done.stderr
     assert "FutureWarning" not in done.stderr
+    for name, plain in PLAIN.items():
+        check_pair(run_to, tensor_bytes, measured, tmp_path / name, plain)
+
+
+def check_pair(run_to, tensor_bytes, measured, tmp_path, plain):
+    """What two processes left, against one process here."""
     for rank in (0, 1):
         said = (tmp_path / f"stopped-{rank}").read_text()
         assert said == f"7 {int(signal.SIGTERM)}"

@@ -62,7 +62,7 @@ IMAGES = [n for n in objectives.available() if n not in ("explicit", "target-sco
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_every_objective_trains_on_images(run_to, tmp_path, name):
-    small = {"backbone": "unet(base=4, multipliers=(1, 1), blocks=1)", "batch_size": 2}
+    small = {"backbone": "unet(base=4, multipliers=(1,), blocks=1, attention=())", "batch_size": 2}
     spec = SPECS.get(name, name)
     run = run_to(tmp_path, data="digits", objective=spec, steps=1, conditional=False, **small)
     assert run.event_shape == (1, 8, 8)
@@ -97,7 +97,7 @@ def test_the_learned_constant_is_optimized_and_averaged(run_to, tmp_path):
 
 @pytest.mark.parametrize("objective", EACH)
 def test_micro_batches_change_nothing_but_rounding(run_to, tmp_path, objective):
-    given = {**ENERGY, "model": "energy", "objective": objective, "clip": 0.0}
+    given = {**ENERGY, "model": "energy", "objective": objective, "clip": 0.0, "steps": 4}
     one = run_to(tmp_path / "one", **given)
     four = run_to(tmp_path / "four", accumulate=4, **given)
     for a, b in zip(one.model.parameters(), four.model.parameters(), strict=True):
@@ -107,7 +107,7 @@ def test_micro_batches_change_nothing_but_rounding(run_to, tmp_path, objective):
 @pytest.mark.parametrize("head", models.HEADS)
 def test_every_head_learns(run_to, tmp_path, head):
     """Backbones start at zero; an energy that is the square of one must not stay there."""
-    run = run_to(tmp_path, **ENERGY, model="energy", head=head, steps=60, objective="hutchinson")
+    run = run_to(tmp_path, **ENERGY, model="energy", head=head, steps=20, objective="hutchinson")
     fresh = Trainer(prepare(run.config, tmp_path / "fresh"), progress=False).model
     moved = [
         float((a.cpu() - b).abs().max().detach())
