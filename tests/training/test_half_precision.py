@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from sde_score.training import TrainingError, Update, load_config, prepare, train
 from sde_score.training import half_precision as half
+from sde_score.training.meter import Meter
 from sde_score.training.optimizers import OPTIMIZERS
 
 INF = float("inf")
@@ -63,6 +65,16 @@ def test_gradients_that_overflow_at_every_scale_stop_the_run():
     assert not scaler.update(torch.tensor(INF))
     with pytest.raises(TrainingError, match=r"--continue-with precision=bf16"):
         scaler.update(torch.tensor(INF))
+
+
+def test_the_mean_norm_is_that_of_the_steps_taken():
+    meter = Meter(SimpleNamespace(device="cpu", num_processes=1))
+    meter.add(torch.tensor(1.0), torch.tensor(4.0))
+    meter.add(torch.tensor(2.0), None)
+    line = meter.line(1, 8.0)
+    named = [line[name] for name in ("loss", "grad_norm", "loss_scale", "skipped_steps")]
+    assert named == [1.5, 4.0, 8.0, 1]
+    assert meter.skipped == 0
 
 
 def test_a_run_says_what_it_left_out_and_resumes_to_the_same_bits(
