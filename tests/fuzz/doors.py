@@ -212,6 +212,8 @@ def examples() -> dict[str, Any]:
         "csv path": str(folder / "x.csv"),
         "mnist path": str(folder / "x-images-idx3-ubyte"),
         "event_shape": (1, 8, 8),
+        "low": 1.0,
+        "high": 2.0,
         "target": "gaussian",
         "spread": 0.5,
     }
