@@ -66,11 +66,15 @@ def _is_ours(config: TrainConfig) -> bool:
     if isinstance(network, str):
         made: object = None if is_note(network) else BACKBONES[parse_spec(network)[0]]
     else:
-        inner = getattr(network, "backbone", network)
-        while isinstance(inner, (Concatenated, Encoded)):
-            inner = inner.network
-        made = type(inner)
+        made = type(_innermost(getattr(network, "backbone", network)))
     return getattr(made, "__module__", "").startswith("sde_score.nn.")
+
+
+def _innermost(network: object) -> object:
+    """The network that others are around."""
+    if isinstance(network, (Concatenated, Encoded)):
+        return _innermost(network.network)
+    return network
 
 
 def dropped(condition: Condition, share: float, draws: BatchSlice) -> Condition:

@@ -111,7 +111,7 @@ def wrong_values(door: Door) -> list[Any]:
         return []
     if "Numbers" in kinds:
         return ["x", ["x"], math.nan, [math.nan], HUGE, [HUGE], {}, Thing(), int, function_of_none]
-    lists = any(kind.startswith(("tuple", "Sequence", "list")) for kind in kinds)
+    lists = any(kind.startswith(("tuple", "Sequence", "list", "ConditionShape")) for kind in kinds)
     calls = any(kind.startswith("Callable") or kind in CALLABLE for kind in kinds)
     found: list[Any] = [Thing(), b"bytes", 1j, {}, {1, 2}, int]
     found += [] if calls else [function_of_none]
@@ -222,11 +222,15 @@ def examples() -> dict[str, Any]:
 def needed(door: Door) -> dict[str, Any]:
     """The other arguments that the constructor cannot do without."""
     parameters = inspect.signature(door.constructor).parameters
-    return {
+    found = {
         name: examples().get(f"{door.thing} {name}", examples()[name])
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name != door.argument
     }
+    one_of = {"weight", "strength"}
+    if one_of <= set(parameters) and door.argument not in one_of:
+        found["weight"] = 2.0
+    return found
 
 
 def verdict(door: Door, value: Any, wrong: bool, seconds: float = 5.0) -> tuple[str, str]:

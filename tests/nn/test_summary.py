@@ -17,7 +17,8 @@ from sde_score.nn.blocks.tokens import TokenAttention
         # 3 x 3 taps of 2 channels at each of 5 x 4 places, for each of 3 channels.
         (nn.Conv2d(2, 3, 3, padding=1), (2, 5, 4), 57, 2 * 9 * 2 * 20 * 3, 2 * 5 * 4),
         # 5 tokens of width 8, in 2 heads of 4 channels: projections to 24 and from 8, Q K^T and
-        # W V. Kept are x, its projections, the weights and what goes into the last projection.
+        # W V. Kept are x, copies of scaled queries, keys and values, the weights and what goes
+        # into the last projection.
         (
             TokenAttention(8, 2),
             (5, 8),
@@ -28,7 +29,7 @@ from sde_score.nn.blocks.tokens import TokenAttention
     ],
 )
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.float64, 8)])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [2, 3])
 def test_counts_by_hand(network, event_shape, parameters, flops, numbers, dtype, size, batch):
     found = summary(network.to(dtype), event_shape, batch)
     assert found.total[2:] == (parameters, batch * flops, batch * numbers * size)

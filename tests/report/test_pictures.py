@@ -71,7 +71,7 @@ def _fail(*_):
 def test_samples_on_disk_are_raw_levels(tmp_path):
     scaling = Scaling.discrete(4)
     x = scaling.to_model(torch.tensor([[0, 1], [2, 3]]))
-    save_samples(x, tmp_path / "x.npz", scaling, labels=torch.tensor([5, 6]))
+    save_samples(x, tmp_path / "x.npz", scaling, torch.tensor([5, 6]))
     stored = np.load(tmp_path / "x.npz", allow_pickle=False)
     assert stored["samples"].tolist() == [[0, 1], [2, 3]]
     assert stored["labels"].tolist() == [5, 6]

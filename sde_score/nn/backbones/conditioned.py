@@ -27,7 +27,7 @@ def channels_beside(condition_shape: ConditionShape, event_shape: Sequence[int])
     Raises:
         ValueError: for images of other sides than those of the examples, or beyond the memory.
     """
-    images, sides = _images(condition_shape), tuple(event_shape[1:])
+    images, sides = _images(condition_shape), require_event_shape(event_shape)[1:]
     for name, shape in images.items():
         if shape[1:] != sides:
             fix = (

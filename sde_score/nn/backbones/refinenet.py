@@ -64,6 +64,7 @@ class RefineNet(nn.Module):
             require_count(multipliers=multiplier, dilations=dilation)
         widths = [base * multiplier for multiplier in multipliers]
         require_memory(4 * 40 * 3**dims * sum(w * w for w in widths), f"a network of base={base}")
+        require_memory(8 * 3**dims * channels * widths[0], f"{event_shape=}")
         self.stem = convolution(dims, channels, widths[0])
         self.levels = nn.ModuleList()
         before = widths[0]

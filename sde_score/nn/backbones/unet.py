@@ -172,8 +172,8 @@ def _resolutions(side: int, levels: int) -> list[int]:
         sides.append((sides[-1] + 1) // 2)
     if levels > len(sides):
         raise ValueError(
-            f"multipliers gives {levels} levels, but a signal whose shortest side is {side} halves "
-            f"into {len(sides)} at most: drop {levels - len(sides)}"
+            f"multipliers gives {levels} levels, but the shortest side of event_shape, {side}, "
+            f"halves into {len(sides)} at most: drop {levels - len(sides)}"
         )
     return sides[:levels]
 

@@ -194,7 +194,10 @@ def test_fits_a_small_problem():
         ({"multipliers": ()}, r"multipliers=\(\) must be a tuple"),
         ({"multipliers": 2}, r"multipliers=2 must be a tuple of integers: write \(2,\)"),
         ({"multipliers": (1, 0)}, "multipliers=0 must be an integer of at least 1"),
-        ({"multipliers": (1,) * 7}, "gives 7 levels.*side is 16 halves into 5 at most: drop 2"),
+        (
+            {"multipliers": (1,) * 7},
+            "gives 7 levels.*event_shape, 16, halves into 5 at most: drop 2",
+        ),
         ({"attention": (12,)}, r"attention=\(12,\) must be .* among 16, 8, 4; \(\) for no"),
         ({"attention": 16}, "attention=16 must be a tuple"),
     ],

@@ -9,7 +9,7 @@ import torch
 from scipy.integrate import RK45
 
 from sde_score.samplers.adaptive import dormand_prince as module
-from sde_score.samplers.adaptive.ode_solvers import SOLVERS, rows_of
+from sde_score.samplers.adaptive.ode_solvers import SOLVERS, asked_of
 
 RATES = torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)
 STOPS = torch.tensor([-1.0, 0.5, 0.75, 3.0], dtype=torch.float64)
@@ -164,6 +164,6 @@ def test_evaluations_are_near_those_of_scipy(start):
 
 def test_conditions_are_those_of_the_rows_asked_for():
     condition = torch.tensor([5, 6, 7])
-    assert rows_of(None, torch.arange(3)) is None
-    assert rows_of(condition, torch.arange(3)) is condition
-    assert rows_of(condition, torch.tensor([0, 2])).tolist() == [5, 7]
+    assert asked_of(None, torch.arange(3)) is None
+    assert asked_of(condition, torch.arange(3)) is condition
+    assert asked_of(condition, torch.tensor([0, 2])).tolist() == [5, 7]
