@@ -11,7 +11,7 @@ from sde_score.sdes import EDM, VE, VP
 
 NAMES = samplers.available()
 DIFFERENTIABLE = [name for name in NAMES if not samplers.create(name).undifferentiable]
-TIGHT = "ode(rtol=1e-10, atol=1e-10, denoise=False, grid='log_snr')"
+TIGHT = "ode(rtol=1e-8, atol=1e-8, denoise=False, grid='log_snr')"
 
 
 def modes(sde):
@@ -29,8 +29,13 @@ def start_of(sde):
     return draw * sde.prior_std
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
-@pytest.mark.parametrize("sde", [VP(), EDM(0.05, 9.0)], ids=["vp", "edm"])
+@pytest.mark.parametrize(
+    ("name", "sde"),
+    [
+        *(pytest.param(name, VP(), id=f"{name}-vp") for name in DIFFERENTIABLE),
+        *(pytest.param(name, EDM(0.05, 9.0), id=f"{name}-edm") for name in DIFFERENTIABLE[::4]),
+    ],
+)
 def test_gradients_are_those_of_differences(name, sde):
     """In a direction of the start and in a weight of the model, with the noise held fixed."""
     sampler = samplers.create(name) if name == "ode" else samplers.create(name, steps=5)
@@ -53,8 +58,9 @@ def test_gradients_are_those_of_differences(name, sde):
     assert bool((found.abs() > 1e-4).all())
 
 
-@pytest.mark.parametrize("solver", ["dopri5", "torchdiffeq"])
-@pytest.mark.parametrize("sde", [VP(), VE(0.05, 9.0)], ids=["vp", "ve"])
+@pytest.mark.parametrize(
+    ("solver", "sde"), [("dopri5", VP()), ("torchdiffeq", VE(0.05, 9.0))], ids=["vp", "ve"]
+)
 def test_the_gradient_of_the_flow_of_a_gaussian_is_its_contraction(sde, solver):
     """The flow maps x_T to alpha m + (x_T - alpha_T m) std / std_T."""
     variance = 0.3
