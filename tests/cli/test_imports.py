@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from sde_score.cli import main
 
-REPO = Path(__file__).parents[2]
-
-MINE = '''
-"""Things of a user's."""
-from sde_score import evaluation, samplers
-from sde_score.models import GaussianMixture
+MINE = {
+    "my_sampler": '''
+from sde_score import samplers
 
 
 class Mine(samplers.DDIM):
@@ -25,55 +19,70 @@ class Mine(samplers.DDIM):
 
 
 samplers.SAMPLERS.register("mine", Mine)
+''',
+    "my_distance": """
+from sde_score import evaluation
+
 evaluation.register("gap", lambda x, y: float((x.mean() - y.mean()).abs()))
+""",
+    "my_target": """
+from sde_score import evaluation
+from sde_score.models import GaussianMixture
+
 evaluation.register_target("pair", lambda sde: GaussianMixture([[-1.0], [1.0]], 0.1, sde))
-'''
+""",
+    "my_other": """
+from sde_score import samplers
 
-
-def command(*words, cwd, **environment):
-    """Run the command in a process of its own: registries and imports are those of one process."""
-    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "sde_score", *words],
-        capture_output=True, text=True, cwd=cwd, env=env, timeout=120,
-    )  # fmt: skip
+samplers.SAMPLERS.register("other", samplers.DDIM)
+""",
+}
+"""Modules of a user's: one for each command, as a process imports a module once."""
 
 
 @pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "my_things.py").write_text(MINE)
-    return tmp_path
+def folder(tmp_path, monkeypatch):
+    """The working directory, which Python does not look into by itself."""
+    for name, text in MINE.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    yield tmp_path
+    for name in MINE:
+        sys.modules.pop(name, None)
 
 
-def test_samplers_distances_and_targets_of_yours_are_measured_like_ours(folder, run_path):
-    words = ["--samplers", "mine(steps=3)", "ddim(steps=3)", "--distances", "gap", "--num", "8"]
-    done = command(
-        "evaluate", str(run_path), *words, "--no-progress", "--json", "--import", "my_things",
-        cwd=folder,
+@pytest.mark.usefixtures("folder", "fresh_registries")
+def test_samplers_distances_and_targets_of_yours_are_measured_like_ours(run_path, capsys):
+    def command(*words):
+        assert main([*words, "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    found = command(
+        "evaluate", str(run_path), "--samplers", "mine(steps=3)", "ddim(steps=3)",
+        "--distances", "gap", "--num", "8", "--no-progress",
+        "--import", "my_sampler", "--import", "my_distance",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
     assert found["names"] == ["gap"]
     mine, ours = found["rows"]
     assert (mine["sampler"], mine["distances"]) == ("mine(steps=3)", ours["distances"])
-    words = ["--target", "pair", "--samplers", "mine", "--nfe", "3", "--num", "8", "--json"]
-    done = command("benchmark", *words, "--no-progress", "--import=my_things", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rows"][0]["reason"] == ""
-    done = command("samplers", "--import", "my_things", "--json", cwd=folder)
-    assert "mine" in {each["name"] for each in json.loads(done.stdout)["samplers"]}
+    words = ["--target", "pair", "--samplers", "mine", "--nfe", "3", "--num", "8"]
+    found = command("benchmark", *words, "--no-progress", "--import=my_target")
+    assert found["rows"][0]["reason"] == ""
+    found = command("samplers", "--import", "my_other")
+    assert "other" in {each["name"] for each in found["samplers"]}
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--import", "my_other"], "No module named 'my_other'"),
-        (["--import", "my_things.py"], "must be the name of a module"),
-        (["--import", "../my_things"], "must be the name of a module"),
+        (["--import", "my_others"], "No module named 'my_others'"),
+        (["--import", "my_other.py"], "must be the name of a module"),
+        (["--import", "../my_other"], "must be the name of a module"),
     ],
 )
-def test_modules_that_cannot_be_imported_are_named(words, says, refusal, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_modules_that_cannot_be_imported_are_named(words, says, refusal):
     assert says in refusal("samplers", *words)
 
 
@@ -97,7 +106,7 @@ def test_no_configuration_imports_anything(run_path, tmp_path, monkeypatch, capf
         {"data": "evil.data(n=__import__('evil'))"},
     ):
         (run / "config.yaml").write_text(yaml.safe_dump({**config, **changed}))
-        for words in (["sample", "run", "--num", "2"], ["evaluate", "run", "--num", "8"]):
-            assert main([*words, "--no-progress"]) in (0, 2)
-            assert len(capfd.readouterr().err.splitlines()) <= 1
+        words = ["--num", "8", "--samplers", "ddim(steps=2)", "--no-progress"]
+        assert main(["evaluate", "run", *words]) in (0, 2)  # makes everything the file names
+        assert len(capfd.readouterr().err.splitlines()) <= 1
     assert "evil" not in sys.modules
