@@ -35,25 +35,19 @@ def one(sde):
     return GaussianMixture([[M]], V, sde)
 
 
-def affine(sampler, model):
-    """Output at start 0 without noise, and its factors on the start and on each draw."""
-    draws = []
-
-    def zero():
-        draws.append(1)
-        return torch.zeros(1, 1, dtype=torch.float64)
-
-    sampler(model, torch.zeros(1, 1, dtype=torch.float64), noise=zero, progress=False)
-    size = 1 + len(draws)
+def affine(sampler, model, draws):
+    """Output at start 0 without noise, and its factors on the start and on each draw, of which
+    there are `draws` at most."""
+    size = 1 + draws
     inputs = torch.cat([torch.zeros(1, size), torch.eye(size)]).double()
     columns = iter(inputs[:, 1:].unbind(1))
     out = sampler(model, inputs[:, :1], noise=lambda: next(columns)[:, None], progress=False)[:, 0]
     return out[0].item(), (out[1] - out[0]).item(), out[2:] - out[0]
 
 
-def distribution(sampler, model, start_mean, start_var):
+def distribution(sampler, model, start_mean, start_var, draws):
     """Mean and variance of the output for a normal start."""
-    offset, of_start, of_noise = affine(sampler, model)
+    offset, of_start, of_noise = affine(sampler, model, draws)
     variance = of_start**2 * start_var + of_noise.square().sum().item()
     return offset + of_start * start_mean, variance
 
@@ -86,18 +80,19 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.paired("name", CHAINS)
 def test_chains_tend_to_the_distribution_of_the_reverse_sde(sde, name):
     """From a start other than the marginal, the limit is still the distribution of the SDE."""
     ends = [float(sde.time_of_log_snr(v)) for v in (-3.0, 3.0)]
     mean, variance = 0.4 * float(sde.sigma(ends[0])), 1.7 * float(sde.sigma(ends[0])) ** 2
     truth = reverse_sde_distribution(sde, *ends, mean, variance)
-    steps, errors = (600, 1200) if name == "euler-maruyama" else (150, 300), []
+    steps, errors = (300, 600) if name == "euler-maruyama" else (75, 150), []
     for n in steps:
         levels = torch.linspace(-3.0, 3.0, n + 1, dtype=torch.float64)
         times = sde.time_of_log_snr(levels).tolist()
         sampler = CHAINS[name](steps=n, grid=Times(tuple(times)), denoise=False)
-        errors.append(np.abs(np.subtract(distribution(sampler, one(sde), mean, variance), truth)))
+        found = distribution(sampler, one(sde), mean, variance, n)
+        errors.append(np.abs(np.subtract(found, truth)))
     for k in (0, 1):
         error = [float(e[k]) for e in errors]
         assert error[-1] < 0.05 * truth[k]
@@ -105,7 +100,7 @@ def test_chains_tend_to_the_distribution_of_the_reverse_sde(sde, name):
         assert max(error) < 1e-9 or order(steps, error) == pytest.approx(1, abs=0.2), error
 
 
-@pytest.mark.parametrize("corrections", [0, 1, 3, 6])
+@pytest.mark.paired("corrections", [0, 1, 4], every=3)
 def test_predictor_corrector_tends_to_the_marginals_for_any_number_of_corrections(sde, corrections):
     """The corrector's bias is of the order of its step, which falls with n."""
     ends = sde.time_of_log_snr(torch.tensor([-3.0, 3.0], dtype=torch.float64))
@@ -113,14 +108,15 @@ def test_predictor_corrector_tends_to_the_marginals_for_any_number_of_correction
         ((a * M).item(), (a**2 * V + s**2).item())
         for a, s in zip(sde.alpha(ends), sde.sigma(ends), strict=True)
     ]
-    steps, errors = (100, 200), []
+    steps, errors = (50, 100), []
     for n in steps:
         times = sde.time_of_log_snr(torch.linspace(-3.0, 3.0, n + 1, dtype=torch.float64)).tolist()
         corrector = Langevin(snr=n**-0.5, steps=corrections)
         sampler = PredictorCorrector(
             steps=n, grid=Times(tuple(times)), denoise=False, corrector=corrector
         )
-        errors.append(abs(distribution(sampler, one(sde), *moments[0])[1] - moments[1][1]))
+        found = distribution(sampler, one(sde), *moments[0], (n + 1) * (1 + corrections))
+        errors.append(abs(found[1] - moments[1][1]))
     assert errors[-1] < 0.05 * moments[1][1]
     assert order(steps, errors) == pytest.approx(1, abs=0.2), errors
 
@@ -136,22 +132,23 @@ def test_annealed_langevin_has_the_variance_of_its_recursion():
         for _ in range(each):
             mean = mean + pull * (M - mean)
             expected = (1 - pull) ** 2 * expected + 2 * r * sigma**2
-    found = distribution(sampler, one(ladder.sde), 0.0, variance)
+    found = distribution(sampler, one(ladder.sde), 0.0, variance, 7 * each)
     assert found == pytest.approx((mean, expected), rel=1e-10)
 
 
 def test_annealed_langevin_tends_to_the_data_distribution_with_the_bias_of_its_step():
     """Settled at the last rung the variance is w / (1 - r sigma^2 / 2 w): a bias r sigma^2 / 2."""
-    ladder, ratios, errors = NoiseScales.geometric(2.0, 0.4, 3), (0.1, 0.05), []
+    ladder, ratios, errors = NoiseScales.geometric(2.0, 0.4, 3), (0.2, 0.1), []
     sigma = ladder.sigmas[-1].item()
     for r in ratios:
-        sampler = ladder.sampler(steps_each=round(24 / r), step_ratio=r, denoise=False)
-        mean, variance = distribution(sampler, one(ladder.sde), 0.0, 4.0)
+        each = round(24 / r)
+        sampler = ladder.sampler(steps_each=each, step_ratio=r, denoise=False)
+        mean, variance = distribution(sampler, one(ladder.sde), 0.0, 4.0, 3 * each)
         width = V + sigma**2
         assert mean == pytest.approx(M, abs=1e-6)
         assert variance == pytest.approx(width / (1 - 0.5 * r * sigma**2 / width), rel=1e-6)
         errors.append(variance - width)
-    assert errors[1] == pytest.approx(0.5 * ratios[1] * sigma**2, rel=0.01)
+    assert errors[1] == pytest.approx(0.5 * ratios[1] * sigma**2, rel=0.02)
     assert order([1 / r for r in ratios], errors) == pytest.approx(1, abs=0.05)
 
 
@@ -193,10 +190,10 @@ def test_the_bound_of_n_layers_tightens_to_the_continuous_bound_as_1_over_n(dist
     model = (
         one(on) if distribution_name == "gaussian" else GaussianMixture([[1.2], [-0.6]], 0.2, on)
     )
-    steps = (50, 100, 200)
+    steps = (25, 50, 100)
     vaes = [HierarchicalVAE.from_sde(on, n, grid="log_snr") for n in steps]
     limit = continuous_layers(vaes[0], model, 0.7)
     costs = [exact_layers(vae, model, 0.7) for vae in vaes]
     assert costs[0] > costs[1] > costs[2] > limit > 0
     assert order(steps, [c - limit for c in costs]) == pytest.approx(1, abs=0.2)
-    assert costs[-1] == pytest.approx(limit, rel=0.1)
+    assert 2 * costs[-1] - costs[-2] == pytest.approx(limit, rel=0.03)

@@ -120,15 +120,14 @@ def expected_error(model, x0, t):
     return noise_error(model, rows, times, noise).reshape(shape).mean(2)
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.9])
-def test_diffusion_term_is_the_integral_in_closed_form(sde, scale):
+def test_diffusion_term_is_the_integral_in_closed_form(sde):
     """Quadrature in place of chance: noise at sigma points, log-SNR at Gauss nodes. With the score
     scaled by 0.9 the term grows by the closed-form amount."""
-    model, u, weights = gaussian(sde, scale), *panels(torch.linspace(0, 1, 17), 4)
+    model, u, weights = gaussian(sde, 0.9), *panels(torch.linspace(0, 1, 17), 4)
     t, weight = TIME_SAMPLINGS["log-snr"](sde, sde.t_min, u)
     got = expected_error(model, X0, t) @ (weights * weight)
-    torch.testing.assert_close(got, Truth(sde, scale).diffusion, rtol=1e-6, atol=1e-6)
-    assert scale == 1 or bool((Truth(sde, scale).diffusion > Truth(sde).diffusion + 1e-2).all())
+    torch.testing.assert_close(got, Truth(sde, 0.9).diffusion, rtol=1e-6, atol=1e-6)
+    assert bool((Truth(sde, 0.9).diffusion > Truth(sde).diffusion + 1e-2).all())
 
 
 def test_time_samplings_cover_the_range_with_the_density_they_weigh_by(sde):
@@ -144,19 +143,19 @@ def test_time_samplings_cover_the_range_with_the_density_they_weigh_by(sde):
         torch.testing.assert_close(sample(u)[1], rate, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.9])
+@pytest.mark.paired("scale", [1.0, 0.9])
 def test_estimated_terms_agree_with_closed_forms(sde, scale):
-    found = variational_bound(gaussian(sde, scale), X0, draws=32, times=16)
+    found = variational_bound(gaussian(sde, scale), X0, draws=16, times=16)
     truth = Truth(sde, scale)
     torch.testing.assert_close(found.prior, truth.prior, rtol=1e-9, atol=1e-12)
     want = truth.prior + truth.diffusion + truth.reconstruction()
     assert bool(((found.nats - want).abs() < 4 * found.standard_error).all())
     assert bool((found.standard_error < 2).all())
     assert bool(((found.diffusion - truth.diffusion).abs() < 4 * found.standard_error).all())
-    assert found.nfe == 32 * (16 + 1)
+    assert found.nfe == 16 * (16 + 1)
 
 
-@pytest.mark.parametrize("residual", [GaussianDecoder(), KernelEntropy()])
+@pytest.mark.paired("residual", [GaussianDecoder(), KernelEntropy()])
 def test_a_later_start_moves_cost_from_the_integral_to_the_residual(sde, residual):
     """Both in closed form from any start; 2000 rows of one example."""
     start = float(sde.time_of_log_snr(2.0))
@@ -245,10 +244,10 @@ def test_bound_of_a_mixture_is_tight_and_from_above(sde):
     assert bool((decoded > posterior - 1e-9).all())
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.9])
-def test_kernel_entropy_makes_it_the_bound_of_score_flow(sde, scale):
+def test_kernel_entropy_makes_it_the_bound_of_score_flow(sde):
     """The literal formula, -E log prior(x_T) + 1/2 int E[g^2 |s - grad|^2 - g^2 |grad|^2 - 2 div f]
     dt, by Gauss nodes in t: the identity with prior + diffusion + entropy is not used."""
+    scale = 0.9
     model = gaussian(sde, scale)
     edges = sde.time_of_log_snr(torch.linspace(*reversed(sde.log_snr_range), 200).double())
     t, weights = panels(edges, 3)
@@ -272,7 +271,7 @@ def test_kernel_entropy_makes_it_the_bound_of_score_flow(sde, scale):
     assert torch.equal(found.diffusion, decoded.diffusion)
 
 
-@pytest.mark.parametrize("prediction", ["data", "velocity", "score"])
+@pytest.mark.paired("prediction", ["data", "velocity", "score"], every=3)
 def test_all_predictions_give_the_same_bound(sde, prediction):
     exact = gaussian(sde)
     method = {"data": exact.denoise, "velocity": exact.velocity, "score": exact.score}[prediction]
@@ -371,11 +370,11 @@ def test_levels_known_to_the_model_cost_their_code_length(sde):
     """Point masses at the centers of 4 levels, the exact score: the bound is -log weight up to the
     mismatch of the prior, and the bits of all levels together leave room for no fifth."""
     model = GaussianMixture(CENTERS, 0.0, sde, weights=WEIGHTS)
-    rows = CENTERS.repeat_interleave(500, 0)
+    rows = CENTERS.repeat_interleave(200, 0)
     decoder = LevelDecoder(4)
     found = variational_bound(model, rows, residual=decoder, draws=2, times=16)
-    nats = found.nats.reshape(4, 500)
-    error = nats.std(1) / math.sqrt(500)
+    nats = found.nats.reshape(4, 200)
+    error = nats.std(1) / math.sqrt(200)
     noise, mass = hermite(60)
     x = sde.perturb(CENTERS.repeat_interleave(60, 0), sde.t_max, noise.repeat(4)[:, None])
     prior = sde.prior(x.shape)
@@ -385,7 +384,7 @@ def test_levels_known_to_the_model_cost_their_code_length(sde):
     assert float((-nats.mean(1)).exp().sum()) <= 1 + 4 * float(error.max()) + 1e-3
     wide = GaussianMixture(CENTERS, 0.3, sde, weights=WEIGHTS)  # mass between and beyond
     loose = variational_bound(wide, rows, residual=decoder, draws=2, times=16).nats
-    assert float((-loose.reshape(4, 500).mean(1)).exp().sum()) < 0.9
+    assert float((-loose.reshape(4, 200).mean(1)).exp().sum()) < 0.9
 
 
 def test_level_decoder_is_the_mass_of_the_bin():

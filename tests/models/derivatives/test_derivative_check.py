@@ -114,10 +114,9 @@ def refusal(model, *arguments, **options):
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("backbone", ["mlp", "unet(base=8, multipliers=(1, 2))"])
 def test_our_own_networks_pass_as_they_are_made(kind, backbone):
-    event = (3,) if backbone == "mlp" else (1, 8, 8)
+    event = (3,) if backbone == "mlp" else (1, 4, 4)
     model = MODELS[kind](backbones.create(backbone, event), VP())
-    for second in (True, False):
-        check_differentiable(model, torch.randn(5, *event), second_derivatives=second)
+    check_differentiable(model, torch.randn(2, *event))
 
 
 SMOOTH = [nn.SiLU(), nn.Softplus(), nn.GELU(), nn.Tanh(), LayerNorm(8), nn.Dropout(0.5)]
@@ -126,10 +125,9 @@ SMOOTH = [nn.SiLU(), nn.Softplus(), nn.GELU(), nn.Tanh(), LayerNorm(8), nn.Dropo
 @pytest.mark.parametrize("middle", SMOOTH, ids=lambda m: type(m).__name__)
 @pytest.mark.parametrize("kind", MODELS)
 def test_smooth_networks_pass(kind, middle, x):
-    for dtype in (torch.float32, torch.float64):
+    for dtype, t in ((torch.float32, torch.linspace(0.1, 1, 6)), (torch.float64, None)):
         model = MODELS[kind](Network(middle), VP()).to(dtype)
-        for t in (None, 0.5, torch.linspace(0.1, 1, 6)):
-            check_differentiable(model, x.to(dtype), t)
+        check_differentiable(model, x.to(dtype), t)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +149,7 @@ def test_smooth_networks_pass(kind, middle, x):
 def test_linear_scores_and_other_good_models_pass(model, x):
     """Second derivatives that are zero because the score is linear are right; so are kinks that x
     does not meet, and batch norms that have stopped to look at the batch."""
-    for rows in (6, 2, 1):
+    for rows in (6, 1):
         check_differentiable(model, x[:rows], 0.3)
 
 
@@ -170,18 +168,25 @@ KINKS = [
 ]
 
 
-@pytest.mark.parametrize("zero", [False, True])
-@pytest.mark.parametrize("kink", KINKS, ids=lambda m: type(m).__name__)
-def test_kinks_are_refused_and_their_modules_suspected(kink, zero, x):
+@pytest.mark.parametrize(
+    ("kink", "zero", "kind"),
+    [(kink, i % 2 == 1, ("score", "energy")[i // 2 % 2]) for i, kink in enumerate(KINKS)],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_kinks_are_refused_and_their_modules_suspected(kink, zero, kind, x):
     """Behind a smooth layer, where no derivative is exactly zero, and behind a last layer that
     starts at zero; the activation that is smooth is not named."""
     network = Network(nn.SiLU(), LayerNorm(8), kink, zero=zero)
-    for model in (ScoreModel(network, VP()), EnergyModel(network, VP())):
-        said = refusal(model, x)
-        assert "\n- the score has kinks, where a derivative that is needed jumps" in said
-        assert said.endswith(f"; to be replaced: {type(kink).__name__} in backbone.body.3")
-        assert "use SiLU" in said
-        assert said.count("\n") == 1
+    said = refusal(MODELS[kind](network, VP()), x)
+    assert "\n- the score has kinks, where a derivative that is needed jumps" in said
+    assert said.endswith(f"; to be replaced: {type(kink).__name__} in backbone.body.3")
+    assert "use SiLU" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("kink", "zero"), [(nn.ReLU(), True), (nn.MaxPool1d(3, 1, 1), False)])
+def test_kinks_pass_where_what_jumps_is_not_needed(kink, zero, x):
+    network = Network(nn.SiLU(), LayerNorm(8), kink, zero=zero)
     check_differentiable(ScoreModel(network, VP()), x, second_derivatives=False)
     assert "backbone.body.3" in refusal(EnergyModel(network, VP()), x, second_derivatives=False)
     check_differentiable(EnergyModel(network, VP()), x, needs="energy", second_derivatives=False)
@@ -202,16 +207,15 @@ def test_kinks_in_functions_are_found_beside_a_smooth_part(kink, x):
     width, dtype = (8, torch.float64) if kink in ("pool", "clamp") else (64, torch.float32)
     both = nn.Sequential(nn.Linear(3, width), Block(lambda h: KINKED[kink](h) + F.silu(h)))
     network = nn.Sequential(*both, nn.Linear(width, 3))
-    for model in (ScoreModel(Foreignly(network), VP()), EnergyModel(Foreignly(network), VP())):
-        said = refusal(model.to(dtype), x.to(dtype))
-        assert "\n- the score has kinks" in said
-        assert "to be replaced" not in said
-    layers = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3))
-    refusal(ScoreFunction(lambda x, t: layers(x)), x)
+    kind = "energy" if kink in ("pool", "hardswish") else "score"
+    said = refusal(MODELS[kind](Foreignly(network), VP()).to(dtype), x.to(dtype))
+    assert "\n- the score has kinks" in said
+    assert "to be replaced" not in said
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("sharpness", [5.0, 50.0])
+@pytest.mark.parametrize(
+    ("kind", "sharpness"), [("score", 50.0), ("energy", 5.0), ("energy", 50.0)]
+)
 def test_smooth_functions_pass_however_sharp(kind, sharpness, x):
     """What a coarse quadrature cannot tell from a kink, a finer one can."""
     network = Functional(lambda h: F.softplus(h, beta=sharpness))
@@ -224,6 +228,11 @@ def test_torchs_layer_normalization_passes_where_its_derivatives_are_right(x):
     check_differentiable(ScoreModel(network, VP()).double(), x.double())
     energy = EnergyModel(network, VP()).double()
     check_differentiable(energy, x.double(), second_derivatives=False)
+
+
+def test_kinks_in_what_a_function_closes_over_are_found(x):
+    layers = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3))
+    refusal(ScoreFunction(lambda x, t: layers(x)), x)
 
 
 def test_half_of_a_graph_that_is_cut_is_found(x):
@@ -287,8 +296,7 @@ def test_what_kinks_do():
     assert not hessian_vector(lambda x: layers(x)[:, 0], points, v)[2].any()
 
 
-@pytest.mark.parametrize("zero", [False, True])
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(("kind", "zero"), [("score", True), ("energy", False)])
 def test_batch_statistics_are_named(kind, zero, x):
     """In training mode, or without running statistics even in eval mode; for two examples or more,
     and a single one that is looked at twice."""
@@ -446,8 +454,7 @@ def test_scores_whose_graph_is_cut_are_refused(x):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("bad", [True, False])
+@pytest.mark.parametrize(("training", "bad"), [(True, True), (True, False), (False, False)])
 def test_nothing_is_left_behind(training, bad, x):
     """Parameters, gradients, buffers, modes, hooks, nfe, random states and x are as before, whether
     the model passes or not."""
