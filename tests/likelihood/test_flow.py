@@ -57,18 +57,18 @@ def test_a_point_that_does_not_move_still_resolves_its_log_density(sde):
 
 def test_gaussian_log_density_and_latent_are_those_of_the_exact_flow(sde, gaussian_flow, generator):
     """log p(x) = log prior(x_T) + 1/2 log det(S_T / S_0), with the defaults."""
-    flow = gaussian_flow(sde, (3, 1, 2))
-    x = flow.model.sample(4, t=sde.t_min, generator=generator)
+    flow = gaussian_flow(sde, (3, 1))
+    x = flow.model.sample(2, t=sde.t_min, generator=generator)
     found = log_prob(flow.model, x)
     torch.testing.assert_close(found.log_prob, flow.log_prob(x), rtol=0, atol=NATS)
     torch.testing.assert_close(found.latent, flow.latent(x), rtol=2e-5, atol=2e-5)
-    assert torch.equal(found.standard_error, torch.zeros(4, dtype=torch.float64))
+    assert torch.equal(found.standard_error, torch.zeros(2, dtype=torch.float64))
 
 
 def test_mixture_log_density_is_the_marginal_at_t_min(sde, mixture, generator):
     """p_tmin(x) = p_T(x_T) e^(integral): what the prior stands for is put back exactly."""
     model = mixture(sde)
-    x = model.sample(6, t=sde.t_min, generator=generator)
+    x = model.sample(3, t=sde.t_min, generator=generator)
     found = log_prob(model, x)
     stand_in = model.sde.prior(x.shape).log_prob(found.latent)
     integral = found.log_prob - stand_in
@@ -83,12 +83,12 @@ def test_log_density_is_the_marginal_where_the_prior_is_the_distribution_at_t_ma
     sde, mixture, generator
 ):
     model = mixture(sde, dim=3)
-    x = model.sample(6, t=sde.t_min, generator=generator)
+    x = model.sample(3, t=sde.t_min, generator=generator)
     truth = model.log_prob(x, sde.t_min)
     torch.testing.assert_close(log_prob(model, x).log_prob, truth, rtol=0, atol=NATS)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.3])
 def test_log_density_from_a_later_start_is_the_marginal_there(share, mixture, generator):
     """x at time s: the same flow from s on gives the marginal density of the mixture at s."""
     sde = VP(0.1, 60.0)
@@ -102,7 +102,7 @@ def test_log_density_from_a_later_start_is_the_marginal_there(share, mixture, ge
 
 def test_default_tolerance_holds_in_64_dimensions(gaussian_flow, generator):
     flow = gaussian_flow(VP(), (1, 8, 8))
-    x = flow.model.sample(2, t=flow.sde.t_min, generator=generator)
+    x = flow.model.sample(1, t=flow.sde.t_min, generator=generator)
     torch.testing.assert_close(
         log_prob(flow.model, x).log_prob, flow.log_prob(x), rtol=0, atol=NATS
     )
@@ -144,7 +144,7 @@ def test_hutchinson_is_unbiased_and_its_standard_error_calibrated(distribution, 
     """
     flow, count = gaussian_flow(VP()), 12
     x = torch.full((400, 3), 0.3, dtype=torch.float64)
-    loose = {"divergence": "hutchinson", "rtol": 1e-5, "atol": 1e-5}
+    loose = {"divergence": "hutchinson", "rtol": 1e-4, "atol": 1e-4}
     found = log_prob(flow.model, x, probes=count, probe_distribution=distribution, **loose)
     off = found.log_prob - flow.log_prob(x)
     assert abs(off.mean()) < 4 * off.std() / 20
