@@ -378,7 +378,7 @@ def test_a_constant_on_the_energy_leaves_log_z():
                 (2,),
                 method=method,
                 chains=64,
-                steps=20,
+                steps=5,
                 seed=3,
                 progress=False,
             )
@@ -511,13 +511,13 @@ def test_more_moves_even_out_the_weights():
     assert many > 1.3 * few
 
 
-@pytest.mark.parametrize("event", [(), (5,), (3, 2), (2, 1, 3)])
+@pytest.mark.parametrize("event", [(), (2, 1, 3)])
 def test_any_event_shape_is_the_flattened_problem(event):
     size = math.prod(event)
     scale = torch.linspace(1.0, 3.0, size).double().reshape(event)
     distribution = Distribution(lambda x: 0.5 * (scale * x**2).reshape(len(x), -1).sum(1))
     flat = Distribution(lambda x: 0.5 * (scale.reshape(-1) * x**2).sum(1))
-    settings = {"chains": 64, "steps": 10, "progress": False}
+    settings = {"chains": 64, "steps": 5, "progress": False}
     got = log_partition(distribution, event, **settings)
     want = log_partition(flat, (size,), **settings)
     assert got.value == pytest.approx(want.value, abs=1e-9)
@@ -525,7 +525,7 @@ def test_any_event_shape_is_the_flattened_problem(event):
 
 @pytest.mark.parametrize("method", list(PARTITION_METHODS))
 def test_the_seed_decides_everything(method):
-    settings = {"method": method, "chains": 64, "steps": 8, "progress": False}
+    settings = {"method": method, "chains": 32, "steps": 4, "progress": False}
     runs = [log_partition(double_well(), (2,), seed=s, **settings) for s in (1, 1, 2, None)]
     assert runs[0].value == runs[1].value
     assert len({run.value for run in runs}) == 3
@@ -538,7 +538,7 @@ def test_samples_that_are_given_start_the_reverse_walk():
     before = samples.clone()
     for method in ("bridge", "reverse-ais"):
         result = log_partition(
-            silent, (2,), method=method, chains=64, steps=50, samples=samples, progress=False
+            silent, (2,), method=method, chains=64, steps=25, samples=samples, progress=False
         )
         assert result.reverse.shape == (300,)
         assert result.upper.value == pytest.approx(
@@ -550,7 +550,7 @@ def test_samples_that_are_given_start_the_reverse_walk():
 
 
 def test_what_is_known_depends_on_the_method():
-    distribution, settings = gaussian(2.0), {"chains": 64, "steps": 10, "progress": False}
+    distribution, settings = gaussian(2.0), {"chains": 64, "steps": 5, "progress": False}
     known = {m: log_partition(distribution, (1,), method=m, **settings) for m in PARTITION_METHODS}
     assert [m for m, r in known.items() if r.lower] == ["ais", "bridge", "smc", "thermodynamic"]
     assert [m for m, r in known.items() if r.upper] == ["reverse-ais", "bridge"]
@@ -582,7 +582,7 @@ def test_averages_and_sizes_are_those_of_the_plain_formulas():
 def test_an_energy_model_has_a_log_likelihood_in_nats():
     """A normal energy up to a constant, as a model: log p is the normal density."""
     model = EnergyFunction(lambda x, t: (x**2 / 0.5).sum(1) + 3.0, VP())
-    partition = log_partition(model, (2,), chains=512, steps=50, progress=False, seed=4)
+    partition = log_partition(model, (2,), chains=256, steps=25, progress=False, seed=4)
     x = randn(seeded(), 6, 2)
     got = energy_log_prob(model, x, partition)
     want = torch.distributions.Normal(0.0, 0.5).log_prob(x).sum(1)
@@ -602,7 +602,7 @@ def test_a_model_stands_for_its_distribution_at_the_least_noise_and_marginals_fo
     """A diffused mixture is normalized at every t, and a condition reaches the energy."""
     distribution = GaussianMixture(torch.tensor([[0.5, -0.5]]).double(), 0.3, VP())
     for density in (distribution, Marginal(distribution, 0.4)):
-        got = log_partition(density, (2,), chains=512, steps=60, progress=False)
+        got = log_partition(density, (2,), chains=256, steps=30, progress=False)
         assert abs(got.value) < 4 * got.standard_error
     model = EnergyFunction(lambda x, t, c: 0.5 * c * (x**2).sum(1), VP())
     got = log_partition(
@@ -633,10 +633,10 @@ def test_hmc_walks_too_and_its_cost_is_counted():
     counted = Distribution(lambda x: calls.append(len(x)) or distribution.energy(x))
     for kernel, each in (("mala", 1), ("hmc(leapfrogs=3)", 3)):
         result = log_partition(
-            counted, (3,), chains=400, steps=40, moves=2, kernel=kernel, progress=False
+            counted, (3,), chains=200, steps=20, moves=2, kernel=kernel, progress=False
         )
         # The walk itself: no move before the first stop, and none after the last.
-        assert calls.count(400) == 40 + 39 * (1 + 2 * each)
+        assert calls.count(200) == 20 + 19 * (1 + 2 * each)
         assert result.value == pytest.approx(distribution.log_z, abs=4 * result.standard_error)
         calls.clear()
 
