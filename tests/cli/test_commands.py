@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import socket
 import subprocess
 import sys
 import warnings
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from sde_score import data, likelihood, samplers
+from sde_score import data, likelihood, objectives, samplers
 from sde_score.cli import main
 from sde_score.cli.parsing import parse
 from sde_score.training import load_run
@@ -199,10 +201,13 @@ def test_mistakes_in_sampling_are_named(words, names, run_path, refusal):
     assert names in refusal("sample", str(run_path), *words)
 
 
-def test_module_runs_as_the_command(tmp_path):
-    command = [sys.executable, "-m", "sde_score", "samplers"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert all(name in done.stdout for name in samplers.available())
+def test_module_runs_as_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sde_score", "objectives"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("sde_score", run_name="__main__")
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in objectives.available())
 
 
 @pytest.mark.parametrize(("sde", "hinted"), [("ve", True), ("ve(sigma_max=3)", False)])
@@ -217,18 +222,26 @@ def test_two_processes_share_the_examples_and_find_the_bits_of_one(run_path, rec
     """Rank r takes every second example with its own seed; only the main process speaks."""
     words = ["likelihood", str(run_path), "--num", "5", "--by", "bound(draws=1)", "--no-progress"]
     alone = record(*words)["rows"][0]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    done = subprocess.run(
-        [*launch, "-m", "--", "sde_score", *words, "--json", "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    together = json.loads(done.stdout)["rows"][0]
+    with socket.socket() as free:  # what `torchrun` sets, without waiting for it
+        free.bind(("localhost", 0))
+        given = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    given |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    given["PYTHONPATH"] = str(Path(__file__).parents[2])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sde_score", *words, "--json", "--device", "cpu"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **given, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    said = [rank.communicate(timeout=600) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert said[1][0] == ""
+    together = json.loads(said[0][0])["rows"][0]
     assert together["bits_per_dim"] == pytest.approx(alone["bits_per_dim"], rel=1e-6)
 
 
