@@ -10,6 +10,7 @@ from sde_score.guidance.rules import (
     Projected,
     Rule,
     ZeroStar,
+    scales_after_step,
 )
 from sde_score.guidance.thresholding import Clipped, Thresholded
 
@@ -29,6 +30,7 @@ __all__ = [
     "available",
     "guide",
     "register",
+    "scales_after_step",
 ]
 
 available = RULES.names

@@ -286,10 +286,8 @@ class PlusPlus(Rule):
                 "CFG++ has no times: its weight depends on the steps; give those of the sampler, "
                 "as with sampler=..., or as times=sampler.times(sde).tolist()"
             )
-        ends = at.t.new_tensor(self.times).flip(0)
-        place = torch.searchsorted(ends, at.t * (1 - 1e-9))  # times above which t lies
-        ratios = torch.cat([ends.new_zeros(1), at.sde.noise_ratio(ends)])
-        weight = self.scale / (1 - ratios[place] / at.sde.noise_ratio(at.t))
+        _, ratio = scales_after_step(at, self.times)
+        weight = self.scale / (1 - ratio / at.sde.noise_ratio(at.t))
         return worse + expand_like(weight, x) * (good - worse)
 
 
@@ -307,6 +305,24 @@ RULES: Registry[Rule] = Registry(
     positional=True,
 )
 """Rules by name, and those of users by `register`."""
+
+
+def scales_after_step(at: Scales, times: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Signal scale alpha, and sigma / alpha, at the end of the step that begins at t.
+
+    Args:
+        at: the scales at t.
+        times: at which a sampler evaluates the model, decreasing; behind the last are data, with
+            alpha 1 and no noise.
+
+    Returns:
+        Both float64, in the shape of t.
+    """
+    ends = at.t.new_tensor(times).flip(0)
+    place = torch.searchsorted(ends, at.t * (1 - 1e-9))  # the number of times below t
+    alphas = torch.cat([ends.new_ones(1), at.sde.alpha(ends)])
+    ratios = torch.cat([ends.new_zeros(1), at.sde.noise_ratio(ends)])
+    return alphas[place], ratios[place]
 
 
 def blurred(x: Tensor, levels: int) -> Tensor:

@@ -32,6 +32,7 @@ from sde_score._core.checks import (
 )
 from sde_score._core.errors import ArgumentError
 from sde_score._core.registry import Registry
+from sde_score.guidance import scales_after_step
 from sde_score.models import Scales
 from sde_score.posterior.observations import Measurement, Observation
 from sde_score.posterior.solvers import conjugate_gradients
@@ -305,11 +306,8 @@ class DPS(Method):
             )
         residual = observation.residual(x0)
         norm = sum_event(residual * residual).sqrt().clamp(min=torch.finfo(x0.dtype).tiny)
-        ends = at.t.new_tensor(self.times).flip(0)
-        place = torch.searchsorted(ends, at.t * (1 - 1e-9))  # times above which t lies
-        ratios = torch.cat([ends.new_zeros(1), at.sde.noise_ratio(ends)])
-        alphas = torch.cat([ends.new_ones(1), at.sde.alpha(ends)])
-        moved = alphas[place] * (1 - (ratios[place] / at.sde.noise_ratio(at.t)) ** 2)
+        alpha, ratio = scales_after_step(at, self.times)
+        moved = alpha * (1 - (ratio / at.sde.noise_ratio(at.t)) ** 2)
         # J^T g is multiplied by sigma^2 / alpha behind this.
         strength = self.step_size / moved / (at.sigma**2 / at.alpha)
         back = observation.operator.adjoint(residual / expand_like(norm, residual))

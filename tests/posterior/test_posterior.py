@@ -115,6 +115,17 @@ def test_every_method_is_its_formula(operator, std):
         )
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_each_example_has_its_own_time(method):
+    prior = GaussianMixture(*prior_of(3, VP()))
+    seen = Measurement(Matrix(normal(2, 3)), normal(2, seed=1), 0.3)
+    posterior = Posterior(prior, seen, method, samplers.create("ancestral", steps=9))
+    x, times = normal(3, 3, seed=2), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    together = posterior.score(x, times)
+    for i, t in enumerate(times):
+        torch.testing.assert_close(together[i], posterior.score(x[i : i + 1], t)[0])
+
+
 def affine(sampler, model, d):
     """The samples as F z + b of all normal draws z: exact, as every step is affine."""
     asked = 0
