@@ -21,6 +21,7 @@ from sde_score.posterior.operators import (
     as_operator,
 )
 from sde_score.posterior.posterior import Posterior
+from sde_score.posterior.samplers import PosteriorSampler
 from sde_score.posterior.signal_operators import Blur, Fourier, MeanPool, Radon, Resize
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "PiGDM",
     "Poisson",
     "Posterior",
+    "PosteriorSampler",
     "Radon",
     "Resize",
     "as_operator",

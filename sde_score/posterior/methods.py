@@ -30,11 +30,10 @@ from sde_score._core.checks import (
     require_positive,
     sum_event,
 )
-from sde_score._core.errors import ArgumentError
 from sde_score._core.registry import Registry
 from sde_score.guidance import scales_after_step
 from sde_score.models import Scales
-from sde_score.posterior.observations import Measurement, Observation
+from sde_score.posterior.observations import Measurement, Observation, as_measurement
 from sde_score.posterior.solvers import conjugate_gradients
 
 Pullback = Callable[[Tensor], Tensor]
@@ -47,6 +46,9 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def __str__(self) -> str:
+        return f"{self!r}: {self.limit}"
 
     @property
     def limit(self) -> str:
@@ -76,13 +78,8 @@ class _Linear(Method):
 
     @override
     def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
-        if not isinstance(observation, Measurement):
-            raise ArgumentError(
-                f"{type(self).__name__} needs a Measurement, linear with Gaussian noise; got "
-                f"{type(observation).__name__}: take c-dps, lgd-mc or dps"
-            )
-        u = self.solve(observation, observation.residual(x0), at, pull)
-        return observation.operator.adjoint(u)
+        seen = as_measurement(observation, type(self).__name__)
+        return seen.operator.adjoint(self.solve(seen, seen.residual(x0), at, pull))
 
     @abstractmethod
     def solve(
@@ -297,8 +294,7 @@ class DPS(Method):
 
     @override
     def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
-        if not isinstance(observation, Measurement):
-            raise ArgumentError("DPS needs a Measurement, whose residual it takes")
+        observation = as_measurement(observation, "DPS")
         if self.times is None:
             raise ValueError(
                 "DPS has no times: its strength depends on the steps; give sampler=, the one that "

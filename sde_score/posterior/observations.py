@@ -173,6 +173,20 @@ class Measurement(Observation):
         return -0.5 * (sum_event(residual * self.whiten(residual)) + constant)
 
 
+def as_measurement(observation: Observation, method: str) -> Measurement:
+    """The observation of a method for linear measurements with Gaussian noise.
+
+    Raises:
+        TypeError: for any other, naming the method.
+    """
+    if not isinstance(observation, Measurement):
+        raise ArgumentError(
+            f"observation={shown(observation)}: {method} needs a Measurement(operator, y, std), "
+            "linear with Gaussian noise; for others take c-dps or lgd-mc"
+        )
+    return observation
+
+
 def require_measured(operator: Operator, y: Tensor) -> Tensor:
     """Refuse an observation that the operator does not make.
 

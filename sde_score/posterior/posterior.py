@@ -82,4 +82,4 @@ class Posterior(WrappedDenoiser):
 
     @override
     def extra_repr(self) -> str:
-        return f"method={self.method}, {self.method.limit}"
+        return f"method={self.method}"

@@ -10,7 +10,7 @@ from sde_score.random import Noise
 from sde_score.samplers.adaptive.dpm_solver import DPMAdaptive
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
 from sde_score.samplers.adaptive.reverse_sde import AdaptiveSDE
-from sde_score.samplers.base import SAMPLERS, Callback, Sampler
+from sde_score.samplers.base import SAMPLERS, Callback, Sampler, SamplerRegistry
 from sde_score.samplers.batched import run, sample
 from sde_score.samplers.composite.parallel import Parallel
 from sde_score.samplers.composite.restart import Repeat, Restart
@@ -131,6 +131,7 @@ __all__ = [
     "ReverseVariance",
     "RungeKutta",
     "Sampler",
+    "SamplerRegistry",
     "Samples",
     "Times",
     "Trajectory",
