@@ -11,7 +11,13 @@ from sde_score.posterior.methods import (
     Method,
     PiGDM,
 )
-from sde_score.posterior.observations import LogLikelihood, Measurement, Observation, Poisson
+from sde_score.posterior.observations import (
+    LogLikelihood,
+    Measurement,
+    Observation,
+    Poisson,
+    Spectral,
+)
 from sde_score.posterior.operators import (
     Composed,
     LinearFunction,
@@ -23,6 +29,7 @@ from sde_score.posterior.operators import (
 from sde_score.posterior.posterior import Posterior
 from sde_score.posterior.samplers import PosteriorSampler
 from sde_score.posterior.signal_operators import Blur, Fourier, MeanPool, Radon, Resize
+from sde_score.posterior.spectrum import Spectrum
 
 __all__ = [
     "CDPS",
@@ -50,6 +57,8 @@ __all__ = [
     "PosteriorSampler",
     "Radon",
     "Resize",
+    "Spectral",
+    "Spectrum",
     "as_operator",
     "available",
     "register",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from typing_extensions import override
 from sde_score._core.checks import require_positive, shown, sum_event
 from sde_score._core.errors import ArgumentError
 from sde_score.posterior.operators import Operator, as_operator
+from sde_score.posterior.spectrum import Spectrum, dense
 
 
 class Observation(ABC):
@@ -88,6 +91,24 @@ class Poisson(Observation):
         return sum_event(y * rate.log() - rate - torch.lgamma(y + 1))
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectral:
+    """A linear measurement in coordinates that are measured one by one.
+
+    With c = V^T x0, `value` is normal distributed about c with independent deviations `std`, and
+    nothing is said of what has no coordinates.
+
+    Args:
+        spectrum: gives the coordinates of an example, r of them.
+        value: float64 of shape `(r,)`.
+        std: > 0, float64 of shape `(r,)`.
+    """
+
+    spectrum: Spectrum
+    value: Tensor
+    std: Tensor
+
+
 class Measurement(Observation):
     r"""A linear measurement with Gaussian noise, y = A x0 + n, n ~ N(0, R).
 
@@ -160,6 +181,29 @@ class Measurement(Observation):
             return u / self.variance.to(u)
         factor = self.factor.to(u)  # type: ignore[union-attr]
         return torch.cholesky_solve(u.flatten(1).T, factor).T.reshape(u.shape)
+
+    @cached_property
+    def spectral(self) -> Spectral:
+        """What y says of each coordinate of x0 alone, by singular value decomposition.
+
+        Of the operator, where the noise has one deviation; else of the matrix of R^-1/2 A.
+
+        Raises:
+            ValueError: if a matrix that is needed does not fit in memory.
+        """
+        operator, y = self.operator, self.y.double()[None]
+        if self.scalar_variance is not None:
+            spectrum, std = operator.spectrum, self.scalar_variance.sqrt().cpu()
+        else:
+            deviations = None if self.variance is None else self.variance.sqrt().flatten().diag()
+            factor = self.factor if deviations is None else deviations
+            white = torch.linalg.solve_triangular(
+                factor, torch.cat([operator.matrix, y.reshape(-1, 1)], 1), upper=False
+            )
+            y, std = white[:, -1].reshape(y.shape), torch.ones((), dtype=torch.float64)
+            spectrum = dense(white[:, :-1], operator.event_shape, operator.measured_shape)
+        singular = spectrum.singular
+        return Spectral(spectrum, spectrum.of_measured(y)[0].cpu() / singular, std / singular)
 
     @override
     def log_prob(self, x0: Tensor) -> Tensor:

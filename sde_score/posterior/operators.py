@@ -5,8 +5,9 @@ Examples have a batch in front everywhere: `operator(x)` maps `(batch, *event_sh
 
 .. math:: \langle A x, y \rangle = \langle x, A^T y \rangle .
 
-Every other toolkit's operator with `A` and `A_adjoint`, as those of deepinv, is one by
-`as_operator`.
+Every operator has a singular value decomposition, `operator.spectrum`: in closed form where
+`factorise` gives one, else of its matrix. Every other toolkit's operator with `A` and `A_adjoint`,
+as those of deepinv, is one by `as_operator`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing_extensions import override
 from sde_score._core.checks import require_shape, shown
 from sde_score._core.errors import ArgumentError
 from sde_score._core.memory import require_memory
+from sde_score.posterior.spectrum import Spectrum, dense
 
 
 class Operator(ABC):
     """A linear map of examples and its adjoint.
 
-    Subclasses give both, and the shapes; a closed form of `solve_gram` where there is one.
+    Subclasses give both, and the shapes; a closed form of the singular value decomposition by
+    `factorise` where there is one.
     """
 
     event_shape: tuple[int, ...]
@@ -60,15 +63,36 @@ class Operator(ABC):
         """The composition: first `inner`, then this."""
         return Composed(self, inner)
 
+    def factorise(self) -> Spectrum | None:
+        """The singular value decomposition in closed form; None where there is none."""
+        return None
+
+    @cached_property
+    def _closed(self) -> Spectrum | None:
+        return self.factorise()
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """The singular value decomposition, that of the matrix where none is in closed form.
+
+        Raises:
+            ValueError: if that matrix does not fit in memory.
+        """
+        return self._closed or dense(self.matrix, self.event_shape, self.measured_shape)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """A^+ y, of shape `(batch, *event_shape)`, for y of shape `(batch, *measured_shape)`."""
+        return self.spectrum.pinv(y)
+
     def solve_gram(self, y: Tensor, noise: Tensor | float, signal: Tensor | float) -> Tensor | None:
         """u of (noise I + signal A A^T) u = y in closed form; None where there is none.
 
         Args:
             y: shape `(batch, *measured_shape)`.
-            noise: a number, > 0.
-            signal: a number, >= 0.
+            noise: > 0, a number or one for each example, shape `(batch,)`.
+            signal: >= 0, likewise.
         """
-        return None
+        return None if self._closed is None else self._closed.solve_gram(y, noise, signal)
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -107,7 +131,6 @@ class Matrix(Operator):
             )
         self.measured_shape = (values.shape[0],)
         self.values = values
-        self._spectrum: tuple[Tensor, Tensor] | None = None
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -118,13 +141,8 @@ class Matrix(Operator):
         return (y @ self.values.to(y)).reshape(len(y), *self.event_shape)
 
     @override
-    def solve_gram(self, y: Tensor, noise: Tensor | float, signal: Tensor | float) -> Tensor:
-        if self._spectrum is None:
-            values = self.values.double()
-            self._spectrum = torch.linalg.eigh(values @ values.T)
-        values, vectors = (part.to(y) for part in self._spectrum)
-        solved: Tensor = (y @ vectors / (noise + signal * values)) @ vectors.T
-        return solved
+    def factorise(self) -> Spectrum:
+        return dense(self.values, self.event_shape, self.measured_shape)
 
 
 class Mask(Operator):
@@ -158,8 +176,9 @@ class Mask(Operator):
         return empty.index_copy(1, self.places.to(y.device), y).reshape(len(y), *self.event_shape)
 
     @override
-    def solve_gram(self, y: Tensor, noise: Tensor | float, signal: Tensor | float) -> Tensor:
-        return y / (noise + signal)
+    def factorise(self) -> Spectrum:
+        ones = torch.ones(len(self.places), dtype=torch.float64)
+        return Spectrum(ones, self.forward, self.adjoint, torch.clone, torch.clone)
 
 
 class LinearFunction(Operator):

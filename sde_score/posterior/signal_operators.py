@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_shape
 from sde_score.posterior.operators import LinearFunction, Operator
+from sde_score.posterior.spectrum import Spectrum, above_rounding, hartley
 
 
 class MeanPool(Operator):
@@ -49,9 +50,16 @@ class MeanPool(Operator):
         return y / blocks
 
     @override
-    def solve_gram(self, y: Tensor, noise: Tensor | float, signal: Tensor | float) -> Tensor:
-        blocks = float(self.factor ** (y.ndim - 2))
-        return y / (noise + signal / blocks)
+    def factorise(self) -> Spectrum:
+        value = self.factor ** (-0.5 * (len(self.event_shape) - 1))
+        count = prod(self.measured_shape)
+        return Spectrum(
+            torch.full((count,), value, dtype=torch.float64),
+            lambda x: self.forward(x).flatten(1) / value,
+            lambda c: self.adjoint(c.reshape(len(c), *self.measured_shape)) / value,
+            lambda y: y.flatten(1),
+            lambda c: c.reshape(len(c), *self.measured_shape),
+        )
 
 
 class Blur(Operator):
@@ -78,7 +86,8 @@ class Blur(Operator):
         whole = torch.zeros(sides, dtype=torch.float64)
         whole[tuple(slice(k) for k in kernel.shape)] = kernel.double()
         whole = whole.roll([-(k // 2) for k in kernel.shape], self.axes)
-        self.response = torch.fft.rfftn(whole, dim=self.axes)
+        self.kernel = kernel
+        self.response = torch.fft.fftn(whole, dim=self.axes)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -89,13 +98,24 @@ class Blur(Operator):
         return self._filtered(y, self.response.conj())
 
     @override
-    def solve_gram(self, y: Tensor, noise: Tensor | float, signal: Tensor | float) -> Tensor:
-        power = self.response.abs().square().to(y.device)
-        return self._filtered(y, 1 / (noise + signal * power))
+    def factorise(self) -> Spectrum:
+        """|response| in the Hartley basis, then a filter of its phases, which is orthogonal."""
+        size = self.response.abs()
+        kept = above_rounding(size.flatten(), size.numel(), self.kernel.dtype)
+        seen = kept.reshape(size.shape)
+        phases = torch.where(seen, self.response, 1.0) / torch.where(seen, size, 1.0)
+        forth, back = hartley(self.event_shape[1:], kept)
+        return Spectrum(
+            size.flatten()[kept].repeat(self.event_shape[0]),
+            forth,
+            back,
+            lambda y: forth(self._filtered(y, phases.conj())),
+            lambda c: self._filtered(back(c), phases),
+        )
 
     def _filtered(self, x: Tensor, response: Tensor) -> Tensor:
         spectrum = torch.fft.rfftn(x, dim=self.axes)
-        factor = response.to(x.device, spectrum.dtype)
+        factor = response[..., : spectrum.shape[-1]].to(x.device, spectrum.dtype)
         back: Tensor = torch.fft.irfftn(spectrum * factor, s=self.event_shape[1:], dim=self.axes)
         return back
 
@@ -140,6 +160,25 @@ class Fourier(Operator):
         spectrum = spectrum.reshape(len(y), *self.event_shape)
         back: Tensor = torch.fft.ifftn(spectrum, dim=self.axes, norm="ortho").real
         return back
+
+    @override
+    def factorise(self) -> Spectrum:
+        """The Hartley basis: a frequency whose opposite is measured as well counts in full, one
+        alone by half of its power."""
+        measured = torch.zeros(self.event_shape[1:], dtype=torch.float64)
+        measured.view(-1)[self.places] = 1.0
+        opposite = measured.flip(self.axes).roll([1] * len(self.axes), self.axes)
+        power = (measured + opposite).flatten() / 2
+        kept = power > 0
+        singular = power[kept].sqrt().repeat(self.event_shape[0])
+        forth, back = hartley(self.event_shape[1:], kept)
+        return Spectrum(
+            singular,
+            forth,
+            back,
+            lambda y: forth(self.adjoint(y)) / singular.to(y),
+            lambda c: self.forward(back(c / singular.to(c))),
+        )
 
 
 class Resize(LinearFunction):
