@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from sde_score import (
     data,
     evaluation,
@@ -32,7 +34,13 @@ from sde_score.interop import FAMILIES
 from sde_score.training import presets
 
 PAGE = Path(__file__).with_name("reference.md")
-HIDDEN = {"event_shape", "num_classes", "condition_shape"}  # arguments that a run fills in
+HIDDEN = {
+    "event_shape",
+    "num_classes",
+    "condition_shape",
+    "observation",
+}  # arguments that a run fills in
+OF_ALL = {"grid", "denoise", "name"}  # arguments of every sampler
 
 PREDICTIONS = {
     "noise": "the noise in x_t",
@@ -157,6 +165,13 @@ SECTIONS = [
         "compositions by `@`, and what has `A` and `A_adjoint`; other likelihoods: `Poisson` and "
         "`LogLikelihood`. `print(posterior)` says how the method is biased.",
     ),
+    Section(
+        "Posterior samplers",
+        posterior.SAMPLERS,
+        "`posterior.SAMPLERS.create('replacement', observation=seen, steps=100)(run.model, "
+        "(16, *run.event_shape), seed=0)`: methods whose steps, and not the score alone, know the "
+        "observation. All have `grid` and `denoise` as samplers do.",
+    ),
     Section("Time grids", samplers.GRIDS, "The argument `grid` of a sampler."),
     Section(
         "Markov kernels",
@@ -218,11 +233,12 @@ SECTIONS = [
 
 def signature(name: str, constructor: Callable) -> str:
     """The name with its arguments; defaults where they are short."""
-    words = []
-    for parameter in inspect.signature(constructor).parameters.values():
+    words, parameters = [], inspect.signature(constructor).parameters
+    for parameter in parameters.values():
         default, empty = parameter.default, parameter.default is inspect.Parameter.empty
         short = not empty and len(repr(default)) <= 16 and default is not None
-        if parameter.name not in HIDDEN:
+        of_all = parameter.name in OF_ALL and "observation" in parameters
+        if parameter.name not in HIDDEN and not of_all:
             words.append(f"{parameter.name}={default!r}" if short else parameter.name)
     return f"`{name}({', '.join(words)})`" if words else f"`{name}`"
 
@@ -266,6 +282,16 @@ def rows(section: Section) -> Iterator[str]:
             yield f"| `{name}` | | {sentence(read)} |"
             for option, says in arguments(read):
                 yield f"| | `{option}` | {says} |"
+        return
+    if section.registry in (posterior.METHODS, posterior.SAMPLERS):
+        yield "| name | what it is | with ever more steps |"
+        yield "|---|---|---|"
+        mask = posterior.Mask(torch.tensor([True, False]))
+        seen = {"observation": posterior.Measurement(mask, torch.zeros(1), 1.0)}
+        for name, constructor in section.registry.items():
+            made = constructor(**seen if section.registry is posterior.SAMPLERS else {})
+            limit = made.limit.replace("|", "\\|")
+            yield f"| {signature(name, constructor)} | {sentence(constructor)} | {limit} |"
         return
     yield "| name | what it is |"
     yield "|---|---|"

@@ -27,7 +27,7 @@ from sde_score.posterior.operators import (
     as_operator,
 )
 from sde_score.posterior.posterior import Posterior
-from sde_score.posterior.samplers import PosteriorSampler
+from sde_score.posterior.samplers import SAMPLERS, PosteriorSampler, Replacement
 from sde_score.posterior.signal_operators import Blur, Fourier, MeanPool, Radon, Resize
 from sde_score.posterior.spectrum import Spectrum
 
@@ -37,6 +37,7 @@ __all__ = [
     "LGDMC",
     "METHODS",
     "MMPS",
+    "SAMPLERS",
     "SDA",
     "TMPD",
     "Blur",
@@ -56,6 +57,7 @@ __all__ = [
     "Posterior",
     "PosteriorSampler",
     "Radon",
+    "Replacement",
     "Resize",
     "Spectral",
     "Spectrum",

@@ -35,6 +35,8 @@ import numpy as np
 import torch
 from harness import Hung, registries, short, time_limit
 
+from sde_score.posterior import Mask, Measurement
+
 HUGE = 10**400
 CALLABLE = {"Weighting", "DomainWeight"}
 """Kinds that any function may be."""
@@ -216,6 +218,7 @@ def examples() -> dict[str, Any]:
         "high": 2.0,
         "target": "gaussian",
         "spread": 0.5,
+        "observation": Measurement(Mask(torch.tensor([True, False])), torch.zeros(1), 0.1),
     }
 
 

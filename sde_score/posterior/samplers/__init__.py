@@ -1,5 +1,8 @@
 """Samplers of posteriors: methods whose steps, and not the score alone, know the observation."""
 
 from sde_score.posterior.samplers.base import SAMPLERS, PosteriorSampler
+from sde_score.posterior.samplers.replacement import Replacement
 
-__all__ = ["SAMPLERS", "PosteriorSampler"]
+SAMPLERS.fill({"replacement": Replacement})
+
+__all__ = ["SAMPLERS", "PosteriorSampler", "Replacement"]

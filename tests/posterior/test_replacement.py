@@ -1,0 +1,110 @@
+"""Known parts of a state, and the samplers that overwrite them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sde_score import samplers
+from sde_score.models import GaussianMixture
+from sde_score.posterior import (
+    SAMPLERS,
+    LogLikelihood,
+    Mask,
+    Matrix,
+    MeanPool,
+    Measurement,
+    Replacement,
+)
+from sde_score.posterior.samplers.known import KnownPart
+from sde_score.sdes import EDM, VP
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def seen(operator, std=0.1, seed=9):
+    return Measurement(operator, normal(*operator.measured_shape, seed=seed), std)
+
+
+@pytest.mark.parametrize("sde", [VP(), EDM()], ids=str)
+@pytest.mark.parametrize("std", [0.05, torch.tensor([[0.1, 0.3]])], ids=["one", "each"])
+def test_the_known_part_is_a_draw_of_the_state_given_the_observation(sde, std):
+    """Variance of alpha y + factor A z about alpha A x0: that of A x_t, while that of y allows."""
+    operator = MeanPool((1, 6), 3)
+    measurement = Measurement(operator, torch.zeros(1, 2), std)
+    part = KnownPart(measurement, "this")
+    times = torch.linspace(sde.t_min, sde.t_max, 7, dtype=torch.float64)
+    found = part.deviations(sde, times)
+    z = operator(torch.eye(6, dtype=torch.float64).reshape(6, 1, 6))  # A of each direction
+    for t, factor in zip(times, found, strict=True):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        noise = (torch.as_tensor(std).double() * alpha) ** 2 * torch.ones(1, 2)
+        variance = (factor * z).square().sum(0) + noise
+        wanted = (sigma**2 / 3).expand(1, 2)
+        known = noise <= wanted
+        torch.testing.assert_close(variance[known], wanted[known])
+        assert bool((factor.isnan().expand(1, 2) == ~known).all())
+    assert 0 < float(found.isnan().double().mean()) < 1
+
+
+def test_steps_by_hand():
+    """An ancestral step, then the known part from a noised copy; both while y is less noisy."""
+    sde, mask = VP(), torch.tensor([True, False, True])
+    prior = GaussianMixture([[0.3, -0.2, 0.1]], torch.tensor([[0.5, 0.1, 0.9]]), sde)
+    measurement = Measurement(Mask(mask), normal(2), torch.tensor([0.01, 0.4]))
+    sampler = SAMPLERS.create("replacement", observation=measurement, steps=5)
+    start, draws = normal(4, 3, seed=2), iter(normal(20, 4, 3, seed=3))
+    got = sampler(prior, start, noise=lambda: next(draws), progress=False)
+    base = samplers.create("ancestral", steps=5)
+    times, draws = base.times(sde), iter(normal(20, 4, 3, seed=3))
+    x, untouched = start.clone(), 0
+    for k, t in enumerate(times):
+        if k:
+            a, b, c = (row[0] for row in base.coefficients(sde, times[k - 1 : k], t[None]))
+            x = a * x + b * prior.score(x, times[k - 1]) + c * next(draws)
+        alpha, sigma, z = sde.alpha(t), sde.sigma(t), next(draws)
+        for place, y, std in zip([0, 2], measurement.y, measurement.variance.sqrt(), strict=True):
+            left = sigma**2 - (alpha * std) ** 2
+            if left > 0:
+                x[:, place] = alpha * y + left.sqrt() * z[:, place]
+            untouched += int(left <= 0)
+    torch.testing.assert_close(got, prior.denoise(x, times[-1]))
+    assert untouched
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_each_sample_is_that_of_its_seed(name):
+    prior = GaussianMixture([[-1.0, 2.0], [1.0, -2.0]], 0.1, VP())
+    observation = Measurement(Mask(torch.tensor([True, False])), torch.ones(1), 0.1)
+    sampler = SAMPLERS.create(name, observation=observation, steps=8)
+    whole = sampler(prior, (3, 2), seed=[4, 5, 6], progress=False)
+    torch.testing.assert_close(whole[1:2], sampler(prior, (1, 2), seed=[5], progress=False))
+    assert sampler.limit in str(sampler)
+    assert sampler.count_nfe() == prior.nfe / 2
+
+
+@pytest.mark.parametrize("predictor", ["ddim", "dpmpp-2m", "heun"])
+def test_any_predictor_comes_to_what_was_seen(predictor):
+    prior = GaussianMixture([[-1.0, 2.0], [1.0, -2.0]], 0.1, VP())
+    observation = Measurement(Mask(torch.tensor([True, False])), torch.ones(1), 0.05)
+    sampler = Replacement(steps=20, predictor=predictor, observation=observation)
+    whole = sampler(prior, (8, 2), seed=0, progress=False)
+    assert (whole[:, 0] - 1).abs().median() < 0.15
+    assert (whole[:, 1] < 0).sum() > 4  # the mode that the known entry tells
+
+
+def test_what_it_cannot_overwrite_is_refused_with_what_can():
+    matrix = Matrix(normal(2, 3))
+    for observation, said in [
+        (seen(matrix), "operator that measures entries by themselves"),
+        (LogLikelihood(lambda x: x.sum(1)), "Replacement needs a Measurement"),
+        (Measurement(matrix, torch.ones(2), covariance=torch.eye(2)), "needs std="),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=said):
+            Replacement(observation=observation)
+    with pytest.raises(ValueError, match="does not fit the operator"):
+        Replacement(observation=seen(Mask(torch.tensor([True]))))(
+            GaussianMixture([[0.0, 0.0]], 1.0, VP()), (1, 2), progress=False
+        )
