@@ -64,10 +64,10 @@ class Sample(RunCommand):
     have no numbers as names; none for samples of all data, of a run trained with condition_dropout;
     classes in turn, or what training examples are told, if not given."""
 
-    condition: Path | None = None
+    condition: str | None = None
     """File with what each sample is told, in the data's own terms, for runs with vectors, images or
     a dictionary: .npy, or .npz with condition, or condition_NAME for each name, as samples.npz has
-    them; one entry counts for all samples."""
+    them; one entry counts for all samples. Of columns of a table also values, as "a=1.2,b=3"."""
 
     guidance: str | None = None
     """Guidance of a conditional model away from its answer without a condition, such as "cfg(3)",
@@ -113,13 +113,33 @@ class Sample(RunCommand):
         if self.condition is not None:
             if self.label is not None:
                 raise ValueError(f"label={self.label} and condition={self.condition}: give one")
-            return run.condition_of(load_condition(self.condition, self.num))
+            return self._told(run, self.condition)
         if self.label is None:
             return run.labels_in_turn(self.num)
         taken = run.num_classes or run.condition_shape
         if self.label == "none" and taken and self.label not in run.class_names:
             return None
         return run.labels_of(self.label, self.num)
+
+    def _told(self, run: Run, text: str) -> Condition:
+        """The condition of a file, or of values such as `a=1.2,b=3`."""
+        if "=" not in text or Path(text).exists():
+            return run.condition_of(load_condition(Path(text), self.num))
+        if not run.condition_names:
+            raise ValueError(
+                f"condition={text}: this run is told no columns of a table; give a file"
+            )
+        pairs = dict(part.partition("=")[::2] for part in text.split(","))
+        values = {name.strip(): _number(name, value) for name, value in pairs.items()}
+        told = run.condition_of(values)
+        return mapped(told, lambda value: value.expand(self.num, -1))
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"condition: {name.strip()}={value} is no number, as in a=1.2") from None
 
 
 def _as_in_data(run: Run, condition: Condition) -> Condition:

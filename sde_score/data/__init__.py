@@ -7,6 +7,7 @@ data set; `EpochOrder` is the order of the examples in training.
 """
 
 from sde_score._core.errors import DataError
+from sde_score.data.columns import column_names, vectors_of, with_condition_columns
 from sde_score.data.dataset import Batch, DataInfo, DataSet, is_image
 from sde_score.data.fingerprint import Fingerprint
 from sde_score.data.formats.numpy_arrays import load_condition
@@ -40,6 +41,7 @@ __all__ = [
     "Source",
     "absolute",
     "available",
+    "column_names",
     "from_tensor",
     "from_torch",
     "is_image",
@@ -49,4 +51,6 @@ __all__ = [
     "register",
     "register_format",
     "text_of",
+    "vectors_of",
+    "with_condition_columns",
 ]

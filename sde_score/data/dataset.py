@@ -112,6 +112,8 @@ class DataSet:
             each name that is no label.
         condition_shape: of one condition, or a dictionary from names to shapes and numbers of
             classes; empty without.
+        condition_names: column of each entry of a vector condition that was cut from a table, see
+            `with_condition_columns`; else empty.
     """
 
     name: str
@@ -125,6 +127,7 @@ class DataSet:
     conditions: Condition = None
     condition_scaling: ConditionScaling = field(default_factory=Scaling)
     condition_shape: ConditionShape = ()
+    condition_names: tuple[str, ...] = ()
 
     @property
     def event_shape(self) -> tuple[int, ...]:

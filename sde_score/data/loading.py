@@ -18,6 +18,7 @@ from torch import Tensor
 from sde_score._core.checks import class_of, is_number
 from sde_score._core.errors import DataError, naming
 from sde_score._core.registry import Registry, format_spec, parse_spec
+from sde_score.data.columns import with_condition_columns
 from sde_score.data.dataset import DataSet
 from sde_score.data.digits import digits
 from sde_score.data.formats.csv_tables import table
@@ -108,7 +109,7 @@ def register_format(
     return reader
 
 
-def load(source: Source) -> DataSet:
+def load(source: Source, condition_columns: str | Sequence[str] | None = None) -> DataSet:
     """A data set by name or path, or what is in memory as a data set.
 
     Accepted are
@@ -124,12 +125,22 @@ def load(source: Source) -> DataSet:
 
     A name comes before a path: write `./digits` for a folder of that name.
 
+    Args:
+        source: one of these.
+        condition_columns: columns of a table that become its condition, such as `"a,b"`; see
+            `with_condition_columns`.
+
     Raises:
         DataError: if there is no such thing, or it is damaged, truncated, empty or not what was
             promised.
         ValueError: if an argument is not accepted.
         TypeError: for anything else.
     """
+    found = _load(source)
+    return found if condition_columns is None else with_condition_columns(found, condition_columns)
+
+
+def _load(source: Source) -> DataSet:
     if isinstance(source, DataSet):
         return source
     text = text_of(source)

@@ -51,11 +51,12 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Conditi
     """Write samples, in one step.
 
     `.npz` holds `samples`, for conditional samples `labels` and for discrete data `levels`; `.npy`
-    the samples alone; `.csv` a table with the names of its columns, and a column `label` for
-    conditional samples; all in the data's own terms, so that `sde_score.data.load` reads them back.
-    They are float32, or float64 where float32 has too few digits for the data. `.png` is a picture
-    of the first 256, or of as many as fit. A path without an ending is a new folder with a file
-    for each sample: `.png` at its own size for gray and color images, otherwise `.npy`.
+    the samples alone; `.csv` a table with the names of its columns, and behind them the columns
+    that are conditions, or a column `label`; all in the data's own terms, so that
+    `sde_score.data.load` reads them back. They are float32, or float64 where float32 has too few
+    digits for the data. `.png` is a picture of the first 256, or of as many as fit. A path without
+    an ending is a new folder with a file for each sample: `.png` at its own size for gray and
+    color images, otherwise `.npy`.
 
     Args:
         x: in model range, shape `(n, *event)`.
@@ -121,11 +122,16 @@ def _labels(condition: Condition) -> Any:
 
 def _csv(raw: Any, look: Look, condition: Condition) -> bytes:
     text = io.StringIO()
-    labels = _labels(condition)
+    labels, names = _labels(condition), look.condition_names
+    beside: Any = [[]] * len(raw)
+    if labels is not None:
+        names, beside = ("label",), labels[:, None]
+    elif isinstance(condition, Tensor) and names:
+        beside = condition.cpu().numpy()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*look.names(raw.shape[1]), *([] if labels is None else ["label"])])
-    for index, row in enumerate(raw):
-        writer.writerow([*map(str, row), *([] if labels is None else [labels[index]])])
+    writer.writerow([*look.names(raw.shape[1]), *(names if len(beside[0]) else ())])
+    for row, told in zip(raw, beside, strict=True):
+        writer.writerow([*map(str, row), *map(str, told)])
     return text.getvalue().encode()
 
 

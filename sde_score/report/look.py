@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sde_score.data import Scaling
+from sde_score.data import Scaling, column_names
 from sde_score.training import Run
 
 Kind = Literal["images", "series", "table"]
@@ -42,12 +42,14 @@ class Look:
             is not known, so that the values that are drawn must tell.
         high: the largest values.
         column_names: of a table; empty where it has none.
+        condition_names: of the columns that are conditions; empty where there are none.
     """
 
     scaling: Scaling = Scaling()  # noqa: RUF009
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     column_names: tuple[str, ...] = ()
+    condition_names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: Run) -> Look:
@@ -55,11 +57,12 @@ class Look:
         if run.record is None:
             return cls(run.scaling)
         record = run.record
-        return cls(run.scaling, record.low, record.high, record.column_names)
+        names = record.column_names, record.condition_names
+        return cls(run.scaling, record.low, record.high, *names)
 
     def names(self, columns: int) -> list[str]:
         """Names of the columns of a table."""
-        return list(self.column_names) or [f"x{index + 1}" for index in range(columns)]
+        return column_names(self.column_names, columns)
 
     def raw(self, x: Tensor) -> Tensor:
         """Examples in model range in the data's own terms, float64; what is not finite is 0."""

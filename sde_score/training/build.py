@@ -392,7 +392,7 @@ def split_data(config: TrainConfig, whole: DataSet | None = None) -> tuple[DataS
         DataError: if the data cannot be loaded.
         ValueError: if `held_out` leaves one part empty.
     """
-    whole = data.load(config.data) if whole is None else whole
+    whole = data.load(config.data, config.condition_columns) if whole is None else whole
     if config.held_out == 0:
         return whole, None
     return whole.split(float(config.held_out), seed=_SPLIT_SEED)

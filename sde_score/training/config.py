@@ -178,6 +178,10 @@ class TrainConfig:
     conditional: bool = False
     """Give the labels of the data, or their other conditions, to the network."""
 
+    condition_columns: str | None = None
+    """Columns of a table, such as a,b, that are told to the network in place of learned; the run is
+    conditional then."""
+
     condition_dropout: float | None = None
     """Share of examples, in [0, 1), that are shown without their condition, so that the network
     learns all data without one too; None takes 0.1, or 0 for networks of your own."""
@@ -234,6 +238,10 @@ class TrainConfig:
             PARAMETRIZATIONS.resolve(self.prediction)
         if self.data is None:
             raise refusal("data", None, "text, a path or a data set")
+        if self.condition_columns is not None:
+            columns = ",".join(name.strip() for name in self.condition_columns.split(","))
+            object.__setattr__(self, "condition_columns", columns)
+            object.__setattr__(self, "conditional", True)
         require_count(
             steps=self.steps,
             batch_size=self.batch_size,

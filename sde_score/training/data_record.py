@@ -47,6 +47,7 @@ class DataRecord(Record):
         condition_shape: of one condition, or a dictionary from names to shapes and numbers of
             classes; empty without.
         condition_scaling: the map between raw conditions and model range, or one for each name.
+        condition_names: columns of a table that are its condition, empty where there are none.
     """
 
     text: str
@@ -63,6 +64,7 @@ class DataRecord(Record):
     column_names: tuple[str, ...] = ()
     condition_shape: ConditionShape = ()
     condition_scaling: ConditionScaling = field(default_factory=Scaling)
+    condition_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_count(count=self.count)
@@ -73,6 +75,10 @@ class DataRecord(Record):
         for name in ("low", "high", "column_names"):
             if len(getattr(self, name)) not in (0, self.event_shape[0]):
                 raise ValueError(f"{name} must have {self.event_shape[0]} entries, or none")
+        if self.condition_names and self.condition_shape != (len(self.condition_names),):
+            raise ValueError(
+                f"condition_names={self.condition_names} does not fit {self.condition_shape}"
+            )
         for value in (*self.low, *self.high):
             require_finite(value_range=value)
 
@@ -98,6 +104,7 @@ class DataRecord(Record):
             dataset.column_names,
             dataset.condition_shape,
             dataset.condition_scaling,
+            dataset.condition_names,
         )
 
     def write(self, path: Path) -> None:
@@ -142,6 +149,8 @@ class DataRecord(Record):
         Raises:
             DataError: if these are other data, saying what changed.
         """
+        if self.condition_names and not found.condition_names:
+            found = data_sets.with_condition_columns(found, self.condition_names)
         changes = self._changes(found)
         if changes:
             raise DataError(

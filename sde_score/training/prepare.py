@@ -189,10 +189,15 @@ def _stored(out: Path, resume: bool) -> TrainConfig | None:
 def _data(config: TrainConfig, out: Path, stored: TrainConfig | None) -> tuple[DataSet, DataRecord]:
     """All data of a run and their record, after a comparison with the record of the run."""
     record, text = read_record(out), data.text_of(config.data)
+    if stored is not None and stored.condition_columns != config.condition_columns:
+        raise ValueError(
+            f"{out} holds a run with condition_columns={stored.condition_columns!r}, not "
+            f"{config.condition_columns!r}: give its own, or another folder"
+        )
     if record is not None and text == record.text:
         whole = record.load()
         return whole, record
-    found = data.load(config.data)
+    found = data.load(config.data, None if record else config.condition_columns)
     if record is None:
         if stored is not None and text is not None and text != stored.data:
             raise ValueError(

@@ -112,6 +112,11 @@ class Run:
         return () if self.record is None else self.record.class_names
 
     @property
+    def condition_names(self) -> tuple[str, ...]:
+        """Columns of the data that the model is told, where these are columns of a table."""
+        return () if self.record is None else self.record.condition_names
+
+    @property
     def sampler(self) -> str:
         """Spec of a sampler that suits the noise levels of the model."""
         if self.all_noise_levels:
@@ -241,7 +246,7 @@ class Run:
         Args:
             values: vectors `(count, n)` or images `(count, channels, *sides)`, tensors or arrays,
                 with NaN in what is none; or a dictionary of them and of labels `(count,)`, with -1
-                for none.
+                for none; of columns of a table also numbers by their names.
 
         Raises:
             TypeError: for values of another kind.
@@ -249,6 +254,8 @@ class Run:
         """
         if not self.condition_shape:
             raise ValueError("this run takes no vectors or images as condition: leave them out")
+        if self.condition_names and isinstance(values, Mapping):
+            values = data_sets.vectors_of(values, self.condition_names)
         given: Condition = (
             {name: torch.as_tensor(value) for name, value in values.items()}
             if isinstance(values, Mapping)

@@ -237,7 +237,7 @@ def test_parquet_files_of_another_kind_are_refused(tmp_path, parquet_file, pictu
     path = tmp_path / "a.parquet"
     image, sound = {"bytes": b"x", "path": None}, {"bytes": png(pictures[0]), "path": None}
     for columns, message in (
-        ({"x": [1, 2]}, "0 columns of images among x"),
+        ({"x": ["a", "b"], "y": [1, 2]}, "0 columns of images among x, y"),
         ({"x": [image], "y": [image]}, "2 columns of images among x, y"),
         (
             {"image": pa.array([], pa.struct({"bytes": pa.binary(), "path": pa.string()}))},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -58,7 +58,27 @@ def table(path: Path, delimiter: str | None = None, header: bool | None = None) 
     if not lines:
         raise DataError("holds no lines of numbers")
     x = torch.tensor([_row(number, cells, columns) for number, cells in lines], dtype=torch.float64)
-    found = from_tensor(x, scaling=_scaling(x, columns), name=path.name)
+    return named_table(x, names, path.name)
+
+
+def named_table(x: torch.Tensor, names: Sequence[str], name: str) -> DataSet:
+    """A data set over a table, each column standardized.
+
+    Args:
+        x: shape `(count, columns)`, floating-point.
+        names: of the columns; empty for none.
+        name: of the data set.
+
+    Raises:
+        DataError: naming a column that is constant, or if the table holds NaN or infinity.
+    """
+    columns = list(names) or [str(i + 1) for i in range(x.shape[1])]
+    if len(columns) != x.shape[1]:
+        raise DataError(f"has {x.shape[1]} columns and names {len(columns)}")
+    for column, values in zip(columns, x.T, strict=True):
+        if not bool(torch.isfinite(values).all()):
+            raise DataError(f"column {column} holds NaN or infinity: remove the rows or fill it in")
+    found = from_tensor(x, scaling=_scaling(x, columns), name=name)
     return replace(found, column_names=tuple(names))
 
 

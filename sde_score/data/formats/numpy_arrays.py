@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
     A `.npy` file holds one array `(count, *event)` and is memory-mapped, so it may exceed the
     memory. A `.npz` file holds it under one of the keys x, data, images, samples, and optionally
     integers under `labels` or vectors `(count, n)` or images under `condition`, or a dictionary of
-    named conditions, each under `condition_` and its name, and the number of levels under `levels`.
+    named conditions, each under `condition_` and its name, the number of levels under `levels`, and
+    the names of the columns of a table, as text, under `columns`.
     Continuous data are
     standardized: tables `(count, features)` column by column, all else by one mean and one standard
     deviation. 8-bit images are `(count, channels, height, width)`, or `(count, height, width)` for
@@ -60,9 +62,22 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
             labels = opened["labels"] if "labels" in opened.files else None
             told = {name: opened[name] for name in opened.files if _is_condition(name)}
             number = opened["levels"] if "levels" in opened.files else None
+            columns = opened["columns"] if "columns" in opened.files else None
         if levels is None and number is not None:
             levels = _told(number)
-    return _data_set(values, labels, told, levels, path.name)
+    found = _data_set(values, labels, told, levels, path.name)
+    return found if columns is None else _with_columns(found, columns)
+
+
+def _with_columns(dataset: DataSet, columns: Any) -> DataSet:
+    """The table with the names of its columns."""
+    named = isinstance(columns, np.ndarray) and columns.dtype.kind == "U"
+    if not named or columns.shape != dataset.event_shape:
+        raise DataError(
+            f"holds something else under columns than a name for each entry of examples of shape "
+            f"{dataset.event_shape}, as of np.array(['a', 'b'])"
+        )
+    return replace(dataset, column_names=tuple(columns.tolist()))
 
 
 def _data_set(
@@ -135,7 +150,7 @@ def _key(keys: list[str]) -> str:
 def _unpacked(archive: Any, key: str) -> int:
     """Bytes of the members that are read, by the directory of the archive."""
     sizes = {each.filename.removesuffix(".npy"): each.file_size for each in archive.zip.infolist()}
-    wanted = (key, "labels", "levels")
+    wanted = (key, "labels", "levels", "columns")
     return sum(size for name, size in sizes.items() if name in wanted or _is_condition(name))
 
 

@@ -1,4 +1,4 @@
-"""Parquet files of images, as the Hugging Face hub writes them."""
+"""Parquet files: images, as the Hugging Face hub writes them, and tables of numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, require_extra
 from sde_score.data.dataset import DataSet
+from sde_score.data.formats.csv_tables import named_table
 from sde_score.data.formats.images import decode_all
-from sde_score.data.limits import MAX_PIXELS, Limits, require_file, require_side
+from sde_score.data.limits import MAX_PIXELS, Limits, require_file, require_room, require_side
 from sde_score.data.tensors import from_tensor
 
 _TOGETHER = 1024  # rows that become objects of Python at once
@@ -28,10 +29,11 @@ def parquet(
     max_bytes: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> DataSet:
-    """Images of a parquet file, `(channels, height, width)`, 256 levels, decoded once into memory.
+    """Images of a parquet file, `(channels, height, width)`, 256 levels, or a table of numbers.
 
-    The image column is the one that holds `{bytes, path}`. Labels are integers; where every
-    one is -1, as hidden labels are written, there are none.
+    The image column is the one that holds `{bytes, path}`; images are decoded once into memory.
+    Labels are integers; where every one is -1, as hidden labels are written, there are none.
+    A file whose columns are all numbers is a table, event `(columns,)`, each column standardized.
 
     Args:
         path: the file.
@@ -43,7 +45,8 @@ def parquet(
         max_pixels: limit of the pixels of one image.
 
     Raises:
-        DataError: if the file or an image is damaged, or there is not exactly one image column.
+        DataError: if the file or an image is damaged, there is not exactly one image column beside
+            other columns than numbers, or a number is missing or a column constant.
     """
     require_side(size, max_pixels)
     pq = require_extra("pyarrow.parquet")
@@ -53,6 +56,11 @@ def parquet(
         file = pq.ParquetFile(path)
         schema, count = file.schema_arrow, file.metadata.num_rows
     with file:
+        if _is_table(schema):
+            require_room(8 * count * len(schema.names))
+            with damaged("a parquet file"):
+                columns = [_numbers(file, name) for name in schema.names]
+            return named_table(torch.stack(columns, 1), schema.names, path.name)
         encoded = _encoded(file, _image_column(schema))
         limits = Limits(path.stat().st_size, max_bytes, max_pixels)
         images = decode_all(encoded, count, path.name, limits, size)
@@ -61,6 +69,20 @@ def parquet(
         return from_tensor(images, name=path.name)
     class_names = _class_names(schema.metadata or {}, label)
     return from_tensor(images, labels, name=path.name, class_names=class_names)
+
+
+def _is_table(schema: Any) -> bool:
+    kinds = require_extra("pyarrow.types")
+    with damaged("a parquet file"):
+        return len(schema) > 0 and all(
+            kinds.is_integer(field.type) or kinds.is_floating(field.type) for field in schema
+        )
+
+
+def _numbers(file: Any, column: str) -> Tensor:
+    """A column of numbers, float64; what is missing is NaN."""
+    read = file.read(columns=[column]).column(0)
+    return torch.as_tensor(read.to_numpy().astype("float64"), dtype=torch.float64)
 
 
 def _image_column(schema: Any) -> str:
@@ -73,7 +95,7 @@ def _image_column(schema: Any) -> str:
     if len(found) != 1:
         raise DataError(
             f"has {len(found)} columns of images among {', '.join(schema.names) or 'none'}; "
-            "accepted: exactly one column of {bytes, path}"
+            "accepted: exactly one column of {bytes, path}, or columns of numbers alone"
         )
     return found[0]
 

@@ -1,0 +1,111 @@
+"""Columns of a table that are conditions: what the network is told beside the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_score._core.errors import DataError
+from sde_score.data.dataset import DataSet
+from sde_score.scaling import Scaling
+
+
+def column_names(names: Sequence[str], count: int) -> list[str]:
+    """Names of the columns of a table: its own, or x1, x2, ... where it has none.
+
+    Args:
+        names: its own, or empty.
+        count: number of columns.
+    """
+    return list(names) or [f"x{index + 1}" for index in range(count)]
+
+
+def split_names(columns: str | Sequence[str]) -> list[str]:
+    """Names of columns, of text such as `"a, b"` or a sequence."""
+    names = columns.split(",") if isinstance(columns, str) else columns
+    return [str(name).strip() for name in names]
+
+
+def with_condition_columns(dataset: DataSet, columns: str | Sequence[str]) -> DataSet:
+    """The same table with some of its columns as a vector condition, and the rest as examples.
+
+    Both keep the scaling of their columns.
+
+    Args:
+        dataset: a table, event `(columns,)`, without labels and conditions.
+        columns: names, as text such as `"a,b"` or a sequence; of a table without names they are
+            x1, x2, ...
+
+    Raises:
+        DataError: if it is no table, has conditions already, or has no such columns or no others.
+    """
+    wanted, shown = split_names(columns), ",".join(split_names(columns))
+    if len(dataset.event_shape) != 1:
+        raise DataError(
+            f"condition_columns={shown!r} needs a table, and {dataset.name} has examples of shape "
+            f"{dataset.event_shape}"
+        )
+    if dataset.labels is not None or dataset.conditions is not None:
+        raise DataError(
+            f"condition_columns={shown!r}: {dataset.name} has labels or conditions already; leave "
+            "one of them out"
+        )
+    names = column_names(dataset.column_names, dataset.event_shape[0])
+    wrong = [name for name in wanted if names.count(name) != 1 or wanted.count(name) != 1]
+    if wrong or len(wanted) == len(names):
+        reason = f"{wrong[0]!r} is not one of them, once" if wrong else "no column is left over"
+        raise DataError(
+            f"condition_columns={shown!r}: {reason}; {dataset.name} has the columns "
+            f"{', '.join(names)}"
+        )
+    told = [names.index(name) for name in wanted]
+    rest = [index for index, name in enumerate(names) if name not in wanted]
+    return replace(
+        dataset,
+        _source=dataset._source[:, rest],
+        scaling=_of_columns(dataset.scaling, rest),
+        column_names=tuple(names[index] for index in rest),
+        conditions=dataset._source[:, told],
+        condition_names=tuple(wanted),
+        condition_scaling=_of_columns(dataset.scaling, told),
+        condition_shape=(len(told),),
+    )
+
+
+def vectors_of(values: Mapping[str, Any], names: Sequence[str]) -> Tensor:
+    """Vectors of values by the names of their columns, float64, shape `(n, len(names))`.
+
+    Args:
+        values: for each name a number, or n of them.
+        names: of all columns.
+
+    Raises:
+        ValueError: for other names, or values that are no numbers.
+    """
+    if set(values) != set(names):
+        raise ValueError(
+            f"condition names {', '.join(map(str, values)) or 'nothing'}; accepted: a value for "
+            f"each of {', '.join(names)}"
+        )
+    try:
+        found = [torch.as_tensor(values[name], dtype=torch.float64).reshape(-1) for name in names]
+        count = max(map(len, found))
+        return torch.stack([each.expand(count) for each in found], 1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"condition={values}: accepted are a number for each name, or as many for all"
+        ) from error
+
+
+def _of_columns(scaling: Scaling, chosen: Sequence[int]) -> Scaling:
+    if not isinstance(scaling.center, tuple) or not isinstance(scaling.width, tuple):
+        return scaling
+    return replace(
+        scaling,
+        center=tuple(scaling.center[index] for index in chosen),
+        width=tuple(scaling.width[index] for index in chosen),
+    )
