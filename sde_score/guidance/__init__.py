@@ -1,5 +1,6 @@
 """Guidance: models made of models; samplers, likelihoods and views take them like any other."""
 
+from sde_score.guidance.composition import Conjunction, Mixture, Product, Tempered
 from sde_score.guidance.gradients import ClassifierGuided, RewardGuided
 from sde_score.guidance.guided import Guided, guide
 from sde_score.guidance.rules import (
@@ -19,12 +20,16 @@ __all__ = [
     "ClassifierFree",
     "ClassifierGuided",
     "Clipped",
+    "Conjunction",
     "FrequencyDecoupled",
     "Guided",
+    "Mixture",
     "PlusPlus",
+    "Product",
     "Projected",
     "RewardGuided",
     "Rule",
+    "Tempered",
     "Thresholded",
     "ZeroStar",
     "available",

@@ -25,6 +25,11 @@ from sde_score.guidance.rules import RULES, Rule
 from sde_score.models import Model, Scales, WrappedDenoiser, as_condition, require_model
 from sde_score.samplers import Sampler
 
+PRODUCT_BIAS = (
+    "biased: at t > 0 the sum of the scores is not that of the diffused product; corrected by "
+    "posterior.smc"
+)
+
 
 class Guided(WrappedDenoiser):
     r"""A model's prediction, guided away from a worse one by a rule.
@@ -67,7 +72,7 @@ class Guided(WrappedDenoiser):
             self.rule = self.rule.on_grid(sampler.times(model.sde))
         _require_worse(model, against, negative)
         self.against = against
-        self.negative: Condition = _tensors(negative)
+        self.negative: Condition = as_tensors(negative)
         self.interval = _require_interval(interval)
         self._before: tuple[Tensor, Tensor] | None = None
 
@@ -128,15 +133,53 @@ class Guided(WrappedDenoiser):
         self._before = change.detach(), time
         return change
 
+    @property
+    def limit(self) -> str:
+        """What samples tend to with ever more steps."""
+        try:
+            weights = self.weights
+        except ValueError:
+            return "biased: what is followed is the score of no diffused distribution"
+        return "exact" if weights == (1.0, 0.0) else PRODUCT_BIAS
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """(w, 1 - w), where guidance is a product of powers of the good model and the worse.
+
+        Raises:
+            ValueError: for rules and intervals with which it is none.
+        """
+        weight = self.rule.power
+        if weight is None or self.interval is not None:
+            raise ValueError(
+                f"{self.rule!r} with interval={self.interval} is no product of powers of two "
+                "models; accepted: ClassifierFree without rescale, at all noise levels"
+            )
+        return weight, 1 - weight
+
+    def scores(self, x: Tensor, t: Tensor | float, condition: Condition = None) -> Tensor:
+        """Scores of the good prediction and of the worse, shape `(2, batch, *event)`.
+
+        Args:
+            x: shape `(batch, *event)`.
+            t: a scalar or `(batch,)`.
+            condition: of the good prediction.
+        """
+        at = self._scales(x, t)
+        self.nfe += 2
+        pair = torch.stack(self._pair(x, at.t, condition))
+        return expand_like(at.alpha / at.sigma**2, x) * pair - x / expand_like(at.sigma**2, x)
+
     @override
     def extra_repr(self) -> str:
         return f"rule={self.rule}, interval={self.interval}"
 
 
-def _tensors(negative: Any) -> Condition:
-    if isinstance(negative, Mapping):
-        return {name: torch.as_tensor(value) for name, value in negative.items()}
-    return None if negative is None else torch.as_tensor(negative)
+def as_tensors(condition: Any) -> Condition:
+    """What one example is told, with numbers and arrays as tensors; None stays None."""
+    if isinstance(condition, Mapping):
+        return {name: torch.as_tensor(value) for name, value in condition.items()}
+    return None if condition is None else torch.as_tensor(condition)
 
 
 def _away_from(condition: Tensor, negative: Tensor | None) -> Tensor:
@@ -148,20 +191,32 @@ def _away_from(condition: Tensor, negative: Tensor | None) -> Tensor:
 
 def _require_worse(model: Model, against: Model | None, negative: object) -> None:
     if against is None:
-        if negative is None and getattr(model, "needs_condition", False):
-            raise ValueError(
-                "model was trained with a condition for every example, so that its answer without "
-                "one is of no use: train with condition_dropout=0.1, or give against=, a weaker "
-                "model"
-            )
         if negative is None:
-            as_condition(None, 1, model=model)  # says where too little was seen without one
+            require_unconditional(model, ", or give against=, a weaker model")
         return
     require_model(against, "against")
     if against.sde != model.sde:
         raise ValueError(f"against has {against.sde}, and model {model.sde}: give models of one")
     if negative is not None:
         raise ValueError("against and negative both say what is worse: give one of them")
+
+
+def require_unconditional(model: Model, or_else: str = "") -> None:
+    """Refuse a model without an answer without condition, and say where that is hardly trained.
+
+    Args:
+        model: anything with the model protocol.
+        or_else: what else can be done, for the message.
+
+    Raises:
+        ValueError: for a model that was trained with a condition for every example.
+    """
+    if getattr(model, "needs_condition", False):
+        raise ValueError(
+            "model was trained with a condition for every example, so that its answer without one "
+            f"is of no use: train with condition_dropout=0.1{or_else}"
+        )
+    as_condition(None, 1, model=model)
 
 
 def _require_interval(interval: Sequence[float] | None) -> tuple[float, float] | None:

@@ -44,6 +44,11 @@ class Rule(ABC):
     momentum = 0.0
     """Share of the difference before that is added to each; 0 for a function of x and t alone."""
 
+    @property
+    def power(self) -> float | None:
+        """w, where the guided score is that of good^w worse^(1 - w); None where it is of none."""
+        return None
+
     @abstractmethod
     def __call__(self, x: Tensor, good: Tensor, worse: Tensor, at: Scales) -> Tensor:
         """The guided denoised mean; all like x, shape `(batch, *event)`."""
@@ -109,6 +114,11 @@ class ClassifierFree(_Weighted):
         require_nonnegative(rescale=self.rescale)
         if self.rescale > 1:
             raise ValueError(f"rescale={self.rescale!r} must lie in [0, 1]")
+
+    @property
+    @override
+    def power(self) -> float | None:
+        return None if self.rescale else self.w
 
     @override
     def __call__(self, x: Tensor, good: Tensor, worse: Tensor, at: Scales) -> Tensor:

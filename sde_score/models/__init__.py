@@ -1,7 +1,7 @@
 """Models: a score, from a trained network or of a distribution that is known exactly."""
 
 from sde_score.models import exact as targets
-from sde_score.models.base import BaseEnergy, BaseModel, normal_tensor
+from sde_score.models.base import BaseEnergy, BaseModel, KnownDensity, normal_tensor
 from sde_score.models.calling import Caller, accepts
 from sde_score.models.density import Density, Marginal
 from sde_score.models.derivatives.derivative_check import check_differentiable
@@ -52,7 +52,7 @@ from sde_score.models.parametrization import Parametrization, Scales
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.rows import PARAMETRIZATIONS
 from sde_score.models.score_model import ScoreModel
-from sde_score.models.wrapped import WrappedDenoiser
+from sde_score.models.wrapped import SeveralModels, WrappedDenoiser
 
 __all__ = [
     "DERIVATIVE_MODES",
@@ -74,6 +74,7 @@ __all__ = [
     "Funnel",
     "Gaussian",
     "GaussianMixture",
+    "KnownDensity",
     "Marginal",
     "Mixture",
     "Model",
@@ -85,6 +86,7 @@ __all__ = [
     "Scales",
     "ScoreFunction",
     "ScoreModel",
+    "SeveralModels",
     "Target",
     "WrappedDenoiser",
     "accepts",

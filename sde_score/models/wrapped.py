@@ -1,8 +1,9 @@
-"""Models made of models by their denoised mean."""
+"""Models made of models: by the denoised mean of one, or by the scores of several."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -60,3 +61,48 @@ class WrappedDenoiser(nn.Module, BaseModel):
     @override
     def _coefficients(self, at: Scales) -> Coefficients:
         return parametrization.data(at)
+
+
+class SeveralModels(nn.Module):
+    """Models of one diffusion, of whose scores another model's is made: goes before `BaseModel`.
+
+    `nfe` counts evaluations of networks per sample: `_predict` returns the score, and adds the
+    evaluations beyond the one that is counted for each answer.
+
+    Args:
+        models: anything with the model protocol, of one diffusion; a module's parameters become
+            this model's.
+
+    Raises:
+        TypeError: if one lacks the protocol.
+        ValueError: for none, or for models of different diffusions.
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        super().__init__()
+        self.models = tuple(models)
+        if not self.models:
+            raise ValueError("models is empty: give at least one")
+        for index, model in enumerate(self.models):
+            require_model(model, f"models[{index}]")
+            if model.sde != self.models[0].sde:
+                raise ValueError(
+                    f"models[{index}] has {model.sde}, and models[0] {self.models[0].sde}: give "
+                    "models of one diffusion"
+                )
+            if isinstance(model, nn.Module):
+                self.add_module(str(index), model)
+        self.sigma_data = float(getattr(self.models[0], "sigma_data", 1.0))
+
+    @property
+    def sde(self) -> SDE:
+        """The diffusion of all models."""
+        return self.models[0].sde
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the models since they were made."""
+        return sum({id(model): model.nfe for model in self.models}.values())
+
+    def _coefficients(self, at: Scales) -> Coefficients:
+        return parametrization.score(at)
