@@ -27,7 +27,7 @@ from sde_score.posterior.operators import (
     as_operator,
 )
 from sde_score.posterior.posterior import Posterior
-from sde_score.posterior.samplers import SAMPLERS, PosteriorSampler, Replacement
+from sde_score.posterior.samplers import SAMPLERS, PosteriorSampler, RePaint, Replacement
 from sde_score.posterior.signal_operators import Blur, Fourier, MeanPool, Radon, Resize
 from sde_score.posterior.spectrum import Spectrum
 
@@ -57,6 +57,7 @@ __all__ = [
     "Posterior",
     "PosteriorSampler",
     "Radon",
+    "RePaint",
     "Replacement",
     "Resize",
     "Spectral",

@@ -14,6 +14,7 @@ from sde_score.posterior import (
     Matrix,
     MeanPool,
     Measurement,
+    RePaint,
     Replacement,
 )
 from sde_score.posterior.samplers.known import KnownPart
@@ -29,24 +30,38 @@ def seen(operator, std=0.1, seed=9):
 
 
 @pytest.mark.parametrize("sde", [VP(), EDM()], ids=str)
-@pytest.mark.parametrize("std", [0.05, torch.tensor([[0.1, 0.3]])], ids=["one", "each"])
-def test_the_known_part_is_a_draw_of_the_state_given_the_observation(sde, std):
-    """Variance of alpha y + factor A z about alpha A x0: that of A x_t, while that of y allows."""
-    operator = MeanPool((1, 6), 3)
-    measurement = Measurement(operator, torch.zeros(1, 2), std)
+@pytest.mark.parametrize(
+    ("operator", "std"),
+    [
+        (MeanPool((1, 6), 3), 0.05),
+        (MeanPool((1, 6), 3), torch.tensor([[0.1, 0.3]])),
+        (Matrix(normal(2, 6), (1, 6)), 0.2),
+    ],
+    ids=["pool", "each", "matrix"],
+)
+def test_the_known_part_is_a_draw_of_the_state_given_the_observation(sde, operator, std):
+    """Of measured coordinates the covariance about alpha A x0 is that of A x_t, while y allows."""
+    measurement = seen(operator, std)
+    mean = operator.pinv(measurement.y[None]).flatten(1)
     part = KnownPart(measurement, "this")
     times = torch.linspace(sde.t_min, sde.t_max, 7, dtype=torch.float64)
     found = part.deviations(sde, times)
-    z = operator(torch.eye(6, dtype=torch.float64).reshape(6, 1, 6))  # A of each direction
+    basis = torch.eye(6, dtype=torch.float64).reshape(6, 1, 6)
+    matrix = operator.matrix.T
+    exact = operator.pinv(operator(basis)).flatten(1)  # the projection on what is measured
+    some = 0
     for t, factor in zip(times, found, strict=True):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
-        noise = (torch.as_tensor(std).double() * alpha) ** 2 * torch.ones(1, 2)
-        variance = (factor * z).square().sum(0) + noise
-        wanted = (sigma**2 / 3).expand(1, 2)
-        known = noise <= wanted
-        torch.testing.assert_close(variance[known], wanted[known])
-        assert bool((factor.isnan().expand(1, 2) == ~known).all())
-    assert 0 < float(found.isnan().double().mean()) < 1
+        states = part.overwrite(torch.zeros_like(basis), float(alpha), factor, basis).flatten(1)
+        states = states - alpha * mean
+        noise = alpha**2 * torch.as_tensor(std).double().flatten().expand(2) ** 2
+        inverse = torch.linalg.pinv(matrix)  # y -> x
+        covariance = states.T @ states + inverse.T @ torch.diag(noise) @ inverse
+        if not factor.isnan().any():
+            torch.testing.assert_close(covariance, sigma**2 * exact)
+            some += 1
+    assert 0 < some < 7
+    assert found.isnan().any()
 
 
 def test_steps_by_hand():
@@ -85,6 +100,31 @@ def test_each_sample_is_that_of_its_seed(name):
     assert sampler.count_nfe() == prior.nfe / 2
 
 
+def test_repaint_goes_back_up_and_down_again():
+    """Places of a grid from the noise; rises by the transition, in its right size."""
+    sde = VP()
+    prior = GaussianMixture([[0.0, 0.0]], 1.0, sde)
+    observation = Measurement(Mask(torch.tensor([True, False])), torch.ones(1), 1e-3)
+    sampler = SAMPLERS.create("repaint", observation=observation, steps=6, jump=2, resample=3)
+    got = sampler(prior, (3, 2), seed=0, progress=False, trajectory=True)
+    times, places = sampler.times(sde), [0, 1, 2, 3, 1, 2, 3, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5]
+    torch.testing.assert_close(got.times[:-1], times[places])
+    assert len(places) - 1 == sampler.total == len(got.times) - 2
+    assert got.nfe == 14  # 13 steps down and the last
+    start, draws = normal(4, 2, seed=2), iter(normal(60, 4, 2, seed=3))
+    states = sampler(
+        prior, start, noise=lambda: next(draws), progress=False, trajectory=True
+    ).states
+    draws = iter(normal(60, 4, 2, seed=3))
+    for _ in range(7):  # the known part of the start; steps and known parts down to the first rise
+        next(draws)
+    up, down = times[1], times[3]
+    scale, std = sde.alpha(up) / sde.alpha(down), None
+    std = (sde.sigma(up) ** 2 - scale**2 * sde.sigma(down) ** 2).sqrt()
+    risen = scale * states[3] + std * next(draws)
+    torch.testing.assert_close(states[4], risen)
+
+
 @pytest.mark.parametrize("predictor", ["ddim", "dpmpp-2m", "heun"])
 def test_any_predictor_comes_to_what_was_seen(predictor):
     prior = GaussianMixture([[-1.0, 2.0], [1.0, -2.0]], 0.1, VP())
@@ -98,12 +138,11 @@ def test_any_predictor_comes_to_what_was_seen(predictor):
 def test_what_it_cannot_overwrite_is_refused_with_what_can():
     matrix = Matrix(normal(2, 3))
     for observation, said in [
-        (seen(matrix), "operator that measures entries by themselves"),
         (LogLikelihood(lambda x: x.sum(1)), "Replacement needs a Measurement"),
-        (Measurement(matrix, torch.ones(2), covariance=torch.eye(2)), "needs std="),
+        (Measurement(matrix, torch.ones(2), torch.tensor([0.1, 0.2])), "RePaint needs std="),
     ]:
         with pytest.raises((ValueError, TypeError), match=said):
-            Replacement(observation=observation)
+            (RePaint if "RePaint" in said else Replacement)(observation=observation)
     with pytest.raises(ValueError, match="does not fit the operator"):
         Replacement(observation=seen(Mask(torch.tensor([True]))))(
             GaussianMixture([[0.0, 0.0]], 1.0, VP()), (1, 2), progress=False

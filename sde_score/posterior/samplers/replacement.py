@@ -1,27 +1,32 @@
-"""The replacement method: known entries are overwritten at every step."""
+"""Replacement of what is known at every step, and RePaint, which walks back as well."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 from torch import Tensor
 from typing_extensions import override
 
+from sde_score._core.checks import require_count
 from sde_score.posterior.samplers.base import PosteriorSampler
 from sde_score.posterior.samplers.known import KnownPart
 from sde_score.samplers import PREDICTORS, Sampler
 from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
 
+_FRESH = "a known part of fresh noise at each step, and not the one that y leads to"
+
 
 @dataclass(frozen=True)
 class Replacement(PosteriorSampler):
     r"""Steps of a sampler, after each of which the known part is a noised copy of y.
 
-    .. math:: A x_t \leftarrow \alpha y + \sqrt{\sigma^2 c - \alpha^2 R}\, z, \qquad A A^T = c I
+    .. math:: V^T x_t \leftarrow \alpha \bar y + \sqrt{\sigma^2 - \alpha^2 R / s^2}\, z, \qquad
+              \bar y = S^{-1} U^T y
 
-    for masks, mean-pooling and gray values. Where the noise of y is above that of x_t, the known
+    with A = U S V^T; for a mask, its entries. Where the noise of y is above that of x_t, the known
     part is left to the sampler, which takes that noise away. The time of the grid nearest to where
     they are equal is moved there, so that nothing of y is lost between two times.
 
@@ -45,35 +50,113 @@ class Replacement(PosteriorSampler):
     @property
     @override
     def limit(self) -> str:
-        return (
-            "biased: the missing part meets a known part of fresh noise at each step, and not the "
-            "one that y leads to"
-        )
+        return f"biased: the missing part meets {_FRESH}"
 
     @override
     def require_observation(self) -> None:
-        """Refuse operators that do not measure entries by themselves."""
-        KnownPart(self.measurement, "replacement")
+        """Refuse noise that is not independent in what is measured."""
+        _ = self._known
+
+    @cached_property
+    def _known(self) -> KnownPart:
+        return KnownPart(self.measurement, type(self).__name__)
 
     @override
     def times(self, sde: SDE) -> Tensor:
         """The times at which the model is evaluated, decreasing, float64."""
-        return KnownPart(self.measurement, "replacement").with_crossing(sde, super().times(sde))
+        return self._known.with_crossing(sde, super().times(sde))
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
-        part, times = KnownPart(self.measurement, "replacement"), problem.times
         predictor = replace(
             PREDICTORS.resolve(self.predictor),
             steps=self.steps, grid=self.grid, denoise=self.denoise,
         )  # fmt: skip
-        alphas = problem.sde.alpha(times).tolist()
-        deviations = part.deviations(problem.sde, times).to(x.device)
-        x = part.overwrite(x, alphas[0], deviations[0], problem.noise())
+        self._known.operator(x)  # refuses states of another shape
+        alphas = problem.sde.alpha(problem.times).tolist()
+        deviations = self._known.deviations(problem.sde, problem.times).to(x.device)
+        x = self._known.overwrite(x, alphas[0], deviations[0], problem.noise())
         for k, (time, state) in enumerate(predictor.iterate(problem, x), 1):
             x = state
             if k < len(alphas):  # else the data are reached
-                part.overwrite(x, alphas[k], deviations[k], problem.noise())
+                self._known.overwrite(x, alphas[k], deviations[k], problem.noise())
             yield time, x
         if self.denoise and not predictor.ends_at_data:
             yield 0.0, problem.denoise(x, problem.moments(x.device)[-1])
+
+
+@dataclass(frozen=True)
+class RePaint(PosteriorSampler):
+    r"""Replacement that goes back up and walks each stretch of the grid again.
+
+    Whenever the number of steps that are left is a multiple of `jump`, noise is put back by the
+    diffusion's own transition over `jump` steps, and they are taken again, `resample` times in all;
+    so the missing part comes to agree with the known one.
+
+    Args:
+        predictor: as that of `Replacement`.
+        jump: steps of a stretch.
+        resample: how often each stretch is walked; 1 is `Replacement`.
+
+    Reference: Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865, algorithm 1, figure 9.
+    """
+
+    steps: int = 250
+    predictor: str | Sampler = "ancestral"
+    jump: int = 10
+    resample: int = 10
+
+    descends: ClassVar[bool] = False
+
+    undifferentiable = "the known part is overwritten in place"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count(jump=self.jump, resample=self.resample)
+
+    @property
+    @override
+    def limit(self) -> str:
+        return f"biased, less with more walks of each stretch: the missing part meets {_FRESH}"
+
+    @override
+    def require_observation(self) -> None:
+        """Refuse noise that is not independent in what is measured."""
+        KnownPart(self.measurement, "RePaint")
+
+    @cached_property
+    def _inner(self) -> Replacement:
+        return Replacement(
+            self.steps, self.grid, False, self.predictor, observation=self.observation
+        )
+
+    @override
+    def times(self, sde: SDE) -> Tensor:
+        """The times at which the model is evaluated, decreasing, float64."""
+        return replace(self._inner, denoise=self.denoise).times(sde)
+
+    @property
+    @override
+    def total(self) -> int:
+        ways = self._ways(self.steps if self.denoise else self.steps + 1)
+        return sum(last - first for first, last in ways) + len(ways) - 1
+
+    def _ways(self, count: int) -> list[tuple[int, int]]:
+        """First and last of the times of each way down, by their places in a grid of `count`."""
+        lows = range(count - 1, self.jump - 1, -self.jump)  # none from which a jump leaves the grid
+        stops = [low for low in reversed(lows) for _ in range(self.resample - 1)]
+        starts = [0, *(low - self.jump for low in stops)]
+        return list(zip(starts, [*stops, count - 1], strict=True))
+
+    @override
+    def iterate(self, problem: Problem, x: Tensor) -> Iteration:
+        times, ways = problem.times, self._ways(len(problem.times))
+        for (first, last), up in zip(ways, [*(first for first, _ in ways[1:]), None], strict=True):
+            way = replace(problem, times=times[first : last + 1])
+            for time, state in self._inner.iterate(way, x):
+                x = state
+                yield time, x
+            if up is not None:
+                scale, std = problem.sde.transition(times[last], times[up])
+                x.mul_(float(scale)).add_(problem.noise().to(x), alpha=float(std))
+                yield float(times[up]), x
