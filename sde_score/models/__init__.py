@@ -3,6 +3,7 @@
 from sde_score.models import exact as targets
 from sde_score.models.base import BaseEnergy, BaseModel, KnownDensity, normal_tensor
 from sde_score.models.calling import Caller, accepts
+from sde_score.models.composed_energies import EnergyMixture, EnergySum
 from sde_score.models.density import Density, Marginal
 from sde_score.models.derivatives.derivative_check import check_differentiable
 from sde_score.models.derivatives.divergence import (
@@ -69,7 +70,9 @@ __all__ = [
     "EmpiricalDistribution",
     "EnergyBased",
     "EnergyFunction",
+    "EnergyMixture",
     "EnergyModel",
+    "EnergySum",
     "Exponential",
     "Funnel",
     "Gaussian",

@@ -124,6 +124,8 @@ class Diffused(nn.Module, BaseEnergy):
         sde: the forward diffusion.
     """
 
+    takes_condition = False
+
     def __init__(self, target: Target, sde: SDE) -> None:
         super().__init__()
         self.target = target
