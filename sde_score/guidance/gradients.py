@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -24,8 +23,8 @@ from sde_score.models import (
     Scales,
     WrappedDenoiser,
     accepts,
+    gradient_of,
     normal_tensor,
-    value_and_point,
 )
 
 
@@ -99,19 +98,19 @@ class RewardGuided(WrappedDenoiser):
 
     @override
     def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
-        keep = torch.is_grad_enabled()
-        with torch.inference_mode(False):
-            x, t = normal_tensor(x), normal_tensor(at.t)
-            condition = mapped(condition, normal_tensor)
-            inner = condition if self.takes_condition else None
-            x0, point = value_and_point(lambda z: self.model.denoise(z, t, inner), x)
-            with torch.enable_grad():
-                told = (condition,) if accepts(self.reward, 2) else ()
-                reward = self.reward(x0, *told)
-                _require_one_each(reward, len(x))
-                (gradient,) = torch.autograd.grad(reward.sum(), point, create_graph=keep)
-        guided = x0 + expand_like(self.scale * at.sigma**2 / at.alpha, x) * gradient
-        return guided if keep else guided.detach()
+        inner = condition if self.takes_condition else None
+        return self._moved(x, at, inner, lambda x0, *_: self._slope(x0, condition))
+
+    def _slope(self, x0: Tensor, condition: Condition) -> Tensor:
+        """Gradient of the reward at a denoised mean, times the scale."""
+        told = (mapped(condition, normal_tensor),) if accepts(self.reward, 2) else ()
+
+        def reward(x0: Tensor) -> Tensor:
+            found = self.reward(x0, *told)
+            _require_one_each(found, len(x0))
+            return found
+
+        return self.scale * gradient_of(reward, x0)
 
     @override
     def extra_repr(self) -> str:

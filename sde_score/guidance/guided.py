@@ -81,7 +81,6 @@ class Guided(WrappedDenoiser):
         inside = self._inside(at)
         if inside is not None and not inside.ndim and not inside:
             return self.model.denoise(x, at.t, condition)
-        self.nfe += 1  # beyond the one that is counted for each answer
         good, worse = self._pair(x, at.t, condition)
         if self.rule.momentum:
             worse = good - self._with_momentum(good - worse, at.t)
@@ -98,18 +97,22 @@ class Guided(WrappedDenoiser):
         return (self.interval[0] < ratio) & (ratio <= self.interval[1])
 
     def _pair(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """The good prediction and the worse one."""
+        """The good prediction and the worse one, whose evaluations are added to those of the inner
+        model."""
         if self.against is not None:
-            good = self.model.denoise(x, t, condition)
-            return good, self.against.denoise(x, t, condition)
+            before = self.against.nfe - self.model.nfe
+            worse = self.against.denoise(x, t, condition)
+            self.nfe += self.against.nfe - self.model.nfe - before  # it may be made of the model
+            return self.model.denoise(x, t, condition), worse
         if condition is None:
             raise ValueError(
                 "condition is missing: guidance goes away from the answer without one. Give "
                 "labels or vectors, one per example"
             )
         times = torch.cat([t, t]) if t.ndim else t
-        both = self._both(condition)
+        both, before = self._both(condition), self.model.nfe
         good, worse = self.model.denoise(torch.cat([x, x]), times, both).chunk(2)
+        self.nfe += self.model.nfe - before  # once more, for as many examples again
         return good, worse
 
     def _both(self, condition: Tensor | Mapping[str, Tensor]) -> Condition:
@@ -165,9 +168,9 @@ class Guided(WrappedDenoiser):
             t: a scalar or `(batch,)`.
             condition: of the good prediction.
         """
-        at = self._scales(x, t)
-        self.nfe += 2
+        at, before = self._scales(x, t), self.model.nfe
         pair = torch.stack(self._pair(x, at.t, condition))
+        self.nfe += self.model.nfe - before
         return expand_like(at.alpha / at.sigma**2, x) * pair - x / expand_like(at.sigma**2, x)
 
     @override

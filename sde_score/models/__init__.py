@@ -15,6 +15,7 @@ from sde_score.models.derivatives.divergence import (
 )
 from sde_score.models.derivatives.jacobian import (
     DERIVATIVE_MODES,
+    gradient_of,
     hessian_vector,
     jacobian,
     jacobian_vector,
@@ -99,6 +100,7 @@ __all__ = [
     "check_differentiable",
     "checked_inputs",
     "divergence",
+    "gradient_of",
     "hessian_vector",
     "jacobian",
     "jacobian_vector",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from sde_score._core.conditions import Condition
+from sde_score._core.checks import expand_like
+from sde_score._core.conditions import Condition, mapped
 from sde_score.models import parametrization
-from sde_score.models.base import BaseModel
+from sde_score.models.base import BaseModel, normal_tensor
+from sde_score.models.derivatives.jacobian import pull, value_and_point
 from sde_score.models.inputs import require_model
 from sde_score.models.parametrization import Coefficients, Scales
 from sde_score.models.protocol import Model
@@ -54,9 +57,56 @@ class WrappedDenoiser(nn.Module, BaseModel):
         if check is not None and self.takes_condition:
             check(condition)
 
+    @override
+    def _evaluate(
+        self,
+        wanted: Callable[[Scales], Coefficients],
+        x: Tensor,
+        t: Tensor | float,
+        condition: Condition,
+    ) -> Tensor:
+        before = self.model.nfe
+        found = super()._evaluate(wanted, x, t, condition)
+        self.nfe += self.model.nfe - before - 1  # an answer costs what the inner model's does
+        return found
+
     @abstractmethod
     def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
-        """The denoised mean, like x; one evaluation is counted by the caller."""
+        """The denoised mean, like x; evaluations of the inner model are counted by the caller."""
+
+    def _moved(
+        self,
+        x: Tensor,
+        at: Scales,
+        condition: Condition,
+        direction: Callable[[Tensor, Scales, Callable[[Tensor], Tensor]], Tensor],
+    ) -> Tensor:
+        r"""The inner denoised mean D, with a gradient through the network added to its score.
+
+        .. math:: D + \frac{\sigma^2}{\alpha} J^T g, \qquad J = \frac{\partial D}{\partial x}
+
+        The caller may be in any mode; a graph is kept where gradients are enabled.
+
+        Args:
+            x: shape `(batch, *event)`.
+            at: the scales.
+            condition: of the inner model.
+            direction: from D, the scales and the product v -> J^T v to g, like D.
+        """
+        keep = torch.is_grad_enabled()
+        with torch.inference_mode(False):
+            x, t = normal_tensor(x), normal_tensor(at.t)
+            condition = mapped(condition, normal_tensor)
+            at = Scales(at.sde, t, at.sigma_data)
+            x0, point = value_and_point(lambda z: self.model.denoise(z, t, condition), x)
+
+            def pulled(v: Tensor) -> Tensor:
+                return pull(x0, point, v, create_graph=keep, retain=True)
+
+            with torch.set_grad_enabled(keep):
+                seen = x0 if keep else x0.detach()
+                added = pulled(direction(seen, at, pulled))
+                return seen + expand_like(at.sigma**2 / at.alpha, x) * added
 
     @override
     def _coefficients(self, at: Scales) -> Coefficients:

@@ -32,7 +32,7 @@ from sde_score._core.checks import (
 )
 from sde_score._core.registry import Registry
 from sde_score.guidance import scales_after_step
-from sde_score.models import Scales
+from sde_score.models import Scales, gradient_of
 from sde_score.posterior.observations import Measurement, Observation, as_measurement
 from sde_score.posterior.solvers import conjugate_gradients
 
@@ -258,7 +258,7 @@ class LGDMC(Method):
             logs = torch.stack([observation.log_prob(z + spread * each) for each in noise])
             return logs.logsumexp(0)
 
-        return _gradient_of(log_mean, x0)
+        return gradient_of(log_mean, x0)
 
 
 @dataclass(frozen=True)
@@ -331,12 +331,4 @@ def _gradient(observation: Observation, x0: Tensor) -> Tensor:
     """Gradient of log p(y | x0)."""
     if isinstance(observation, Measurement):
         return observation.operator.adjoint(observation.whiten(observation.residual(x0)))
-    return _gradient_of(observation.log_prob, x0)
-
-
-def _gradient_of(function: Callable[[Tensor], Tensor], x0: Tensor) -> Tensor:
-    keep = torch.is_grad_enabled()
-    point = x0 if keep and x0.requires_grad else x0.detach().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(function(point).sum(), point, create_graph=keep)
-    return gradient
+    return gradient_of(observation.log_prob, x0)

@@ -9,15 +9,14 @@ r"""The posterior as a model: the prior's score plus that of what was observed.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import expand_like, shown
-from sde_score._core.conditions import Condition, mapped
+from sde_score._core.checks import shown
+from sde_score._core.conditions import Condition
 from sde_score._core.errors import ArgumentError
-from sde_score.models import Model, Scales, WrappedDenoiser, normal_tensor, value_and_point
-from sde_score.posterior.methods import METHODS, Method
+from sde_score.models import Model, Scales, WrappedDenoiser
+from sde_score.posterior.methods import METHODS, Method, Pullback
 from sde_score.posterior.observations import Observation
 from sde_score.samplers import Sampler
 
@@ -62,23 +61,10 @@ class Posterior(WrappedDenoiser):
 
     @override
     def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
-        keep = torch.is_grad_enabled()
-        with torch.inference_mode(False):
-            x, t = normal_tensor(x), normal_tensor(at.t)
-            condition = mapped(condition, normal_tensor)
-            at = Scales(at.sde, t, at.sigma_data)
-            x0, point = value_and_point(lambda z: self.model.denoise(z, t, condition), x)
+        def direction(x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
+            return self.method.direction(self.observation, x0, at, pull)
 
-            def pull(v: Tensor) -> Tensor:
-                (pulled,) = torch.autograd.grad(
-                    x0, point, v, retain_graph=True, create_graph=keep, materialize_grads=True
-                )
-                return pulled
-
-            with torch.set_grad_enabled(keep):
-                seen = x0 if keep else x0.detach()
-                direction = self.method.direction(self.observation, seen, at, pull)
-                return seen + expand_like(at.sigma**2 / at.alpha, x) * pull(direction)
+        return self._moved(x, at, condition, direction)
 
     @override
     def extra_repr(self) -> str:

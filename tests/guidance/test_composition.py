@@ -7,8 +7,17 @@ import copy
 import pytest
 import torch
 
-from sde_score.guidance import Conjunction, Guided, Mixture, Product, Tempered
+from sde_score.guidance import (
+    Clipped,
+    Conjunction,
+    Guided,
+    Mixture,
+    Product,
+    RewardGuided,
+    Tempered,
+)
 from sde_score.models import GaussianMixture, ScoreFunction
+from sde_score.posterior import Mask, Measurement, Posterior
 from sde_score.sdes import VE, VP, Rectified
 
 KINDS = ("denoise", "noise", "score", "velocity")
@@ -136,12 +145,22 @@ def test_evaluations_of_all_parts_are_counted():
     assert product.nfe == 4
     product.scores(x, t, labels)
     assert product.nfe == 8
+    seen = Measurement(Mask(torch.tensor([True, False])), torch.tensor([1.0]), std=0.5)
     mixed = Mixture([normal, *normals(sde, 0.3)])
     mixed.denoise(x, t)
     assert mixed.nfe == 2
-    tempered = Tempered(Product([normal, normal]), 2.0)
-    tempered.score(x, t)
-    assert tempered.nfe == 2
+    for composed, spent in (
+        (Tempered(Product([normal, normal]), 2.0), 2),
+        (Clipped(Guided(model, "cfg(2)")), 2),
+        (Guided(Clipped(Guided(model, "cfg(2)")), "cfg(2)", negative=1), 4),
+        (Guided(Guided(model, "cfg(2)"), "cfg(2)", against=model), 3),
+        (Guided(model, "cfg(2)", against=Clipped(model)), 2),
+        (Guided(model, "cfg(2)", against=model), 2),
+        (RewardGuided(Guided(model, "cfg(2)"), lambda x0: x0.sum(1)), 2),
+        (Posterior(Guided(model, "cfg(2)"), seen, "mmps"), 2),
+    ):
+        composed.score(x, t, labels)
+        assert (type(composed), composed.nfe) == (type(composed), spent)
 
 
 def test_guidance_is_a_product_of_powers():

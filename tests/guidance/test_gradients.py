@@ -7,7 +7,7 @@ import torch
 
 from sde_score import samplers
 from sde_score.guidance import ClassifierGuided, RewardGuided
-from sde_score.models import GaussianMixture
+from sde_score.models import GaussianMixture, ScoreFunction
 from sde_score.sdes import VE, VP, Rectified
 
 SDES = [VP(), VE(0.01, 20.0), Rectified()]
@@ -60,9 +60,9 @@ def test_a_reward_of_the_denoised_mean_goes_through_the_model(sde):
         inside = guided.score(x, t)
     torch.testing.assert_close(inside.clone(), model.score(x, t) + 1.5 * gradient)
     x.requires_grad_()
-    guided.score(x, t).sum().backward()
-    assert x.grad is not None
-    assert torch.isfinite(x.grad).all()
+    (slopes,) = torch.autograd.grad(guided.score(x, t).sum(), x)
+    (plain,) = torch.autograd.grad(model.score(x, t).sum(), x)
+    torch.testing.assert_close(slopes, plain - 3 * slope**2)
 
 
 def test_a_reward_may_know_the_condition():
@@ -72,6 +72,26 @@ def test_a_reward_may_know_the_condition():
     signs = torch.tensor([1.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
     change = guided.score(x, t, signs) - model.score(x, t)
     torch.testing.assert_close(change / change[0], signs[:, None].expand(5, 2))
+
+
+def test_a_label_made_in_inference_mode_reaches_model_and_reward():
+    """Autograd keeps the condition, where a network or reward multiplies by it."""
+
+    def score(x, t, condition):
+        return -(x**3) * condition[:, None]
+
+    with torch.inference_mode():
+        x, t = states(VP())
+        signs = torch.ones(5, dtype=torch.float64) + 1
+        model = ScoreFunction(score, VP())
+        told = RewardGuided(model, lambda x0, condition: condition * (x0**2).sum(1))
+        inside = (
+            told.score(x, t, signs),
+            RewardGuided(model, lambda x0: x0.sum(1)).score(x, t, signs),
+        )
+    x, signs = x.clone(), signs.clone()
+    torch.testing.assert_close(inside[0].clone(), told.score(x, t, signs).detach())
+    assert inside[1].isfinite().all()
 
 
 def test_samples_follow_the_classifier():

@@ -58,6 +58,14 @@ def vector_jacobian(field: Field, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
     return (value if keep else value.detach()), product
 
 
+def gradient_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Gradient at x of a function that maps `(batch, *event)` to `(batch,)`, example by example."""
+    keep, point = torch.is_grad_enabled(), attach(x)
+    with torch.enable_grad():
+        value = function(point).sum()
+    return pull(value, point, torch.ones_like(value), create_graph=keep)
+
+
 def jacobian_vector(field: Field, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     r"""The field and J v at x: one forward, one backward, one double-backward pass.
 
