@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from statistics import median
-
 import pytest
 import torch
 
@@ -124,93 +121,6 @@ def test_each_example_has_its_own_time(method):
     together = posterior.score(x, times)
     for i, t in enumerate(times):
         torch.testing.assert_close(together[i], posterior.score(x[i : i + 1], t)[0])
-
-
-def affine(sampler, model, d):
-    """The samples as F z + b of all normal draws z: exact, as every step is affine."""
-    asked = 0
-
-    def zero():
-        nonlocal asked
-        asked += 1
-        return torch.zeros(1, d, dtype=torch.float64)
-
-    b = sampler(model, (1, d), noise=zero, progress=False)
-    total, calls = asked * d, iter(range(asked))
-
-    def units():
-        drawn = torch.zeros(total, d, dtype=torch.float64)
-        place = next(calls)
-        drawn[place * d : (place + 1) * d] = torch.eye(d, dtype=torch.float64)
-        return drawn
-
-    out = sampler(
-        model, torch.zeros(total, d, dtype=torch.float64).shape, noise=units, progress=False
-    )
-    return b[0].double(), (out.double() - b.double())
-
-
-def divergence(mean, covariance, exact_mean, exact):
-    """KL(N(mean, covariance) || N(exact_mean, exact))."""
-    inverse, change = torch.linalg.inv(exact), exact_mean - mean
-    return 0.5 * float(
-        torch.trace(inverse @ covariance) + change @ inverse @ change - len(mean)
-        + exact.logdet() - covariance.logdet()
-    )  # fmt: skip
-
-
-def kl_of(method, spec, problems, std):
-    """Median divergence of a method's samples from the posterior, and ratio of traces."""
-    sde = EDM(sigma_min=0.002, sigma_max=80.0)
-    found = []
-    for seed in range(problems):
-        mean, covariance, _ = prior_of(8, sde, seed=10 * seed)
-        mean = torch.zeros_like(mean)
-        matrix = normal(2, 8, seed=10 * seed + 2) / math.sqrt(8)
-        root = torch.linalg.cholesky(covariance[0])
-        y = matrix @ root @ normal(8, seed=10 * seed + 3) + std * normal(2, seed=10 * seed + 4)
-        prior = GaussianMixture(mean, covariance, sde)
-        exact_mean, exact = conditioned(
-            mean[0], covariance[0], matrix, y, std**2 * torch.eye(2, dtype=torch.float64)
-        )
-        sampler = samplers.create(spec)
-        posterior = Posterior(prior, Measurement(Matrix(matrix), y, std), method, sampler=sampler)
-        b, f = affine(sampler, posterior, 8)
-        found.append(
-            (divergence(b, f.T @ f, exact_mean, exact), float((f.T @ f).trace() / exact.trace()))
-        )
-    return median(kl for kl, _ in found), median(ratio for _, ratio in found)
-
-
-@pytest.mark.parametrize(
-    ("sampler", "at_20", "at_100"), [("ddim", 0.215, 0.0088), ("ancestral", 0.654, 0.0365)]
-)
-def test_moment_matching_converges_to_the_posterior(sampler, at_20, at_100):
-    """Divergences of the samples themselves, without sampling noise, as every step is affine; they
-    fall with the square of the step size. The figures are of twenty other problems of this kind."""
-    few, many = (
-        kl_of("mmps(tolerance=1e-8)", f"{sampler}(steps={n}, grid='karras')", 2, 0.1)[0]
-        for n in (20, 100)
-    )
-    assert few == pytest.approx(at_20, rel=0.15)
-    assert many == pytest.approx(at_100, rel=0.15)
-
-
-def test_biased_methods_say_so_and_stay_biased():
-    """Of more steps they gain nothing; the variance of PiGDM is too wide, that of C-DPS too
-    narrow."""
-    wide, ratio = kl_of("pigdm", "ancestral(steps=100, grid='karras')", 2, 0.1)
-    assert wide > 0.2
-    assert ratio > 1.05
-    narrow, ratio = kl_of("sda(0.01)", "ancestral(steps=100, grid='karras')", 2, 0.1)
-    assert narrow > 0.2
-    assert ratio < 0.9
-    prior = GaussianMixture([[0.0]], 1.0, VP())
-    seen = Measurement(Matrix(torch.ones(1, 1)), torch.zeros(1), 1.0)
-    for method in METHODS:
-        text = repr(Posterior(prior, seen, method))
-        assert ("exact for data that are" in text) == (method == "mmps")
-        assert "biased: " in text
 
 
 def test_published_dps_is_a_step_along_the_residual():

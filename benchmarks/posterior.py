@@ -1,0 +1,67 @@
+"""Posteriors against closed forms: a table for each kind of problem.
+
+    python benchmarks/posterior.py --table linear [--std .1 .5] [--steps 20 100 1000] [--only mmps]
+    python benchmarks/posterior.py --table operators
+    ... [--quick] [--json FILE]
+
+linear: KL(samples || posterior) and ratio of traces on linear-Gaussian problems, medians over
+twenty of them. Mean and covariance of the samples are exact, by a recursion over the steps; those
+of a method that is not linear are of 2000 samples. Beside each the figure of an implementation of
+the formulas in NumPy.
+
+operators: the same of MMPS, exact for these data, for five operators and three noises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import posterior_linear
+
+Row = dict[str, Any]
+TABLES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "linear": posterior_linear.table,
+    "operators": posterior_linear.operators,
+}
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--table", choices=TABLES, default="linear")
+    add("--std", type=float, nargs="+", help="of the noise of y [what the table has]")
+    add("--steps", type=int, nargs="+", help="[what the table has]")
+    add("--only", nargs="+", help="rows whose name begins so")
+    add("--count", type=int, help="problems [what the table has]")
+    add("--quick", action="store_true", help="few problems and few steps")
+    add("--json", type=Path, help="file for the rows")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print each row as soon as it is known, and write them."""
+    given = arguments(words)
+    rows = []
+    for row in TABLES[given.table](given):
+        if not rows:
+            print("| " + " | ".join(row) + " |\n|" + len(row) * "---|")
+        print("| " + " | ".join(map(text, row.values())) + " |", flush=True)
+        rows.append(row)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def text(value: object) -> str:
+    """A value of a row in few digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

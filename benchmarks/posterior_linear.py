@@ -1,0 +1,130 @@
+"""Tables of linear-Gaussian problems, for `posterior.py`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import torch
+from linear_gaussian import Linear, divergence, is_affine, moments, normal, problems
+from torch import Tensor
+
+from sde_score import samplers
+from sde_score.posterior import (
+    SAMPLERS,
+    Blur,
+    Mask,
+    Matrix,
+    MeanPool,
+    Posterior,
+)
+
+Row = dict[str, Any]
+MMPS = "mmps(tolerance=1e-8)"
+SAMPLED = 2000
+GUIDED = {
+    "mmps, ODE": (MMPS, "ddim"),
+    "mmps": (MMPS, "ancestral"),
+    "tmpd": ("tmpd", "ancestral"),
+    "pigdm": ("pigdm", "ancestral"),
+    "sda .01": ("sda(0.01)", "ancestral"),
+    "sda 1": ("sda(1)", "ancestral"),
+    "c-dps": ("c-dps", "ancestral"),
+    "lgd-mc": ("lgd-mc", "ancestral"),
+    "dps .1": ("dps(0.1)", "ancestral"),
+    "dps .3": ("dps(0.3)", "ancestral"),
+    "dps 1": ("dps(1)", "ancestral"),
+}
+"""Rows of guided models: the method and the sampler."""
+
+FIGURES: dict[tuple[str, float], dict[int, float]] = {
+    ("mmps, ODE", 0.1): {20: 0.215, 100: 0.0088, 1000: 0.00015},
+    ("mmps, ODE", 0.5): {20: 0.198, 100: 0.0080, 1000: 0.00011},
+    ("mmps", 0.1): {20: 0.654, 100: 0.0365, 1000: 0.0004},
+    ("mmps", 0.5): {20: 0.613, 100: 0.034, 1000: 0.0004},
+    ("tmpd", 0.1): {20: 0.85, 100: 0.128, 1000: 0.076},
+    ("tmpd", 0.5): {20: 0.64, 100: 0.047, 1000: 0.011},
+    ("pigdm", 0.1): {20: 0.93, 100: 0.374, 1000: 0.356},
+    ("pigdm", 0.5): {20: 0.63, 100: 0.070, 1000: 0.043},
+    ("sda .01", 0.1): {20: 5.3, 100: 0.51, 1000: 0.36},
+    ("sda .01", 0.5): {20: 0.72, 100: 0.085, 1000: 0.039},
+    ("sda 1", 0.1): {20: 1.6, 100: 0.93, 1000: 0.86},
+    ("sda 1", 0.5): {20: 0.68, 100: 0.12, 1000: 0.089},
+    ("c-dps", 0.1): {20: 1050.0, 100: 0.57, 1000: 0.42},
+    ("c-dps", 0.5): {20: 0.75, 100: 0.10, 1000: 0.054},
+    ("dps .1", 0.1): {100: 4.2, 1000: 5.5},
+    ("dps .3", 0.1): {100: 5.3, 1000: 6.8},
+    ("dps 1", 0.1): {100: 34.0, 1000: 35.0},
+    ("dps .1", 0.5): {100: 9.9, 1000: 9.6},
+    ("dps .3", 0.5): {100: 8.0, 1000: 9.5},
+    ("dps 1", 0.5): {100: 13.0, 1000: 15.0},
+    ("pigdm-published", 0.1): {20: 0.87, 100: 1.24, 1000: 3.14},
+    ("pigdm-published", 0.5): {20: 0.66, 100: 0.81, 1000: 4.14},
+    ("ddrm", 0.1): {20: 1.28, 100: 1.32, 1000: 2.70},
+    ("ddrm", 0.5): {20: 1.17, 100: 1.60, 1000: 3.63},
+}
+"""KL of the same problems by the formulas in NumPy. Ours of TMPD is a little smaller, as row sums
+below zero count as zero."""
+
+KERNEL = torch.tensor([0.25, 0.5, 0.25])
+OPERATORS = {
+    "mask": Mask(torch.tensor([[True, False, True, True, False, False, True, False]])),
+    "blur": Blur((1, 8), KERNEL),
+    "pool": MeanPool((1, 8), 2),
+    "random": Matrix(normal(3, 8), (1, 8)),
+    "low-rank": Matrix(normal(5, 2) @ normal(2, 8, seed=1), (1, 8)),
+}
+
+
+def measured(name: str, problem: Linear, steps: int) -> tuple[float, float]:
+    """KL of the samples from the posterior, and the ratio of their traces."""
+    shape, given = problem.seen.operator.event_shape, {"steps": steps, "grid": "karras"}
+    if name in GUIDED:
+        method, spec = GUIDED[name]
+        sampler = samplers.create(spec, **given)
+        model: Any = Posterior(problem.prior, problem.seen, method, sampler=sampler)
+    else:
+        sampler, model = SAMPLERS.create(name, observation=problem.seen, **given), problem.prior
+    if is_affine(sampler, model, shape):
+        mean, covariance = moments(sampler, model, shape)
+    else:
+        mean, covariance = _estimated(sampler(model, (SAMPLED, *shape), seed=0, progress=False))
+    found = divergence(mean, covariance, problem.mean, problem.covariance)
+    return found, float(covariance.trace() / problem.covariance.trace())
+
+
+def _estimated(x: Tensor) -> tuple[Tensor, Tensor]:
+    rows = x.double().flatten(1)
+    return rows.mean(0), rows.T.cov()
+
+
+def table(given: argparse.Namespace) -> Iterator[Row]:
+    """Every method and sampler, at every noise and number of steps."""
+    steps = given.steps or ([20, 100] if given.quick else [20, 100, 1000])
+    for name in [*GUIDED, *SAMPLERS]:
+        if given.only and not any(name.startswith(only) for only in given.only):
+            continue
+        for std in given.std or [0.1, 0.5]:
+            row: Row = {"method": name, "std": std}
+            for n in steps:
+                count = given.count or (3 if given.quick else 20)
+                found = [measured(name, problem, n) for problem in problems(std, count=count)]
+                row[f"KL {n}"] = median(kl for kl, _ in found)
+                row[f"trace {n}"] = median(ratio for _, ratio in found)
+                row[f"NumPy {n}"] = FIGURES.get((name, std), {}).get(n, "")
+            yield row
+
+
+def operators(given: argparse.Namespace) -> Iterator[Row]:
+    """MMPS for each operator and noise; KL at each number of steps."""
+    steps = given.steps or ([20, 40] if given.quick else [20, 100, 1000])
+    for name, operator in OPERATORS.items():
+        for std in given.std or [0.05, 0.3, 1.0]:
+            for kind in ("mmps, ODE", "mmps"):
+                row: Row = {"operator": name, "std": std, "method": kind}
+                for n in steps:
+                    some = problems(std, operator=operator, count=given.count or 2)
+                    row[f"KL {n}"] = median(measured(kind, each, n)[0] for each in some)
+                yield row
