@@ -1,5 +1,6 @@
 """Posterior: a model's distribution given an observation of it."""
 
+from sde_score.posterior import simulation
 from sde_score.posterior.methods import (
     CDPS,
     DPS,
@@ -65,6 +66,7 @@ __all__ = [
     "as_operator",
     "available",
     "register",
+    "simulation",
 ]
 
 available = METHODS.names
