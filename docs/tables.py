@@ -162,7 +162,7 @@ SECTIONS = [
         posterior.METHODS,
         "`Posterior(run.model, Measurement(Mask(known), y, std=0.1), 'mmps')` is a model of the "
         "data given an observation, on which every sampler runs. Operators: `Mask`, `Blur`, "
-        "`Resize`, `MeanPool`, `Fourier`, `Radon`, `Matrix`, any `LinearFunction`, their "
+        "`Resize`, `MeanPool`, `Gray`, `Fourier`, `Radon`, `Matrix`, any `LinearFunction`, their "
         "compositions by `@`, and what has `A` and `A_adjoint`; other likelihoods: `Poisson` and "
         "`LogLikelihood`. `print(posterior)` says how the method is biased.",
     ),
@@ -172,6 +172,10 @@ SECTIONS = [
         "`posterior.SAMPLERS.create('replacement', observation=seen, steps=100)(run.model, "
         "(16, *run.event_shape), seed=0)`: methods whose steps, and not the score alone, know the "
         "observation. All have `grid` and `denoise` as samplers do.",
+        {
+            "pc-inpaint": "Inpainting by predictor-corrector, and with `Gray` colorization: "
+            "`Replacement` with Langevin steps, the published faults mended"
+        },
     ),
     Section("Time grids", samplers.GRIDS, "The argument `grid` of a sampler."),
     Section(
@@ -291,8 +295,9 @@ def rows(section: Section) -> Iterator[str]:
         seen = {"observation": posterior.Measurement(mask, torch.zeros(1), 1.0)}
         for name, constructor in section.registry.items():
             made = constructor(**seen if section.registry is posterior.SAMPLERS else {})
+            says = section.says.get(name) or sentence(constructor)
             limit = made.limit.replace("|", "\\|")
-            yield f"| {signature(name, constructor)} | {sentence(constructor)} | {limit} |"
+            yield f"| {signature(name, constructor)} | {says} | {limit} |"
         return
     yield "| name | what it is |"
     yield "|---|---|"

@@ -28,8 +28,14 @@ from sde_score.posterior.operators import (
     as_operator,
 )
 from sde_score.posterior.posterior import Posterior
-from sde_score.posterior.samplers import SAMPLERS, PosteriorSampler, RePaint, Replacement
-from sde_score.posterior.signal_operators import Blur, Fourier, MeanPool, Radon, Resize
+from sde_score.posterior.samplers import (
+    SAMPLERS,
+    PosteriorSampler,
+    PublishedInpainting,
+    RePaint,
+    Replacement,
+)
+from sde_score.posterior.signal_operators import Blur, Fourier, Gray, MeanPool, Radon, Resize
 from sde_score.posterior.spectrum import Spectrum
 
 __all__ = [
@@ -44,6 +50,7 @@ __all__ = [
     "Blur",
     "Composed",
     "Fourier",
+    "Gray",
     "LinearFunction",
     "LogLikelihood",
     "Mask",
@@ -57,6 +64,7 @@ __all__ = [
     "Poisson",
     "Posterior",
     "PosteriorSampler",
+    "PublishedInpainting",
     "Radon",
     "RePaint",
     "Replacement",

@@ -62,6 +62,46 @@ class MeanPool(Operator):
         )
 
 
+class Gray(Operator):
+    """The gray value of every pixel, a weighted sum of its channels; its posterior is colorization.
+
+    Args:
+        event_shape: (channels, length), (channels, height, width) or with a depth in front.
+        weights: one for each channel, such as `(0.299, 0.587, 0.114)`; None for their average.
+
+    Raises:
+        ValueError: for another number of weights, or none that is not zero.
+    """
+
+    def __init__(self, event_shape: Sequence[int], weights: Sequence[float] | None = None) -> None:
+        self.event_shape = _require_sides(event_shape)
+        channels = self.event_shape[0]
+        given = [1 / channels] * channels if weights is None else weights
+        self.weights = torch.as_tensor(given, dtype=torch.float64)
+        if tuple(self.weights.shape) != (channels,) or not float(self.weights.norm()) > 0:
+            raise ValueError(f"weights={weights} must be {channels} numbers, not all zero")
+        self.measured_shape = (1, *self.event_shape[1:])
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("c,bc...->b...", self.weights.to(x), x)[:, None]
+
+    @override
+    def adjoint(self, y: Tensor) -> Tensor:
+        return torch.einsum("c,b...->bc...", self.weights.to(y), y[:, 0])
+
+    @override
+    def factorise(self) -> Spectrum:
+        value, count = float(self.weights.norm()), prod(self.measured_shape)
+        return Spectrum(
+            torch.full((count,), value, dtype=torch.float64),
+            lambda x: self.forward(x).flatten(1) / value,
+            lambda c: self.adjoint(c.reshape(len(c), *self.measured_shape)) / value,
+            lambda y: y.flatten(1),
+            lambda c: c.reshape(len(c), *self.measured_shape),
+        )
+
+
 class Blur(Operator):
     """Periodic convolution of every channel with one kernel.
 

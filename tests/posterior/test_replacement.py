@@ -64,27 +64,33 @@ def test_the_known_part_is_a_draw_of_the_state_given_the_observation(sde, operat
     assert found.isnan().any()
 
 
-def test_steps_by_hand():
-    """An ancestral step, then the known part from a noised copy; both while y is less noisy."""
+@pytest.mark.parametrize("name", ["replacement", "pc-inpaint"])
+def test_steps_by_hand(name):
+    """A step, then the known part from a noised copy; with Langevin steps after it, once more."""
     sde, mask = VP(), torch.tensor([True, False, True])
     prior = GaussianMixture([[0.3, -0.2, 0.1]], torch.tensor([[0.5, 0.1, 0.9]]), sde)
     measurement = Measurement(Mask(mask), normal(2), torch.tensor([0.01, 0.4]))
-    sampler = SAMPLERS.create("replacement", observation=measurement, steps=5)
+    sampler = SAMPLERS.create(name, observation=measurement, steps=5)
     start, draws = normal(4, 3, seed=2), iter(normal(20, 4, 3, seed=3))
     got = sampler(prior, start, noise=lambda: next(draws), progress=False)
-    base = samplers.create("ancestral", steps=5)
+    base = samplers.create("ancestral" if name == "replacement" else "reverse-diffusion", steps=5)
     times, draws = base.times(sde), iter(normal(20, 4, 3, seed=3))
     x, untouched = start.clone(), 0
     for k, t in enumerate(times):
         if k:
             a, b, c = (row[0] for row in base.coefficients(sde, times[k - 1 : k], t[None]))
             x = a * x + b * prior.score(x, times[k - 1]) + c * next(draws)
-        alpha, sigma, z = sde.alpha(t), sde.sigma(t), next(draws)
-        for place, y, std in zip([0, 2], measurement.y, measurement.variance.sqrt(), strict=True):
-            left = sigma**2 - (alpha * std) ** 2
-            if left > 0:
-                x[:, place] = alpha * y + left.sqrt() * z[:, place]
-            untouched += int(left <= 0)
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        for again in range(1 if name == "replacement" else 2):
+            if again:
+                size, score = 2 * (0.16 * sigma) ** 2, prior.score(x, t)
+                x = x + size * score + (2 * size).sqrt() * next(draws)
+            z, deviations = next(draws), measurement.variance.sqrt()
+            for place, y, std in zip([0, 2], measurement.y, deviations, strict=True):
+                left = sigma**2 - (alpha * std) ** 2
+                if left > 0:
+                    x[:, place] = alpha * y + left.sqrt() * z[:, place]
+                untouched += int(left <= 0)
     torch.testing.assert_close(got, prior.denoise(x, times[-1]))
     assert untouched
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from sde_score.models import GaussianMixture
+from sde_score.posterior import Mask, Measurement, PublishedInpainting
+from sde_score.posterior.spectrum import Spectrum
 from sde_score.samplers import (
     Ancestral,
     EulerMaruyama,
@@ -221,3 +223,56 @@ def test_whole_trajectories(name, reference, recorder, stored, table, close):
         close(scaled(weighted_sum_(x, a, (score, b), (draws(), c))), arrays[f"{name}.sample_noisy"])
     close(torch.stack(model.states), arrays[f"{name}.net_x"], atol=1e-9)
     assert len(model.states) == int(arrays[f"{name}.net_calls"])
+
+
+TURN = torch.tensor(
+    [
+        [5.7735014e-01, -8.1649649e-01, 4.7008697e-08],
+        [5.7735026e-01, 4.0824834e-01, 7.0710671e-01],
+        [5.7735026e-01, 4.0824822e-01, -7.0710683e-01],
+    ],
+    dtype=torch.float64,
+)
+"""From colors to gray and two more, to eight digits."""
+
+
+def turned(x, matrix):
+    return torch.einsum("bihw,ij->bjhw", x, matrix)
+
+
+@pytest.mark.parametrize("task", ["inpaint", "colorize"])
+@pytest.mark.parametrize("kind", ["vp_rd_langevin", "ve_rd_none"])
+def test_inpainting_and_colorization(kind, task, reference, table, close):
+    """Two images, each with its own mask and data; colors turned before and after."""
+    arrays, description = reference("pc_inpaint_colorize")
+    case = next(c for c in description["params"]["cases"] if c["name"] == kind)
+    n, eps = description["params"]["N"], description["params"]["eps"]
+    sde = Tables(KINDS[case["sde"]](*case["sde_parameters"]), n)
+    draws = [arrays[f"{kind}.{task}.noise.{k:03d}"] for k in range(61 if "vp" in kind else 46)]
+    prior = draws.pop(0) * float(sde.inner.sigma_max if case["sde"] == "ve" else 1.0)
+    inverse = torch.linalg.inv(TURN)
+    if task == "inpaint":
+        mask, known = arrays["mask"], arrays["data"]
+        there = back = lambda x: x
+        start = known * mask + prior * (1 - mask)
+    else:
+        mask, known = torch.zeros_like(arrays["mask"]), turned(arrays["gray"], TURN)
+        mask[:, 0] = 1
+        there, back = (lambda x: turned(x, TURN)), (lambda x: turned(x, inverse))
+        start = back(known * mask + there(prior * (1 - mask)))
+    corrected = case["corrector"] == "langevin"
+    of_known = (lambda k: k % 2) if corrected else (lambda k: k % 3 != 1)
+    queue = iter([back(z) if of_known(k) else z for k, z in enumerate(draws)])
+    corrector = OfTheTable(rule="batch", snr=case["snr"], steps=int(corrected))
+    seen = Measurement(Mask(torch.ones(3, 3, 2, dtype=torch.bool)), torch.zeros(18), 1.0)
+    times = torch.linspace(1, eps, n, dtype=torch.float64)
+    sampler = PublishedInpainting(n, table(times), corrector=corrector, observation=seen)
+    part = sampler._known
+    part.spectrum = Spectrum(
+        torch.ones(18), lambda x: (there(x) * mask).flatten(1),
+        lambda c: back(c.reshape(2, 3, 3, 2) * mask), torch.clone, torch.clone,
+    )  # fmt: skip
+    part.y = known.flatten(1)
+    got = sampler(gaussian(arrays, sde), start, noise=lambda: next(queue), progress=False)
+    close(got, arrays[f"{kind}.{task}.result"])
+    assert next(queue, None) is None

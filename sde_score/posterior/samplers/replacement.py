@@ -12,7 +12,7 @@ from typing_extensions import override
 from sde_score._core.checks import require_count
 from sde_score.posterior.samplers.base import PosteriorSampler
 from sde_score.posterior.samplers.known import KnownPart
-from sde_score.samplers import PREDICTORS, Sampler
+from sde_score.samplers import CORRECTORS, PREDICTORS, Langevin, Sampler
 from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
 
@@ -33,11 +33,14 @@ class Replacement(PosteriorSampler):
     Args:
         predictor: a name from `samplers.PREDICTORS`, or such a sampler; its own steps, grid and
             denoising are not used.
+        corrector: a name from `samplers.CORRECTORS`, or an object: Langevin steps at each time,
+            after which the known part is drawn anew.
 
     Reference: Song et al. 2021, https://arxiv.org/abs/2011.13456, appendix I.2.
     """
 
     predictor: str | Sampler = "ancestral"
+    corrector: str | Langevin = "none"
 
     ends_at_data: ClassVar[bool] = True
 
@@ -46,6 +49,7 @@ class Replacement(PosteriorSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         PREDICTORS.resolve(self.predictor, name="predictor")
+        CORRECTORS.resolve(self.corrector, name="corrector")
 
     @property
     @override
@@ -72,17 +76,27 @@ class Replacement(PosteriorSampler):
             PREDICTORS.resolve(self.predictor),
             steps=self.steps, grid=self.grid, denoise=self.denoise,
         )  # fmt: skip
-        self._known.operator(x)  # refuses states of another shape
+        corrector, moments = CORRECTORS.resolve(self.corrector), problem.moments(x.device)
+        factors = corrector.factors(problem.sde, problem.times)
         alphas = problem.sde.alpha(problem.times).tolist()
         deviations = self._known.deviations(problem.sde, problem.times).to(x.device)
-        x = self._known.overwrite(x, alphas[0], deviations[0], problem.noise())
+
+        def corrected(x: Tensor, k: int) -> Tensor:
+            x = self._known.overwrite(x, alphas[k], deviations[k], problem.noise())
+            if not corrector.steps:
+                return x
+            x = corrector.correct(problem, x, moments[k], factors[k])
+            return self._known.overwrite(x, alphas[k], deviations[k], problem.noise())
+
+        self._known.operator(x)  # refuses states of another shape
+        x = corrected(x, 0)
         for k, (time, state) in enumerate(predictor.iterate(problem, x), 1):
             x = state
             if k < len(alphas):  # else the data are reached
-                self._known.overwrite(x, alphas[k], deviations[k], problem.noise())
+                corrected(x, k)
             yield time, x
         if self.denoise and not predictor.ends_at_data:
-            yield 0.0, problem.denoise(x, problem.moments(x.device)[-1])
+            yield 0.0, problem.denoise(x, moments[-1])
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,7 @@ class RePaint(PosteriorSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count(jump=self.jump, resample=self.resample)
+        _ = self._inner
 
     @property
     @override
