@@ -152,7 +152,8 @@ SECTIONS = [
         guidance.RULES,
         "`Guided(run.model, 'cfg(3)')` goes away from the model's answer without its condition, "
         "`Guided(run.model, 'cfg(2)', against=weaker)` from a weaker model; `--guidance` of "
-        "`sample` and `evaluate` likewise. `ClassifierGuided` and `RewardGuided` follow gradients, "
+        "`sample`, `evaluate`, `compare` and `benchmark` likewise. "
+        "`ClassifierGuided` and `RewardGuided` follow gradients, "
         "`Clipped` and `Thresholded` keep the denoised mean in the range of the data; `Product`, "
         "`Tempered`, `Conjunction` and `Mixture` compose models. All are models, so that every "
         "sampler, likelihood and view runs on them.",

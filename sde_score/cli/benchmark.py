@@ -64,6 +64,10 @@ class Benchmark(Command):
     seeds: tuple[int, ...] = (0,)
     """Random seeds of the starts; several give means and their standard errors."""
 
+    guidance: str | None = None
+    """Of a model: its guidance, such as "cfg(3)"; see sde-score sample. A guided call is two
+    evaluations."""
+
     out: Path | None = None
     """Folder for the results; runs/benchmark-TARGET, or benchmark in the run directory, if not
     given."""
@@ -114,6 +118,7 @@ class Benchmark(Command):
             for name, value, usual in (
                 ("weights", self.weights, ("ema",)),
                 ("data", self.data, (None,)),
+                ("guidance", self.guidance, (None,)),
                 ("device", self.device, ("auto", "cpu")),
             ):
                 if value not in usual:
@@ -124,4 +129,4 @@ class Benchmark(Command):
             raise ValueError(f"target={self.target} and model={self.model} were given: take one")
         run = load_run(self.model, self.weights, data=self.data)
         run.model.to(pick_device(self.device))
-        return target_of_run(run), self.out or self.model / "benchmark"
+        return target_of_run(run, self.guidance), self.out or self.model / "benchmark"

@@ -32,6 +32,7 @@ class Compare(RunCommand):
         sde-score compare runs/demo
         sde-score compare runs/demo --nfe 10 20 50 100 200 --views ancestral heun
         sde-score compare runs/demo --num 1000 --extractor pixels --bits-examples 0
+        sde-score compare runs/classes --guidance "cfg(2)" --out runs/classes-guided
     """
 
     views: tuple[str, ...] = tuple(VIEWS)
@@ -51,6 +52,10 @@ class Compare(RunCommand):
     bits_examples: int = 64
     """Held-out examples for bits per dimension; 0 leaves them out."""
 
+    guidance: str | None = None
+    """Guidance of the model, such as "cfg(3)"; see sde-score sample. A guided call is two
+    evaluations."""
+
     out: Path | None = None
     """Folder for the results; the run directory if not given."""
 
@@ -69,6 +74,7 @@ class Compare(RunCommand):
             extractor=self.extractor,
             seed=self.seed,
             batch_size=self.batch_size,
+            guidance=self.guidance,
             folder=folder,
             progress=self.progress,
         )

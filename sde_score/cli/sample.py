@@ -19,7 +19,8 @@ from sde_score.cli.options import (
 )
 from sde_score.cli.output import say, show_record
 from sde_score.data import load_condition
-from sde_score.evaluation.samples import FiniteWatch, guided_model, require_finite_samples
+from sde_score.evaluation import followed, guided_run
+from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
 from sde_score.scaling import condition_from_model
@@ -83,7 +84,8 @@ class Sample(RunCommand):
         spec = sampler_spec(chosen, self.steps, self.grid)
         hint_at_noise(run, [spec])
         condition = self._condition(run)
-        model = guided_model(run, self.guidance, samplers.create(spec))
+        guided = guided_run(run, self.guidance).model
+        model = followed(guided, samplers.create(spec, model=guided))
         watch, start = FiniteWatch(), time.perf_counter()
         drawn = samplers.run(
             model,

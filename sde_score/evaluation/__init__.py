@@ -29,6 +29,7 @@ from sde_score.evaluation.features.extractors import (
     create_extractor,
     extract,
 )
+from sde_score.evaluation.guided import followed, guided_run
 from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.likelihoods import RunBits, RunLikelihood, likelihood
 from sde_score.evaluation.metrics.confidence import (
@@ -104,8 +105,10 @@ __all__ = [
     "exact_flow",
     "exact_target",
     "extract",
+    "followed",
     "frechet",
     "frechet_distance",
+    "guided_run",
     "kernel_distance",
     "likelihood",
     "maximum_mean_discrepancy",

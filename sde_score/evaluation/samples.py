@@ -10,14 +10,13 @@ from torch import Tensor
 
 from sde_score._core.records import Record
 from sde_score.data import Fingerprint
+from sde_score.evaluation.guided import followed, guided_run, parts_of
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
 from sde_score.evaluation.provenance import kinds_of, provenance
-from sde_score.guidance import guide
-from sde_score.models import Model
 from sde_score.samplers import SAMPLERS, Sampler
 from sde_score.samplers import run as draw
-from sde_score.training import WEIGHTS, Run, load_run
+from sde_score.training import Run
 
 _MOST = 4096  # examples of either part of the data that samples are compared with
 
@@ -85,19 +84,20 @@ def evaluate(
         seed: random seed.
         batch_size: samples that the model sees at once.
         distances: specs such as `"energy"` (`DISTANCES`), or functions of two sets.
-        guidance: of the model, see `guided_model`.
+        guidance: of the model, see `guided_run`.
         progress: show bars.
 
     Raises:
         ValueError: for an unknown sampler or distance or a run without held-out data, before
             anything is computed; for samples that are not finite.
     """
-    chosen = [SAMPLERS.resolve(sampler, sde=run.model.sde) for sampler in samplers]
+    run = guided_run(run, guidance)
+    chosen = [SAMPLERS.resolve(sampler, model=run.model) for sampler in samplers]
     if not chosen:
         raise ValueError("samplers is empty: name at least one, such as 'heun(steps=18)'")
     estimator = run_estimator(run, count, distances, seed=seed)
     condition, rows = run.draw_labels(count, seed), []
-    models = [guided_model(run, guidance, sampler) for sampler in chosen]
+    models = [followed(run.model, sampler) for sampler in chosen]
     for given, sampler, model in zip(samplers, chosen, models, strict=True):
         began = time.perf_counter()
         drawn = draw(
@@ -120,30 +120,6 @@ def evaluate(
     )  # fmt: skip
 
 
-def guided_model(run: Run, guidance: str | None, sampler: Sampler) -> Model:
-    """The model of a run under guidance.
-
-    Args:
-        run: an open run.
-        guidance: such as `"cfg(3)"` or `"cfg(2, against='ema(0.02)')"`, where `against` names
-            other weights of the same run, or the directory of another one; None for none.
-        sampler: whose steps it is for.
-
-    Raises:
-        ValueError: for unknown guidance, or a model that it does not suit.
-        CheckpointError: if what is named cannot be opened.
-    """
-    if guidance is None:
-        return run.model
-
-    def opened(name: str) -> Model:
-        own = name in WEIGHTS or name.startswith("ema(")
-        other = load_run(run.path, name) if own else load_run(name)
-        return other.model.to(run.device)
-
-    return guide(run.model, guidance, sampler, opened)
-
-
 def run_estimator(
     run: Run, count: int, distances: Sequence[str | Distance], seed: int
 ) -> DistanceEstimator:
@@ -157,14 +133,15 @@ def run_estimator(
 
 
 def run_identity(run: Run) -> tuple[str, str, str]:
-    """Digests of weights, data and code, which name a run in a journal."""
+    """Digests of weights, data and code, guidance included, which name a run in a journal."""
     if run.record is not None:
         data = run.record.fingerprint.rows
     elif run.trained_elsewhere:
         data = Fingerprint.of(run.dataset()).rows
     else:
         data = str(run.config.data)
-    return run.digest, data, provenance(kinds_of(run.model), run.model.sde)
+    model = run.model
+    return run.digest, data, provenance(kinds_of(model), model.sde, *parts_of(model))
 
 
 def as_data(run: Run, samples: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ correct them. A mixture has no such bias: diffusion is linear in the density.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from sde_score.models import (
     SeveralModels,
     accepts,
     require_model,
+    stand_in,
 )
 
 
@@ -92,6 +94,16 @@ class Product(SeveralModels, BaseModel):
                 "precision above 0, as those of a positive sum have where all spreads are alike"
             )
         self.start_std = float(precision**-0.5)
+
+    @cached_property
+    def stand_in(self) -> Model:
+        """A model of one dimension that makes as many evaluations at every time."""
+        return Product([stand_in(model) for model in self._parts])
+
+    @property
+    def _parts(self) -> Sequence[Model]:
+        """The model of each part."""
+        return self.models
 
     @property
     def limit(self) -> str:
@@ -199,6 +211,11 @@ class Conjunction(Product):
         require_one_each("strengths", given, len(self.conditions), "conditions")
         self._set_weights([1 - sum(given), *given], [model] * (1 + len(given)))
 
+    @property
+    @override
+    def _parts(self) -> Sequence[Model]:
+        return self.models * len(self.weights)
+
     @override
     def _scores(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         if condition is not None:
@@ -247,6 +264,11 @@ class Mixture(SeveralModels, KnownDensity):
         require_one_each("log_weights", given, len(self.models), "models")
         require_finite(**{f"log_weights[{i}]": weight for i, weight in enumerate(given)})
         self.log_weights = tuple(torch.tensor(given, dtype=torch.float64).log_softmax(0).tolist())
+
+    @cached_property
+    def stand_in(self) -> Model:
+        """A model of one dimension that makes as many evaluations at every time."""
+        return Product([stand_in(model) for model in self.models])
 
     def _log_joint(self, x: Tensor, t: Tensor | float) -> Tensor:
         """log w_i p_i(x), shape `(models, batch)`."""

@@ -11,6 +11,7 @@ is that of the guided flow, which is a distribution, if not one with a formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from inspect import signature
 from typing import Any
 
@@ -22,7 +23,14 @@ from sde_score._core.checks import expand_like
 from sde_score._core.conditions import BESIDE, Condition, nothing_like
 from sde_score._core.registry import parse_spec
 from sde_score.guidance.rules import RULES, Rule
-from sde_score.models import Model, Scales, WrappedDenoiser, as_condition, require_model
+from sde_score.models import (
+    Model,
+    Scales,
+    WrappedDenoiser,
+    as_condition,
+    require_model,
+    stand_in,
+)
 from sde_score.samplers import Sampler
 
 PRODUCT_BIAS = (
@@ -135,6 +143,28 @@ class Guided(WrappedDenoiser):
             change = change + self.rule.momentum * goes_on * before[0]
         self._before = change.detach(), time
         return change
+
+    @cached_property
+    def stand_in(self) -> Model:
+        """A model of one dimension that makes as many evaluations at every time."""
+        against = self.model if self.against is None else self.against
+        return Guided(stand_in(self.model), "cfg(1)", stand_in(against), interval=self.interval)
+
+    def followed_by(self, sampler: Sampler) -> Guided:
+        """This guidance for the steps of a sampler, where its rule depends on them (CFG++).
+
+        Raises:
+            ValueError: for such a rule and a sampler that finds its steps on the way.
+        """
+        if not self.rule.depends_on_steps:
+            return self
+        if sampler.adaptive:
+            raise ValueError(
+                f"{self.rule!r} depends on the steps, which {sampler} finds on the way: take a "
+                "sampler of given steps"
+            )
+        rule = self.rule.on_grid(sampler.times(self.sde))
+        return Guided(self.model, rule, self.against, self.negative, self.interval)
 
     @property
     def limit(self) -> str:

@@ -45,6 +45,11 @@ class Rule(ABC):
     """Share of the difference before that is added to each; 0 for a function of x and t alone."""
 
     @property
+    def depends_on_steps(self) -> bool:
+        """Whether the steps of a sampler matter, so that there is no function of x and t."""
+        return self.momentum != 0
+
+    @property
     def power(self) -> float | None:
         """w, where the guided score is that of good^w worse^(1 - w); None where it is of none."""
         return None
@@ -283,6 +288,11 @@ class PlusPlus(Rule):
         require_nonnegative(scale=self.scale)
         if self.scale > 1:
             raise ValueError(f"scale={self.scale!r} must lie in [0, 1]")
+
+    @property
+    @override
+    def depends_on_steps(self) -> bool:
+        return True
 
     @override
     def on_grid(self, times: Tensor) -> Rule:

@@ -54,7 +54,7 @@ from sde_score.models.parametrization import Parametrization, Scales
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.rows import PARAMETRIZATIONS
 from sde_score.models.score_model import ScoreModel
-from sde_score.models.wrapped import SeveralModels, WrappedDenoiser
+from sde_score.models.wrapped import SeveralModels, WrappedDenoiser, stand_in
 
 __all__ = [
     "DERIVATIVE_MODES",
@@ -109,6 +109,7 @@ __all__ = [
     "require_forward_mode",
     "require_model",
     "require_units",
+    "stand_in",
     "targets",
     "unit_vectors",
     "value_and_divergence",

@@ -20,8 +20,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def samples_caption(found: Evaluation | Comparison) -> str:
     """The numbers of samples and examples, and the meaning of the floor."""
+    under = f" under {found.guidance}" if isinstance(found, Comparison) and found.guidance else ""
     return (
-        f"{found.count} samples each, measured {found.size} at a time against {found.held_out} "
-        "held-out examples; ± is the 95% interval. The floor is the distance of as many real "
-        "examples, with the interval in which they would fall."
+        f"{found.count} samples each{under}, measured {found.size} at a time against "
+        f"{found.held_out} held-out examples; ± is the 95% interval. The floor is the distance of "
+        "as many real examples, with the interval in which they would fall."
     )

@@ -24,7 +24,7 @@ from sde_score._core.checks import require_count
 from sde_score._core.conditions import Condition
 from sde_score._core.progress import progress_bar
 from sde_score._core.registry import Registry, format_spec, parse_spec
-from sde_score.models import GaussianMixture, Model, as_condition, require_model
+from sde_score.models import GaussianMixture, Model, as_condition, require_model, stand_in
 from sde_score.random import ExampleStreams, Noise, example_seeds
 from sde_score.samplers.budget import most_steps
 from sde_score.samplers.grids import GRIDS, Grid
@@ -163,22 +163,23 @@ class Sampler(ABC):
                 unless gradients are enabled.
         """
 
-    def count_nfe(self, sde: SDE | None = None) -> int:
-        """Network evaluations per sample, counted on a Gaussian of one dimension.
+    def count_nfe(self, model: Model | SDE | None = None) -> int:
+        """Network evaluations per sample, counted on a model of one dimension.
 
         Args:
-            sde: the diffusion of the model; None for `VP()`, since few samplers depend on it.
+            model: that will be sampled, or its diffusion for one a call; None for `VP()`.
         """
-        model = GaussianMixture([[0.3]], 0.5, VP() if sde is None else sde)
-        self(model, (1, 1), seed=0, progress=False)
-        return model.nfe
+        counted = _counted(model)
+        if isinstance(counted, SDE):
+            counted = GaussianMixture([[0.3]], 0.5, counted)
+        return round(self.run(counted, (1, 1), seed=0, progress=False).nfe)
 
-    def steps_for(self, nfe: int, sde: SDE | None = None) -> int:
+    def steps_for(self, nfe: int, model: Model | SDE | None = None) -> int:
         """The most steps that make at most `nfe` evaluations, found by counting.
 
         Args:
             nfe: the budget, network evaluations per sample.
-            sde: as for `count_nfe`.
+            model: as for `count_nfe`.
 
         Raises:
             ValueError: if no number of steps fits the budget, or a tolerance decides the cost.
@@ -189,14 +190,15 @@ class Sampler(ABC):
                 f"nfe={nfe} cannot be met by {self}, whose tolerance decides the evaluations: "
                 "set rtol and atol"
             )
+        counted: Any = _counted(model)
         try:
-            return _steps_for(self, nfe, sde)
+            return _steps_for(self, nfe, counted)
         except TypeError:  # a field that cannot be hashed
-            return _steps_for.__wrapped__(self, nfe, sde)
+            return _steps_for.__wrapped__(self, nfe, counted)
 
-    def within(self: S, nfe: int, sde: SDE | None = None) -> S:
+    def within(self: S, nfe: int, model: Model | SDE | None = None) -> S:
         """The same sampler with the most steps for a budget; see `steps_for`."""
-        return replace(self, steps=self.steps_for(nfe, sde))
+        return replace(self, steps=self.steps_for(nfe, model))
 
     @overload
     def __call__(
@@ -340,21 +342,28 @@ class Sampler(ABC):
                 yield 0.0, problem.denoise(x, times[-1].to(x.device))
 
 
+def _counted(model: Model | SDE | None) -> Model | SDE:
+    """What evaluations are counted on: a model's own stand-in if it has one, or its diffusion."""
+    if model is None or isinstance(model, SDE):
+        return model or VP()
+    return stand_in(model) if hasattr(model, "stand_in") else model.sde
+
+
 @lru_cache(maxsize=4096)
-def _steps_for(sampler: Sampler, nfe: int, sde: SDE | None) -> int:
-    return most_steps(lambda steps: replace(sampler, steps=steps).count_nfe(sde), nfe)
+def _steps_for(sampler: Sampler, nfe: int, counted: Model | SDE) -> int:
+    return most_steps(lambda steps: replace(sampler, steps=steps).count_nfe(counted), nfe)
 
 
 class SamplerRegistry(Registry[Sampler]):
     """Samplers by name; each that is made knows its name."""
 
     @override
-    def create(self, spec: str, *, sde: SDE | None = None, **arguments: Any) -> Sampler:
+    def create(self, spec: str, *, model: Model | SDE | None = None, **arguments: Any) -> Sampler:
         """Build the sampler that `spec` names; keyword arguments override those in the spec.
 
         Args:
             spec: such as `"dpmpp-2m"`, `"heun(steps=18)"` or `"heun(nfe=35)"`.
-            sde: for `nfe`, the diffusion of the model; see `Sampler.count_nfe`.
+            model: for `nfe`, the model that will be sampled; see `Sampler.count_nfe`.
             arguments: fields of the sampler, or `nfe` in place of `steps`: a budget of network
                 evaluations, within which as many steps are taken as it allows.
 
@@ -371,13 +380,15 @@ class SamplerRegistry(Registry[Sampler]):
             raise ValueError(f"nfe={nfe} and steps={merged['steps']} both say how long: give one")
         made = copy.copy(super().create(given, **merged))
         object.__setattr__(made, "name", made.name or self.listed(given))
-        return made if nfe is None else made.within(nfe, sde)
+        return made if nfe is None else made.within(nfe, model)
 
     @override
-    def resolve(self, value: str | Sampler, name: str = "", *, sde: SDE | None = None) -> Sampler:
+    def resolve(
+        self, value: str | Sampler, name: str = "", *, model: Model | SDE | None = None
+    ) -> Sampler:
         """A sampler as it is, or built from text by `create`; `name` is that of the argument."""
-        if isinstance(value, str) and sde is not None:
-            return self.create(value, sde=sde)
+        if isinstance(value, str) and model is not None:
+            return self.create(value, model=model)
         return super().resolve(value, name)
 
     def name_of(self, kind: type[Sampler]) -> str | None:

@@ -86,7 +86,7 @@ def run(
     require_memory(4 * num * prod(event_shape), f"num={num} samples of shape {event_shape}")
     require_model(model, whole=False)
     condition = as_condition(condition, num)
-    chosen, parts = SAMPLERS.resolve(sampler, sde=model.sde), []
+    chosen, parts = SAMPLERS.resolve(sampler, model=model), []
     for first in range(0, num, batch_size):
         size = min(batch_size, num - first)
         part = chosen.run(

@@ -53,6 +53,26 @@ def test_samples_are_those_of_the_guided_model(classes, tmp_path, record):
     assert found["rows"][0]["nfe"] == 6
 
 
+@pytest.mark.filterwarnings("ignore:training showed")
+def test_guidance_is_refused_before_anything_is_spent(classes, run_path, tmp_path, refusal):
+    out = ["--no-progress", "--out", str(tmp_path / "none")]
+    for path, text, said in (
+        (run_path, "cfg(3)", "was trained without any: train it with --conditional"),
+        (classes, "cgf(3)", "unknown guidance 'cgf'"),
+    ):
+        for words in (["compare", str(path)], ["benchmark", "--model", str(path)]):
+            assert said in refusal(*words, "--guidance", text, *out)
+    said = refusal("compare", str(classes), "--guidance", "cfg++", *out)
+    assert "take a sampler of given steps" in said
+    words = ["compare", str(classes), "--views", "ddim", "--guidance", "apg(3, momentum=-0.5)"]
+    said = refusal(*words, *out)
+    assert "bits_examples must be 0" in said
+    said = refusal("benchmark", "--model", str(classes), "--guidance", "cfg++", *out)
+    assert "no flow to measure solvers against" in said
+    assert "guidance=cfg(2) is of --model" in refusal("benchmark", "--guidance", "cfg(2)", *out)
+    assert not (tmp_path / "none").exists()
+
+
 def test_guidance_that_cannot_be_is_refused(classes, run_path, tmp_path, refusal):
     out = ["--out", str(tmp_path / "some.npz"), "--num", "2"]
     assert "unknown guidance 'cgf'" in refusal("sample", str(classes), "--guidance", "cgf(3)", *out)

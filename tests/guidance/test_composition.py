@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from sde_score import samplers
 from sde_score.guidance import (
     Clipped,
     Conjunction,
     Guided,
     Mixture,
+    PlusPlus,
     Product,
     RewardGuided,
     Tempered,
@@ -160,7 +163,44 @@ def test_evaluations_of_all_parts_are_counted():
         (Posterior(Guided(model, "cfg(2)"), seen, "mmps"), 2),
     ):
         composed.score(x, t, labels)
-        assert (type(composed), composed.nfe) == (type(composed), spent)
+        assert composed.nfe == spent, composed
+        assert samplers.create("heun", steps=3).count_nfe(composed) == 5 * spent, composed
+
+
+def test_a_budget_counts_every_evaluation_of_a_composition():
+    """Guidance outside its interval is one evaluation, inside two."""
+    sde = VP()
+    model, _ = told(sde)
+    labels = torch.arange(4) % 3
+    (normal,) = normals(sde, 1.0)
+    for made in (
+        Guided(model, "cfg(2)", interval=(0.5, 2.0)),
+        Clipped(Guided(model, "cfg(2)", interval=(0.5, 2.0))),
+        Conjunction(model, [1, 0]),
+        Mixture([normal, normal]),
+        Product([Guided(model, "cfg(2)"), normal]),
+    ):
+        sampler = samplers.create("heun", nfe=25, model=made)
+        told_of = labels if getattr(made, "takes_condition", False) else None
+        spent = sampler.run(made, (4, 2), seed=0, condition=told_of, progress=False).nfe
+        more = replace(sampler, steps=sampler.steps + 1)
+        assert spent == sampler.count_nfe(made) <= 25 < more.count_nfe(made), made
+    interval = Guided(model, "cfg(2)", interval=(0.5, 2.0))
+    spent = samplers.create("ddim", steps=10).count_nfe(interval)
+    ratios = sde.noise_ratio(samplers.create("ddim", steps=10).times(sde))
+    assert spent == 10 + int(((ratios > 0.5) & (ratios <= 2)).sum())
+    drawn = samplers.run(interval, "ddim(nfe=12)", (2,), 4, condition=labels, progress=False)
+    assert 10 <= drawn.nfe <= 12
+
+
+def test_the_rule_of_given_steps_is_refused_where_steps_are_found():
+    guided = Guided(told(VP())[0], "cfg++")
+    sampler = samplers.create("ddim", steps=4)
+    assert guided.followed_by(sampler).rule == PlusPlus(times=tuple(sampler.times(VP()).tolist()))
+    with pytest.raises(ValueError, match="take a sampler of given steps"):
+        guided.followed_by(samplers.create("ode"))
+    plain = Guided(guided.model, "cfg(2)")
+    assert plain.followed_by(sampler) is plain
 
 
 def test_guidance_is_a_product_of_powers():

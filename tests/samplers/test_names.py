@@ -133,9 +133,9 @@ def test_a_budget_buys_the_most_steps_that_cost_no_more(name, nfe):
 
 def test_the_sde_counts_where_it_decides_the_cost():
     """On a range of noise that holds no stretch, nothing is walked again: it is refused."""
-    assert samplers.create("restart", nfe=60, sde=EDM()).steps > 1
+    assert samplers.create("restart", nfe=60, model=EDM()).steps > 1
     with pytest.raises(ValueError, match="must lie within"):
-        samplers.create("restart", nfe=60, sde=EDM(0.3, 9.0))
+        samplers.create("restart", nfe=60, model=EDM(0.3, 9.0))
 
 
 def test_a_grid_of_given_times_has_its_steps():

@@ -13,6 +13,7 @@ from sde_score._core.conditions import Condition
 from sde_score._core.registry import parse_spec
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
 from sde_score.evaluation.provenance import provenance
+from sde_score.models import Model
 from sde_score.samplers import SAMPLERS, Sampler
 from sde_score.sdes import SDE
 
@@ -72,7 +73,7 @@ def _from_noise(name: str) -> bool:
 
 
 def plan(
-    sde: SDE,
+    model: Model | SDE,
     specs: Sequence[str | Sampler],
     grids: Sequence[str] = (),
     nfes: Sequence[int] = BENCHMARK_BUDGETS,
@@ -84,7 +85,7 @@ def plan(
     steps are one. A combination that cannot be is an entry with a reason.
 
     Args:
-        sde: that the samplers will see.
+        model: that the samplers will see, on which budgets are counted, or its diffusion.
         specs: such as `"heun"` or `"ddim(eta=0.5, grid='karras')"`, or samplers.
         grids: such as `"karras"`; none for each sampler's own.
         nfes: budgets of network evaluations.
@@ -104,17 +105,17 @@ def plan(
     entries: dict[str, Entry] = {}
     for spec in dict.fromkeys(specs):
         given = parse_spec(spec)[1] if isinstance(spec, str) else {"steps": None, "grid": None}
-        sampler = SAMPLERS.resolve(spec, sde=sde)
+        sampler = SAMPLERS.resolve(spec, model=model)
         fixed = sampler.adaptive or "steps" in given or "nfe" in given
         budgets = [None] if fixed else sorted(set(nfes))
         for choice in [None] if "grid" in given or not grids else grids:
-            for entry in _entries(sde, sampler, choice, budgets):
+            for entry in _entries(model, sampler, choice, budgets):
                 entries.setdefault(entry.spec, entry)
     return list(entries.values())
 
 
 def _entries(
-    sde: SDE, sampler: Sampler, grid: str | None, budgets: Sequence[int | None]
+    model: Model | SDE, sampler: Sampler, grid: str | None, budgets: Sequence[int | None]
 ) -> Iterator[Entry]:
     """One sampler on one grid, at every budget."""
     try:
@@ -124,7 +125,7 @@ def _entries(
         return
     for budget in budgets:
         try:
-            chosen = sampler if budget is None else sampler.within(budget, sde)
+            chosen = sampler if budget is None else sampler.within(budget, model)
         except ValueError as error:
             yield _entry(sampler, budget, str(error))
         else:

@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sde_score._core.checks import require_count
+from sde_score._core.checks import require_count, shown
 from sde_score._core.conditions import rows_of
 from sde_score._core.progress import progress_bar
 from sde_score.evaluation.benchmarks.plan import (
@@ -185,6 +185,7 @@ def benchmark(
     batch_size: int = 512,
     fresh: bool = False,
     peers: Sequence[Entry] = (),
+    guidance: str | None = None,
     progress: bool = True,
 ) -> Benchmark:
     """Measure samplers on a target.
@@ -205,19 +206,25 @@ def benchmark(
         batch_size: samples that the model sees at once.
         fresh: measure everything again; the ends of the flow stay.
         peers: entries beside those of `samplers`.
+        guidance: of the model of a run, such as `"cfg(3)"`; see `guided_run`.
         progress: show a bar.
 
     Raises:
         ValueError: for an unknown target, sampler, grid or argument, no samplers, a budget below
-            1, or a journal that is none.
+            1, a journal that is none, or guidance without a run or that it does not suit.
     """
     if isinstance(target, Run):
-        target = target_of_run(target)
+        target = target_of_run(target, guidance)
+    elif guidance is not None:
+        raise ValueError(
+            f"guidance={guidance!r} with target={shown(target)}: accepted for a trained run; a "
+            "target of one has its own, target_of_run(run, guidance)"
+        )
     target = BENCHMARK_TARGETS.resolve(target)
     flow = FlowEnds(target, None if folder is None else folder / "flow")
     bench = Bench(target, target.starts if count is None else count, flow, batch_size)
     chosen: Sequence[str | Sampler] = available() if samplers is None else samplers
-    entries = plan(target.model.sde, chosen, grids, nfes) if chosen or not peers else []
+    entries = plan(target.model, chosen, grids, nfes) if chosen or not peers else []
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     path = None if folder is None else folder / "benchmark.jsonl"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sde_score._core.conditions import Condition
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget, exact_flow
+from sde_score.evaluation.guided import guided_run, require_flow
 from sde_score.evaluation.samples import as_data, run_identity
 from sde_score.training import Run
 
@@ -15,7 +16,7 @@ _TOLERANCE = 1e-8
 _MOST = 10_000  # training examples that are looked at
 
 
-def target_of_run(run: Run) -> BenchmarkTarget:
+def target_of_run(run: Run, guidance: str | None = None) -> BenchmarkTarget:
     """A trained network as a target: solvers are compared with its flow, samples with its data.
 
     The flow is integrated with adaptive steps, on a float64 copy of the network, with both
@@ -24,15 +25,19 @@ def target_of_run(run: Run) -> BenchmarkTarget:
 
     Args:
         run: an open run, trained at all noise levels, with held-out data.
+        guidance: of its model, such as `"cfg(3)"`; see `guided_run`.
 
     Raises:
-        ValueError: for a run without one of them.
+        ValueError: for a run without one of them, or guidance that the model does not suit or that
+            depends on the steps, so that there is no flow.
     """
     if not run.all_noise_levels:
         raise ValueError(
             f"{run.path} was trained by {run.config.objective} on data without noise: samplers "
             "need all noise levels; train denoising"
         )
+    run = guided_run(run, guidance)
+    require_flow(run.model, "there is no flow to measure solvers against; compare measures samples")
     train, held_out = run.measured_parts()
     precise = copy.deepcopy(run.model).double()
     end = run.model.sde.sampling_t_min
@@ -42,7 +47,7 @@ def target_of_run(run: Run) -> BenchmarkTarget:
         return exact_flow(precise, x.double(), condition, end=end, tolerance=_TOLERANCE)
 
     return BenchmarkTarget(
-        name=run.path.name,
+        name=run.path.name if guidance is None else f"{run.path.name} under {guidance}",
         model=run.model,
         event_shape=run.event_shape,
         truth=lambda count: held_out.subset(count).tensor(),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from sde_score._core.conditions import Condition
 from sde_score._core.progress import progress_bar
 from sde_score.evaluation.features.classifier import classifier_for
 from sde_score.evaluation.features.extractors import Extractor, create_extractor
+from sde_score.evaluation.guided import followed, guided_run, require_flow
 from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.likelihoods import RunLikelihood
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
@@ -78,6 +79,7 @@ def compare(
     extractor: str = "auto",
     seed: int = 0,
     batch_size: int = 256,
+    guidance: str | None = None,
     folder: Path | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -97,6 +99,7 @@ def compare(
             data's own labels, without labels random convolutions of images, else the numbers.
         seed: random seed.
         batch_size: examples that the model sees at once.
+        guidance: of the model, such as `"cfg(3)"`; see `guided_run`.
         folder: of the results, made if it is not there; the run directory if not given.
         progress: show bars.
 
@@ -104,22 +107,22 @@ def compare(
         All rows of these settings, those of earlier calls included.
 
     Raises:
-        ValueError: for a run without all noise levels or held-out data, or arguments as for
-            `compare_views`.
+        ValueError: for a run without all noise levels or held-out data, guidance that the model or
+            a view does not suit, or arguments as for `compare_views`.
     """
     require_count(4, count=count)
     require_count(batch_size=batch_size)
     if bits_examples != 0:
         require_count(2, bits_examples=bits_examples)
-    plan_views(views, nfes)
+    run = guided_run(run, guidance)
+    plan_views(views, nfes, run.model)
     _require_noise_levels(run)
+    if bits_examples:
+        require_flow(run.model, "it has no likelihood, so that bits_examples must be 0")
     folder = run.path if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder / "comparison.jsonl")
-    _ = run.dataset("held_out")
-    frechet = create("frechet", extractor=_extractor(run, extractor, progress))
-    distances: list[str | Distance] = ["sliced-wasserstein2(projections=128)", frechet]
-    estimator = run_estimator(run, count, distances, seed)
+    estimator = _estimator(run, extractor, count, seed, progress)
     data = RunLikelihood(run, "held_out", bits_examples, seed, batch_size, progress)
     viewed = ViewedModel(
         run.model,
@@ -133,9 +136,9 @@ def compare(
     )
     settings = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
     name = json.dumps(settings)
-    return compare_views(
-        viewed, views=views, nfes=nfes, journal=journal, identity=name, progress=progress
-    )
+    options: Any = {"journal": journal, "identity": name, "progress": progress}
+    found = compare_views(viewed, views=views, nfes=nfes, **options)
+    return replace(found, guidance=guidance or "")
 
 
 def _require_noise_levels(run: Run) -> None:
@@ -173,7 +176,7 @@ def compare_views(
     """
     journal = Journal() if journal is None else journal
     row_key, bits_key = f"{identity} | view | ", f"{identity} | bits | "
-    plan = plan_views(views, nfes, viewed.model.sde)
+    plan = plan_views(views, nfes, viewed.model)
     kept = journal.under(row_key, ViewRow.from_record)
     current = tuple(map(_code_of, dict.fromkeys([*VIEWS, *(cell.view for cell in plan)])))
     known = {key: row for key, row in kept.items() if key.startswith(current)}
@@ -217,12 +220,13 @@ def _code_of(view: str) -> str:
 
 
 def plan_views(
-    views: Sequence[str | Sampler], nfes: Sequence[int], sde: SDE | None = None
+    views: Sequence[str | Sampler], nfes: Sequence[int], model: Model | SDE | None = None
 ) -> list[Cell]:
-    """The rows that `compare_views` measures on a model with a diffusion.
+    """The rows that `compare_views` measures on a model, or on any of a diffusion.
 
     Raises:
-        ValueError: for an unknown view, no views or budgets, or a budget below 1.
+        ValueError: for an unknown view, no views or budgets, a budget below 1, or guidance that a
+            sampler does not suit.
     """
     if not views:
         raise ValueError(f"views=() must be among {', '.join(VIEWS)}, or samplers")
@@ -231,10 +235,14 @@ def plan_views(
     for nfe in nfes:
         require_count(nfe=nfe)
     plan: dict[tuple[str, Sampler], Cell] = {}
-    for name in dict.fromkeys(map(name_of, views)):
+    names = dict.fromkeys(name_of(view, model) for view in views)
+    if model is not None and not isinstance(model, SDE):
+        for name in names:  # refuses before anything is counted
+            followed(model, view_of(name).sampler)
+    for name in names:
         view = view_of(name)
         for budget in [0] if view.adaptive else sorted(set(nfes)):
-            sampler = view.sampler_within(max(budget, 1), sde)
+            sampler = view.sampler_within(max(budget, 1), model)
             if sampler is not None:
                 plan.setdefault((name, sampler), Cell(name, sampler, budget))
     return list(plan.values())
@@ -242,7 +250,8 @@ def plan_views(
 
 def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) -> ViewRow:
     """Sample and measure one row; `advance` moves a bar, by the budget in all."""
-    model, estimator = viewed.model, viewed.estimator
+    model, view = followed(viewed.model, cell.sampler), view_of(cell.view)
+    estimator = viewed.estimator
     before, shown, batches = model.nfe, 0, -(-estimator.count // viewed.batch_size)
 
     def move(*_: object) -> None:
@@ -273,8 +282,17 @@ def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) 
         nfe=nfe,
         seconds=seconds,
         distances=estimator(viewed.deliver(samples)),
-        likelihood=view_of(cell.view).likelihood_at(nfe, model.sde, viewed.dequantized),
+        likelihood=view.likelihood_at(cell.sampler.steps, model.sde, viewed.dequantized),
     )
+
+
+def _estimator(
+    run: Run, extractor: str, count: int, seed: int, progress: bool
+) -> DistanceEstimator:
+    _ = run.dataset("held_out")
+    frechet = create("frechet", extractor=_extractor(run, extractor, progress))
+    distances: list[str | Distance] = ["sliced-wasserstein2(projections=128)", frechet]
+    return run_estimator(run, count, distances, seed)
 
 
 def _extractor(run: Run, spec: str, progress: bool) -> Extractor:

@@ -59,6 +59,7 @@ class Comparison(Record):
         rows: in the order of `VIEWS`, samplers behind them, then of their evaluations.
         bits: by likelihood.
         seed: random seed of the samples.
+        guidance: of the model, as text; empty for none.
     """
 
     names: tuple[str, ...]
@@ -69,6 +70,7 @@ class Comparison(Record):
     rows: tuple[ViewRow, ...] = ()
     bits: Mapping[str, Bits] = field(default_factory=dict)
     seed: int = 0
+    guidance: str = ""
 
     def row(self, view: str, sampler: str) -> ViewRow | None:
         """The row of a view and its sampler, if it was measured."""

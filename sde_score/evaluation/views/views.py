@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sde_score._core.checks import require_count
 from sde_score._core.registry import format_spec, parse_spec
+from sde_score.models import Model
 from sde_score.samplers import SAMPLERS, Sampler, create
 from sde_score.sdes import SDE
 
@@ -25,8 +26,8 @@ class View:
         label: its sampler in two words, for pictures.
         sampler: its sampler, whose steps are those that a budget allows; an adaptive one has a cost
             of its own, whatever the budget, and so has one of given steps.
-        likelihood: a spec of `sde_score.likelihood`, in which `{nfe}` stands for the evaluations,
-            `{end}` for the last time of samplers; None for a view that has none of its own.
+        likelihood: a spec of `sde_score.likelihood`, in which `{steps}` stands for those of the
+            sampler, `{end}` for its last time; None for a view that has none of its own.
         given_steps: the sampler keeps its steps, whatever the budget.
     """
 
@@ -41,8 +42,12 @@ class View:
         """Whether the budget does not decide the cost: a tolerance or given steps do."""
         return self.given_steps or self.sampler.adaptive
 
-    def sampler_within(self, nfe: int, sde: SDE | None = None) -> Sampler | None:
+    def sampler_within(self, nfe: int, model: Model | SDE | None = None) -> Sampler | None:
         """The sampler with the most steps that `nfe` evaluations pay for; None if for none.
+
+        Args:
+            nfe: evaluations of networks per sample.
+            model: that will be sampled, or its diffusion.
 
         Raises:
             ValueError: for a budget below 1.
@@ -51,27 +56,27 @@ class View:
         if self.adaptive:
             return self.sampler
         try:
-            return self.sampler.within(nfe, sde)
+            return self.sampler.within(nfe, model)
         except ValueError:
             return None
 
     @property
     def layered(self) -> bool:
-        """Whether the likelihood changes with the evaluations."""
-        return "{nfe}" in (self.likelihood or "")
+        """Whether the likelihood changes with the steps."""
+        return "{steps}" in (self.likelihood or "")
 
-    def likelihood_at(self, nfe: int, sde: SDE, dequantized: bool) -> str | None:
-        """The likelihood at a number of evaluations; None if there is none, as for one layer.
+    def likelihood_at(self, steps: int, sde: SDE, dequantized: bool) -> str | None:
+        """The likelihood at a number of steps; None if there is none, as for one layer.
 
         Args:
-            nfe: evaluations of the sampler.
+            steps: of the sampler.
             sde: of the model.
             dequantized: whether the model was trained on levels spread over their bins: it then
                 knows nothing of their centers, and must be asked about spread ones.
         """
-        if self.likelihood is None or (self.layered and nfe < 2):
+        if self.likelihood is None or (self.layered and steps < 2):
             return None
-        name, arguments = parse_spec(self.likelihood.format(nfe=nfe, end=sde.sampling_t_min))
+        name, arguments = parse_spec(self.likelihood.format(steps=steps, end=sde.sampling_t_min))
         if dequantized:
             arguments["dequantization"] = "uniform"
         return format_spec(name, arguments)
@@ -79,7 +84,7 @@ class View:
 
 # One chain both samples and bounds. Its layers are where the bound is closest: even in the log
 # signal-to-noise ratio.
-_LAYERS = "elbo(layers={nfe}, grid='log_snr(end={end})')"
+_LAYERS = "elbo(layers={steps}, grid='log_snr(end={end})')"
 
 _NCSN, _SDE, _VAE, _FLOW = "multi-noise", "reverse SDE", "hierarchical VAE", "probability-flow ODE"
 
@@ -100,17 +105,21 @@ OTHER = "sampler"
 """The family of samplers that are no view."""
 
 
-def name_of(view: str | Sampler) -> str:
+def name_of(view: str | Sampler, model: Model | SDE | None = None) -> str:
     """The name of a view: one in `VIEWS`, or else the text of a sampler.
 
     An object keeps its steps, and so does a text that has some.
+
+    Args:
+        view: a name or sampler.
+        model: on which the evaluations of a text with `nfe` are counted.
 
     Raises:
         ValueError: for what is neither, or a sampler that no text makes again.
     """
     if isinstance(view, str) and view in VIEWS:
         return view
-    sampler = SAMPLERS.resolve(view, name="views")
+    sampler = SAMPLERS.resolve(view, name="views", model=model)
     if not isinstance(view, str) or _has_steps(view):
         text = SAMPLERS.text_of(sampler)
         if text is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from typing_extensions import override
 
-from sde_score.models import GaussianMixture
+from sde_score.models import GaussianMixture, Model
 from sde_score.posterior.observations import Measurement, Observation, as_measurement
 from sde_score.samplers import Sampler, SamplerRegistry
 from sde_score.sdes import SDE, VP
@@ -52,12 +52,13 @@ class PosteriorSampler(Sampler):
         return as_measurement(self.observation, type(self).__name__)
 
     @override
-    def count_nfe(self, sde: SDE | None = None) -> int:
+    def count_nfe(self, model: Model | SDE | None = None) -> int:
         """Network evaluations per sample, counted on a normal distribution."""
         shape = self.measurement.operator.event_shape
-        model = GaussianMixture(torch.zeros(1, *shape), 0.5, VP() if sde is None else sde)
-        self(model, (1, *shape), seed=0, progress=False)
-        return model.nfe
+        sde = model if model is None or isinstance(model, SDE) else model.sde
+        normal = GaussianMixture(torch.zeros(1, *shape), 0.5, sde or VP())
+        self(normal, (1, *shape), seed=0, progress=False)
+        return normal.nfe
 
 
 SAMPLERS = SamplerRegistry("posterior sampler", base=PosteriorSampler)

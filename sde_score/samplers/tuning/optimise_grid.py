@@ -134,8 +134,8 @@ def optimise_grid(
     _require_suitable(sampler)
     reference = reference or _fine_solution(model)
     with _frozen(model):
-        rectified = replace(sampler, grid="rectified").within(nfe, model.sde)
-        sampler, spent = replace(sampler, steps=rectified.steps), rectified.count_nfe(model.sde)
+        rectified = replace(sampler, grid="rectified").within(nfe, model)
+        sampler, spent = replace(sampler, steps=rectified.steps), rectified.count_nfe(model)
         shape = _event_shape(model, event_shape)
         parts = Parts(model, reference, shape, seed, condition, batch_size, progress)
         fit, held, new = parts.take(num, max(1, num // 2), fresh)

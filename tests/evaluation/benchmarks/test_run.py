@@ -237,7 +237,7 @@ def registered(register_for_test):
     ],
 )
 def test_steps_are_those_that_the_budget_pays_for(spec, budget, steps):
-    sampler = samplers.create(spec, nfe=budget, sde=EDM())
+    sampler = samplers.create(spec, nfe=budget, model=EDM())
     model = GaussianMixture([[0.0, 1.0]], 1.0, EDM())
     assert sampler.run(model, (2, 2), seed=0).nfe <= budget
     assert sampler.steps == steps
