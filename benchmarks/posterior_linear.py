@@ -29,6 +29,7 @@ GUIDED = {
     "mmps": (MMPS, "ancestral"),
     "tmpd": ("tmpd", "ancestral"),
     "pigdm": ("pigdm", "ancestral"),
+    "pigdm-published": ("pigdm-published", "ancestral"),
     "sda .01": ("sda(0.01)", "ancestral"),
     "sda 1": ("sda(1)", "ancestral"),
     "c-dps": ("c-dps", "ancestral"),
@@ -66,7 +67,8 @@ FIGURES: dict[tuple[str, float], dict[int, float]] = {
     ("ddrm", 0.5): {20: 1.17, 100: 1.60, 1000: 3.63},
 }
 """KL of the same problems by the formulas in NumPy. Ours of TMPD is a little smaller, as row sums
-below zero count as zero."""
+below zero count as zero; ours of published PiGDM adds to a state of unit variance, as its paper has
+it, where NumPy adds to x."""
 
 KERNEL = torch.tensor([0.25, 0.5, 0.25])
 OPERATORS = {

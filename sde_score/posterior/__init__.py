@@ -11,6 +11,7 @@ from sde_score.posterior.methods import (
     TMPD,
     Method,
     PiGDM,
+    PublishedPiGDM,
 )
 from sde_score.posterior.observations import (
     LogLikelihood,
@@ -65,6 +66,7 @@ __all__ = [
     "Posterior",
     "PosteriorSampler",
     "PublishedInpainting",
+    "PublishedPiGDM",
     "Radon",
     "RePaint",
     "Replacement",

@@ -295,19 +295,62 @@ class DPS(Method):
     @override
     def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
         observation = as_measurement(observation, "DPS")
-        if self.times is None:
-            raise ValueError(
-                "DPS has no times: its strength depends on the steps; give sampler=, the one that "
-                "will be used"
-            )
         residual = observation.residual(x0)
         norm = sum_event(residual * residual).sqrt().clamp(min=torch.finfo(x0.dtype).tiny)
-        alpha, ratio = scales_after_step(at, self.times)
-        moved = alpha * (1 - (ratio / at.sde.noise_ratio(at.t)) ** 2)
-        # J^T g is multiplied by sigma^2 / alpha behind this.
-        strength = self.step_size / moved / (at.sigma**2 / at.alpha)
+        strength = self.step_size * _per_step(at, self.times, "DPS")[0]
         back = observation.operator.adjoint(residual / expand_like(norm, residual))
         return expand_like(strength, x0) * back
+
+
+@dataclass(frozen=True)
+class PublishedPiGDM(_Linear):
+    r"""Pseudo-inverse guidance as it is published: r^2 sqrt(alpha-bar) times its gradient.
+
+    .. math:: x_s = step(x_t) + r^2 \sqrt{\bar\alpha_t} \, J^T A^T (R + r^2 A A^T)^{-1} (y - A D),
+              \qquad r^2 = 1 - \bar\alpha_t
+
+    after each ancestral step (DDIM with eta = 1) of states of unit scale, here of any: what a
+    score would move by shrinks with the step, and this does not.
+
+    Args:
+        times: at which the sampler evaluates the model, decreasing; None until it is known.
+
+    Reference: Song et al. 2023, https://openreview.net/forum?id=9_gsMA8MRKQ, algorithm 1.
+    """
+
+    times: Sequence[float] | None = None
+
+    _bias = "its strength does not fall with the step size, so that more steps make it worse"
+
+    @override
+    def on_grid(self, times: Tensor) -> Method:
+        """The method for a sampler that evaluates the model at these times, decreasing."""
+        return replace(self, times=tuple(times.tolist()))
+
+    @override
+    def solve(
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
+    ) -> Tensor:
+        unit = Scales(at.sde, at.t)
+        strength, scale = _per_step(at, self.times, "pigdm-published")
+        # sqrt(alpha-bar) = alpha / spread, and J is that of a state of unit scale.
+        strength = strength * scale * at.alpha * (at.sigma / unit.spread) ** 2
+        solved = PiGDM().solve(observation, residual, unit, pull)
+        return expand_like(strength, residual) * solved
+
+
+def _per_step(at: Scales, times: Sequence[float] | None, name: str) -> tuple[Tensor, Tensor]:
+    """What g is multiplied by, so that the ancestral step from t moves by J^T g more; and
+    sqrt(alpha^2 + sigma^2) where it ends."""
+    if times is None:
+        raise ValueError(
+            f"{name} has no times: its strength depends on the steps; give sampler=, the one that "
+            "will be used"
+        )
+    alpha, ratio = scales_after_step(at, times)
+    moved = alpha * (1 - (ratio / at.sde.noise_ratio(at.t)) ** 2)
+    # J^T g is multiplied by sigma^2 / alpha behind this.
+    return at.alpha / (moved * at.sigma**2), alpha * (1 + ratio**2).sqrt()
 
 
 METHODS: Registry[Method] = Registry(
@@ -316,6 +359,7 @@ METHODS: Registry[Method] = Registry(
         "mmps": MMPS,
         "tmpd": TMPD,
         "pigdm": PiGDM,
+        "pigdm-published": PublishedPiGDM,
         "sda": SDA,
         "c-dps": CDPS,
         "lgd-mc": LGDMC,
