@@ -183,7 +183,8 @@ SECTIONS = [
         "Markov kernels",
         mcmc.KERNELS,
         "`mcmc.run_chains` runs them in batches, with acceptance, effective sample size, split "
-        "R-hat and energy errors.",
+        "R-hat and energy errors. `gibbs` and `gibbs-gradients` move on discrete states, the "
+        "others on continuous spaces.",
     ),
     Section(
         "Reverse variances",
@@ -217,7 +218,8 @@ SECTIONS = [
         "Targets",
         models.TARGETS,
         "Exact distributions to test against, with known log Z, samples and diffused scores; as "
-        "data, `target(name='funnel')`.",
+        "data, `target(name='funnel')`. Discrete ones are classes of their own: `Ising`, `Potts`, "
+        "`RestrictedBoltzmann`, `IndependentSites`.",
     ),
     Section("Data sets", data.NAMED, "Beside paths of files and folders."),
     Section("Distances", evaluation.DISTANCES, "Between two sets of samples.", DISTANCES),

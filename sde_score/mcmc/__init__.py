@@ -2,6 +2,7 @@
 
 from sde_score.mcmc.chains import Chains, run_chains
 from sde_score.mcmc.diagnostics import EnergyErrors, energy_errors, ess, split_r_hat
+from sde_score.mcmc.discrete import BlockGibbs, DiscreteKernel, GibbsWithGradients
 from sde_score.mcmc.hmc import HMC
 from sde_score.mcmc.kernel import KERNELS, Kernel, State, Transition, Tuning
 from sde_score.mcmc.langevin import MALA, ULA
@@ -20,7 +21,10 @@ KERNELS.fill(
         "hmc": HMC,
         "nuts": NUTS,
         "tempering": Tempering,
-    }
+        "gibbs": BlockGibbs,
+        "gibbs-gradients": GibbsWithGradients,
+    },
+    aliases={"gwg": "gibbs-gradients"},
 )
 
 available = KERNELS.names
@@ -35,8 +39,11 @@ __all__ = [
     "NUTS",
     "OBABO",
     "ULA",
+    "BlockGibbs",
     "Chains",
+    "DiscreteKernel",
     "EnergyErrors",
+    "GibbsWithGradients",
     "Kernel",
     "NUTSTransition",
     "ScoreMALA",

@@ -132,7 +132,7 @@ class Warmup:
         self._kernel, self._steps, self._done = kernel, steps, 0
         self.tuning = kernel.tuning(x)
         self._averaging: DualAveraging | None = None
-        if steps and step_size and kernel.adjusted:
+        if steps and step_size and kernel.adjusted and not kernel.discrete:
             each = self.tuning.step_size.expand(x.shape[0]).clone()
             self._averaging = DualAveraging(each, kernel.target_acceptance)
         self._windows = mass_windows(steps) if mass else []

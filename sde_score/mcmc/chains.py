@@ -17,7 +17,7 @@ from sde_score._core.progress import progress_bar
 from sde_score.mcmc.adaptation import Warmup, require_tunable
 from sde_score.mcmc.diagnostics import EnergyErrors, energy_errors, ess, split_r_hat
 from sde_score.mcmc.kernel import KERNELS, Kernel, State, Transition, Tuning
-from sde_score.models import Density, Marginal, Model
+from sde_score.models import Density, Marginal, Model, sites_of
 from sde_score.random import ExampleStreams, Noise, example_seeds
 
 
@@ -248,6 +248,11 @@ def _require_known(density: Density, kernel: Kernel) -> None:
         raise TypeError(
             f"{type(density).__name__} is a model, with a distribution for each time; accepted: a "
             "density, such as Marginal(model, t)"
+        )
+    if sites_of(density) is not None and not kernel.discrete:
+        raise TypeError(
+            f"{type(density).__name__} has discrete states and {type(kernel).__name__} moves on "
+            "continuous spaces; accepted: gibbs, gibbs-gradients"
         )
     known = density.has_energy if isinstance(density, Marginal) else isinstance(density, Density)
     if kernel.needs_energy and not known:

@@ -91,6 +91,8 @@ class Kernel(ABC):
     """Whether the density must have an energy and not a score alone."""
     uses_mass: ClassVar[bool] = False
     """Whether a mass in the tuning is used, and so may be adapted; the others refuse one."""
+    discrete: ClassVar[bool] = False
+    """Whether it moves on discrete states, and so has no step size that could be tuned."""
     target_acceptance: ClassVar[float] = 0.8
     """Mean acceptance at which an adjusted kernel mixes best."""
     evaluations: ClassVar[str] = "1"

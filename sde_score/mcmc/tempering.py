@@ -95,7 +95,8 @@ class Tempering(Kernel):
     def kernel(self) -> Kernel:
         """The inner kernel as an object, with this step size and temperature."""
         inner = KERNELS.resolve(self.inner, name="inner")
-        if isinstance(inner, Tempering) or not (inner.adjusted and inner.needs_energy):
+        exact = inner.adjusted and inner.needs_energy and not inner.discrete
+        if isinstance(inner, Tempering) or not exact:
             raise ValueError(
                 f"inner={self.inner!r} must keep its target exactly and use the energy, or the "
                 "swaps break it; accepted: mala, hmc, nuts"

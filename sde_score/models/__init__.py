@@ -40,8 +40,11 @@ from sde_score.models.exact import (
     Rosenbrock,
     Target,
 )
+from sde_score.models.exact.boltzmann import RestrictedBoltzmann
+from sde_score.models.exact.discrete import DiscreteTarget, IndependentSites
 from sde_score.models.exact.empirical import EmpiricalDistribution
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
+from sde_score.models.exact.lattice import Ising, Potts
 from sde_score.models.functions import EnergyFunction, ScoreFunction
 from sde_score.models.inputs import (
     as_batch,
@@ -54,6 +57,7 @@ from sde_score.models.parametrization import Parametrization, Scales
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.rows import PARAMETRIZATIONS
 from sde_score.models.score_model import ScoreModel
+from sde_score.models.sites import Sites, sites_of
 from sde_score.models.wrapped import SeveralModels, WrappedDenoiser, stand_in
 
 __all__ = [
@@ -67,6 +71,7 @@ __all__ = [
     "Caller",
     "Density",
     "Diffused",
+    "DiscreteTarget",
     "DoubleWell",
     "EmpiricalDistribution",
     "EnergyBased",
@@ -78,19 +83,24 @@ __all__ = [
     "Funnel",
     "Gaussian",
     "GaussianMixture",
+    "IndependentSites",
+    "Ising",
     "KnownDensity",
     "Marginal",
     "Mixture",
     "Model",
     "Parametrization",
+    "Potts",
     "Product",
     "Quartic",
+    "RestrictedBoltzmann",
     "Ring",
     "Rosenbrock",
     "Scales",
     "ScoreFunction",
     "ScoreModel",
     "SeveralModels",
+    "Sites",
     "Target",
     "WrappedDenoiser",
     "accepts",
@@ -109,6 +119,7 @@ __all__ = [
     "require_forward_mode",
     "require_model",
     "require_units",
+    "sites_of",
     "stand_in",
     "targets",
     "unit_vectors",

@@ -3,7 +3,9 @@ r"""The geometric path from a density of known constant to one of unknown consta
 .. math:: E_\beta(x) = (1 - \beta) \left( E_0(x) + \log Z_0 \right) + \beta\, E(x),
           \qquad 0 \le \beta \le 1
 
-so that the density is normalized at beta = 0 and integrates to Z at beta = 1.
+so that the density is normalized at beta = 0 and integrates, or on discrete states sums, to Z at
+beta = 1. Where both energies are linear in each site, so are those between, and block Gibbs draws
+from each.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Generator, Tensor
 
 from sde_score._core.checks import is_integer, require_batch, require_count, shown, sum_event
 from sde_score._core.errors import ArgumentError
-from sde_score.models import Density
+from sde_score.models import Density, IndependentSites, Sites, sites_of
 
 
 @runtime_checkable
@@ -28,8 +30,10 @@ class Reference(Density, Protocol):
     `GaussianReference` is one, and so is every target of known log Z (`sde_score.models.Target`).
     """
 
-    log_z: float
-    """log of the integral of exp(-energy)."""
+    @property
+    def log_z(self) -> float:
+        """log of the integral of exp(-energy)."""
+        ...
 
     def sample(self, count: int, generator: Generator | None = None) -> Tensor:
         """Exact draws, shape `(count, *event)`."""
@@ -96,15 +100,23 @@ class GaussianReference:
         return self.energy(x), self.score(x)
 
 
-def as_reference(start: Sequence[int] | Reference, like: Tensor) -> Reference:
-    """`start` itself, or the standard Gaussian of that event shape in the dtype of `like`.
+def as_reference(
+    start: Sequence[int] | Reference, like: Tensor, states: Sites | None = None
+) -> Reference:
+    """`start` itself, or the standard Gaussian of that event shape in the dtype of `like`; the
+    uniform distribution on discrete states.
 
     Raises:
         TypeError: for anything else.
+        ValueError: for a start on other states than those of the density.
     """
     if isinstance(start, Reference):
+        _require_same_states(start, states)
         return start
     if isinstance(start, Sequence) and all(isinstance(n, int) for n in start):
+        if states is not None:
+            _require_shape(tuple(start), states)
+            return IndependentSites(states)
         return GaussianReference(torch.zeros(tuple(start), dtype=like.dtype, device=like.device))
     what = shown(start) if is_integer(start) else f"a {type(start).__name__}"
     fix = f": write ({start},)" if is_integer(start) else ""
@@ -112,6 +124,26 @@ def as_reference(start: Sequence[int] | Reference, like: Tensor) -> Reference:
         f"start is {what}; accepted: an event shape such as (2,), or a density with sample and "
         f"log_z, such as GaussianReference.fit(data) or a target{fix}"
     )
+
+
+def _require_same_states(start: Reference, states: Sites | None) -> None:
+    own = sites_of(start)
+    if (own is None) != (states is None):
+        kinds = ("continuous space", "discrete states")
+        raise ArgumentError(
+            f"start is a {type(start).__name__}, on {kinds[own is not None]}, and the density has "
+            f"{kinds[states is not None]}; accepted: an event shape, or a start of that kind, such "
+            "as IndependentSites(target.sites) for discrete states"
+        )
+    if own is not None and states is not None:
+        _require_shape(own.shape, states)
+        if own.values != states.values:
+            raise ArgumentError(f"start has the values {own.values}, the density {states.values}")
+
+
+def _require_shape(shape: tuple[int, ...], states: Sites) -> None:
+    if shape != states.shape:
+        raise ArgumentError(f"start has event shape {shape}, the density {states.shape}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +195,11 @@ class Intermediate:
         """Both, from one evaluation of each end."""
         energies, scores = zip(*(end.energy_and_score(x) for end in self._ends), strict=True)
         return self._mix(*energies), self._mix(*scores)
+
+    @property
+    def sites(self) -> Sites | None:
+        """The discrete states of the density, if it has such."""
+        return sites_of(self.path.density)
 
     @property
     def _ends(self) -> tuple[Density, Density]:

@@ -44,7 +44,7 @@ from sde_score.likelihood.partition.methods import (
 from sde_score.likelihood.partition.result import LogPartition
 from sde_score.likelihood.partition.schedule import pilot, refine
 from sde_score.mcmc import KERNELS, Kernel
-from sde_score.models import Density, Marginal, Model
+from sde_score.models import Density, Marginal, Model, Sites, sites_of
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
 
 _PILOT = 256
@@ -67,7 +67,7 @@ def log_partition(
     seed: int | None = 0,
     progress: bool = True,
 ) -> LogPartition:
-    r"""log of the integral of exp(-energy), with an error bar.
+    r"""log of the integral of exp(-energy), or on discrete states the sum, with an error bar.
 
     Error bars are those of the mean over independent chains (`ais`, `bridge`) or populations
     (`smc`, `thermodynamic`), by the delta method: they tell nothing of modes no chain has seen.
@@ -76,15 +76,15 @@ def log_partition(
         density: an energy with its score; a model stands for its marginal at `t_min` (for another
             time or a condition see `Marginal`). Where an energy is infinite or NaN the density is
             zero.
-        start: event shape, for the standard normal distribution, or a density with `sample` and
-            `log_z`: `GaussianReference(mean, std)`, `GaussianReference.fit(data)`, any target. It
-            should cover the density.
+        start: event shape, for the standard normal distribution (of discrete states the uniform
+            one), or a density with `sample` and `log_z` that covers this one, such as
+            `GaussianReference.fit(data)`, `IndependentSites.fit(sites, data)` or any target.
         method: `ais`, `reverse-ais`, `bridge`, `smc`, `thermodynamic`, or an object.
         chains: walked at once, at least 2 (at least 2 per population, and a multiple of them).
         steps: stops after beta = 0, at least 1.
         moves: kernel steps at each stop, at least 1.
         kernel: a name from `KERNELS` such as `"hmc(leapfrogs=5)"`, or an object: adjusted, and at
-            temperature 1.
+            temperature 1; on discrete states `gibbs` or `gibbs-gradients`.
         betas: the stops themselves, increasing from 0 to 1, instead of `steps`.
         tune: find step sizes by the pilot; otherwise `kernel.step_size`, which needs `betas`.
         samples: exact samples of the density for `reverse-ais` and `bridge`, `(count, *event)`, at
@@ -111,7 +111,7 @@ def log_partition(
     end = _density(density)
     holder = density.model if isinstance(density, Marginal) else density
     like = blank_like(holder, otherwise=torch.float64)
-    path = GeometricPath(as_reference(start, like), end)
+    path = GeometricPath(as_reference(start, like, _states(end, mover)), end)
     with progress_bar(name="pilot", unit="stop", shown=progress) as bar:
         plan = _plan(
             path, mover, steps if betas is None else betas, moves, tune, like, seed, bar.update
@@ -121,6 +121,16 @@ def log_partition(
         return chosen.run(
             PartitionProblem(path, plan, chains, populations, samples, like, seed, bar.update)
         )
+
+
+def _states(density: Density, kernel: Kernel) -> Sites | None:
+    """The states of a discrete density, for which the kernel must be meant."""
+    states = sites_of(density)
+    if kernel.discrete == (states is not None):
+        return states
+    accepted = "mala, hmc, nuts" if states is None else "gibbs, gibbs-gradients"
+    kind = "a continuous space" if states is None else "discrete states"
+    raise ArgumentError(f"kernel={kernel} is not for {kind}, which the density has: try {accepted}")
 
 
 def _density(density: Model | Density) -> Density:

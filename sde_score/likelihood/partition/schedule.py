@@ -65,7 +65,7 @@ def pilot(
         log_h = logs[-1]
         for i in range(1, (_MOVES if len(betas) > 1 else _FIRST_MOVES) + 1):
             x, accepted = move(path, beta, x, noise, one, math.exp(log_h))
-            if kernel.adjusted:
+            if kernel.adjusted and not kernel.discrete:
                 log_h += 2 * (float(accepted) - kernel.target_acceptance) / math.sqrt(i)
         betas.append(beta)
         logs.append(log_h)
