@@ -101,7 +101,7 @@ def problems(
 
 
 def moments(
-    sampler: Sampler, model: Model, shape: tuple[int, ...], draws: int = 8
+    sampler: Sampler, model: Model, shape: tuple[int, ...], draws: int = 16
 ) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the samples, exact where every step is affine.
 

@@ -30,7 +30,12 @@ from sde_score.posterior.operators import (
 )
 from sde_score.posterior.posterior import Posterior
 from sde_score.posterior.samplers import (
+    DAPS,
+    DDNM,
+    DDRM,
     SAMPLERS,
+    DiffPIR,
+    PnPDM,
     PosteriorSampler,
     PublishedInpainting,
     RePaint,
@@ -41,6 +46,9 @@ from sde_score.posterior.spectrum import Spectrum
 
 __all__ = [
     "CDPS",
+    "DAPS",
+    "DDNM",
+    "DDRM",
     "DPS",
     "LGDMC",
     "METHODS",
@@ -50,6 +58,7 @@ __all__ = [
     "TMPD",
     "Blur",
     "Composed",
+    "DiffPIR",
     "Fourier",
     "Gray",
     "LinearFunction",
@@ -62,6 +71,7 @@ __all__ = [
     "Observation",
     "Operator",
     "PiGDM",
+    "PnPDM",
     "Poisson",
     "Posterior",
     "PosteriorSampler",

@@ -101,7 +101,7 @@ class CDPS(Method):
 
     @override
     def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
-        return _gradient(observation, x0)
+        return likelihood_gradient(observation, x0)
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,7 @@ class PiGDM(_Linear):
     def solve(
         self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
     ) -> Tensor:
-        operator, variance = observation.operator, observation.scalar_variance
-        spread = expand_like((at.sigma * at.sigma_data / at.spread) ** 2, residual)
-        if variance is not None and not spread.ndim:
-            closed = operator.solve_gram(residual, variance.to(residual), spread)
-            if closed is not None:
-                return closed
-
-        def apply(u: Tensor) -> Tensor:
-            return observation.noise(u) + spread * operator.forward(operator.adjoint(u))
-
-        return conjugate_gradients(apply, residual)
+        return observation.solve(residual, (at.sigma * at.sigma_data / at.spread) ** 2)
 
 
 @dataclass(frozen=True)
@@ -371,8 +361,8 @@ METHODS: Registry[Method] = Registry(
 """Methods by name, and those of users by `register`."""
 
 
-def _gradient(observation: Observation, x0: Tensor) -> Tensor:
-    """Gradient of log p(y | x0)."""
+def likelihood_gradient(observation: Observation, x0: Tensor) -> Tensor:
+    """Gradient of log p(y | x0) at x0, like x0."""
     if isinstance(observation, Measurement):
         return observation.operator.adjoint(observation.whiten(observation.residual(x0)))
     return gradient_of(observation.log_prob, x0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import require_positive, shown, sum_event
+from sde_score._core.checks import expand_like, require_positive, shown, sum_event
 from sde_score._core.errors import ArgumentError
 from sde_score.posterior.operators import Operator, as_operator
+from sde_score.posterior.solvers import conjugate_gradients
 from sde_score.posterior.spectrum import Spectrum, dense
 
 
@@ -108,6 +109,28 @@ class Spectral:
     value: Tensor
     std: Tensor
 
+    def to(self, x: Tensor) -> Spectral:
+        """The same on the device of x."""
+        return replace(self, value=self.value.to(x.device), std=self.std.to(x.device))
+
+    def update(self, x: Tensor, spread: float, z: Tensor | None = None) -> Tensor:
+        r"""What x0 ~ N(x, spread^2 I) is given y: its mean, or a draw of it.
+
+        .. math:: p(x_0) \propto N(x_0; x, spread^2 I) \, p(y | x_0)
+
+        Args:
+            x: shape `(batch, *event_shape)`.
+            spread: > 0.
+            z: a standard normal draw, like x; None for the mean.
+        """
+        gain = 1 / (1 + (self.std / spread) ** 2)
+        own = self.spectrum.of_event(x)
+        c = own + gain.to(x) * (self.value.to(x) - own)
+        if z is None:
+            return self.spectrum.replace(x, c)
+        c = c + (spread * (1 - gain).sqrt()).to(x) * self.spectrum.of_event(z)
+        return self.spectrum.replace(x + spread * z, c)
+
 
 class Measurement(Observation):
     r"""A linear measurement with Gaussian noise, y = A x0 + n, n ~ N(0, R).
@@ -181,6 +204,25 @@ class Measurement(Observation):
             return u / self.variance.to(u)
         factor = self.factor.to(u)  # type: ignore[union-attr]
         return torch.cholesky_solve(u.flatten(1).T, factor).T.reshape(u.shape)
+
+    def solve(self, u: Tensor, signal: Tensor | float) -> Tensor:
+        """(R + signal A A^T)^-1 u, in closed form or by conjugate gradients.
+
+        Args:
+            u: shape `(batch, *measured_shape)`.
+            signal: >= 0, a number or one for each example, shape `(batch,)`.
+        """
+        spread = torch.as_tensor(signal).to(u)
+        if self.scalar_variance is not None:
+            closed = self.operator.solve_gram(u, self.scalar_variance, spread)
+            if closed is not None:
+                return closed
+        spread = expand_like(spread, u)
+
+        def apply(v: Tensor) -> Tensor:
+            return self.noise(v) + spread * self.operator.forward(self.operator.adjoint(v))
+
+        return conjugate_gradients(apply, u)
 
     @cached_property
     def spectral(self) -> Spectral:

@@ -5,6 +5,8 @@ from functools import partial
 from sde_score.posterior.samplers.base import SAMPLERS, PosteriorSampler
 from sde_score.posterior.samplers.inpainting import PublishedInpainting
 from sde_score.posterior.samplers.replacement import RePaint, Replacement
+from sde_score.posterior.samplers.restoration import DDNM, DDRM, DiffPIR
+from sde_score.posterior.samplers.split import DAPS, PnPDM
 
 SAMPLERS.fill(
     {
@@ -12,7 +14,23 @@ SAMPLERS.fill(
         "repaint": RePaint,
         "pc-inpaint": partial(Replacement, predictor="reverse-diffusion", corrector="langevin"),
         "pc-inpaint-published": PublishedInpainting,
+        "ddrm": DDRM,
+        "ddnm": DDNM,
+        "diffpir": DiffPIR,
+        "pnp-dm": PnPDM,
+        "daps": DAPS,
     }
 )
 
-__all__ = ["SAMPLERS", "PosteriorSampler", "PublishedInpainting", "RePaint", "Replacement"]
+__all__ = [
+    "DAPS",
+    "DDNM",
+    "DDRM",
+    "SAMPLERS",
+    "DiffPIR",
+    "PnPDM",
+    "PosteriorSampler",
+    "PublishedInpainting",
+    "RePaint",
+    "Replacement",
+]

@@ -12,6 +12,7 @@ from typing_extensions import override
 from sde_score._core.checks import require_count
 from sde_score.posterior.samplers.base import PosteriorSampler
 from sde_score.posterior.samplers.known import KnownPart
+from sde_score.posterior.samplers.travel import moves, travel
 from sde_score.samplers import CORRECTORS, PREDICTORS, Langevin, Sampler
 from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
@@ -153,25 +154,9 @@ class RePaint(PosteriorSampler):
     @property
     @override
     def total(self) -> int:
-        ways = self._ways(self.steps if self.denoise else self.steps + 1)
-        return sum(last - first for first, last in ways) + len(ways) - 1
-
-    def _ways(self, count: int) -> list[tuple[int, int]]:
-        """First and last of the times of each way down, by their places in a grid of `count`."""
-        lows = range(count - 1, self.jump - 1, -self.jump)  # none from which a jump leaves the grid
-        stops = [low for low in reversed(lows) for _ in range(self.resample - 1)]
-        starts = [0, *(low - self.jump for low in stops)]
-        return list(zip(starts, [*stops, count - 1], strict=True))
+        count = self.steps if self.denoise else self.steps + 1
+        return moves(count, self.jump, self.resample)
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
-        times, ways = problem.times, self._ways(len(problem.times))
-        for (first, last), up in zip(ways, [*(first for first, _ in ways[1:]), None], strict=True):
-            way = replace(problem, times=times[first : last + 1])
-            for time, state in self._inner.iterate(way, x):
-                x = state
-                yield time, x
-            if up is not None:
-                scale, std = problem.sde.transition(times[last], times[up])
-                x.mul_(float(scale)).add_(problem.noise().to(x), alpha=float(std))
-                yield float(times[up]), x
+        yield from travel(self._inner, problem, x, self.jump, self.resample)
