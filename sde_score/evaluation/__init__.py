@@ -18,6 +18,9 @@ from sde_score.evaluation.benchmarks.targets import (
     register_target,
 )
 from sde_score.evaluation.benchmarks.trained import target_of_run
+from sde_score.evaluation.calibration.calibrate import Calibration, calibrate, posterior_draws
+from sde_score.evaluation.calibration.predictive import PredictiveCheck, predictive
+from sde_score.evaluation.calibration.ranks import Ranks, sbc, tarp
 from sde_score.evaluation.features.classifier import (
     ClassifierExtractor,
     classifier_for,
@@ -71,6 +74,7 @@ __all__ = [
     "BenchmarkRow",
     "BenchmarkTarget",
     "Bits",
+    "Calibration",
     "ClassifierExtractor",
     "Comparison",
     "Distance",
@@ -85,6 +89,8 @@ __all__ = [
     "Journal",
     "Measurement",
     "NeighborScores",
+    "PredictiveCheck",
+    "Ranks",
     "RunBits",
     "RunLikelihood",
     "SamplesRow",
@@ -93,6 +99,7 @@ __all__ = [
     "ViewedModel",
     "available",
     "benchmark",
+    "calibrate",
     "classifier_for",
     "compare",
     "compare_views",
@@ -114,11 +121,15 @@ __all__ = [
     "maximum_mean_discrepancy",
     "neighbor_scores",
     "plan",
+    "posterior_draws",
+    "predictive",
     "register",
     "register_target",
     "run_benchmark",
+    "sbc",
     "sliced_wasserstein2",
     "target_of_run",
+    "tarp",
     "train_classifier",
     "view_of",
 ]

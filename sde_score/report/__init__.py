@@ -2,6 +2,8 @@
 
 from sde_score.report.benchmarks.picture import benchmark_figure
 from sde_score.report.benchmarks.table import benchmark_csv, benchmark_table, write_benchmark
+from sde_score.report.calibration.picture import calibration_figure, predictive_figure
+from sde_score.report.calibration.table import calibration_table, predictive_table
 from sde_score.report.evaluation_table import evaluation_table
 from sde_score.report.layers import layer_bits, layers_figure, likelihood_table, write_layers
 from sde_score.report.page import Section, render, save
@@ -17,6 +19,8 @@ __all__ = [
     "benchmark_csv",
     "benchmark_figure",
     "benchmark_table",
+    "calibration_figure",
+    "calibration_table",
     "comparison_csv",
     "comparison_figure",
     "comparison_table",
@@ -25,6 +29,8 @@ __all__ = [
     "layer_bits",
     "layers_figure",
     "likelihood_table",
+    "predictive_figure",
+    "predictive_table",
     "put_views_on_page",
     "render",
     "save",

@@ -1,0 +1,1 @@
+"""Calibration: whether posteriors are as wide as they should be, by ranks of the truth."""

@@ -1,0 +1,1 @@
+"""Calibration drawn: histograms of ranks, coverage, posterior-predictive checks."""
