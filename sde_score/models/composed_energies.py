@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,10 @@ from sde_score._core.checks import is_finite, require_positive, shown
 from sde_score._core.conditions import Condition
 from sde_score._core.errors import ArgumentError
 from sde_score.models.base import BaseEnergy
-from sde_score.models.inputs import require_model
 from sde_score.models.parametrization import Scales
-from sde_score.models.protocol import EnergyBased
+from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.tails import integrable
+from sde_score.models.wrapped import SeveralModels, stand_in
 
 LogZ = float | Callable[[Tensor], Tensor]
 """log Z of a model: a number, or a function of t."""
@@ -37,31 +38,28 @@ LogZ = float | Callable[[Tensor], Tensor]
 _TIMES = 17  # at which a negation is checked, from `t_min` to `t_max`
 
 
-class _Parts(nn.Module):
+class _Parts(SeveralModels):
     """The models of a composition, each asked under the condition that is meant for it."""
 
+    models: tuple[EnergyBased, ...]
+
     def __init__(self, models: Sequence[EnergyBased], conditions: Sequence[Any] | None) -> None:
-        super().__init__()
-        if isinstance(models, (str, nn.Module)) or not isinstance(models, Sequence) or not models:
-            raise ArgumentError(
-                f"models={shown(models)} must be a sequence of energy-based models, at least one"
-            )
+        if not isinstance(models, (list, tuple)):
+            raise ArgumentError(f"models={shown(models)} must be a list of energy-based models")
+        super().__init__(models)
         for index, model in enumerate(models):
-            require_model(model, f"models[{index}]")
             if not isinstance(model, EnergyBased):
                 raise ArgumentError(
                     f"models[{index}] is a {type(model).__name__}, which has a score and no "
                     "energy; accepted: EnergyModel, EnergyFunction, GaussianMixture and others "
                     "with energy and energy_and_score"
                 )
-            if model.sde != models[0].sde:
-                raise ValueError(
-                    f"models[{index}] has {model.sde}, and models[0] {models[0].sde}: give models "
-                    "of one diffusion"
-                )
-        self.models = tuple(models)
-        self.held = nn.ModuleList(model for model in models if isinstance(model, nn.Module))
         self.conditions = _per_model("conditions", conditions, len(models))
+
+    @property
+    def stand_in(self) -> EnergySum:
+        """A sum of one dimension that makes as many evaluations at every time."""
+        return EnergySum([cast(EnergyBased, stand_in(model)) for model in self.models])
 
     def energies(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
         """Energy of each model, `(models, batch)`."""
@@ -138,7 +136,7 @@ class EnergySum(nn.Module, BaseEnergy):
     ) -> None:
         super().__init__()
         self.parts = _Parts(models, conditions)
-        self._sde = models[0].sde
+        self._sde = self.parts.sde
         given = _per_model("weights", weights, len(models), 1.0)
         for index, weight in enumerate(given):
             if not is_finite(weight) or weight == 0:
@@ -158,6 +156,11 @@ class EnergySum(nn.Module, BaseEnergy):
         """
         return cls(models, [1 / len(models)] * len(models))
 
+    @cached_property
+    def stand_in(self) -> Model:
+        """A model of one dimension that makes as many evaluations at every time."""
+        return self.parts.stand_in
+
     @property
     def takes_condition(self) -> bool:
         """Whether any model is asked under the condition of the call."""
@@ -173,15 +176,18 @@ class EnergySum(nn.Module, BaseEnergy):
 
     @override
     def _energy(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
-        self.nfe += len(self.weights) - 1  # beyond the one that is counted for each answer
-        return self._sum(self.parts.energies(x, at, condition))
+        before = self.parts.evaluations
+        energies = self.parts.energies(x, at, condition)
+        self.nfe += self.parts.evaluations - before - 1  # the caller counts one for each answer
+        return self._sum(energies)
 
     @override
     def _energy_and_score(
         self, x: Tensor, at: Scales, condition: Condition
     ) -> tuple[Tensor, Tensor]:
-        self.nfe += len(self.weights) - 1
+        before = self.parts.evaluations
         energies, scores = self.parts.energies_and_scores(x, at, condition)
+        self.nfe += self.parts.evaluations - before - 1
         return self._sum(energies), self._sum(scores)
 
     def _sum(self, each: Tensor) -> Tensor:
@@ -245,7 +251,7 @@ class EnergyMixture(nn.Module, BaseEnergy):
     ) -> None:
         super().__init__()
         self.parts = _Parts(models, conditions)
-        self._sde = models[0].sde
+        self._sde = self.parts.sde
         given = _per_model("weights", weights, len(models), 1.0)
         require_positive(**{f"weights[{i}]": weight for i, weight in enumerate(given)})
         self.weights = tuple(float(weight) / sum(map(float, given)) for weight in given)
@@ -262,6 +268,11 @@ class EnergyMixture(nn.Module, BaseEnergy):
                     f"log_z[{index}]={shown(value)} must be a finite number or a function of t: "
                     "of a LogPartition take .value"
                 )
+
+    @cached_property
+    def stand_in(self) -> Model:
+        """A model of one dimension that makes as many evaluations at every time."""
+        return self.parts.stand_in
 
     @property
     def takes_condition(self) -> bool:
@@ -281,20 +292,25 @@ class EnergyMixture(nn.Module, BaseEnergy):
             condition: of the call.
         """
         at = self._scales(x, t)
-        self.nfe += len(self.weights)
-        return self._log_terms(self.parts.energies(x, at, condition), at).softmax(0)
+        before = self.parts.evaluations
+        energies = self.parts.energies(x, at, condition)
+        self.nfe += self.parts.evaluations - before
+        return self._log_terms(energies, at).softmax(0)
 
     @override
     def _energy(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
-        self.nfe += len(self.weights) - 1  # beyond the one that is counted for each answer
-        return -self._log_terms(self.parts.energies(x, at, condition), at).logsumexp(0)
+        before = self.parts.evaluations
+        energies = self.parts.energies(x, at, condition)
+        self.nfe += self.parts.evaluations - before - 1  # the caller counts one for each answer
+        return -self._log_terms(energies, at).logsumexp(0)
 
     @override
     def _energy_and_score(
         self, x: Tensor, at: Scales, condition: Condition
     ) -> tuple[Tensor, Tensor]:
-        self.nfe += len(self.weights) - 1
+        before = self.parts.evaluations
         energies, scores = self.parts.energies_and_scores(x, at, condition)
+        self.nfe += self.parts.evaluations - before - 1
         terms = self._log_terms(energies, at)
         share = terms.softmax(0).reshape(*terms.shape, *(1,) * (x.ndim - 1))
         return -terms.logsumexp(0), (share * scores).sum(0)

@@ -66,6 +66,12 @@ def test_a_sum_is_the_product_of_powers(weights, t):
     before = both.nfe
     both.energy(X, t)
     assert both.nfe == before + 2  # networks for one answer
+    nested = EnergySum([both, gaussian(1.0)])
+    nested.score(X, t)
+    assert nested.nfe == 3
+    line = X[:, :1] * 0
+    nested.stand_in.score(line, 0.5)
+    assert nested.stand_in.nfe == 3
 
 
 def chains(density, kernel, steps, count=3000):
@@ -218,8 +224,8 @@ def test_directions_that_no_bound_decides_are_not_known():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: EnergySum([]), r"models=\[\] must be a sequence"),
-        (lambda: EnergySum(NARROW), r"must be a sequence of energy-based models"),
+        (lambda: EnergySum([]), r"models is empty"),
+        (lambda: EnergySum(NARROW), r"must be a list of energy-based models"),
         (lambda: EnergySum([NARROW, "b"]), r"models\[1\]='b' is|models\[1\] is 'b'"),
         (
             lambda: EnergySum([NARROW, ScoreFunction(lambda x, t: -x, SDE)]),
