@@ -27,6 +27,12 @@ class Observation(ABC):
     def log_prob(self, x0: Tensor) -> Tensor:
         """log p(y | x0) in nats, shape `(batch,)`, for examples `(batch, *event)`."""
 
+    @property
+    def event_shape(self) -> tuple[int, ...] | None:
+        """Of the examples it is made of; None where it does not say."""
+        operator = getattr(self, "operator", None)
+        return None if operator is None else operator.event_shape
+
 
 class LogLikelihood(Observation):
     """Any differentiable log-likelihood.
@@ -187,6 +193,14 @@ class Measurement(Observation):
         else None."""
         return self.variance if self.variance is not None and not self.variance.ndim else None
 
+    @property
+    def noise_root(self) -> Tensor:
+        """Lower triangular L with R = L L^T over flattened measurements, float64."""
+        if self.factor is not None:
+            return self.factor
+        deviations = self.variance.sqrt().expand(self.operator.measured_shape)  # type: ignore[union-attr]
+        return torch.diag(deviations.flatten())
+
     def residual(self, x0: Tensor) -> Tensor:
         """y - A x0, shape `(batch, *measured_shape)`."""
         return self.y.to(x0) - self.operator(x0)
@@ -257,6 +271,19 @@ class Measurement(Observation):
             logs = 2 * self.factor.diagonal().log().sum()  # type: ignore[union-attr]
         constant = (logs + count * math.log(2 * math.pi)).to(residual)
         return -0.5 * (sum_event(residual * self.whiten(residual)) + constant)
+
+
+def require_observation(observation: object) -> None:
+    """Refuse what is no observation.
+
+    Raises:
+        TypeError: naming what is accepted.
+    """
+    if not isinstance(observation, Observation):
+        raise ArgumentError(
+            f"observation={shown(observation)}; accepted: a Measurement(operator, y, std), a "
+            "Poisson or a LogLikelihood"
+        )
 
 
 def as_measurement(observation: Observation, method: str) -> Measurement:

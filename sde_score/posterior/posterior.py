@@ -12,12 +12,10 @@ from __future__ import annotations
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import shown
 from sde_score._core.conditions import Condition
-from sde_score._core.errors import ArgumentError
 from sde_score.models import Model, Scales, WrappedDenoiser
 from sde_score.posterior.methods import METHODS, Method, Pullback
-from sde_score.posterior.observations import Observation
+from sde_score.posterior.observations import Observation, require_observation
 from sde_score.samplers import Sampler
 
 
@@ -49,11 +47,7 @@ class Posterior(WrappedDenoiser):
         sampler: Sampler | None = None,
     ) -> None:
         super().__init__(model)
-        if not isinstance(observation, Observation):
-            raise ArgumentError(
-                f"observation={shown(observation)}; accepted: a Measurement(operator, y, std), a "
-                "Poisson or a LogLikelihood"
-            )
+        require_observation(observation)
         self.observation = observation
         self.method = METHODS.resolve(method, name="method")
         if sampler is not None:
