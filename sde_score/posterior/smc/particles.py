@@ -40,9 +40,9 @@ class Particles:
         first, *rest = parts
         if not rest:
             return first
-        fields = ("samples", "log_weights", "log_evidences", "sizes", "origins")
-        joined = (torch.cat([getattr(part, name) for part in parts]) for name in fields)
-        return cls(*joined, nfe=first.nfe)
+        names = ("samples", "log_weights", "log_evidences", "sizes", "origins")
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(**joined, nfe=first.nfe)
 
     @property
     def log_evidence(self) -> float:
