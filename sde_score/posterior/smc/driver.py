@@ -27,12 +27,18 @@ from torch import Tensor
 
 from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_shape
+from sde_score._core.conditions import Condition, mapped
 from sde_score._core.modules import blank_like
 from sde_score._core.progress import progress_bar
 from sde_score.models import Model, require_model
 from sde_score.posterior.smc.particles import Particles
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
 from sde_score.samplers import GRIDS, Grid
+
+MANY_PARTICLES = (
+    "exact in the limit of many particles, up to the steps of the model's own chain, whose error "
+    "falls with their square"
+)
 
 Seen = tuple[Tensor, ...]
 """What was evaluated of the particles, each with them in front."""
@@ -219,6 +225,11 @@ class _Islands:
         self.origins = self.origins.gather(1, parent)
         flat = (parent + count * torch.arange(len(parent), device=x.device)[:, None]).flatten()
         return x[flat], tuple(part[flat] for part in seen)
+
+
+def for_all(condition: Condition, x: Tensor) -> Condition:
+    """What all particles x are told, from an entry for one of them, shape `(1, ...)`."""
+    return mapped(condition, lambda c: c.to(x.device).expand(len(x), *c.shape[1:]))
 
 
 def systematic(weights: Tensor, offset: Tensor) -> Tensor:

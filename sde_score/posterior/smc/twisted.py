@@ -19,10 +19,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, sum_event
-from sde_score._core.conditions import Condition, mapped
+from sde_score._core.conditions import Condition
 from sde_score.models import Model, value_and_point
 from sde_score.posterior.observations import Measurement, Observation, require_observation
-from sde_score.posterior.smc.driver import FeynmanKac, Seen, Stages
+from sde_score.posterior.smc.driver import MANY_PARTICLES, FeynmanKac, Seen, Stages, for_all
 from sde_score.posterior.smc.reference_chain import ReferenceChain
 from sde_score.posterior.solvers import conjugate_gradients
 
@@ -78,10 +78,7 @@ class Twisted(FeynmanKac):
     @property
     @override
     def limit(self) -> str:
-        return (
-            "exact in the limit of many particles, up to the steps of the model's own chain, whose "
-            "error falls with their square"
-        )
+        return MANY_PARTICLES
 
     @override
     def stages(self, times: Tensor, island_seeds: Sequence[int], particles: int) -> Stages:
@@ -123,7 +120,7 @@ class _TwistedStages(Stages):
     def _look(self, x: Tensor, k: int) -> Seen:
         """D, D of the posterior, and the logarithm of the twist, from one evaluation."""
         model, t = self.target.model, self.times[k]
-        told = mapped(self.target.condition, lambda c: c.to(x.device).expand(len(x), *c.shape[1:]))
+        told = for_all(self.target.condition, x)
         with torch.inference_mode(False):
             x0, point = value_and_point(lambda z: model.denoise(z, t, told), x)
             time = torch.as_tensor(t, dtype=torch.float64)
