@@ -1,7 +1,7 @@
 r"""Products of powers of models made exact by the weights of particles.
 
-In the coordinates y = x / alpha, v = sigma^2 / alpha^2, in which noise is added and nothing shrinks,
-the distributions :math:`\pi_v \propto \prod_i p_{i, v}^{\beta_i}`, of score
+In the coordinates y = x / alpha, v = sigma^2 / alpha^2, in which noise is added and nothing
+shrinks, the distributions :math:`\pi_v \propto \prod_i p_{i, v}^{\beta_i}`, of score
 :math:`S = \sum_i \beta_i s_i`, are those of the reverse diffusion with score S and the weights
 
 .. math:: d \log w = \tfrac12 \left( \|S\|^2 - \sum_i \beta_i \|s_i\|^2 \right) |dv| .

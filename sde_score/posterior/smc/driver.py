@@ -181,6 +181,7 @@ class _Islands:
         self.origins = torch.arange(driver.particles, device=blank.device).expand(self.shape)
         self.sizes: list[Tensor] = []
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def run(self, tick: Callable[[], object]) -> Particles:
         """Move them from the start to the data."""

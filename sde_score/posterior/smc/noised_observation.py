@@ -60,13 +60,15 @@ class NoisedObservation(FeynmanKac):
     ) -> None:
         seen = as_measurement(observation, type(self).__name__)
         require_choice("path", path, ("mean", "drawn"))
-        if seen.scalar_variance is None:
+        variance = seen.scalar_variance
+        if variance is None:
             raise ValueError(
                 "the observation's noise differs from entry to entry; accepted: one std for all, "
                 "or the particles of Twisted"
             )
         super().__init__(model, seen.operator.event_shape)
         self.observation = seen
+        self.variance = variance
         self.path = path
         self.condition = condition
 
@@ -93,7 +95,7 @@ class _SpectralStages(Stages):
         observation = target.observation
         self.spectrum = observation.operator.spectrum
         self.singular = self.spectrum.singular
-        self.variance = observation.scalar_variance
+        self.variance = target.variance
         y = observation.y.double()[None]
         self.y = self.spectrum.of_measured(y)
         rest = y - self.spectrum.to_measured(self.y)

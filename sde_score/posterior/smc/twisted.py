@@ -186,5 +186,5 @@ def _by_iteration(
         return observation.noise(u) + operator.forward(spread(operator.adjoint(u)))
 
     u = conjugate_gradients(apply, residual, tolerance=1e-4, most=20)
-    power = sum_event(residual.double() * u.double())
+    power = sum_event(residual.double() * u.double()).clamp(min=0)
     return spread(operator.adjoint(u)), -0.5 * power
