@@ -4,8 +4,10 @@ from functools import partial
 
 from sde_score.posterior.samplers.base import SAMPLERS, PosteriorSampler
 from sde_score.posterior.samplers.inpainting import PublishedInpainting
+from sde_score.posterior.samplers.mpgd import MPGD
 from sde_score.posterior.samplers.replacement import RePaint, Replacement
 from sde_score.posterior.samplers.restoration import DDNM, DDRM, DiffPIR
+from sde_score.posterior.samplers.searches import DFlow, REDDiff
 from sde_score.posterior.samplers.split import DAPS, PnPDM
 
 SAMPLERS.fill(
@@ -19,6 +21,9 @@ SAMPLERS.fill(
         "diffpir": DiffPIR,
         "pnp-dm": PnPDM,
         "daps": DAPS,
+        "mpgd": MPGD,
+        "red-diff": REDDiff,
+        "d-flow": DFlow,
     }
 )
 
@@ -26,11 +31,14 @@ __all__ = [
     "DAPS",
     "DDNM",
     "DDRM",
+    "MPGD",
     "SAMPLERS",
+    "DFlow",
     "DiffPIR",
     "PnPDM",
     "PosteriorSampler",
     "PublishedInpainting",
+    "REDDiff",
     "RePaint",
     "Replacement",
 ]
