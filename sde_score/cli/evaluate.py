@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sde_score._core.checks import require_count
-from sde_score._core.files import require_writable
-from sde_score.cli.options import RunCommand, hint_at_noise
+from sde_score._core.files import replace_file, require_writable
+from sde_score.cli.options import RunCommand, hint_at_noise, saved
 from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import DEFAULT, evaluate
-from sde_score.report import evaluation_table, write_report
+from sde_score.report import evaluation_table, guidance_figure, write_report
+from sde_score.report.pictures import png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class Evaluate(RunCommand):
 
     For example:
         sde-score evaluate runs/digits --samplers "ddim(steps=20)" "heun(steps=18)" --num 500
+        sde-score evaluate runs/classes --guidance "cfg(1)" "cfg(2)" "cfg(3)" --out guidance.png
     """
 
     samplers: tuple[str, ...] = ()
@@ -32,8 +35,12 @@ class Evaluate(RunCommand):
     distances: tuple[str, ...] = DEFAULT
     """Distances to measure, such as "frechet(extractor='classifier')"."""
 
-    guidance: str | None = None
-    """Guidance of the model, such as "cfg(3)"; see sde-score sample."""
+    guidance: tuple[str, ...] = ()
+    """Guidance of the model, such as "cfg(3)", or several to compare, "cfg(1)" "cfg(2)" "cfg(3)";
+    see sde-score sample. Of a run with classes it is measured how many samples are of theirs."""
+
+    out: Path | None = None
+    """Picture of a sweep over guidance: distance, share in class, samples."""
 
     report: bool = False
     """Write report.html into the run directory."""
@@ -43,6 +50,12 @@ class Evaluate(RunCommand):
         require_count(4, num=self.num)
         if self.report:
             require_writable(self.path / "report.html", "report")
+        if self.out is not None:
+            if not self.guidance:
+                raise ValueError(
+                    f'out={self.out} is a picture over guidance: give --guidance "cfg(1)" "cfg(2)"'
+                )
+            require_writable(self.out, "out")
         run = self.open()
         specs = self.samplers or (run.sampler,)
         hint_at_noise(run, specs)
@@ -60,5 +73,9 @@ class Evaluate(RunCommand):
             show_record({"run": str(run.path), **found.record()})
         else:
             show(evaluation_table(found))
+        if self.out is not None:
+            picture = png(guidance_figure(run, found), 150)
+            saved(self.out, lambda path: replace_file(path, picture))
+            say(f"picture: {self.out}")
         if self.report:
             say(f"page: {write_report(run, found)}")

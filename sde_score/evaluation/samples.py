@@ -1,19 +1,24 @@
-"""Samples of one trained run by several samplers: distance to held-out data, and cost."""
+"""Samples of one trained run by several samplers: distance to held-out data, classes, and cost."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sde_score._core.records import Record
 from sde_score.data import Fingerprint
+from sde_score.evaluation.features.classifier import ClassifierExtractor, classifier_for
 from sde_score.evaluation.guided import followed, guided_run, parts_of
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
 from sde_score.evaluation.provenance import kinds_of, provenance
+from sde_score.models import Model
 from sde_score.samplers import SAMPLERS, Sampler
 from sde_score.samplers import run as draw
 from sde_score.training import Run
@@ -31,6 +36,9 @@ class SamplesRow(Record):
         seconds: for all samples.
         distances: to the held-out data, in the order of `Evaluation.names`.
         samples: in model range, on the CPU.
+        guidance: of the model, as text; empty for none.
+        accuracy: share of the samples that a classifier of the data finds in the class that was
+            asked for; None where it was not measured.
     """
 
     sampler: str
@@ -38,6 +46,8 @@ class SamplesRow(Record):
     seconds: float
     distances: tuple[Interval, ...]
     samples: Tensor
+    guidance: str = ""
+    accuracy: Interval | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +60,9 @@ class Evaluation(Record):
         count: samples per sampler.
         size: samples in each measured subset.
         held_out: examples they are measured against.
-        rows: one for each sampler.
+        rows: one for each sampler under each guidance.
+        accuracy: of the classifier on real data that it was not trained on; None where there is
+            none.
     """
 
     names: tuple[str, ...]
@@ -59,6 +71,7 @@ class Evaluation(Record):
     size: int
     held_out: int
     rows: tuple[SamplesRow, ...]
+    accuracy: Interval | None = None
 
 
 def evaluate(
@@ -69,7 +82,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 256,
     distances: Sequence[str | Distance] = DEFAULT,
-    guidance: str | None = None,
+    guidance: Sequence[str] = (),
     progress: bool = True,
 ) -> Evaluation:
     """Sample a run by each sampler, from the same seeds, and measure the samples.
@@ -84,21 +97,24 @@ def evaluate(
         seed: random seed.
         batch_size: samples that the model sees at once.
         distances: specs such as `"energy"` (`DISTANCES`), or functions of two sets.
-        guidance: of the model, see `guided_run`.
+        guidance: of the model, one after the other, such as `["cfg(1)", "cfg(3)"]`; see
+            `guided_run`. Where the run has classes, a classifier of its data, trained in seconds
+            and kept in the run directory, tells how many samples are of the class they should be.
         progress: show bars.
 
     Raises:
-        ValueError: for an unknown sampler or distance or a run without held-out data, before
-            anything is computed; for samples that are not finite.
+        ValueError: for an unknown sampler, distance or guidance, guidance that the model does not
+            suit, or a run without held-out data, before anything is computed; for samples that are
+            not finite.
     """
-    run = guided_run(run, guidance)
-    chosen = [SAMPLERS.resolve(sampler, model=run.model) for sampler in samplers]
-    if not chosen:
+    if not samplers:
         raise ValueError("samplers is empty: name at least one, such as 'heun(steps=18)'")
+    plan = _plan(run, samplers, guidance)
     estimator = run_estimator(run, count, distances, seed=seed)
     condition, rows = run.draw_labels(count, seed), []
-    models = [followed(run.model, sampler) for sampler in chosen]
-    for given, sampler, model in zip(samplers, chosen, models, strict=True):
+    labels = condition if guidance and run.num_classes > 1 else None
+    judge = None if labels is None else run_classifier(run, progress)
+    for text, given, model, sampler in plan:
         began = time.perf_counter()
         drawn = draw(
             model,
@@ -112,12 +128,68 @@ def evaluate(
         )
         seconds, samples = time.perf_counter() - began, drawn.samples.float()
         require_finite_samples(samples, str(given))
-        found = estimator(as_data(run, samples))
-        rows.append(SamplesRow(str(given), round(drawn.nfe), seconds, found, samples))
+        delivered = as_data(run, samples)
+        accuracy = None if judge is None else class_accuracy(judge, delivered, labels)
+        found = estimator(delivered)
+        rows.append(
+            SamplesRow(str(given), round(drawn.nfe), seconds, found, samples, text or "", accuracy)
+        )
+    real = None if judge is None else share(round(judge.accuracy * judge.held_out), judge.held_out)
     return Evaluation(
         estimator.names, estimator.floors, count, estimator.size, len(estimator.held_out),
-        tuple(rows),
+        tuple(rows), real,
     )  # fmt: skip
+
+
+def _plan(
+    run: Run, samplers: Sequence[str | Sampler], guidance: Sequence[str]
+) -> list[tuple[str | None, str | Sampler, Model, Sampler]]:
+    """Guidance, sampler as it was given, and model and sampler for it, of each row."""
+    texts: Sequence[str | None] = [guidance] if isinstance(guidance, str) else guidance
+    return [
+        (text, given, followed(guided.model, sampler), sampler)
+        for text in texts or [None]
+        for guided in [guided_run(run, text)]
+        for given in samplers
+        for sampler in [SAMPLERS.resolve(given, model=guided.model)]
+    ]
+
+
+def run_classifier(run: Run, progress: bool = True) -> ClassifierExtractor:
+    """The classifier of a run's data, kept in its directory.
+
+    Args:
+        run: with labelled data.
+        progress: show a bar while it is trained.
+    """
+    dataset = run.dataset("all")
+    rows = torch.arange(len(dataset))
+    return classifier_for(
+        dataset.batch(rows).x0,
+        dataset.labels_at(rows),
+        dataset.num_classes,
+        run.path / "classifier.safetensors",
+        name=f"{dataset.name}-classifier",
+        progress=progress,
+    )
+
+
+def class_accuracy(judge: ClassifierExtractor, samples: Tensor, labels: Any) -> Interval:
+    """Share of samples that a classifier finds in their class.
+
+    Args:
+        judge: of the classes.
+        samples: in model range, shape `(n, *event)`.
+        labels: that they were drawn with, shape `(n,)`.
+    """
+    parts = [judge.logits(part).argmax(1).cpu() for part in torch.split(samples, 1024)]
+    return share(int((torch.cat(parts) == labels.cpu()).sum()), len(samples))
+
+
+def share(hits: int, count: int) -> Interval:
+    """A share with the standard error of Agresti & Coull, which is not 0 where all hit."""
+    middle = (hits + 2) / (count + 4)
+    return Interval(hits / count, math.sqrt(middle * (1 - middle) / (count + 4)))
 
 
 def run_estimator(

@@ -5,6 +5,7 @@ from sde_score.report.benchmarks.table import benchmark_csv, benchmark_table, wr
 from sde_score.report.calibration.picture import calibration_figure, predictive_figure
 from sde_score.report.calibration.table import calibration_table, predictive_table
 from sde_score.report.evaluation_table import evaluation_table
+from sde_score.report.guidance import guidance_figure
 from sde_score.report.layers import layer_bits, layers_figure, likelihood_table, write_layers
 from sde_score.report.page import Section, render, save
 from sde_score.report.pictures import examples_figure, save_examples
@@ -26,6 +27,7 @@ __all__ = [
     "comparison_table",
     "evaluation_table",
     "examples_figure",
+    "guidance_figure",
     "layer_bits",
     "layers_figure",
     "likelihood_table",

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from sde_score.evaluation import Comparison, Evaluation
+from sde_score.evaluation import Comparison, Evaluation, Interval
 from sde_score.report.tables import Table, figure_text
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """A row for each sampler, every distance with its 95% interval, the noise floor last."""
+    """A row for each sampler, every distance with its 95% interval, the noise floor last; guidance
+    and the share of samples in the class that was asked for, where there are such."""
+    guided = any(row.guidance for row in evaluation.rows)
+    judged = evaluation.accuracy is not None
+
+    def cells(name: str, guidance: str, cost: list[str], *found: Interval | None) -> list[str]:
+        texts = ["" if each is None else figure_text(each) for each in found]
+        return [name, *[guidance] * guided, *cost, *texts[: len(texts) - (not judged)]]
+
     rows = [
-        [row.sampler, str(row.nfe), f"{row.seconds:.1f}", *map(figure_text, row.distances)]
+        cells(row.sampler, row.guidance, [str(row.nfe), f"{row.seconds:.1f}"], *row.distances,
+              row.accuracy)
         for row in evaluation.rows
-    ]
-    rows.append(["noise floor: real data", "", "", *map(figure_text, evaluation.floors)])
-    return Table(
-        ["sampler", "NFE", "seconds", *evaluation.names], rows, samples_caption(evaluation)
+    ]  # fmt: skip
+    rows.append(
+        cells("noise floor: real data", "", ["", ""], *evaluation.floors, evaluation.accuracy)
     )
+    header = ["sampler", *["guidance"] * guided, "NFE", "seconds", *evaluation.names]
+    return Table([*header, *["in class"] * judged], rows, samples_caption(evaluation))
 
 
 def samples_caption(found: Evaluation | Comparison) -> str:

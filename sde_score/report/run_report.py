@@ -142,7 +142,11 @@ def samples_figure(run: Run, evaluation: Evaluation) -> Figure:
     dataset = run.dataset("train")
     panels = [("data", dataset.batch(torch.arange(min(shown, len(dataset)))).x0)]
     panels += [
-        (f"{row.sampler}\n{row.nfe} evaluations", row.samples[:shown]) for row in evaluation.rows
+        (
+            "\n".join(filter(None, [row.sampler, row.guidance, f"{row.nfe} evaluations"])),
+            row.samples[:shown],
+        )
+        for row in evaluation.rows
     ]
     return labeled_panels(panels, Look.of(run), 4, 2.0, 4)
 

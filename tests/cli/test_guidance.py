@@ -7,6 +7,7 @@ import pytest
 
 from sde_score import samplers
 from sde_score.cli import main
+from sde_score.evaluation import train_classifier
 from sde_score.guidance import Guided
 from sde_score.training import load_run
 
@@ -28,7 +29,7 @@ def drawn(path, out, *words):
 
 
 @pytest.mark.filterwarnings("ignore:training showed")
-def test_samples_are_those_of_the_guided_model(classes, tmp_path, record):
+def test_samples_are_those_of_the_guided_model(classes, tmp_path):
     run = load_run(classes)
     labels = run.labels_in_turn(3)
     weak = load_run(classes, "ema(0.05)").model
@@ -46,11 +47,24 @@ def test_samples_are_those_of_the_guided_model(classes, tmp_path, record):
         )
         np.testing.assert_array_equal(got, run.scaling.from_model(expected).numpy())
     assert not np.array_equal(got, drawn(classes, tmp_path / "plain.npz"))
-    found = record(
-        "evaluate", str(classes), "--num", "8", "--guidance", "cfg(3)", "--no-progress",
-        "--samplers", "ddim(steps=3)", "--distances", "energy", "--data", "digits",
-    )  # fmt: skip
-    assert found["rows"][0]["nfe"] == 6
+
+
+@pytest.mark.filterwarnings("ignore:training showed")
+def test_a_sweep_is_measured_and_drawn(classes, tmp_path, record, refusal, monkeypatch):
+    def quick(x, labels, count, path, **_):
+        return train_classifier(x, labels, count, steps=2)
+
+    monkeypatch.setattr("sde_score.evaluation.samples.classifier_for", quick)
+    words = ["evaluate", str(classes), "--num", "8", "--no-progress", "--distances", "energy"]
+    words += ["--samplers", "ddim(steps=3)", "--data", "digits", "--out", str(tmp_path / "g.png")]
+    found = record(*words, "--guidance", "cfg(3)", "cfg(4)")
+    assert [(row["guidance"], row["nfe"]) for row in found["rows"]] == [
+        ("cfg(3)", 6),
+        ("cfg(4)", 6),
+    ]
+    assert 0 <= found["rows"][0]["accuracy"]["value"] <= 1
+    assert (tmp_path / "g.png").read_bytes()[:4] == b"\x89PNG"
+    assert "a picture over guidance" in refusal(*words)
 
 
 @pytest.mark.filterwarnings("ignore:training showed")

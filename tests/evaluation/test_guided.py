@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sde_score import evaluation, samplers
-from sde_score.evaluation.samples import run_identity
+from sde_score.evaluation.samples import run_classifier, run_identity, share
 from sde_score.guidance import Guided
 from sde_score.training import TrainConfig, load_run, train
 
@@ -94,6 +94,43 @@ def test_cfg_plus_plus_knows_the_steps_of_each_row(run, tmp_path):
     )  # fmt: skip
     samples = run.scaling.to_model(run.scaling.from_model(drawn.samples.float()))
     assert rows[1].distances[0] == estimator(samples)[0]
+
+
+@pytest.fixture
+def quick_judge(monkeypatch):
+    """A classifier of a few steps, in memory."""
+
+    def quick(x, labels, classes, path, **_):
+        return evaluation.train_classifier(x, labels, classes, steps=5)
+
+    monkeypatch.setattr("sde_score.evaluation.samples.classifier_for", quick)
+
+
+def test_a_sweep_measures_every_guidance_from_the_same_seeds(run, quick_judge):
+    found = evaluation.evaluate(
+        run, ["ddim(steps=3)"], count=40, guidance=["cfg(1)", "cfg(4)"], distances=["energy"],
+        progress=False,
+    )  # fmt: skip
+    assert [(row.guidance, row.nfe) for row in found.rows] == [("cfg(1)", 6), ("cfg(4)", 6)]
+    (plain,) = evaluation.evaluate(
+        run, ["ddim(steps=3)"], count=40, distances=["energy"], progress=False
+    ).rows
+    assert (plain.guidance, plain.accuracy, plain.nfe) == ("", None, 3)
+    torch.testing.assert_close(found.rows[0].samples, plain.samples)
+    judge, labels = run_classifier(run), run.draw_labels(40)
+    for row in found.rows:
+        delivered = run.scaling.to_model(run.scaling.from_model(row.samples))
+        right = (judge.logits(delivered).argmax(1) == labels).double().mean()
+        assert row.accuracy.value == pytest.approx(float(right))
+    assert found.accuracy.value == pytest.approx(judge.accuracy)
+    assert found.record()["rows"][1]["guidance"] == "cfg(4)"
+
+
+def test_a_share_keeps_an_error_where_all_hit():
+    """Agresti & Coull: as if two more had hit and two more had missed."""
+    assert share(10, 10).value == 1
+    assert share(10, 10).standard_error == pytest.approx((12 / 14 * 2 / 14 / 14) ** 0.5)
+    assert share(3, 12).value == 0.25
 
 
 @pytest.mark.parametrize(

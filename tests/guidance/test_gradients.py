@@ -39,6 +39,10 @@ def test_a_classifier_of_noisy_data_gives_each_class(sde):
         for kind in ("denoise", "noise", "score", "velocity"):
             got = getattr(guided, kind)(x, t, labels)
             torch.testing.assert_close(got, getattr(part, kind)(x, t), rtol=1e-8, atol=1e-9)
+        # also at every other x: the gradient is that at x_t, not at the start
+        sampler = samplers.create("ddim", steps=5)
+        drawn = sampler(guided, x, condition=labels, progress=False)
+        torch.testing.assert_close(drawn, sampler(part, x, progress=False), rtol=1e-7, atol=1e-8)
     twice = ClassifierGuided(mixture, log_prob, scale=2.0).score(x, t, labels)
     expected = 2 * parts[1].score(x, t) - mixture.score(x, t)
     torch.testing.assert_close(twice, expected, rtol=1e-8, atol=1e-9)

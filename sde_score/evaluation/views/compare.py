@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
 from sde_score._core.conditions import Condition
 from sde_score._core.progress import progress_bar
-from sde_score.evaluation.features.classifier import classifier_for
 from sde_score.evaluation.features.extractors import Extractor, create_extractor
 from sde_score.evaluation.guided import followed, guided_run, require_flow
 from sde_score.evaluation.journal import Journal
@@ -26,6 +24,7 @@ from sde_score.evaluation.provenance import provenance
 from sde_score.evaluation.samples import (
     as_data,
     require_finite_samples,
+    run_classifier,
     run_estimator,
     run_identity,
 )
@@ -301,12 +300,4 @@ def _extractor(run: Run, spec: str, progress: bool) -> Extractor:
     dataset = run.dataset("all")
     if dataset.labels is None or dataset.num_classes < 2:
         return create_extractor("random-convolution" if dataset.is_image else "pixels")
-    rows = torch.arange(len(dataset))
-    return classifier_for(
-        dataset.batch(rows).x0,
-        dataset.labels_at(rows),
-        dataset.num_classes,
-        run.path / "classifier.safetensors",
-        name=f"{dataset.name}-classifier",
-        progress=progress,
-    )
+    return run_classifier(run, progress)
