@@ -15,6 +15,7 @@ from sde_score.models.derivatives.divergence import (
 )
 from sde_score.models.derivatives.jacobian import (
     DERIVATIVE_MODES,
+    JacobianProducts,
     gradient_of,
     hessian_vector,
     jacobian,
@@ -85,6 +86,7 @@ __all__ = [
     "GaussianMixture",
     "IndependentSites",
     "Ising",
+    "JacobianProducts",
     "KnownDensity",
     "Marginal",
     "Mixture",
