@@ -47,8 +47,7 @@ def guidance_figure(run: Run, evaluation: Evaluation) -> Figure:
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     halves = figure.add_gridspec(2, 1, height_ratios=(upper, side + 0.4))
     top, bottom = (figure.add_subfigure(halves[i]) for i in range(2))
-    best = min(shown, key=lambda row: row.distances[0].value)
-    headline = f"{run.path.name}: least distance to real data under {best.guidance}"
+    headline = f"{run.path.name}: nearest to real data under {_nearest(shown)}"
     top.suptitle(headline, x=0.012, ha="left", fontsize=14, weight="bold", color=INK)
     panels = top.subplots(1, 1 + (evaluation.accuracy is not None), squeeze=False)[0]
     name = evaluation.names[0]
@@ -67,6 +66,12 @@ def guidance_figure(run: Run, evaluation: Evaluation) -> Figure:
     bottom.suptitle(f"{first}: the same seeds and classes under each", x=0.012, ha="left",
                     fontsize=TEXT, color=INK)  # fmt: skip
     return figure
+
+
+def _nearest(rows: Sequence[SamplesRow]) -> str:
+    """Guidance of the least distance, and of all whose intervals overlap with its own."""
+    best = min((row.distances[0] for row in rows), key=lambda found: found.value)
+    return ", ".join(row.guidance for row in rows if row.distances[0].low <= best.high)
 
 
 def _draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,8 +53,20 @@ def test_lines_are_the_values_and_panels_the_samples(run):
     assert [axes.get_title() for axes in figure.axes[2:]] == [f"{t}, 20 NFE" for t in TEXTS]
     assert accuracy.get_ylim()[1] <= 1.01  # no share is above 1
     title = figure.subfigs[0].get_suptitle()
-    assert title == "classes: least distance to real data under cfg(1)"
+    assert title == "classes: nearest to real data under cfg(1)"
     assert png(figure)[:4] == b"\x89PNG"
+
+
+def test_guidance_that_cannot_be_told_from_the_nearest_is_named_with_it(run):
+    """0.1 and 0.2 overlap with 95% intervals of 0.06; 0.3 with one of 0.1 does not."""
+    found = swept(False, ("ddim",))
+    errors = (0.03, 0.03, 0.05)
+    rows = tuple(
+        replace(row, distances=(Interval(row.distances[0].value, error),))
+        for row, error in zip(found.rows, errors, strict=True)
+    )
+    figure = guidance_figure(run, replace(found, rows=rows))
+    assert figure.subfigs[0].get_suptitle().endswith("under cfg(1), cfg(2)")
 
 
 def test_without_classes_there_is_the_distance_alone(run):
