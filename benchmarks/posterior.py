@@ -1,7 +1,7 @@
 """Posteriors against closed forms: a table for each kind of problem.
 
     python benchmarks/posterior.py --table linear [--std .1 .5] [--steps 20 100 1000] [--only mmps]
-    python benchmarks/posterior.py --table operators
+    python benchmarks/posterior.py --table operators | solvers
     ... [--quick] [--json FILE]
 
 linear: KL(samples || posterior) and ratio of traces on linear-Gaussian problems, medians over
@@ -10,6 +10,8 @@ of a method that is not linear are of 2000 samples. Beside each the figure of an
 the formulas in NumPy.
 
 operators: the same of MMPS, exact for these data, for five operators and three noises.
+
+solvers: KL of higher-order samplers on MMPS with few evaluations, on stock and on found grids.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ Row = dict[str, Any]
 TABLES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "linear": posterior_linear.table,
     "operators": posterior_linear.operators,
+    "solvers": posterior_linear.solvers,
 }
 
 

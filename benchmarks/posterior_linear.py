@@ -130,3 +130,42 @@ def operators(given: argparse.Namespace) -> Iterator[Row]:
                     some = problems(std, operator=operator, count=given.count or 2)
                     row[f"KL {n}"] = median(measured(kind, each, n)[0] for each in some)
                 yield row
+
+
+SOLVERS = [
+    "ddim(grid='karras')",
+    "heun(grid='karras')",
+    "dpmpp-2m(grid='karras')",
+    "dpmpp-2m(grid='karras(rho=9)')",
+    "adams(grid='karras')",
+    "adams",
+]
+"""Deterministic samplers on the guided model; then two with a grid that is searched for."""
+
+
+def solvers(given: argparse.Namespace) -> Iterator[Row]:
+    """KL of deterministic samplers on MMPS with few evaluations; grids are found on the posterior
+    of the first problem, and measured on all."""
+    std, count = (given.std or [0.1])[0], given.count or (3 if given.quick else 20)
+    first = next(problems(std))
+    for spec in [*SOLVERS, "dpmpp-2m, found", "adams, found"]:
+        name, _, found = spec.partition(", ")
+        row: Row = {"sampler": spec, "std": std}
+        for nfe in given.steps or [10, 20]:
+            sampler = samplers.create(name, nfe=nfe)
+            if found:
+                sampler = samplers.optimise_grid(
+                    first.posterior, sampler, nfe, (8,), num=64, fresh=32, iterations=60,
+                    progress=False,
+                ).sampler  # fmt: skip
+            some = [
+                divergence(*moments(sampler, posterior_of(p), (8,)), p.mean, p.covariance)
+                for p in problems(std, count=count)
+            ]
+            row[f"KL {nfe}"], row[f"worst {nfe}"] = median(some), max(some)
+        yield row
+
+
+def posterior_of(problem: Linear) -> Posterior:
+    """The guided model of MMPS, exact for these data."""
+    return Posterior(problem.prior, problem.seen, MMPS)

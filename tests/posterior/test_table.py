@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from linear_gaussian import divergence, moments, problems
-from posterior_linear import FIGURES, GUIDED, OPERATORS, measured
+from posterior_linear import FIGURES, GUIDED, MMPS, OPERATORS, measured
 
 from sde_score import samplers
 from sde_score.models import GaussianMixture
@@ -102,6 +102,37 @@ def test_moment_matching_is_of_first_order_on_every_operator(name, std):
     few, many = (measured("mmps, ODE", problem, steps)[0] for steps in (16, 48))
     assert 5 < few / many < 13
     assert many < 0.06
+
+
+FOUND = [
+    80.0, 56.42, 38.62, 25.80, 16.94, 10.96, 6.966, 4.023, 1.864, 1.103,
+    0.6543, 0.3827, 0.2562, 0.1614, 0.1047, 0.07615, 0.05969, 0.0418, 0.02595, 0.01275,
+]  # fmt: skip
+"""Noises that `optimise_grid` found for dpmpp-2m on the exact posterior of the first problem."""
+
+
+@pytest.mark.parametrize(
+    ("sampler", "most"),
+    [
+        ("ddim(steps=20, grid='karras')", 0.22),
+        ("dpmpp-2m(steps=20, grid='karras')", 0.032),
+        ("adams(steps=20)", 3e-4),
+        ("found", 2e-4),
+    ],
+)
+def test_twenty_evaluations_of_higher_order_are_all_but_exact(sampler, most):
+    """On the guided model, on a problem that the grid was not found for."""
+    problem = next(islice(problems(0.1), 4, 5))
+    if sampler == "found":
+        grid = samplers.NoiseRatios(FOUND)
+        made = samplers.create("dpmpp-2m", steps=20, grid=grid)
+    else:
+        made = samplers.create(sampler)
+    model = Posterior(problem.prior, problem.seen, MMPS)
+    mean, covariance = moments(made, model, (8,))
+    assert model.nfe == 20
+    found = divergence(mean, covariance, problem.mean, problem.covariance)
+    assert most / 3 < found < most
 
 
 def test_published_pigdm_is_the_same_on_any_sde():
