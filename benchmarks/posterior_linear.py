@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
+import posterior_peers
 import torch
 from linear_gaussian import Linear, divergence, is_affine, moments, normal, problems
 from torch import Tensor
 
 from sde_score import samplers
+from sde_score.models import Model
 from sde_score.posterior import (
     SAMPLERS,
     Blur,
@@ -82,17 +84,28 @@ OPERATORS = {
 
 def measured(name: str, problem: Linear, steps: int) -> tuple[float, float]:
     """KL of the samples from the posterior, and the ratio of their traces."""
-    shape, given = problem.seen.operator.event_shape, {"steps": steps, "grid": "karras"}
-    if name in GUIDED:
+    shape, model = problem.seen.operator.event_shape, cast("Model", problem.prior)
+    given: dict[str, Any] = {"steps": steps, "grid": "karras"}
+    sampler: Any = samplers.create("ancestral", **given)
+    if name in posterior_peers.STEPPING:
+        rows = posterior_peers.samples_of(name, problem, steps, (SAMPLED, *shape))
+        return _compared(*_estimated(rows), problem)
+    if name in posterior_peers.GUIDED:
+        model = posterior_peers.model_of(name, problem)
+    elif name in GUIDED:
         method, spec = GUIDED[name]
         sampler = samplers.create(spec, **given)
-        model: Any = Posterior(problem.prior, problem.seen, method, sampler=sampler)
+        model = Posterior(problem.prior, problem.seen, method, sampler=sampler)
     else:
-        sampler, model = SAMPLERS.create(name, observation=problem.seen, **given), problem.prior
+        sampler = SAMPLERS.create(name, observation=problem.seen, **given)
     if is_affine(sampler, model, shape):
         mean, covariance = moments(sampler, model, shape)
     else:
         mean, covariance = _estimated(sampler(model, (SAMPLED, *shape), seed=0, progress=False))
+    return _compared(mean, covariance, problem)
+
+
+def _compared(mean: Tensor, covariance: Tensor, problem: Linear) -> tuple[float, float]:
     found = divergence(mean, covariance, problem.mean, problem.covariance)
     return found, float(covariance.trace() / problem.covariance.trace())
 
@@ -105,7 +118,7 @@ def _estimated(x: Tensor) -> tuple[Tensor, Tensor]:
 def table(given: argparse.Namespace) -> Iterator[Row]:
     """Every method and sampler, at every noise and number of steps."""
     steps = given.steps or ([20, 100] if given.quick else [20, 100, 1000])
-    for name in [*GUIDED, *SAMPLERS]:
+    for name in [*GUIDED, *SAMPLERS, *posterior_peers.NAMES]:
         if given.only and not any(name.startswith(only) for only in given.only):
             continue
         for std in given.std or [0.1, 0.5]:
