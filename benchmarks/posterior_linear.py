@@ -22,6 +22,7 @@ from sde_score.posterior import (
     MeanPool,
     Posterior,
 )
+from sde_score.sdes import EDM
 
 Row = dict[str, Any]
 MMPS = "mmps(tolerance=1e-8)"
@@ -41,6 +42,16 @@ GUIDED = {
     "dps 1": ("dps(1)", "ancestral"),
 }
 """Rows of guided models: the method and the sampler."""
+
+STEPPING = {
+    **{name: name for name in SAMPLERS},
+    "ddnm, published": "ddnm(published=True)",
+    "diffpir, 7, .1": "diffpir(strength=7.0, zeta=0.1)",
+    "diffpir, 1, 1": "diffpir(strength=1.0, zeta=1.0)",
+    "daps": "daps(grid='karras(end=0.1)')",
+    "daps, published": "daps(published=True, grid='karras(end=0.1)')",
+}
+"""Rows of posterior samplers, as text; those that give no grid take that of Karras et al."""
 
 FIGURES: dict[tuple[str, float], dict[int, float]] = {
     ("mmps, ODE", 0.1): {20: 0.215, 100: 0.0088, 1000: 0.00015},
@@ -67,6 +78,14 @@ FIGURES: dict[tuple[str, float], dict[int, float]] = {
     ("pigdm-published", 0.5): {20: 0.66, 100: 0.81, 1000: 4.14},
     ("ddrm", 0.1): {20: 1.28, 100: 1.32, 1000: 2.70},
     ("ddrm", 0.5): {20: 1.17, 100: 1.60, 1000: 3.63},
+    ("diffpir, 7, .1", 0.1): {20: 2.2, 100: 2.8, 1000: 3.3},
+    ("diffpir, 7, .1", 0.5): {20: 0.37, 100: 0.19, 1000: 0.42},
+    ("diffpir, 1, 1", 0.1): {20: 1.6, 100: 0.91, 1000: 0.78},
+    ("diffpir, 1, 1", 0.5): {20: 1.7, 100: 0.93, 1000: 0.79},
+    ("daps", 0.1): {20: 4.4, 100: 1.23, 1000: 0.83},
+    ("daps", 0.5): {20: 3.7, 100: 1.14, 1000: 0.88},
+    ("daps, published", 0.1): {20: 4.7, 100: 1.45, 1000: 1.04},
+    ("daps, published", 0.5): {20: 4.2, 100: 1.39, 1000: 1.11},
 }
 """KL of the same problems by the formulas in NumPy. Ours of TMPD is a little smaller, as row sums
 below zero count as zero; ours of published PiGDM adds to a state of unit variance, as its paper has
@@ -97,7 +116,9 @@ def measured(name: str, problem: Linear, steps: int) -> tuple[float, float]:
         sampler = samplers.create(spec, **given)
         model = Posterior(problem.prior, problem.seen, method, sampler=sampler)
     else:
-        sampler = SAMPLERS.create(name, observation=problem.seen, **given)
+        spec = STEPPING[name]
+        given = {"steps": steps} if "grid" in spec else given
+        sampler = SAMPLERS.create(spec, observation=problem.seen, **given)
     if is_affine(sampler, model, shape):
         mean, covariance = moments(sampler, model, shape)
     else:
@@ -118,14 +139,15 @@ def _estimated(x: Tensor) -> tuple[Tensor, Tensor]:
 def table(given: argparse.Namespace) -> Iterator[Row]:
     """Every method and sampler, at every noise and number of steps."""
     steps = given.steps or ([20, 100] if given.quick else [20, 100, 1000])
-    for name in [*GUIDED, *SAMPLERS, *posterior_peers.NAMES]:
+    for name in [*GUIDED, *STEPPING, *posterior_peers.NAMES]:
         if given.only and not any(name.startswith(only) for only in given.only):
             continue
         for std in given.std or [0.1, 0.5]:
             row: Row = {"method": name, "std": std}
             for n in steps:
                 count = given.count or (3 if given.quick else 20)
-                found = [measured(name, problem, n) for problem in problems(std, count=count)]
+                some = problems(std, EDM(0.01, 100.0) if "daps" in name else None, count=count)
+                found = [measured(name, problem, n) for problem in some]
                 row[f"KL {n}"] = median(kl for kl, _ in found)
                 row[f"trace {n}"] = median(ratio for _, ratio in found)
                 row[f"NumPy {n}"] = FIGURES.get((name, std), {}).get(n, "")
