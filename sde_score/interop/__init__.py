@@ -27,6 +27,7 @@ from sde_score.interop import (
     score_sde,
     uvit,
 )
+from sde_score.interop.deepinv import DeepinvDenoiser
 from sde_score.interop.diffusers_folder import save_diffusers
 from sde_score.interop.files import Contents, read_contents
 from sde_score.interop.imported import Family, Imported
@@ -38,6 +39,7 @@ from sde_score.training.errors import CheckpointError
 __all__ = [
     "FAMILIES",
     "Contents",
+    "DeepinvDenoiser",
     "Family",
     "Imported",
     "SchedulerSampler",

@@ -26,8 +26,8 @@ from sde_score.posterior.operators import (
     Mask,
     Matrix,
     Operator,
-    as_operator,
 )
+from sde_score.posterior.physics import Physics, as_operator
 from sde_score.posterior.posterior import Posterior
 from sde_score.posterior.samplers import (
     DAPS,
@@ -75,6 +75,7 @@ __all__ = [
     "Method",
     "Observation",
     "Operator",
+    "Physics",
     "PiGDM",
     "PnPDM",
     "Poisson",

@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from sde_score._core.checks import expand_like, require_positive, shown, sum_event
 from sde_score._core.errors import ArgumentError
-from sde_score.posterior.operators import Operator, as_operator
+from sde_score.posterior.operators import Operator
+from sde_score.posterior.physics import Physics, as_operator
 from sde_score.posterior.solvers import conjugate_gradients
 from sde_score.posterior.spectrum import Spectrum, dense
 
@@ -144,7 +145,8 @@ class Measurement(Observation):
     Args:
         operator: A, or what `as_operator` takes.
         y: what was measured, shape `measured_shape`.
-        std: standard deviation of the noise: a number, or one for each entry of y, > 0.
+        std: standard deviation of the noise: a number, or one for each entry of y, > 0; that of a
+            `Physics` with Gaussian noise need not be given.
         covariance: R over flattened measurements, in place of `std`.
 
     Raises:
@@ -161,6 +163,8 @@ class Measurement(Observation):
     ) -> None:
         self.operator = as_operator(operator)
         self.y = require_measured(self.operator, y)
+        if std is None and covariance is None and isinstance(self.operator, Physics):
+            std = self.operator.std
         if (std is None) == (covariance is None):
             raise ValueError("give the noise as one of std and covariance")
         self.variance: Tensor | None = None
@@ -257,7 +261,8 @@ class Measurement(Observation):
                 factor, torch.cat([operator.matrix, y.reshape(-1, 1)], 1), upper=False
             )
             y, std = white[:, -1].reshape(y.shape), torch.ones((), dtype=torch.float64)
-            spectrum = dense(white[:, :-1], operator.event_shape, operator.measured_shape)
+            shapes = operator.event_shape, operator.measured_shape
+            spectrum = dense(white[:, :-1], *shapes, operator.precision)
         singular = spectrum.singular
         return Spectral(spectrum, spectrum.of_measured(y)[0].cpu() / singular, std / singular)
 

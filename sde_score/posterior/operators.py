@@ -16,16 +16,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import require_shape, shown
+from sde_score._core.checks import require_shape
 from sde_score._core.errors import ArgumentError
 from sde_score._core.memory import require_memory
-from sde_score.posterior.spectrum import Spectrum, dense
+from sde_score.posterior.spectrum import Spectrum, dense, floating
 
 
 class Operator(ABC):
@@ -37,6 +36,8 @@ class Operator(ABC):
 
     event_shape: tuple[int, ...]
     measured_shape: tuple[int, ...]
+    precision: torch.dtype = torch.float64
+    """In which its numbers are rounded; it decides which singular values count as zero."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +79,9 @@ class Operator(ABC):
         Raises:
             ValueError: if that matrix does not fit in memory.
         """
-        return self._closed or dense(self.matrix, self.event_shape, self.measured_shape)
+        return self._closed or dense(
+            self.matrix, self.event_shape, self.measured_shape, self.precision
+        )
 
     def pinv(self, y: Tensor) -> Tensor:
         """A^+ y, of shape `(batch, *event_shape)`, for y of shape `(batch, *measured_shape)`."""
@@ -130,7 +133,7 @@ class Matrix(Operator):
                 f"{self.event_shape} of {prod(self.event_shape)} entries"
             )
         self.measured_shape = (values.shape[0],)
-        self.values = values
+        self.values, self.precision = values, floating(values.dtype)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +145,7 @@ class Matrix(Operator):
 
     @override
     def factorise(self) -> Spectrum:
-        return dense(self.values, self.event_shape, self.measured_shape)
+        return dense(self.values, self.event_shape, self.measured_shape, self.precision)
 
 
 class Mask(Operator):
@@ -238,6 +241,7 @@ class Composed(Operator):
             )
         self.outer, self.inner = outer, inner
         self.event_shape, self.measured_shape = inner.event_shape, outer.measured_shape
+        self.precision = max(outer.precision, inner.precision, key=lambda d: torch.finfo(d).eps)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -246,29 +250,3 @@ class Composed(Operator):
     @override
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
-
-
-def as_operator(value: Any, event_shape: Sequence[int] | None = None) -> Operator:
-    """An operator of what is one, or has its methods under other names.
-
-    Args:
-        value: an `Operator`; anything with `A` and `A_adjoint`, as the physics of deepinv; a
-            matrix; or a linear function, for which `event_shape` is needed.
-        event_shape: of an example, where `value` does not say it.
-
-    Raises:
-        TypeError: for anything else.
-    """
-    if isinstance(value, Operator):
-        return value
-    if isinstance(value, Tensor):
-        return Matrix(value, event_shape)
-    function = getattr(value, "A", value)
-    if not callable(function):
-        raise ArgumentError(
-            f"operator={shown(value)}; accepted: an Operator, a matrix, an object with A and "
-            "A_adjoint, or a linear function"
-        )
-    if event_shape is None:
-        raise ValueError("event_shape is missing: the shape of one example")
-    return LinearFunction(function, event_shape)

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_shape
 from sde_score.posterior.operators import LinearFunction, Operator
-from sde_score.posterior.spectrum import Spectrum, above_rounding, hartley
+from sde_score.posterior.spectrum import Spectrum, above_rounding, floating, hartley
 
 
 class MeanPool(Operator):
@@ -126,7 +126,7 @@ class Blur(Operator):
         whole = torch.zeros(sides, dtype=torch.float64)
         whole[tuple(slice(k) for k in kernel.shape)] = kernel.double()
         whole = whole.roll([-(k // 2) for k in kernel.shape], self.axes)
-        self.kernel = kernel
+        self.precision = floating(kernel.dtype)
         self.response = torch.fft.fftn(whole, dim=self.axes)
 
     @override
@@ -141,7 +141,7 @@ class Blur(Operator):
     def factorise(self) -> Spectrum:
         """|response| in the Hartley basis, then a filter of its phases, which is orthogonal."""
         size = self.response.abs()
-        kept = above_rounding(size.flatten(), size.numel(), self.kernel.dtype)
+        kept = above_rounding(size.flatten(), size.numel(), self.precision)
         seen = kept.reshape(size.shape)
         phases = torch.where(seen, self.response, 1.0) / torch.where(seen, size, 1.0)
         forth, back = hartley(self.event_shape[1:], kept)

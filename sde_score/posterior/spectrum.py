@@ -66,15 +66,18 @@ class Spectrum:
 
 
 def dense(
-    matrix: Tensor, event_shape: tuple[int, ...], measured_shape: tuple[int, ...]
+    matrix: Tensor,
+    event_shape: tuple[int, ...],
+    measured_shape: tuple[int, ...],
+    precision: torch.dtype,
 ) -> Spectrum:
     """The decomposition of a matrix over flattened examples, of shape `(measured, event)`.
 
     Singular values below max(measured, event) eps times the largest count as zero, with eps that of
-    the matrix's dtype.
+    `precision`, the dtype in which the entries were rounded.
     """
     u, singular, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
-    kept = above_rounding(singular, max(matrix.shape), matrix.dtype)
+    kept = above_rounding(singular, max(matrix.shape), precision)
     u, vt = u[:, kept], vt[kept]
     return Spectrum(
         singular[kept],
@@ -85,16 +88,20 @@ def dense(
     )
 
 
-def above_rounding(singular: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+def above_rounding(singular: Tensor, size: int, precision: torch.dtype) -> Tensor:
     """Which singular values are more than rounding of the largest, boolean.
 
     Args:
         singular: values >= 0.
         size: the larger side of the matrix.
-        dtype: in which the matrix was given; integers count as float64.
+        precision: the dtype in which its entries were rounded.
     """
-    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
-    return singular > size * eps * singular.max()
+    return singular > size * torch.finfo(precision).eps * singular.max()
+
+
+def floating(dtype: torch.dtype) -> torch.dtype:
+    """A dtype as that of rounding: itself, or float64 for integers."""
+    return dtype if dtype.is_floating_point else torch.float64
 
 
 def hartley(sides: tuple[int, ...], kept: Tensor) -> tuple[Map, Map]:

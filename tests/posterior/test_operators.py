@@ -47,8 +47,14 @@ OPERATORS = {
     "radon": Radon((1, 5, 5), torch.tensor([0.0, 0.4, math.pi / 2])),
     "function": LinearFunction(lambda x: x.flip(2)[:, :, :2].cumsum(2), (1, 4)),
     "composed": MeanPool((2, 4, 6), 2) @ Blur((2, 4, 6), KERNEL),
+    "composed-float32": Matrix(normal(4, 2).float() @ normal(2, 4).float(), (1, 4))
+    @ MeanPool((1, 8), 2),
     "composed-low-rank": Matrix(normal(4, 2) @ normal(2, 4, seed=2), (1, 4)) @ MeanPool((1, 8), 2),
 }
+
+
+ROUNDED = [OPERATORS["low-rank-float32"], OPERATORS["composed-float32"]]
+"""Those whose matrices have a singular value more by rounding."""
 
 
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
@@ -64,9 +70,9 @@ def test_the_adjoint_is_that_of_the_matrix(operator):
 def test_the_spectrum_is_that_of_the_matrix(operator):
     spectrum, matrix = operator.spectrum, operator.matrix
     singular = torch.linalg.svdvals(matrix)
-    rank = int(torch.linalg.matrix_rank(matrix.to(getattr(operator, "values", matrix).dtype)))
+    rank = int(torch.linalg.matrix_rank(matrix.to(operator.precision)))
     assert spectrum.singular.shape == (rank,)
-    close = {"rtol": 1e-6, "atol": 1e-6 if operator is OPERATORS["low-rank-float32"] else 1e-9}
+    close = {"rtol": 1e-6, "atol": 1e-6 if operator in ROUNDED else 1e-9}
     torch.testing.assert_close(
         spectrum.singular.sort(descending=True).values, singular[:rank], **close
     )
@@ -92,7 +98,7 @@ def test_the_spectrum_is_that_of_the_matrix(operator):
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 def test_the_pseudo_inverse_and_the_gram_system(operator):
     matrix, y = operator.matrix, normal(2, *operator.measured_shape)
-    if operator is OPERATORS["low-rank-float32"]:
+    if operator in ROUNDED:
         matrix = (operator.spectrum.to_measured(torch.diag(operator.spectrum.singular))).T @ (
             operator.spectrum.to_event(torch.eye(2).double()).flatten(1)
         )
