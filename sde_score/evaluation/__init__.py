@@ -55,6 +55,7 @@ from sde_score.evaluation.metrics.frechet import FeatureStatistics, frechet, fre
 from sde_score.evaluation.metrics.kernel import kernel_distance
 from sde_score.evaluation.metrics.precision_recall import NeighborScores, neighbor_scores
 from sde_score.evaluation.metrics.sliced_wasserstein import sliced_wasserstein2
+from sde_score.evaluation.out_of_distribution import FAMILIARITY, auroc, familiarity
 from sde_score.evaluation.samples import Evaluation, SamplesRow, evaluate
 from sde_score.evaluation.views.compare import VIEW_BUDGETS, ViewedModel, compare, compare_views
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow
@@ -66,6 +67,7 @@ __all__ = [
     "DEFAULT",
     "DISTANCES",
     "EXTRACTORS",
+    "FAMILIARITY",
     "OTHER",
     "VIEWS",
     "VIEW_BUDGETS",
@@ -97,6 +99,7 @@ __all__ = [
     "View",
     "ViewRow",
     "ViewedModel",
+    "auroc",
     "available",
     "benchmark",
     "calibrate",
@@ -112,6 +115,7 @@ __all__ = [
     "exact_flow",
     "exact_target",
     "extract",
+    "familiarity",
     "followed",
     "frechet",
     "frechet_distance",

@@ -26,6 +26,7 @@ from sde_score.models.derivatives.jacobian import (
     value_and_point,
     vector_jacobian,
 )
+from sde_score.models.energy_classifier import EnergyClassifier
 from sde_score.models.energy_model import HEADS, EnergyModel
 from sde_score.models.exact import (
     TARGETS,
@@ -76,6 +77,7 @@ __all__ = [
     "DoubleWell",
     "EmpiricalDistribution",
     "EnergyBased",
+    "EnergyClassifier",
     "EnergyFunction",
     "EnergyMixture",
     "EnergyModel",

@@ -18,6 +18,7 @@ from sde_score.objectives.energy.contrastive_divergence import (
     PersistentContrastiveDivergence,
 )
 from sde_score.objectives.energy.energy_discrepancy import EnergyDiscrepancy
+from sde_score.objectives.energy.joint_energy import JointEnergy
 from sde_score.objectives.energy.noise_contrastive import NoiseContrastive
 from sde_score.objectives.energy.recovery import RecoveryLikelihood
 from sde_score.objectives.energy.replay_buffer import ReplayBuffer
@@ -68,6 +69,7 @@ OBJECTIVES.fill(
         "recovery": RecoveryLikelihood,
         "noise-contrastive": NoiseContrastive,
         "energy-discrepancy": EnergyDiscrepancy,
+        "joint-energy": JointEnergy,
         "stein-discrepancy": SteinDiscrepancy,
     },
     aliases={
@@ -82,6 +84,7 @@ OBJECTIVES.fill(
         "cd": "contrastive-divergence",
         "pcd": "persistent",
         "nce": "noise-contrastive",
+        "jem": "joint-energy",
         "ksd": "stein-discrepancy",
     },
 )
@@ -108,6 +111,7 @@ __all__ = [
     "GeneralizedScoreMatching",
     "HutchinsonScoreMatching",
     "ImplicitScoreMatching",
+    "JointEnergy",
     "MarginalObjective",
     "NoiseContrastive",
     "Objective",

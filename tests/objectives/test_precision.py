@@ -80,6 +80,7 @@ def gradient(name, kind, times, precision):
     return torch.cat([part.double().flatten() for part in found])
 
 
+PERSISTENT = ("persistent", "joint-energy")
 CASES = [
     (name, kind, times)
     for name, made in OBJECTIVES.items()
@@ -92,12 +93,12 @@ CASES = [
 @pytest.mark.parametrize(("name", "kind", "times"), CASES)
 def test_gradients_are_right_in_every_precision_or_refused(name, kind, times):
     # A chain that persists amplifies what its first state is rounded to.
-    exact = gradient(name, kind, times, "float64 network" if name == "persistent" else "float64")
+    exact = gradient(name, kind, times, "float64 network" if name in PERSISTENT else "float64")
     for precision, most in PRECISIONS.items():
         if (name, kind, precision) in REFUSED:
             with pytest.raises(ValueError, match="lost in rounding"):
                 gradient(name, kind, times, precision)
-        elif (name, precision) != ("persistent", "float64 data"):
+        elif name not in PERSISTENT or precision != "float64 data":
             error = gradient(name, kind, times, precision) - exact
             assert float(error.norm() / exact.norm()) < most, precision
 

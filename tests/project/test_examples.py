@@ -18,6 +18,7 @@ RUNS = {
     "own_network": (["--steps", "3", "--out", "run"], "step 3"),
     "fine_tune": (["--steps", "3", "--out", "run"], "9 steps of moons, 3 of spirals"),
     "swap_samplers": (["--count", "20", "--nfe", "10"], "truth against truth"),
+    "energy_classifier": (["--steps", "2"], "uniform noise"),
     "log_likelihood": ([], "ideal denoiser"),
     "ncsn_vs_sde": (["--count", "20"], "500 evaluations"),
 }

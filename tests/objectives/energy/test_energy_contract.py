@@ -19,6 +19,7 @@ SPECS = [
     "recovery(k=2)",
     "recovery(k=2, noise=0.4, time_sampler=None, kernel='ula')",
     "noise-contrastive(ratio=2)",
+    "joint-energy(density='noise-contrastive', weight=0.5)",
     "energy-discrepancy(samples=3)",
     "energy-discrepancy(samples=2, stabilizer=0.0, time_sampler='importance')",
     "stein-discrepancy",
