@@ -41,8 +41,7 @@ class RestrictedBoltzmann(DiscreteTarget):
     Raises:
         ValueError: if shapes do not agree or numbers are not finite.
 
-    Reference: Smolensky 1986, https://stanford.edu/~jlmcc/papers/PDP/Volume%201/Chap6_PDP86.pdf;
-    Hinton 2002, https://doi.org/10.1162/089976602760128018.
+    Reference: Hinton 2002, https://doi.org/10.1162/089976602760128018, section 3.
     """
 
     weight: Numbers
