@@ -21,9 +21,18 @@ RUNS = {
     "energy_classifier": (["--steps", "2"], "uniform noise"),
     "log_likelihood": ([], "ideal denoiser"),
     "ncsn_vs_sde": (["--count", "20"], "500 evaluations"),
+    "known_posterior": (["--steps", "3", "--out", "run"], "exact posterior"),
+    "epidemic": (["--steps", "3", "--out", "run"], "truth: [0.5, 0.1]"),
 }
 # What takes the time of a reader, in less of it.
 SMALLER = {
+    "known_posterior": {"20_000": "100", "1000, p": "20, p", "steps=40": "steps=2"},
+    "epidemic": {
+        "10_000": "100",
+        "starts=16": "starts=2",
+        "found.sample(300)": "found.sample(9)",
+        "(run, 300)": "(run, 3, 9)",
+    },
     "log_likelihood": {"log_prob(mixture, x)": "log_prob(mixture, x, rtol=1e-2, atol=1e-2)"},
     "swap_samplers": {"in samplers.available()": "in samplers.available()[::6]"},
     "train_tensor": {"torch.arange(32)": "torch.arange(2)", "(64, *run": "(9, *run"},

@@ -42,7 +42,7 @@ CORRECTIONS = {
 }
 """Ways to correct the sum of scores, and what samples tend to with ever more steps."""
 
-_SMALLEST = 1e-6  # eigenvalue of a covariance, as a share of its largest
+_SMALLEST = 1e-4  # eigenvalue of a covariance, as a share of that of independent entries
 
 
 class Compositional(WrappedDenoiser):
@@ -161,7 +161,10 @@ class Compositional(WrappedDenoiser):
             prior = prior + ratio * torch.eye(size).to(changes)
         else:
             # The covariance is sigma^2 / alpha times that; a factor of all makes no difference.
-            inverses = torch.linalg.inv(_floored(jacobian.double(), _SMALLEST))  # type: ignore[union-attr]
+            slopes: Tensor = jacobian.double()  # type: ignore[union-attr]
+            usual = at.alpha * (at.sigma_data / at.spread) ** 2  # of independent entries
+            lowest = expand_like(_SMALLEST * usual, slopes[0, ..., 0])
+            inverses = torch.linalg.inv(_floored(slopes, lowest))
             prior, gains = inverses[0], _floored(inverses[1:] - inverses[0])
         if prior.shape[-1] != size:
             raise ValueError(f"covariances are {prior.shape[-1]} wide, and x has {size} entries")
@@ -274,13 +277,12 @@ def _jacobian(value: Tensor, point: Tensor, keep: bool) -> Tensor:
     return (found + found.mT) / 2
 
 
-def _floored(matrices: Tensor, share: float = 0.0) -> Tensor:
-    """Symmetric matrices with no eigenvalue below a share of their largest, or 0.
+def _floored(matrices: Tensor, lowest: Tensor | float = 0.0) -> Tensor:
+    """Symmetric matrices with no eigenvalue below the lowest.
 
     What is added counts as constant in derivatives, since those of equal eigenvectors are not
     finite.
     """
     values, vectors = torch.linalg.eigh(matrices.detach())
-    lack = (share * values[..., -1:].clamp(min=0) - values).clamp(min=0)
-    added: Tensor = (vectors * lack[..., None, :]) @ vectors.mT
+    added: Tensor = (vectors * (lowest - values).clamp(min=0)[..., None, :]) @ vectors.mT
     return matrices + added

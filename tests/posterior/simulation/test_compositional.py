@@ -152,6 +152,20 @@ def test_it_is_a_model_with_a_likelihood(normal_posterior, observed):
     torch.testing.assert_close(found, true, rtol=0, atol=1e-6)
 
 
+def test_jacobians_that_are_no_covariances_give_finite_answers():
+    """As of networks at large noise, where they hardly depend on x."""
+
+    class Falling(Shifted):
+        def _predict(self, x, at, condition):
+            return -0.1 * x
+
+    falling = Falling()
+    x = torch.tensor([[0.3, 0.2]], dtype=torch.float64)
+    for time in (0.01, 0.9):
+        found = Compositional(falling, torch.zeros(3, 2).double()).denoise(x, time)
+        torch.testing.assert_close(found, -0.1 * x)  # all say the same
+
+
 def test_samples_do_not_depend_on_the_batch(normal_posterior, observed):
     many = Compositional(normal_posterior(), observed[0])
     whole = samplers.sample(many, "ddpm(steps=4)", (2,), 5, seed=3, progress=False)
