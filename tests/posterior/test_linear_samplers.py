@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from linear_gaussian import divergence, moments, normal, problems
+from posterior_linear import OPERATORS as LINEAR
 
 from sde_score.models import GaussianMixture
 from sde_score.posterior import (
@@ -64,25 +65,31 @@ def samplers_of(problem):
     }
 
 
+def decomposed(problem):
+    u, sizes, vt = np.linalg.svd(problem.seen.operator.matrix.numpy())
+    sizes = sizes[sizes > 1e-6]
+    return u[:, : len(sizes)], sizes, vt
+
+
 def denoiser(c, s):
     return c @ np.linalg.inv(c + s**2 * np.eye(len(c)))
 
 
 def given_y(problem, spread, std):
     """Of N(x, spread^2) given y: the factor on x, the rest of the mean, and the covariance."""
-    a, y = problem.seen.operator.matrix.numpy(), problem.seen.y.numpy()
+    a, y = problem.seen.operator.matrix.numpy(), problem.seen.y.flatten().numpy()
     cov = np.linalg.inv(a.T @ a / std**2 + np.eye(a.shape[1]) / spread**2)
     return cov / spread**2, cov @ a.T @ y / std**2, cov
 
 
 def ddrm(problem, s, t, std):
-    u, sizes, vt = np.linalg.svd(problem.seen.operator.matrix.numpy())
+    u, sizes, vt = decomposed(problem)
     d, one = vt @ denoiser(problem.data.numpy(), s) @ vt.T, np.eye(8)
     kept = (1 - 0.85**2) ** 0.5
     factor = d + kept * t / s * (one - d)
     rest, q = np.zeros(8), np.full(8, (0.85 * t) ** 2)
     for i, size in enumerate(sizes):
-        value, noise = (u.T @ problem.seen.y.numpy())[i] / size, std / size
+        value, noise = (u.T @ problem.seen.y.flatten().numpy())[i] / size, std / size
         if t >= noise:
             factor[i], rest[i], q[i] = 0, value, t**2 - noise**2
         else:
@@ -91,7 +98,7 @@ def ddrm(problem, s, t, std):
 
 
 def ddnm(problem, s, t, std, published=False):
-    u, sizes, vt = np.linalg.svd(problem.seen.operator.matrix.numpy())
+    u, sizes, vt = decomposed(problem)
     d, one = vt @ denoiser(problem.data.numpy(), s) @ vt.T, np.eye(8)
     kept = (1 - 0.85**2) ** 0.5 * t / s
     noise = std / sizes * (1 if published else 1 - kept)
@@ -100,7 +107,7 @@ def ddnm(problem, s, t, std, published=False):
     q[: len(sizes)] -= (share * noise) ** 2
     weight, rest = np.eye(8), np.zeros(8)
     weight[range(len(sizes)), range(len(sizes))] -= share
-    rest[: len(sizes)] = share * (u.T @ problem.seen.y.numpy()) / sizes
+    rest[: len(sizes)] = share * (u.T @ problem.seen.y.flatten().numpy()) / sizes
     factor = weight @ d + kept * (one - (one if published else weight) @ d)
     rest = rest if published else (1 - kept) * rest
     return vt.T @ factor @ vt, vt.T @ rest, vt.T @ np.diag(q) @ vt
@@ -178,6 +185,20 @@ def test_samples_have_the_moments_of_the_formulas(name, std):
     found = moments(sampler, problem.prior, (8,), draws=2)
     for ours, exact in zip(found, recursion(name, problem, 7), strict=True):
         torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "std"), list(zip(LINEAR, [0.05, 0.3, 1.0, 0.05, 0.3], strict=True)), ids=LINEAR
+)
+def test_moments_on_every_operator(kind, std):
+    """With closed forms of the decomposition, or of a low-rank matrix; at three noises."""
+    for name in ("ddrm", "ddnm", "diffpir 7 .1", "daps", "pnp-dm .1"):
+        ends = (0.01, 100.0) if name == "daps" else (0.002, 80.0)
+        problem = next(problems(std, EDM(*ends), operator=LINEAR[kind]))
+        sampler = replace(samplers_of(problem)[name], steps=6)
+        found = moments(sampler, problem.prior, (1, 8), draws=2)
+        for ours, exact in zip(found, recursion(name, problem, 6), strict=True):
+            torch.testing.assert_close(ours, exact, rtol=2e-6, atol=1e-7, msg=name)
 
 
 FIGURES = {

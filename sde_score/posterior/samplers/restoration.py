@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_positive
 from sde_score._core.errors import ArgumentError
+from sde_score.posterior.observations import Spectral
 from sde_score.posterior.samplers.base import PosteriorSampler
 from sde_score.posterior.samplers.travel import moves, travel
 from sde_score.samplers.problem import Iteration, Problem
@@ -81,10 +83,12 @@ class DDRM(PosteriorSampler):
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
-        yield from walk(self, self._step, problem, x)
+        part = self.measurement.spectral.to(x)
+        yield from walk(self, partial(self._step, part), problem, x)
 
-    def _step(self, u: Tensor, x0: Tensor, z: Tensor, now: float, then: float) -> Tensor:
-        part = self.measurement.spectral.to(u)
+    def _step(
+        self, part: Spectral, u: Tensor, x0: Tensor, z: Tensor, now: float, then: float
+    ) -> Tensor:
         d, fresh, v = part.spectrum.of_event(x0), part.spectrum.of_event(z), part.value.to(u)
         kept = (1 - self.eta**2) ** 0.5
         pull = torch.where(then >= part.std, self.eta_b, kept * then / part.std)
@@ -137,14 +141,15 @@ class DDNM(PosteriorSampler):
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
+        step = partial(self._step, self.measurement.spectral.to(x))
         if self.resample == 1:
-            yield from walk(self, self._step, problem, x)
+            yield from walk(self, step, problem, x)
             return
         once = replace(self, resample=1, denoise=False)
         for time, state in travel(once, problem, x, self.jump, self.resample):
             x = state
             yield time, x
-        yield from walk(self, self._step, replace(problem, times=problem.times[-1:]), x)
+        yield from walk(self, step, replace(problem, times=problem.times[-1:]), x)
 
     @property
     @override
@@ -154,8 +159,9 @@ class DDNM(PosteriorSampler):
             "is follows y ever more than its noise allows"
         )
 
-    def _step(self, u: Tensor, x0: Tensor, z: Tensor, now: float, then: float) -> Tensor:
-        part = self.measurement.spectral.to(u)
+    def _step(
+        self, part: Spectral, u: Tensor, x0: Tensor, z: Tensor, now: float, then: float
+    ) -> Tensor:
         kept = (1 - self.eta**2) ** 0.5 * then / now
         noise = part.std * (1.0 if self.published else 1 - kept)
         share = (self.eta * then / noise).clamp(max=1)
