@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import islice, pairwise
 from statistics import median
 
 import numpy as np
+import posterior
 import pytest
 import torch
 from linear_gaussian import divergence, moments, problems
@@ -156,3 +158,15 @@ def test_methods_say_how_they_are_biased():
         text = repr(Posterior(prior, seen, method))
         assert ("exact for data that are" in text) == (method == "mmps")
         assert "biased: " in text
+
+
+def test_the_script_prints_and_keeps_its_rows(tmp_path, capsys):
+    posterior.main(
+        ["--only", "pigdm", "--std", "0.1", "--steps", "3", "--count", "1",
+         "--json", str(tmp_path / "rows.json")]
+    )  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["method"] for row in rows] == ["pigdm", "pigdm-published"]
+    assert len(lines) == 4
+    assert lines[0] == "| method | std | KL 3 | trace 3 | NumPy 3 |"
