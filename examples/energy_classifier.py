@@ -24,7 +24,7 @@ known, known_labels, familiar = x[seen & ~test], labels[seen & ~test], x[seen & 
 
 layers = [torch.nn.Linear(64, 128), torch.nn.SiLU(), torch.nn.Linear(128, 128), torch.nn.SiLU()]
 network = torch.nn.Sequential(*layers, torch.nn.Linear(128, 8))
-model = EnergyClassifier(lambda x, t: network(x), num_classes=8)
+model = EnergyClassifier(network, num_classes=8)
 loss = JointEnergy("persistent(k=10, energy_penalty=0.01)")
 loss.setup(known)
 adam = torch.optim.Adam(model.parameters(), 1e-3)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from sde_score._core.checks import class_of, require_count
 from sde_score._core.conditions import Condition, tensors_of
 from sde_score._core.errors import ArgumentError
 from sde_score.models.base import BaseEnergy
-from sde_score.models.calling import Caller
+from sde_score.models.calling import Caller, accepts
 from sde_score.models.parametrization import Scales
 from sde_score.sdes import SDE, SDES, VP
 
@@ -28,8 +28,8 @@ class EnergyClassifier(Caller, BaseEnergy):
 
     Args:
         classifier: a network or function, called as `classifier(x, t)`, with t a scalar or of shape
-            `(batch,)`; returns logits `(batch, num_classes)`. For data without noise t is
-            `sde.t_min` and may be left unused.
+            `(batch,)`; returns logits `(batch, num_classes)`. A network of x alone is one for data
+            without noise, whatever t.
         num_classes: at least 1.
         sde: the forward diffusion that t belongs to, or its name; VP if not given.
 
@@ -46,6 +46,8 @@ class EnergyClassifier(Caller, BaseEnergy):
         num_classes: int,
         sde: str | SDE | None = None,
     ) -> None:
+        if isinstance(classifier, nn.Module) and not accepts(classifier, 2):
+            classifier = _WithoutTime(classifier)
         super().__init__("classifier", classifier)
         require_count(num_classes=num_classes)
         self.num_classes = num_classes
@@ -65,9 +67,17 @@ class EnergyClassifier(Caller, BaseEnergy):
 
     @override
     def require_condition(self, condition: Condition) -> None:
-        """Refuse labels that are not there."""
+        """Refuse labels that are not there; none is always answered."""
         for value in tensors_of(condition):
-            self._require_met("condition", value, self.num_classes)
+            if value.numel() and int(value.max()) >= self.num_classes:
+                raise ValueError(
+                    f"condition has labels up to {int(value.max())}; accepted: -1 for none, and "
+                    f"0 ... {self.num_classes - 1}"
+                )
+
+    @override
+    def _check_condition(self, condition: Condition) -> None:
+        """Nothing: the network is told none."""
 
     @override
     def _energy(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
@@ -88,3 +98,17 @@ class EnergyClassifier(Caller, BaseEnergy):
     @override
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, {self._sde}"
+
+
+class _WithoutTime(nn.Module):
+    """A network of x alone, called with a time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @override
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's answer at x."""
+        logits: Tensor = self.network(x)
+        return logits

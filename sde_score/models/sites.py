@@ -62,8 +62,7 @@ class Sites:
         if self.values is None:
             x = torch.nn.functional.one_hot(indices, self.choices)
         else:
-            low, high = self.values
-            x = torch.where(indices == 1, high, low)
+            x = torch.tensor(self.values, dtype=torch.float64, device=indices.device)[indices]
         return x.reshape(-1, *self.shape).to(like)
 
     def logits(self, score: Tensor) -> Tensor:
@@ -77,7 +76,8 @@ class Sites:
         """
         if self.values is None:
             return score.reshape(len(score), self.count, self.choices)
-        return score.flatten(1)[:, :, None] * torch.tensor(self.values).to(score)
+        values = torch.tensor(self.values, dtype=torch.float64).to(score)
+        return score.flatten(1)[:, :, None] * values
 
     def states(self) -> Tensor:
         """All states, float64, `(choices ** sites, *shape)`.

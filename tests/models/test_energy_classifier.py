@@ -61,6 +61,13 @@ def test_chains_draw_a_class():
     assert abs(float(x.var()) - 0.6) < 5 * 0.6 * (2 / 2000) ** 0.5
 
 
+def test_no_label_is_answered_however_it_was_trained():
+    model = EnergyClassifier(logits, 3, SDE)
+    model.needs_condition = True  # as after training with a label for every example
+    model.require_condition(torch.tensor([-1, 2]))
+    torch.testing.assert_close(model.energy(X, 0.3), MODEL.energy(X, 0.3))
+
+
 def test_a_network_is_trained_through_the_score():
     network = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.SiLU(), torch.nn.Linear(4, 3))
     model = EnergyClassifier(lambda x, t: network(x), 3)
@@ -77,7 +84,10 @@ def test_a_network_is_trained_through_the_score():
         (lambda: EnergyClassifier(logits, 0), r"num_classes=0"),
         (lambda: EnergyClassifier(logits, 4).energy(X, 0.3), r"returned shape \(7, 3\).*\(7, 4\)"),
         (lambda: MODEL.energy(X, 0.3, torch.ones(7)), r"condition is .*integer labels"),
-        (lambda: MODEL.require_condition(torch.tensor([3])), r"labels from 3 to 3; accepted: 0"),
+        (
+            lambda: MODEL.require_condition(torch.tensor([3])),
+            r"labels up to 3; accepted: -1 for none, and 0 ... 2",
+        ),
     ],
 )
 def test_what_is_no_classifier_or_label_is_refused(call, says):

@@ -160,6 +160,13 @@ def test_the_gradient_tells_what_a_change_of_a_site_costs():
         assert int(sum(block.long() for block in sites.blocks).min()) == 1
 
 
+def test_values_are_kept_to_the_last_bit():
+    sites = Sites((2,), (0.1, 0.7))
+    assert set(sites.states().flatten().tolist()) == {0.1, 0.7}
+    one = torch.ones(1, 2, dtype=F64)
+    assert set(sites.logits(one).flatten().tolist()) == {0.1, 0.7}
+
+
 def test_diffused_states_are_a_mixture_of_gaussians():
     model, sde = Ising(2, 2, 0.6, 0.2), VP()
     every = model.sites.states()

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from sde_score.models import EnergyClassifier, EnergyFunction
 from sde_score.objectives import JointEnergy, NoiseContrastive, create
 from sde_score.sdes import VP
+from sde_score.training import TrainConfig, train
 
 X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).double()
 LABELS = torch.tensor([0, 2, -1, 1, -1, 0])
@@ -72,6 +73,18 @@ def test_classes_apart_are_learned():
         loss(model, x, labels, seeded()).mean().backward()
         adam.step()
     assert torch.equal(model.logits(x, 0.1).argmax(1), labels)
+
+
+def test_the_trainer_takes_a_classifier(tmp_path):
+    network = torch.nn.Linear(2, 8)
+    config = TrainConfig(
+        data="gaussians", conditional=True, steps=2, batch_size=16,
+        objective="jem(density='persistent(k=1, buffer_size=32)')",
+    )  # fmt: skip
+    model = EnergyClassifier(network, 8)
+    run = train(config, tmp_path / "run", model=model, progress=False)
+    assert run.model.logits(X.float(), 0.1).shape == (6, 8)
+    assert run.model.energy(X.float(), 0.1).shape == (6,)
 
 
 @pytest.mark.parametrize(
