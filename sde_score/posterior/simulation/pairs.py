@@ -12,7 +12,8 @@ the trained model is p(theta | y).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from sde_score._core.checks import class_of, require_count, shown
 from sde_score._core.errors import ArgumentError
 from sde_score.data import DataSet, from_tensor
 from sde_score.models import accepts
-from sde_score.random import generator_from, initializing
+from sde_score.random import generator_from, mix
 
 Simulator = Callable[..., Tensor]
 """Maps theta `(n, d)`, or theta and a generator, to y `(n, k)`, row by row."""
@@ -133,15 +134,23 @@ def pairs(
 def _block(
     prior: Any, simulator: Simulator, size: int, seed: int, index: int
 ) -> tuple[Tensor, Tensor]:
-    generator = generator_from(seed, index)
-    with torch.no_grad(), initializing(seed, index):
+    with torch.no_grad(), _seeded(seed, index, 0) as generator:
         theta = _drawn(prior, size, generator)
         _require_rows("prior", "theta", theta, size)
-        if not callable(simulator):
-            raise ArgumentError(f"simulator={shown(simulator)} must be a function of theta")
+    if not callable(simulator):
+        raise ArgumentError(f"simulator={shown(simulator)} must be a function of theta")
+    with torch.no_grad(), _seeded(seed, index, 1) as generator:
         y = simulator(theta, generator) if accepts(simulator, 2) else simulator(theta)
         _require_rows("simulator", "y", y, size)
     return theta, y
+
+
+@contextmanager
+def _seeded(*numbers: int) -> Iterator[Generator]:
+    """A generator, and torch's own, each with a stream that no other numbers give."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(mix(*numbers, 0))
+        yield generator_from(*numbers, 1)
 
 
 def _drawn(prior: Any, size: int, generator: Generator) -> Any:

@@ -52,6 +52,24 @@ def test_a_simulator_that_draws_by_itself_is_seeded_as_well():
     assert len(pairs(Mixture(), lambda theta: theta, 5)) == 5
 
 
+def test_parameters_and_noise_are_independent():
+    normal = torch.distributions.Normal(torch.zeros(1), torch.ones(1))
+
+    def given(theta, generator):
+        drawn = torch.randn(theta.shape, generator=generator)
+        return torch.cat([drawn, torch.randn(theta.shape)], 1)
+
+    def own(theta):
+        return torch.cat([torch.randn(theta.shape), torch.poisson(5 * torch.ones_like(theta))], 1)
+
+    for prior in (normal, lambda n, generator: torch.randn(n, 1, generator=generator)):
+        for simulator in (given, own):
+            found = pairs(prior, simulator, 1024)
+            both = torch.cat([found.raw(), found.conditions], 1)
+            apart = torch.corrcoef(both.T) - torch.eye(both.shape[1])
+            assert float(apart.abs().max()) < 0.12
+
+
 @pytest.mark.parametrize(
     ("prior", "simulator", "says"),
     [
