@@ -173,7 +173,9 @@ def _whole(sampler: Sampler, model: Model, shape: tuple[int, ...]) -> tuple[Tens
 
 
 def divergence(mean: Tensor, covariance: Tensor, exact_mean: Tensor, exact: Tensor) -> float:
-    """KL(N(mean, covariance) || N(exact_mean, exact)) in nats."""
+    """KL(N(mean, covariance) || N(exact_mean, exact)) in nats; infinite without a spread."""
+    if torch.linalg.eigvalsh(covariance)[0] <= 1e-12:
+        return math.inf
     inverse, change = torch.linalg.inv(exact), exact_mean - mean
     return 0.5 * float(
         torch.trace(inverse @ covariance) + change @ inverse @ change - len(mean)

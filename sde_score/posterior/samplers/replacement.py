@@ -106,7 +106,8 @@ class RePaint(PosteriorSampler):
 
     Whenever the number of steps that are left is a multiple of `jump`, noise is put back by the
     diffusion's own transition over `jump` steps, and they are taken again, `resample` times in all;
-    so the missing part comes to agree with the known one.
+    so the missing part comes to agree with the known one. It is meant for y without noise: with
+    noise, each walk takes the known part from y alone once more, and its prior counts ever less.
 
     Args:
         predictor: as that of `Replacement`.
@@ -133,7 +134,10 @@ class RePaint(PosteriorSampler):
     @property
     @override
     def limit(self) -> str:
-        return f"biased, less with more walks of each stretch: the missing part meets {_FRESH}"
+        return (
+            f"biased: the missing part meets {_FRESH}; less with more walks where y is precise, "
+            "more where it is not, as they forget the prior of the known part"
+        )
 
     @override
     def require_observation(self) -> None:
