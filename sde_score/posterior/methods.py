@@ -191,7 +191,7 @@ class MMPS(_Linear):
     Args:
         tolerance: of the residual of conjugate gradients, as a share.
         most: steps of conjugate gradients at most; 1 to 5 in the paper.
-        symmetrise: take (J + J^T) / 2 in the place of J in V, at about three times the cost.
+        symmetrise: take (J + J^T) / 2 in the place of J in V, at two to three times the cost.
 
     Reference: Rozet et al. 2024, https://arxiv.org/abs/2405.13712.
     """

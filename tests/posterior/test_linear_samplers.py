@@ -242,6 +242,7 @@ def test_split_gibbs_is_exact_where_y_is_less_precise_than_the_last_rho():
         mean, covariance = moments(sampler, problem.prior, (8,), draws=2)
         found[published] = divergence(mean, covariance, problem.mean, problem.covariance)
         assert sampler.limit.startswith("biased" if published else "exact")
+    assert PnPDM(rho_min=0.7, observation=problem.seen).limit.startswith("biased: as if y were")
     assert found[False] < 1e-4
     assert found[True] > 0.01
 

@@ -77,9 +77,11 @@ class PnPDM(PosteriorSampler):
     def limit(self) -> str:
         if self.published:
             return f"biased: as if y had more noise, by rho_min={self.rho_min:g}"
+        if float(self.measurement.spectral.std.min()) < self.rho_min:
+            return f"biased: as if y were no more precise than rho_min={self.rho_min:g}"
         return (
-            "exact in the limit of many rounds and many steps of the prior, where y is no more "
-            f"precise than rho_min={self.rho_min:g}; else biased, as if it were not"
+            "exact in the limit of many rounds and many steps of the prior, as y is no more precise "
+            f"than rho_min={self.rho_min:g}"
         )
 
     @override
