@@ -246,25 +246,44 @@ class Measurement(Observation):
     def spectral(self) -> Spectral:
         """What y says of each coordinate of x0 alone, by singular value decomposition.
 
-        Of the operator, where the noise has one deviation; else of the matrix of R^-1/2 A.
+        Of the operator, where its measured coordinates have independent noise: of one deviation, or
+        of one for each entry of a mask. Else of the matrix of R^-1/2 A.
 
         Raises:
             ValueError: if a matrix that is needed does not fit in memory.
         """
-        operator, y = self.operator, self.y.double()[None]
-        if self.scalar_variance is not None:
-            spectrum, std = operator.spectrum, self.scalar_variance.sqrt().cpu()
-        else:
-            deviations = None if self.variance is None else self.variance.sqrt().flatten().diag()
-            factor = self.factor if deviations is None else deviations
-            white = torch.linalg.solve_triangular(
-                factor, torch.cat([operator.matrix, y.reshape(-1, 1)], 1), upper=False
-            )
-            y, std = white[:, -1].reshape(y.shape), torch.ones((), dtype=torch.float64)
-            shapes = operator.event_shape, operator.measured_shape
-            spectrum = dense(white[:, :-1], *shapes, operator.precision)
-        singular = spectrum.singular
-        return Spectral(spectrum, spectrum.of_measured(y)[0].cpu() / singular, std / singular)
+        return self._independent or self._whitened
+
+    @property
+    def _independent(self) -> Spectral | None:
+        """In the operator's own coordinates, where R is diagonal in them."""
+        if self.scalar_variance is None and self.operator.closed is None:
+            return None
+        spectrum = self.operator.spectrum
+        ones = torch.ones(1, len(spectrum.singular), dtype=torch.float64)
+        variance = spectrum.of_measured(self.noise(spectrum.to_measured(ones)))
+        probe = torch.linspace(1, 2, ones.shape[1], dtype=torch.float64)[None]
+        turned = self.noise(spectrum.to_measured(probe))
+        if not torch.allclose(turned, spectrum.to_measured(variance * probe), rtol=1e-6):
+            return None
+        value = spectrum.of_measured(self.y.double().cpu()[None])
+        return Spectral(
+            spectrum, value[0] / spectrum.singular, variance[0].sqrt() / spectrum.singular
+        )
+
+    @property
+    def _whitened(self) -> Spectral:
+        """Of the operator R^-1/2 A, whose noise has deviation 1."""
+        operator, factor = self.operator, self.factor
+        if self.variance is not None:
+            factor = self.variance.sqrt().flatten().diag()
+        white = torch.linalg.solve_triangular(
+            factor, torch.cat([operator.matrix, self.y.double().reshape(-1, 1)], 1), upper=False
+        )
+        shapes = operator.event_shape, operator.measured_shape
+        spectrum = dense(white[:, :-1], *shapes, operator.precision)
+        value = spectrum.of_measured(white[:, -1].reshape(1, *operator.measured_shape))
+        return Spectral(spectrum, value[0] / spectrum.singular, 1 / spectrum.singular)
 
     @override
     def log_prob(self, x0: Tensor) -> Tensor:

@@ -69,7 +69,8 @@ class Operator(ABC):
         return None
 
     @cached_property
-    def _closed(self) -> Spectrum | None:
+    def closed(self) -> Spectrum | None:
+        """What `factorise` gave."""
         return self.factorise()
 
     @cached_property
@@ -79,7 +80,7 @@ class Operator(ABC):
         Raises:
             ValueError: if that matrix does not fit in memory.
         """
-        return self._closed or dense(
+        return self.closed or dense(
             self.matrix, self.event_shape, self.measured_shape, self.precision
         )
 
@@ -95,7 +96,7 @@ class Operator(ABC):
             noise: > 0, a number or one for each example, shape `(batch,)`.
             signal: >= 0, likewise.
         """
-        return None if self._closed is None else self._closed.solve_gram(y, noise, signal)
+        return None if self.closed is None else self.closed.solve_gram(y, noise, signal)
 
     @cached_property
     def matrix(self) -> Tensor:

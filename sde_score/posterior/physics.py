@@ -74,7 +74,7 @@ class Physics(Operator):
 
     @override
     def pinv(self, y: Tensor) -> Tensor:
-        if self._closed is None and hasattr(self.physics, "A_dagger"):
+        if self.closed is None and hasattr(self.physics, "A_dagger"):
             return self._run("A_dagger", y)
         return super().pinv(y)
 

@@ -36,14 +36,15 @@ def seen(operator, std=0.1, seed=9):
         (MeanPool((1, 6), 3), 0.05),
         (MeanPool((1, 6), 3), torch.tensor([[0.1, 0.3]])),
         (Matrix(normal(2, 6), (1, 6)), 0.2),
+        (Matrix(normal(2, 6), (1, 6)), torch.tensor([0.1, 0.3])),
     ],
-    ids=["pool", "each", "matrix"],
+    ids=["pool", "each", "matrix", "correlated"],
 )
 def test_the_known_part_is_a_draw_of_the_state_given_the_observation(sde, operator, std):
     """Of measured coordinates the covariance about alpha A x0 is that of A x_t, while y allows."""
     measurement = seen(operator, std)
     mean = operator.pinv(measurement.y[None]).flatten(1)
-    part = KnownPart(measurement, "this")
+    part = KnownPart(measurement)
     times = torch.linspace(sde.t_min, sde.t_max, 7, dtype=torch.float64)
     found = part.deviations(sde, times)
     basis = torch.eye(6, dtype=torch.float64).reshape(6, 1, 6)
@@ -142,13 +143,9 @@ def test_any_predictor_comes_to_what_was_seen(predictor):
 
 
 def test_what_it_cannot_overwrite_is_refused_with_what_can():
-    matrix = Matrix(normal(2, 3))
-    for observation, said in [
-        (LogLikelihood(lambda x: x.sum(1)), "Replacement needs a Measurement"),
-        (Measurement(matrix, torch.ones(2), torch.tensor([0.1, 0.2])), "RePaint needs std="),
-    ]:
-        with pytest.raises((ValueError, TypeError), match=said):
-            (RePaint if "RePaint" in said else Replacement)(observation=observation)
+    for kind in (Replacement, RePaint):
+        with pytest.raises(TypeError, match=f"{kind.__name__} needs a Measurement"):
+            kind(observation=LogLikelihood(lambda x: x.sum(1)))
     with pytest.raises(ValueError, match="does not fit the operator"):
         Replacement(observation=seen(Mask(torch.tensor([True]))))(
             GaussianMixture([[0.0, 0.0]], 1.0, VP()), (1, 2), progress=False

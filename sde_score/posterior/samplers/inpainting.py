@@ -54,14 +54,9 @@ class PublishedInpainting(PosteriorSampler):
             "noise of y counts as none"
         )
 
-    @override
-    def require_observation(self) -> None:
-        """Refuse noise that is not independent in what is measured."""
-        _ = self._known
-
     @cached_property
     def _known(self) -> KnownPart:
-        return KnownPart(self.measurement, "pc-inpaint-published")
+        return KnownPart(self.measurement)
 
     @override
     def times(self, sde: SDE) -> Tensor:

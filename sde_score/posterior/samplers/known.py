@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sde_score._core.errors import ArgumentError
 from sde_score.posterior.observations import Measurement
 from sde_score.sdes import SDE
 
@@ -22,29 +21,13 @@ class KnownPart:
     own.
 
     Args:
-        measurement: the observation; its noise the same in all entries, or independent where each
-            entry measures one coordinate.
-        method: that asks, for messages.
-
-    Raises:
-        TypeError: for other noise.
+        measurement: the observation.
     """
 
-    def __init__(self, measurement: Measurement, method: str) -> None:
-        self.operator, self.spectrum = measurement.operator, measurement.operator.spectrum
-        singular = self.spectrum.singular
-        self.y = self.spectrum.of_measured(measurement.y.double()[None])[0] / singular
-        full = measurement.noise(self.spectrum.to_measured(torch.ones_like(singular)[None]))
-        power = self.spectrum.of_measured(full)
-        probe = torch.linspace(1, 2, len(singular), dtype=torch.float64)[None]
-        turned = self.spectrum.of_measured(measurement.noise(self.spectrum.to_measured(probe)))
-        if not torch.allclose(turned, power * probe, rtol=1e-6):
-            raise ArgumentError(
-                f"observation has noise that is not independent in what its operator measures: "
-                f"{method} needs std=, one number, or with a Mask one for each entry; others go "
-                "with Posterior(model, observation, 'mmps')"
-            )
-        self.noise_ratio = power[0].sqrt() / singular
+    def __init__(self, measurement: Measurement) -> None:
+        part = measurement.spectral
+        self.operator, self.spectrum = measurement.operator, part.spectrum
+        self.y, self.noise_ratio = part.value, part.std
 
     def with_crossing(self, sde: SDE, times: Tensor) -> Tensor:
         """The times, that nearest to where x_t is as noisy as the best of y moved there."""

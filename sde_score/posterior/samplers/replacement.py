@@ -57,14 +57,9 @@ class Replacement(PosteriorSampler):
     def limit(self) -> str:
         return f"biased: the missing part meets {_FRESH}"
 
-    @override
-    def require_observation(self) -> None:
-        """Refuse noise that is not independent in what is measured."""
-        _ = self._known
-
     @cached_property
     def _known(self) -> KnownPart:
-        return KnownPart(self.measurement, type(self).__name__)
+        return KnownPart(self.measurement)
 
     @override
     def times(self, sde: SDE) -> Tensor:
@@ -138,11 +133,6 @@ class RePaint(PosteriorSampler):
             f"biased: the missing part meets {_FRESH}; less with more walks where y is precise, "
             "more where it is not, as they forget the prior of the known part"
         )
-
-    @override
-    def require_observation(self) -> None:
-        """Refuse noise that is not independent in what is measured."""
-        KnownPart(self.measurement, "RePaint")
 
     @cached_property
     def _inner(self) -> Replacement:

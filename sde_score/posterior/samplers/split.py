@@ -80,8 +80,8 @@ class PnPDM(PosteriorSampler):
         if float(self.measurement.spectral.std.min()) < self.rho_min:
             return f"biased: as if y were no more precise than rho_min={self.rho_min:g}"
         return (
-            "exact in the limit of many rounds and many steps of the prior, as y is no more precise "
-            f"than rho_min={self.rho_min:g}"
+            "exact in the limit of many rounds and many steps of the prior, as y is no more "
+            f"precise than rho_min={self.rho_min:g}"
         )
 
     @override
