@@ -19,6 +19,7 @@ from torch import Tensor
 from sde_score._core.checks import require_count, shown
 from sde_score._core.conditions import Condition, mapped, tensors_of
 from sde_score._core.errors import ArgumentError, NumericalError
+from sde_score._core.modules import blank_like
 from sde_score.likelihood import log_prob
 from sde_score.models import Model, jacobian, require_model
 from sde_score.posterior.simulation.pairs import Box
@@ -148,6 +149,7 @@ class ParameterPosterior:
         share = self.share_inside() if share is None else share
         if not share.value:
             raise ValueError("share is 0: no draw lies in the box, so that there is no density")
+        theta = theta.detach().cpu()
         flow = self._flow(self.scaling.to_model(theta), rtol, atol)
         inside = torch.log(torch.tensor(share.value, dtype=torch.float64))
         logs = flow + self.scaling.log_abs_det(tuple(self.event_shape)) - inside
@@ -170,7 +172,7 @@ class ParameterPosterior:
         """
         require_count(2, starts=starts)
         draws = self.scaling.to_model(self.sample(starts, seed))
-        points = torch.cat([draws, *self._climbed(draws)])
+        points = torch.cat([draws, *(end.cpu() for end in self._climbed(draws.to(self._device)))])
         theta = self.scaling.from_model(points)
         kept = self._inside(theta) & points.isfinite().flatten(1).all(1)
         theta, heights = theta[kept], self._flow(points[kept], 1e-4, 1e-4)
@@ -201,11 +203,18 @@ class ParameterPosterior:
         return end, x
 
     def _flow(self, x: Tensor, rtol: float, atol: float) -> Tensor:
-        told = self._told(len(x))
-        return log_prob(self.model, x, condition=told, rtol=rtol, atol=atol).log_prob
+        x, told = x.to(self._device), self._told(len(x))
+        return log_prob(self.model, x, condition=told, rtol=rtol, atol=atol).log_prob.cpu()
 
     def _told(self, count: int) -> Condition:
-        return mapped(self.condition, lambda value: value.expand(count, *value.shape[1:]))
+        device = self._device
+        return mapped(
+            self.condition, lambda value: value.to(device).expand(count, *value.shape[1:])
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return blank_like(self.model, (1, *self.event_shape)).device
 
     def _inside(self, theta: Tensor) -> Tensor:
         if self.box is None:
