@@ -23,7 +23,7 @@ from sde_score.evaluation import followed, guided_run
 from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
-from sde_score.scaling import condition_from_model
+from sde_score.scaling import Scaling, condition_from_model
 from sde_score.training import Run
 
 
@@ -149,7 +149,10 @@ def _as_in_data(run: Run, condition: Condition) -> Condition:
     names = run.class_names
     if run.condition_shape:
         scaling = run.data.condition_scaling
-        return condition_from_model(mapped(condition, lambda value: value.cpu()), scaling)
+        raw = condition_from_model(mapped(condition, lambda value: value.cpu()), scaling)
+        if run.condition_names and isinstance(scaling, Scaling):  # 1.2 again, not 1.2000000477
+            return mapped(raw, lambda value: value.to(scaling.raw_dtype))
+        return raw
     if not names or not all(name.isdecimal() for name in names):
         return condition
     return mapped(

@@ -99,8 +99,8 @@ def test_a_run_knows_its_columns_and_samples_carry_their_names(table, tmp_path, 
     assert main([*sample, "b=7.1, a=-4"]) == 0
     header, *rows = csv.reader(out.open())
     assert header == ["mass", "time", "a", "b"]
-    told = np.array(rows, dtype=float)[:, 2:]
-    assert np.allclose(told, [[-4, 7.1]] * 3)  # by name, in the order of the columns
+    # By name, in the order of the columns.
+    assert [row[2:] for row in rows] == [["-4.0", "7.1"]] * 3
     asked = run.condition_of({"b": 7.1, "a": [-4.0, 2.0]})
     scaled = (torch.tensor([-4.0, 2.0]) - TABLE[:, 1].mean()) / TABLE[:, 1].std(correction=0)
     torch.testing.assert_close(asked[:, 0], scaled.float())
