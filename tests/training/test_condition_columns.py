@@ -89,23 +89,23 @@ def test_a_run_knows_its_columns_and_samples_carry_their_names(table, tmp_path, 
     run_at, out = tmp_path / "run", tmp_path / "s.csv"
     words = ["train", "--data", str(table), "--out", str(run_at), "--backbone", "mlp(width=8)"]
     words += ["--steps", "2", "--batch-size", "4", "--no-progress"]
-    assert main([*words, "--condition-columns", "a, b"]) == 0
-    assert json.loads((run_at / "data.json").read_text())["condition_names"] == ["a", "b"]
+    assert main([*words, "--condition-columns", "b, a"]) == 0
+    assert json.loads((run_at / "data.json").read_text())["condition_names"] == ["b", "a"]
     run = load_run(run_at)
-    assert (run.condition_shape, run.config.condition_columns) == ((2,), "a,b")
+    assert (run.condition_shape, run.config.condition_columns) == ((2,), "b,a")
     assert len(run.dataset("held_out")) == 6  # the file is recognized, with its columns apart
     sample = ["sample", str(run_at), "--num", "3", "--steps", "2", "--out", str(out)]
     sample += ["--no-progress", "--condition"]
     assert main([*sample, "b=7.1, a=-4"]) == 0
     header, *rows = csv.reader(out.open())
-    assert header == ["mass", "time", "a", "b"]
+    assert header == ["mass", "time", "b", "a"]
     # By name, in the order of the columns.
-    assert [row[2:] for row in rows] == [["-4.0", "7.1"]] * 3
+    assert [row[2:] for row in rows] == [["7.1", "-4.0"]] * 3
     asked = run.condition_of({"b": 7.1, "a": [-4.0, 2.0]})
     scaled = (torch.tensor([-4.0, 2.0]) - TABLE[:, 1].mean()) / TABLE[:, 1].std(correction=0)
-    torch.testing.assert_close(asked[:, 0], scaled.float())
+    torch.testing.assert_close(asked[:, 1], scaled.float())
     capsys.readouterr()
-    for wrong, says in (("a=1", "a, b"), ("a=1,b=x", "no number"), ("a=1,b=2,c=3", "a, b")):
+    for wrong, says in (("a=1", "b, a"), ("a=1,b=x", "no number"), ("a=1,b=2,c=3", "b, a")):
         assert main([*sample, wrong]) != 0
         assert says in capsys.readouterr().err
     for other in ([], ["--condition-columns", "a"]):
