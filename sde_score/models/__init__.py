@@ -15,7 +15,6 @@ from sde_score.models.derivatives.divergence import (
 )
 from sde_score.models.derivatives.jacobian import (
     DERIVATIVE_MODES,
-    JacobianProducts,
     gradient_of,
     hessian_vector,
     jacobian,
@@ -88,7 +87,6 @@ __all__ = [
     "GaussianMixture",
     "IndependentSites",
     "Ising",
-    "JacobianProducts",
     "KnownDensity",
     "Marginal",
     "Mixture",

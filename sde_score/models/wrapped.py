@@ -14,7 +14,7 @@ from sde_score._core.checks import expand_like
 from sde_score._core.conditions import Condition, mapped
 from sde_score.models import parametrization
 from sde_score.models.base import BaseModel, normal_tensor
-from sde_score.models.derivatives.jacobian import JacobianProducts, value_and_point
+from sde_score.models.derivatives.jacobian import pull, value_and_point
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
 from sde_score.models.inputs import require_model
 from sde_score.models.parametrization import Coefficients, Scales
@@ -86,7 +86,7 @@ class WrappedDenoiser(nn.Module, BaseModel):
         x: Tensor,
         at: Scales,
         condition: Condition,
-        direction: Callable[[Tensor, Scales, JacobianProducts], Tensor],
+        direction: Callable[[Tensor, Scales, Callable[[Tensor], Tensor]], Tensor],
     ) -> Tensor:
         r"""The inner denoised mean D, with a gradient through the network added to its score.
 
@@ -98,7 +98,7 @@ class WrappedDenoiser(nn.Module, BaseModel):
             x: shape `(batch, *event)`.
             at: the scales.
             condition: of the inner model.
-            direction: from D, the scales and the products with J to g, like D.
+            direction: from D, the scales and the product v -> J^T v to g, like D.
         """
         keep = torch.is_grad_enabled()
         with torch.inference_mode(False):
@@ -107,7 +107,9 @@ class WrappedDenoiser(nn.Module, BaseModel):
             at = Scales(at.sde, t, at.sigma_data)
             x0, point = value_and_point(lambda z: self.model.denoise(z, t, condition), x)
 
-            pulled = JacobianProducts(x0, point, create_graph=keep)
+            def pulled(v: Tensor) -> Tensor:
+                return pull(x0, point, v, create_graph=keep, retain=True)
+
             with torch.set_grad_enabled(keep):
                 seen = x0 if keep else x0.detach()
                 added = pulled(direction(seen, at, pulled))

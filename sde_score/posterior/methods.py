@@ -14,9 +14,9 @@ exact, and with it the posterior.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,9 +32,12 @@ from sde_score._core.checks import (
 )
 from sde_score._core.registry import Registry
 from sde_score.guidance import scales_after_step
-from sde_score.models import JacobianProducts, Scales, gradient_of
+from sde_score.models import Scales, gradient_of
 from sde_score.posterior.observations import Measurement, Observation, as_measurement
-from sde_score.posterior.solvers import conjugate_gradients
+from sde_score.posterior.solvers import conjugate_gradients, solve_with_covariance
+
+Pullback = Callable[[Tensor], Tensor]
+"""Maps v, like x, to J^T v."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,18 @@ class Method(ABC):
 
     _bias = "the likelihood of a noisy state is approximated"
 
+    sampler: ClassVar[str] = "dpmpp-2m(steps=50)"
+    """What it is sampled with where nothing else is asked for."""
+
     @abstractmethod
-    def direction(self, observation: Any, x0: Tensor, at: Scales, pull: JacobianProducts) -> Tensor:
+    def direction(self, observation: Any, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
         """g, like x0, such that J^T g is the gradient.
 
         Args:
             observation: what was observed.
             x0: the denoised mean, shape `(batch, *event)`.
             at: the scales.
-            pull: v -> J^T v, and other products with J.
+            pull: v -> J^T v.
         """
 
     def on_grid(self, times: Tensor) -> Method:
@@ -74,15 +80,13 @@ class _Linear(Method):
     """A method for linear measurements with Gaussian noise."""
 
     @override
-    def direction(
-        self, observation: Observation, x0: Tensor, at: Scales, pull: JacobianProducts
-    ) -> Tensor:
+    def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
         seen = as_measurement(observation, type(self).__name__)
         return seen.operator.adjoint(self.solve(seen, seen.residual(x0), at, pull))
 
     @abstractmethod
     def solve(
-        self, observation: Measurement, residual: Tensor, at: Scales, pull: JacobianProducts
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
     ) -> Tensor:
         """(R + A C A^T)^-1 of the residual, both of shape `(batch, *measured_shape)`."""
 
@@ -96,12 +100,11 @@ class CDPS(Method):
     Reference: Chung et al. 2023, https://arxiv.org/abs/2209.14687, without its scaling.
     """
 
+    sampler = "ancestral(steps=500)"
     _bias = "too sure of y at every noise level, so that what is measured is too narrow"
 
     @override
-    def direction(
-        self, observation: Observation, x0: Tensor, at: Scales, pull: JacobianProducts
-    ) -> Tensor:
+    def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
         return likelihood_gradient(observation, x0)
 
 
@@ -118,7 +121,7 @@ class PiGDM(_Linear):
 
     @override
     def solve(
-        self, observation: Measurement, residual: Tensor, at: Scales, pull: JacobianProducts
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
     ) -> Tensor:
         return observation.solve(residual, (at.sigma * at.sigma_data / at.spread) ** 2)
 
@@ -143,7 +146,7 @@ class SDA(_Linear):
 
     @override
     def solve(
-        self, observation: Measurement, residual: Tensor, at: Scales, pull: JacobianProducts
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
     ) -> Tensor:
         spread = expand_like(self.gamma * (at.sigma / at.alpha) ** 2, residual)
         if observation.scalar_variance is not None:
@@ -164,7 +167,7 @@ class TMPD(_Linear):
 
     @override
     def solve(
-        self, observation: Measurement, residual: Tensor, at: Scales, pull: JacobianProducts
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
     ) -> Tensor:
         operator = observation.operator
         ones = residual.new_ones(len(residual), *operator.event_shape)
@@ -184,21 +187,19 @@ class MMPS(_Linear):
     With V = (sigma^2 / alpha) J^T the guided denoised mean is D + V A^T u: for data that are normal
     distributed, the posterior's own. Each step of conjugate gradients costs one backward pass.
 
-    The Jacobian of a network is not symmetric, as V is and as conjugate gradients need; how far
-    from it, `models.asymmetry` measures. Of one that is nearly, the little that is lost is not
-    worth the price of its symmetric part, and so that is an option.
+    A network's J is neither symmetric nor positive, as that of a denoised mean is. Its symmetric
+    part is taken, and y is not followed in directions along which that is negative: without this
+    a few samples of trained networks run away.
 
     Args:
         tolerance: of the residual of conjugate gradients, as a share.
         most: steps of conjugate gradients at most; 1 to 5 in the paper.
-        symmetrise: take (J + J^T) / 2 in the place of J in V, at two to three times the cost.
 
     Reference: Rozet et al. 2024, https://arxiv.org/abs/2405.13712.
     """
 
     tolerance: float = 1e-4
     most: int = 20
-    symmetrise: bool = False
 
     _bias = "p(x0 | x_t) is taken to be normal; exact for data that are"
 
@@ -209,16 +210,17 @@ class MMPS(_Linear):
 
     @override
     def solve(
-        self, observation: Measurement, residual: Tensor, at: Scales, pull: JacobianProducts
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
     ) -> Tensor:
-        operator, product = observation.operator, pull.symmetric if self.symmetrise else pull
+        operator = observation.operator
 
-        def apply(u: Tensor) -> Tensor:
-            pulled = product(operator.adjoint(u))
-            spread = expand_like(at.sigma**2 / at.alpha, pulled) * pulled
-            return observation.noise(u) + operator.forward(spread)
+        def spread(u: Tensor) -> Tensor:
+            pulled = pull(operator.adjoint(u))
+            return operator.forward(expand_like(at.sigma**2 / at.alpha, pulled) * pulled)
 
-        return conjugate_gradients(apply, residual, self.tolerance, self.most)
+        return solve_with_covariance(
+            observation.noise, observation.whiten, spread, residual, self.tolerance, self.most
+        )
 
 
 @dataclass(frozen=True)
@@ -245,9 +247,7 @@ class LGDMC(Method):
         require_count(draws=self.draws)
 
     @override
-    def direction(
-        self, observation: Observation, x0: Tensor, at: Scales, pull: JacobianProducts
-    ) -> Tensor:
+    def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         shape = (self.draws, 1, *x0.shape[1:])
         noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(x0)
@@ -280,6 +280,7 @@ class DPS(Method):
     step_size: float = 1.0
     times: Sequence[float] | None = None
 
+    sampler = "ancestral(steps=1000)"
     _bias = "its strength is set by hand and grows with the number of steps"
 
     def __post_init__(self) -> None:
@@ -292,9 +293,7 @@ class DPS(Method):
         return replace(self, times=tuple(times.tolist()))
 
     @override
-    def direction(
-        self, observation: Observation, x0: Tensor, at: Scales, pull: JacobianProducts
-    ) -> Tensor:
+    def direction(self, observation: Observation, x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
         observation = as_measurement(observation, "DPS")
         residual = observation.residual(x0)
         norm = sum_event(residual * residual).sqrt().clamp(min=torch.finfo(x0.dtype).tiny)
@@ -321,6 +320,7 @@ class PublishedPiGDM(_Linear):
 
     times: Sequence[float] | None = None
 
+    sampler = "ancestral(steps=100)"
     _bias = "its strength does not fall with the step size, so that more steps make it worse"
 
     @override
@@ -330,7 +330,7 @@ class PublishedPiGDM(_Linear):
 
     @override
     def solve(
-        self, observation: Measurement, residual: Tensor, at: Scales, pull: JacobianProducts
+        self, observation: Measurement, residual: Tensor, at: Scales, pull: Pullback
     ) -> Tensor:
         unit = Scales(at.sde, at.t)
         strength, scale = _per_step(at, self.times, "pigdm-published")

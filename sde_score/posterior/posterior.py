@@ -13,8 +13,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.conditions import Condition
-from sde_score.models import JacobianProducts, Model, Scales, WrappedDenoiser
-from sde_score.posterior.methods import METHODS, Method
+from sde_score.models import Model, Scales, WrappedDenoiser
+from sde_score.posterior.methods import METHODS, Method, Pullback
 from sde_score.posterior.observations import Observation, require_observation
 from sde_score.samplers import Sampler
 
@@ -55,7 +55,7 @@ class Posterior(WrappedDenoiser):
 
     @override
     def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
-        def direction(x0: Tensor, at: Scales, pull: JacobianProducts) -> Tensor:
+        def direction(x0: Tensor, at: Scales, pull: Pullback) -> Tensor:
             return self.method.direction(self.observation, x0, at, pull)
 
         return self._moved(x, at, condition, direction)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sde_score._core.checks import expand_like, sum_event
 
@@ -28,14 +29,15 @@ def conjugate_gradients(
     """
     u, residual = torch.zeros_like(b), b
     direction, power = residual, sum_event(residual * residual)
-    goal = tolerance**2 * power
+    active, goal = torch.ones_like(power, dtype=torch.bool), tolerance**2 * power
     for _ in range(most):
-        active = power > goal
+        active = active & (power > goal)
         if not bool(active.any()):  # a step costs a pass through the network: worth the wait
             break
         applied = apply(direction)
         curvature = sum_event(direction * applied)
-        step = torch.where(active & (curvature > 0), power / curvature, torch.zeros_like(power))
+        active = active & (curvature > 0)
+        step = torch.where(active, power / curvature, torch.zeros_like(power))
         u = u + expand_like(step, u) * direction
         residual = residual - expand_like(step, u) * applied
         before, power = power, torch.where(active, sum_event(residual * residual), power)
@@ -44,6 +46,75 @@ def conjugate_gradients(
             expand_like(active.to(u), u) > 0, residual + expand_like(turn, u) * direction, direction
         )
     return u
+
+
+def solve_with_covariance(
+    noise: Callable[[Tensor], Tensor],
+    whiten: Callable[[Tensor], Tensor],
+    spread: Callable[[Tensor], Tensor],
+    b: Tensor,
+    tolerance: float,
+    most: int,
+) -> Tensor:
+    """u of (R + C) u = b, with C an operator that should be a covariance and may be none.
+
+    Products with C span the space in which u is sought. Within it the symmetric part of C is taken,
+    and u is left out of the directions in which that is negative, of which C knows nothing. For a C
+    that is a covariance these are the iterates of conjugate gradients. An example stops by itself,
+    when its residual is below the tolerance.
+
+    Args:
+        noise: u -> R u, symmetric and positive definite, shape `(batch, ...)`.
+        whiten: u -> R^-1 u.
+        spread: u -> C u.
+        b: right-hand sides, shape `(batch, ...)`.
+        tolerance: of the residual, as a share of b, both in the norm of R^-1.
+        most: products with C at most.
+
+    Reference: Arnoldi 1951, https://doi.org/10.1090/qam/42792, in the inner product of R.
+    """
+    start = whiten(b)
+    length = sum_event(start * b).clamp(min=0).sqrt()
+    tiny = torch.finfo(b.dtype).tiny
+    basis = [start / expand_like(length.clamp(min=tiny), b)]
+    columns: list[Tensor] = []
+    solution = b.new_zeros(len(b), 0)
+    active = length > 0
+    for k in range(most):
+        new = whiten(spread(basis[k]))
+        column = []
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            parts = torch.stack([sum_event(noise(q) * new) for q in basis], 1)
+            for j, q in enumerate(basis):
+                new = new - expand_like(parts[:, j], new) * q
+            column.append(parts)
+        height = sum_event(new * noise(new)).clamp(min=0).sqrt()
+        columns.append(torch.cat([column[0] + column[1], height[:, None]], 1))
+        found, whole = _projected(columns, length)
+        solution = torch.where(active[:, None], found, F.pad(solution, (0, 1)))
+        # Where a direction is left out, what is left over says nothing of what is still to come.
+        over = torch.where(whole, found[:, k].abs(), length)
+        active = active & (height * over > tolerance * length)
+        if not bool(active.any()):  # a product costs a pass through the network: worth the wait
+            break
+        unit = torch.where(active, 1 / height.clamp(min=tiny), torch.zeros_like(height))
+        basis.append(expand_like(unit, new) * new)
+    basis = basis[: solution.shape[1]]
+    return torch.stack([expand_like(solution[:, j], b) * q for j, q in enumerate(basis)]).sum(0)
+
+
+def _projected(columns: list[Tensor], length: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients of u in the basis, shape `(batch, k)`, and whether no direction is left out."""
+    k = len(columns)
+    rows = [F.pad(c[:, : min(k, c.shape[1])], (0, k - min(k, c.shape[1]))) for c in columns]
+    matrix = torch.stack(rows, 2)
+    matrix = 0.5 * (matrix + matrix.mT)
+    with torch.no_grad():
+        values, vectors = torch.linalg.eigh(matrix)
+        onto = vectors * (values > 0)[:, None].to(matrix) @ vectors.mT
+    first = onto @ F.pad(length[:, None], (0, k - 1))[..., None]
+    whole = onto @ matrix @ onto + torch.eye(k).to(matrix)
+    return torch.linalg.solve(whole, first)[..., 0], (values > 0).all(1)
 
 
 def minimise(

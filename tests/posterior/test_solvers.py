@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from sde_score.models import BaseModel, parametrization
-from sde_score.posterior import Matrix, Measurement, Posterior, methods
-from sde_score.posterior.solvers import conjugate_gradients
-from sde_score.sdes import VP
+from sde_score.posterior.solvers import conjugate_gradients, solve_with_covariance
 
 
 def test_every_example_meets_its_own_tolerance():
@@ -32,46 +28,48 @@ def test_every_example_meets_its_own_tolerance():
     torch.testing.assert_close(one[0], step * b[0])
 
 
-class Turned(BaseModel):
-    """A denoised mean W x, with W far from symmetric and a positive definite symmetric part."""
-
-    _sde = VP()
-    root = torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    matrix = 0.2 * (root @ root.T) + 0.3 * torch.eye(6) + 1.5 * (root - root.T)
-
-    def _predict(self, x, at, condition):
-        return x @ self.matrix.T
-
-    def _coefficients(self, at):
-        return parametrization.data(at)
+def draws(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("symmetrise", [False, True])
-def test_conjugate_gradients_meet_a_symmetric_matrix_where_the_jacobian_is_not(
-    monkeypatch, symmetrise
-):
-    """The matrix that they are given, and the denoised mean that follows, by matrices; left as it
-    is, J is not symmetric and conjugate gradients do not converge."""
-    model, sde, t = Turned(), VP(), 0.4
-    a = torch.randn(4, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    y, x = torch.tensor([0.3, -1.0, 0.5, 2.0]).double(), torch.ones(2, 6).double()
-    x[1] = torch.arange(6)
-    given = {}
+def test_what_is_no_covariance_counts_by_its_symmetric_positive_part():
+    """By eigenvectors in the norm of R: u is 0 along those of negative value."""
+    root = torch.eye(6, dtype=torch.float64) + 0.2 * draws(6, 6).tril()
+    r, c, b = root @ root.T, draws(6, 6, seed=1), draws(3, 6, seed=2)
+    white = torch.linalg.inv(root) @ (0.5 * (c + c.T)) @ torch.linalg.inv(root).T
+    values, vectors = torch.linalg.eigh(white)
+    assert (values < 0).any()
+    along = b @ torch.linalg.inv(root).T @ vectors
+    u = torch.where(values > 0, along / (1 + values), 0.0) @ vectors.T @ torch.linalg.inv(root)
 
-    def solve(apply, b, *options):
-        given["matrix"] = torch.cat([apply(row.expand(2, 4))[:1] for row in torch.eye(4).double()])
-        return conjugate_gradients(apply, b, *options)
+    def solved(rhs, tolerance=1e-12, most=6):
+        return solve_with_covariance(
+            lambda v: v @ r, lambda v: v @ torch.linalg.inv(r), lambda v: v @ c.T, rhs, tolerance,
+            most,
+        )  # fmt: skip
 
-    monkeypatch.setattr(methods, "conjugate_gradients", solve)
-    method = f"mmps(tolerance=1e-10, symmetrise={symmetrise})"
-    found = Posterior(model, Measurement(Matrix(a), y, 0.3), method).denoise(x, t)
-    time = torch.tensor(t, dtype=torch.float64)
-    ratio, jacobian = sde.sigma(time) ** 2 / sde.alpha(time), model.matrix
-    spread = (jacobian + jacobian.T) / 2 if symmetrise else jacobian.T
-    exact = 0.09 * torch.eye(4) + ratio * a @ spread @ a.T
-    torch.testing.assert_close(given["matrix"].T, exact)
-    assert torch.allclose(exact, exact.T) == symmetrise
-    x0 = x @ jacobian.T
-    u = torch.linalg.solve(exact, (y - x0 @ a.T).T).T
-    expected = x0 + ratio * u @ a @ jacobian
-    assert torch.allclose(found, expected, rtol=1e-7, atol=1e-7) == symmetrise
+    torch.testing.assert_close(solved(b), u)
+    torch.testing.assert_close(solved(b * torch.tensor([[1.0], [1e6], [0.0]]))[:1], u[:1])
+    assert (solved(0 * b) == 0).all()
+
+
+def test_of_a_covariance_the_iterates_are_those_of_conjugate_gradients():
+    root = draws(8, 8)
+    c, b = root @ root.T, draws(2, 8, seed=1).requires_grad_()
+
+    def solved(tolerance, most):
+        return solve_with_covariance(
+            lambda v: 0.3 * v, lambda v: v / 0.3, lambda v: v @ c, b, tolerance, most
+        )
+
+    m = 0.3 * torch.eye(8, dtype=torch.float64) + c
+    for most in (1, 3, 8):
+        torch.testing.assert_close(
+            solved(1e-14, most), conjugate_gradients(lambda v: v @ m, b, 1e-14, most)
+        )
+    u = solved(1e-12, 20)
+    torch.testing.assert_close(u @ m, b)
+    loose = solved(0.1, 20)
+    assert 1e-3 < (((loose @ m - b).norm(dim=1)) / b.norm(dim=1)).max() < 0.1 + 1e-9
+    (gradient,) = torch.autograd.grad(u.sum(), b)  # as of a likelihood through the posterior
+    torch.testing.assert_close(gradient, torch.linalg.inv(m).sum(0).expand(2, 8))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -271,42 +270,13 @@ def pull(
 
 
 def push(value: Tensor, point: Tensor, vector: Tensor, create_graph: bool) -> Tensor:
-    """J v; the graph of the value is kept."""
-    return JacobianProducts(value, point, create_graph).push(vector)
-
-
-class JacobianProducts:
-    """JacobianProducts with the Jacobian J of a field at one point: called with v it is J^T v.
-
-    Args:
-        value: of the field.
-        point: that the value has a graph to.
-        create_graph: whether the products have graphs.
-    """
-
-    def __init__(self, value: Tensor, point: Tensor, create_graph: bool) -> None:
-        self.value, self.point, self.create_graph = value, point, create_graph
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """J^T v, one backward pass."""
-        return pull(self.value, self.point, v, self.create_graph, retain=True)
-
-    def push(self, v: Tensor) -> Tensor:
-        """J v, by the derivative of J^T u, which is linear in u: a pass through a backward pass."""
-        u, pulled = self._transposed
-        return pull(pulled, u, v, self.create_graph, retain=True)
-
-    def symmetric(self, v: Tensor) -> Tensor:
-        """(J v + J^T v) / 2."""
-        return 0.5 * (self.push(v) + self(v))
-
-    @cached_property
-    def _transposed(self) -> tuple[Tensor, Tensor]:
-        # Not by torch's forward mode: it drops its tangents, silently, where a score detaches x to
-        # take the gradient of an energy, and its products through softmax cannot be differentiated.
-        with torch.enable_grad():
-            u = torch.zeros_like(self.value).requires_grad_()
-            return u, pull(self.value, self.point, u, create_graph=True)
+    """J v, by a derivative of J^T u, which is linear in u; the graph of the value is kept."""
+    # Not by torch's forward mode: it drops its tangents, silently, where a score detaches x to
+    # take the gradient of an energy, and its products through softmax cannot be differentiated.
+    with torch.enable_grad():
+        u = torch.zeros_like(value).requires_grad_()
+        pulled = pull(value, point, u, create_graph=True)
+    return pull(pulled, u, vector, create_graph, retain=True)
 
 
 def push_forward(field: Field, x: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
