@@ -1,6 +1,7 @@
 """Posterior: a model's distribution given an observation of it."""
 
-from sde_score.posterior import simulation
+from sde_score.posterior import simulation, smc
+from sde_score.posterior.drawing import PARTICLES, PosteriorSamples, available, sample
 from sde_score.posterior.methods import (
     CDPS,
     DPS,
@@ -13,6 +14,7 @@ from sde_score.posterior.methods import (
     PiGDM,
     PublishedPiGDM,
 )
+from sde_score.posterior.named_operators import OPERATORS, operator_of
 from sde_score.posterior.observations import (
     LogLikelihood,
     Measurement,
@@ -57,6 +59,8 @@ __all__ = [
     "METHODS",
     "MMPS",
     "MPGD",
+    "OPERATORS",
+    "PARTICLES",
     "SAMPLERS",
     "SDA",
     "TMPD",
@@ -81,6 +85,7 @@ __all__ = [
     "Poisson",
     "Posterior",
     "PosteriorSampler",
+    "PosteriorSamples",
     "PublishedInpainting",
     "PublishedPiGDM",
     "REDDiff",
@@ -92,9 +97,11 @@ __all__ = [
     "Spectrum",
     "as_operator",
     "available",
+    "operator_of",
     "register",
+    "sample",
     "simulation",
+    "smc",
 ]
 
-available = METHODS.names
 register = METHODS.register

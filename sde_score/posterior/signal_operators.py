@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from sde_score._core.checks import require_count, require_shape
+from sde_score._core.arguments import checked
+from sde_score._core.checks import require_count, require_finite, require_shape
 from sde_score.posterior.operators import LinearFunction, Operator
 from sde_score.posterior.spectrum import Spectrum, above_rounding, floating, hartley
 
@@ -73,8 +74,12 @@ class Gray(Operator):
         ValueError: for another number of weights, or none that is not zero.
     """
 
+    @checked
     def __init__(self, event_shape: Sequence[int], weights: Sequence[float] | None = None) -> None:
         self.event_shape = _require_sides(event_shape)
+        require_finite(
+            **{f"weights[{i}]": w for i, w in enumerate(() if weights is None else weights)}
+        )
         channels = self.event_shape[0]
         given = [1 / channels] * channels if weights is None else weights
         self.weights = torch.as_tensor(given, dtype=torch.float64)

@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from harness import Hung, registries, short, time_limit
 
+from sde_score.models import GaussianMixture
 from sde_score.posterior import Mask, Measurement
 
 HUGE = 10**400
@@ -115,7 +116,8 @@ def wrong_values(door: Door) -> list[Any]:
         return ["x", ["x"], math.nan, [math.nan], HUGE, [HUGE], {}, Thing(), int, function_of_none]
     lists = any(kind.startswith(("tuple", "Sequence", "list", "ConditionShape")) for kind in kinds)
     calls = any(kind.startswith("Callable") or kind in CALLABLE for kind in kinds)
-    found: list[Any] = [Thing(), b"bytes", 1j, {}, {1, 2}, int]
+    found: list[Any] = [Thing(), b"bytes", 1j, {1, 2}, int]
+    found += [] if "Condition" in kinds else [{}]  # which is no condition
     found += [] if calls else [function_of_none]
     found += [] if "None" in kinds or door.default is None else [None]
     found += [] if lists else [[], [1.0], (1,), np.zeros(2), torch.zeros(2)]
@@ -219,6 +221,7 @@ def examples() -> dict[str, Any]:
         "target": "gaussian",
         "spread": 0.5,
         "observation": Measurement(Mask(torch.tensor([True, False])), torch.zeros(1), 0.1),
+        "model": GaussianMixture([[0.0, 0.0]], 1.0, "vp"),
     }
 
 

@@ -72,9 +72,8 @@ class Corrected(FeynmanKac):
                 f"model={shown(model)} has no weights and scores; accepted: guidance.Product, "
                 "Tempered, Conjunction, or Guided by a rule such as 'cfg(3)'"
             )
-        super().__init__(model, event_shape)
+        super().__init__(model, event_shape, condition)
         self.model: Composed = model
-        self.condition = condition
 
     @property
     @override

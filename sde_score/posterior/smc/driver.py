@@ -30,7 +30,7 @@ from sde_score._core.checks import require_count, require_shape
 from sde_score._core.conditions import Condition, mapped
 from sde_score._core.modules import blank_like
 from sde_score._core.progress import progress_bar
-from sde_score.models import Model, require_model
+from sde_score.models import Model, as_condition, require_model
 from sde_score.posterior.smc.particles import Particles
 from sde_score.random import ExampleStreams, example_seeds, generator_from, mix
 from sde_score.samplers import GRIDS, Grid
@@ -50,12 +50,20 @@ class FeynmanKac(ABC):
     Args:
         model: the one whose network is evaluated; it says where and how precise particles are.
         event_shape: of one particle.
+        condition: what all particles are told: an entry for one example, shape `(1, ...)`.
+
+    Raises:
+        TypeError: if `model` lacks the protocol.
+        ValueError: for a shape that is none, or a condition that the model does not take.
     """
 
-    def __init__(self, model: Model, event_shape: Sequence[int]) -> None:
+    def __init__(
+        self, model: Model, event_shape: Sequence[int], condition: Condition = None
+    ) -> None:
         require_model(model)
         self.model = model
         self.event_shape = require_shape("event_shape", event_shape, "the shape of one particle")
+        self.condition = None if condition is None else as_condition(condition, 1, model=model)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}: {self.limit}"
@@ -123,7 +131,7 @@ class SMC:
     """
 
     steps: int = 100
-    grid: str | Grid = "native"
+    grid: str | Grid = "karras"
     particles: int = 128
     islands: int = 8
     threshold: float = 0.5

@@ -66,11 +66,10 @@ class NoisedObservation(FeynmanKac):
                 "the observation's noise differs from entry to entry; accepted: one std for all, "
                 "or the particles of Twisted"
             )
-        super().__init__(model, seen.operator.event_shape)
+        super().__init__(model, seen.operator.event_shape, condition)
         self.observation = seen
         self.variance = variance
         self.path = path
-        self.condition = condition
 
     @property
     @override

@@ -24,7 +24,7 @@ from sde_score.models import Model, value_and_point
 from sde_score.posterior.observations import Measurement, Observation, require_observation
 from sde_score.posterior.smc.driver import MANY_PARTICLES, FeynmanKac, Seen, Stages, for_all
 from sde_score.posterior.smc.reference_chain import ReferenceChain
-from sde_score.posterior.solvers import conjugate_gradients
+from sde_score.posterior.solvers import solve_with_covariance
 
 
 class Twisted(FeynmanKac):
@@ -65,14 +65,16 @@ class Twisted(FeynmanKac):
     ) -> None:
         require_count(dense=dense)
         require_observation(observation)
-        shape = event_shape or observation.event_shape
+        own = observation.event_shape
+        shape = own if event_shape is None else event_shape
         if shape is None:
             raise ValueError(
                 "event_shape is missing: a LogLikelihood does not say the shape of one example"
             )
-        super().__init__(model, shape)
+        super().__init__(model, shape, condition)
+        if own is not None and own != self.event_shape:
+            raise ValueError(f"event_shape={self.event_shape}, and the operator takes {own}")
         self.observation = observation
-        self.condition = condition
         self.dense = dense
 
     @property
@@ -153,7 +155,8 @@ Spread = Callable[[Tensor], Tensor]
 def _by_matrix(observation: Measurement, residual: Tensor, spread: Spread) -> tuple[Tensor, Tensor]:
     """V A^T (R + A V A^T)^-1 r and log N(r; 0, R + A V A^T), with A V A^T as a matrix.
 
-    It is made symmetric, and what is negative in it counts as zero: a network's may be neither.
+    It is made symmetric, and directions in which it is negative count as without spread, along
+    which nothing is moved: a network's may be neither.
     """
     operator, batch = observation.operator, len(residual)
     units = torch.eye(prod(operator.measured_shape)).to(residual)
@@ -168,7 +171,7 @@ def _by_matrix(observation: Measurement, residual: Tensor, spread: Spread) -> tu
     total = 1 + values.clamp(min=0)
     r = torch.linalg.solve_triangular(root, residual.flatten(1).double()[..., None], upper=False)
     along = (vectors.mT @ r)[..., 0]
-    back = vectors @ (along / total)[..., None]
+    back = vectors @ torch.where(values > 0, along / total, 0.0)[..., None]
     u = torch.linalg.solve_triangular(root.mT, back, upper=True)[..., 0].to(residual)
     change = torch.einsum("mb...,bm->b...", torch.stack(columns), u)
     logs = total.log().sum(1) + 2 * root.diagonal().log().sum()
@@ -179,12 +182,12 @@ def _by_matrix(observation: Measurement, residual: Tensor, spread: Spread) -> tu
 def _by_iteration(
     observation: Measurement, residual: Tensor, spread: Spread
 ) -> tuple[Tensor, Tensor]:
-    """The same by conjugate gradients; the second up to the determinant."""
+    """The same by products with V; the second up to the determinant."""
     operator = observation.operator
 
-    def apply(u: Tensor) -> Tensor:
-        return observation.noise(u) + operator.forward(spread(operator.adjoint(u)))
+    def measured(u: Tensor) -> Tensor:
+        return operator.forward(spread(operator.adjoint(u)))
 
-    u = conjugate_gradients(apply, residual, tolerance=1e-4, most=20)
-    power = sum_event(residual.double() * u.double()).clamp(min=0)
+    u = solve_with_covariance(observation.noise, observation.whiten, measured, residual, 1e-4, 20)
+    power = sum_event(residual.double() * u.double())
     return spread(operator.adjoint(u)), -0.5 * power
