@@ -39,6 +39,9 @@ HIDDEN = {
     "num_classes",
     "condition_shape",
     "observation",
+    "model",
+    "condition",
+    "path",
 }  # arguments that a run fills in
 OF_ALL = {"grid", "denoise", "name"}  # arguments of every sampler
 
@@ -177,6 +180,25 @@ SECTIONS = [
             "pc-inpaint": "Inpainting by predictor-corrector, and with `Gray` colorization: "
             "`Replacement` with Langevin steps, the published faults mended"
         },
+    ),
+    Section(
+        "Particles of a posterior",
+        posterior.PARTICLES,
+        "`posterior.sample(run.model, seen, 'twisted', 64, sampler='smc(steps=100, particles=128, "
+        "islands=8)')`: exact in the limit of many particles, with log p(y) and its standard error "
+        "in `.particles`.",
+        {
+            "twisted": "Twisted diffusion, led by the likelihood of MMPS: few particles do, and a "
+            "backward pass for each measured entry",
+            "mcg-diff": "Led by the likelihood under a flat prior: no gradients, more particles",
+            "fps": "Led by a walk of y to noise: no gradients, more particles",
+        },
+    ),
+    Section(
+        "Operators",
+        posterior.OPERATORS,
+        "What `sde-score posterior --operator` takes, and `posterior.operator_of(text, "
+        "event_shape)` makes.",
     ),
     Section("Time grids", samplers.GRIDS, "The argument `grid` of a sampler."),
     Section(

@@ -14,6 +14,7 @@ from sde_score.cli.evaluate import Evaluate
 from sde_score.cli.likelihood import Likelihood
 from sde_score.cli.objectives import Objectives
 from sde_score.cli.optimise_grid import OptimiseGrid
+from sde_score.cli.posterior import Posterior
 from sde_score.cli.sample import Sample
 from sde_score.cli.samplers import Samplers
 from sde_score.cli.train import Train
@@ -23,6 +24,7 @@ VERBS: Registry[Any] = Registry(
     {
         "train": Train,
         "sample": Sample,
+        "posterior": Posterior,
         "likelihood": Likelihood,
         "evaluate": Evaluate,
         "compare": Compare,

@@ -10,7 +10,8 @@ from sde_score._core.errors import DataError
 from sde_score.data.columns import column_names, vectors_of, with_condition_columns
 from sde_score.data.dataset import Batch, DataInfo, DataSet, is_image
 from sde_score.data.fingerprint import Fingerprint
-from sde_score.data.formats.numpy_arrays import load_condition
+from sde_score.data.formats.images import image_with_hole
+from sde_score.data.formats.numpy_arrays import load_array, load_condition
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.loading import (
     FORMATS,
@@ -44,9 +45,11 @@ __all__ = [
     "column_names",
     "from_tensor",
     "from_torch",
+    "image_with_hole",
     "is_image",
     "is_there",
     "load",
+    "load_array",
     "load_condition",
     "register",
     "register_format",

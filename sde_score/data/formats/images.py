@@ -27,6 +27,7 @@ from sde_score.scaling import Scaling
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 _SMALLER = "read them smaller, such as with size=64, or take fewer of them"
+_TRANSPARENT = "is partly transparent; accepted: opaque images, so put it on a background"
 _BICUBIC = 3  # of PIL
 _LIMITS = Limits(stored=0)
 _TO_MODE = {"1": "L", "L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "CMYK": "RGB"}
@@ -116,6 +117,14 @@ def decode(content: bytes, limits: Limits = _LIMITS, size: int | None = None) ->
         DataError: if the bytes are no image, damaged or truncated, hold transparency or more than
             8 bits, or more pixels than the limit.
     """
+    pixels, known = _opened(content, limits, size)
+    if not bool(known.all()):
+        raise DataError(_TRANSPARENT)
+    return pixels
+
+
+def _opened(content: bytes, limits: Limits, size: int | None) -> tuple[Tensor, Tensor]:
+    """One encoded image as uint8 `(channels, height, width)`, and where it is opaque."""
     image_module = require_extra("PIL.Image")
     with _without_limit(image_module):
         with damaged("an image"):
@@ -127,7 +136,7 @@ def decode(content: bytes, limits: Limits = _LIMITS, size: int | None = None) ->
             frames = getattr(image, "n_frames", 1)
         if frames > 1:
             raise DataError(f"has several frames ({frames}); save one of them")
-        return from_pil(image, size)
+        return _pixels(image, size)
 
 
 def _channels(image: Any) -> int:
@@ -154,24 +163,49 @@ def from_pil(image: Any, size: int | None = None) -> Tensor:
     Raises:
         DataError: if it holds transparency or more than 8 bits.
     """
+    pixels, known = _pixels(image, size)
+    if not bool(known.all()):
+        raise DataError(_TRANSPARENT)
+    return pixels
+
+
+def image_with_hole(path: Path | str) -> tuple[Tensor, Tensor]:
+    """An image that is transparent where it is not known, as one for inpainting.
+
+    Args:
+        path: an image file, such as `.png`.
+
+    Returns:
+        uint8 pixels `(channels, height, width)`, and where they are opaque, `(height, width)`.
+
+    Raises:
+        DataError: as for `decode`, naming the file.
+    """
+    path = Path(path)
+    with naming(path):
+        require_file(path)
+        return _opened(path.read_bytes(), Limits(path.stat().st_size), None)
+
+
+def _pixels(image: Any, size: int | None) -> tuple[Tensor, Tensor]:
+    """A PIL image as uint8 `(channels, height, width)`, and where it is opaque."""
     if image.mode not in _TO_MODE:
         raise DataError(f"has mode {image.mode}; accepted: 8-bit grey or color, convert it first")
     if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         # PIL would cut these to 8 bits; what it knows of the file is gone once it is loaded.
         raise DataError("has 16 bits per channel; accepted: 8 bits, convert it first")
-    transparent = False
+    opaque = None
     with damaged("an image"):
         image = require_extra("PIL.ImageOps").exif_transpose(image)
         if "A" in image.mode or "transparency" in image.info:
-            transparent = np.asarray(image.convert("RGBA"))[..., 3].min() < 255
+            opaque = np.asarray(image.convert("RGBA"))[..., 3] == 255
         image = image.convert(_TO_MODE[image.mode])
         if size is not None:
             image = _middle_square(image).resize((size, size), _BICUBIC)
         pixels = np.array(image)
-    if transparent:
-        raise DataError("is partly transparent; accepted: opaque images, so put it on a background")
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(pixels))
+    known = np.ones(pixels.shape[1:], dtype=bool) if opaque is None else opaque
+    return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(known)
 
 
 def _middle_square(image: Any) -> Any:

@@ -99,6 +99,28 @@ def _is_condition(key: str) -> bool:
     return key == _ONE or key.startswith(_NAMED)
 
 
+def load_array(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """One array of numbers of a known shape, float64.
+
+    Args:
+        path: `.npy`.
+        shape: that it must have; one more dimension of length 1 in front is left out.
+
+    Raises:
+        DataError: if the file is damaged, or holds an array of another shape.
+    """
+    path = Path(path)
+    with naming(path):
+        require_file(path)
+        with damaged("a NumPy array, .npy"):
+            found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+            raise DataError("holds no array of numbers; accepted: .npy")
+        if found.shape not in (shape, (1, *shape)):
+            raise DataError(f"holds an array of shape {found.shape}; accepted: {shape}")
+        return torch.from_numpy(found.astype(np.float64).reshape(shape))
+
+
 def load_condition(path: Path, count: int) -> Tensor | dict[str, Tensor]:
     """The conditions in a NumPy file, in the data's own terms, one for each of `count` examples.
 
