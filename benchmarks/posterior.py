@@ -1,7 +1,8 @@
 """Posteriors against closed forms: a table for each kind of problem.
 
     python benchmarks/posterior.py --table linear [--std .1 .5] [--steps 20 100 1000] [--only mmps]
-    python benchmarks/posterior.py --table operators | solvers
+    python benchmarks/posterior.py --table operators | solvers | mixture | evidence
+    python benchmarks/posterior.py --table composition | calibration
     ... [--quick] [--json FILE]
 
 linear: KL(samples || posterior) and ratio of traces on linear-Gaussian problems, medians over
@@ -12,6 +13,15 @@ the formulas in NumPy, and after ours the methods of azula where it is installed
 operators: the same of MMPS, exact for these data, for five operators and three noises.
 
 solvers: KL of higher-order samplers on MMPS with few evaluations, on stock and on found grids.
+
+mixture: sliced 1-Wasserstein distance of samples to exact ones, where the posterior has many modes,
+beside its floor, that of two exact sets; `modes` is the total variation of the weights of modes.
+
+evidence: log p(y) by particles against its closed form, in units of its standard error.
+
+composition: guidance, products, negation and tempering, by the sum of the scores and by particles.
+
+calibration: p values of ranks of truths among draws, which are uniform for exact posteriors.
 """
 
 from __future__ import annotations
@@ -22,13 +32,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import posterior_calibration
+import posterior_composition
 import posterior_linear
+import posterior_mixture
 
 Row = dict[str, Any]
 TABLES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "linear": posterior_linear.table,
     "operators": posterior_linear.operators,
     "solvers": posterior_linear.solvers,
+    "mixture": posterior_mixture.table,
+    "evidence": posterior_mixture.evidence,
+    "composition": posterior_composition.table,
+    "calibration": posterior_calibration.table,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import posterior_peers
 import torch
@@ -20,6 +20,7 @@ from sde_score.posterior import (
     Mask,
     Matrix,
     MeanPool,
+    Measurement,
     Posterior,
 )
 from sde_score.sdes import EDM
@@ -103,27 +104,31 @@ OPERATORS = {
 
 def measured(name: str, problem: Linear, steps: int) -> tuple[float, float]:
     """KL of the samples from the posterior, and the ratio of their traces."""
-    shape, model = problem.seen.operator.event_shape, cast("Model", problem.prior)
-    given: dict[str, Any] = {"steps": steps, "grid": "karras"}
-    sampler: Any = samplers.create("ancestral", **given)
+    shape = problem.seen.operator.event_shape
     if name in posterior_peers.STEPPING:
         rows = posterior_peers.samples_of(name, problem, steps, (SAMPLED, *shape))
         return _compared(*_estimated(rows), problem)
-    if name in posterior_peers.GUIDED:
-        model = posterior_peers.model_of(name, problem)
-    elif name in GUIDED:
-        method, spec = GUIDED[name]
-        sampler = samplers.create(spec, **given)
-        model = Posterior(problem.prior, problem.seen, method, sampler=sampler)
-    else:
-        spec = STEPPING[name]
-        given = {"steps": steps} if "grid" in spec else given
-        sampler = SAMPLERS.create(spec, observation=problem.seen, **given)
+    sampler, model = prepared(name, problem.prior, problem.seen, steps)
     if is_affine(sampler, model, shape):
         mean, covariance = moments(sampler, model, shape)
     else:
         mean, covariance = _estimated(sampler(model, (SAMPLED, *shape), seed=0, progress=False))
     return _compared(mean, covariance, problem)
+
+
+def prepared(name: str, prior: Model, seen: Measurement, steps: int) -> tuple[Any, Model]:
+    """The sampler of a row, and the model that it is called with."""
+    given: dict[str, Any] = {"steps": steps, "grid": "karras"}
+    if name in posterior_peers.GUIDED:
+        theirs = posterior_peers.model_of(name, prior, seen)
+        return samplers.create("ancestral", **given), theirs
+    if name in GUIDED:
+        method, spec = GUIDED[name]
+        sampler = samplers.create(spec, **given)
+        return sampler, Posterior(prior, seen, method, sampler=sampler)
+    spec = STEPPING.get(name, name)
+    given = {"steps": steps} if "grid" in spec else given
+    return SAMPLERS.create(spec, observation=seen, **given), prior
 
 
 def _compared(mean: Tensor, covariance: Tensor, problem: Linear) -> tuple[float, float]:
