@@ -106,9 +106,11 @@ def test_each_replica_moves_as_the_inner_kernel_at_its_temperature(
     density = exact.counted(lambda x: (0.3 * x**4 + 0.5 * x**2).sum(1))
     chains, replicas, temperature = 4, 3, 1.5
     kernel = Tempering(0.1, temperature, inner=inner, replicas=replicas, hottest=9.0)
-    x = torch.randn(chains * replicas, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(chains * replicas, 2, dtype=F64, generator=generator)
     steps = tensor(0.1, 0.2, 0.3, 0.4)
-    mass = None if isinstance(inner, MALA) else torch.rand(chains, 2, dtype=F64) + 0.5
+    mass = torch.rand(chains, 2, dtype=F64, generator=generator) + 0.5
+    mass = None if isinstance(inner, MALA) else mass
     state = exact_start(kernel, density, x)
     done = kernel.step(density, state, normals(x[:chains]), Tuning(steps, mass))
     accepted = []
@@ -127,10 +129,10 @@ def test_each_replica_moves_as_the_inner_kernel_at_its_temperature(
         assert torch.allclose(done.state.replicas.score[rows], same.state.score, atol=1e-11)
         assert torch.allclose(done.state.replicas.energy[rows], same.state.energy, atol=1e-11)
         accepted.append(same.acceptance)
-        if r == 0:
-            assert torch.equal(done.state.x, same.state.x)
-            assert torch.equal(done.state.energy, same.state.energy)
-            assert torch.equal(done.energy_error, same.energy_error)
+        if r == 0:  # a batch of another size is rounded in another way
+            assert torch.equal(done.state.x, done.state.replicas.x[rows])
+            assert torch.equal(done.state.energy, done.state.replicas.energy[rows])
+            assert torch.allclose(done.energy_error, same.energy_error, atol=1e-11)
     assert torch.allclose(done.acceptance, torch.stack(accepted).mean(0), atol=1e-12)
 
 
