@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sde_score.likelihood import SOLVERS, draw_probes, log_prob
 from sde_score.models import DERIVATIVE_MODES, GaussianMixture, ScoreModel
-from sde_score.sdes import EDM, VE, VP
+from sde_score.sdes import EDM, VE, VP, Rectified, SubVP
 
 NATS = 1e-4
 
@@ -46,6 +46,7 @@ def mixture(generator):
     return make
 
 
+@pytest.mark.parametrize("sde", [VP(), EDM(), Rectified()], ids=str)
 def test_a_point_that_does_not_move_still_resolves_its_log_density(sde):
     """At the mode of N(0, v I) the flow is at rest: the divergence alone drives the steps."""
     model = GaussianMixture(torch.zeros(1, 2), 0.3, sde)
@@ -65,6 +66,7 @@ def test_gaussian_log_density_and_latent_are_those_of_the_exact_flow(sde, gaussi
     assert torch.equal(found.standard_error, torch.zeros(2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("sde", [SubVP(), EDM(), Rectified()], ids=str)
 def test_mixture_log_density_is_the_marginal_at_t_min(sde, mixture, generator):
     """p_tmin(x) = p_T(x_T) e^(integral): what the prior stands for is put back exactly."""
     model = mixture(sde)
@@ -97,7 +99,9 @@ def test_log_density_from_a_later_start_is_the_marginal_there(share, mixture, ge
     found = log_prob(model, x, start=start)
     torch.testing.assert_close(found.log_prob, model.log_prob(x, start), rtol=0, atol=NATS)
     if share == 0:
-        assert torch.equal(found.log_prob, log_prob(model, x).log_prob)
+        loose = {"rtol": 1e-2, "atol": 1e-2}
+        told, untold = log_prob(model, x, start=start, **loose), log_prob(model, x, **loose)
+        assert torch.equal(told.log_prob, untold.log_prob)
 
 
 def test_default_tolerance_holds_in_64_dimensions(gaussian_flow, generator):
@@ -171,7 +175,7 @@ def test_an_example_depends_neither_on_easy_nor_on_hard_neighbors(divergence, mi
     x = model.sample(1, generator=generator)
     hard = torch.tensor([[40.0, -25.0], [3.0, 9.0], [-6.0, 0.2]], dtype=torch.float64)
     easy = torch.zeros(5, 2, dtype=torch.float64)
-    given = {"divergence": divergence, "rtol": 1e-5, "atol": 1e-5}
+    given = {"divergence": divergence, "rtol": 1e-4, "atol": 1e-4}
     if divergence == "hutchinson":
         given["probes"] = 3
 
@@ -187,13 +191,11 @@ def test_an_example_depends_neither_on_easy_nor_on_hard_neighbors(divergence, mi
         ]
 
     values, counts = solved(x, 0)
-    for neighbors in (hard, easy):
-        for index in (0, len(neighbors)):
-            points = torch.cat([neighbors[:index], x, neighbors[index:]])
-            values_there, counts_there = solved(points, index)
-            assert counts_there == counts
-            for there, alone in zip(values_there, values, strict=True):
-                torch.testing.assert_close(there, alone, rtol=0, atol=1e-12)
+    for points, index in ((torch.cat([x, hard]), 0), (torch.cat([easy, x]), len(easy))):
+        values_there, counts_there = solved(points, index)
+        assert counts_there == counts
+        for there, alone in zip(values_there, values, strict=True):
+            torch.testing.assert_close(there, alone, rtol=0, atol=1e-12)
     other = log_prob(model, x, seed=[8], **given)
     moved = abs(float(other.log_prob[0] - values[0]))
     assert (moved > 1e-3) == (divergence == "hutchinson")
@@ -289,10 +291,11 @@ def test_gradient_state_of_model_and_caller_is_left_alone(mode):
     model = ScoreModel(backbone, VP()).train()
     frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
     backbone.register_parameter("frozen", frozen)
+    loose = {"rtol": 1e-3, "atol": 1e-3}
     with mode():
         x = torch.linspace(-1, 1, 6).reshape(2, 3)
         before, grads = x.clone(), torch.is_grad_enabled()
-        found = log_prob(model, x)
+        found = log_prob(model, x, **loose)
         assert torch.is_grad_enabled() == grads
     assert torch.equal(x, before)
     assert x.grad is None
@@ -302,8 +305,8 @@ def test_gradient_state_of_model_and_caller_is_left_alone(mode):
     assert model.training
     assert not found.log_prob.requires_grad
     assert not found.latent.requires_grad
-    truth = log_prob(model, before.clone(), method="scipy").log_prob
-    torch.testing.assert_close(found.log_prob, truth, rtol=0, atol=1e-3)
+    truth = log_prob(model, before.clone(), method="scipy", **loose).log_prob
+    torch.testing.assert_close(found.log_prob, truth, rtol=0, atol=1e-2)
 
 
 def test_progress_shows_a_bar_and_changes_nothing(capsys, gaussian_flow, monkeypatch):
@@ -322,6 +325,7 @@ def test_forward_mode_gives_what_reverse_mode_gives(divergence, mixture, generat
     model = mixture(VP(), dim=3)
     x = model.sample(2, generator=generator)
     given = {"divergence": divergence, "probes": 3 if divergence == "hutchinson" else 1}
+    given |= {"rtol": 1e-3, "atol": 1e-3}
     reverse, forward = (log_prob(model, x, mode=mode, **given) for mode in DERIVATIVE_MODES)
     torch.testing.assert_close(reverse.log_prob, forward.log_prob, rtol=0, atol=1e-11)
     assert torch.equal(reverse.evaluations, forward.evaluations)

@@ -105,7 +105,9 @@ def test_the_gradient_of_a_mixtures_log_density_is_its_score(sde, method):
     model = GaussianMixture([[0.5, 0.0], [-0.6, 0.3]], 0.05, sde, weights=[0.4, 0.6])
     x = torch.cat([DATA, torch.tensor([[0.0, 0.1], [4.0, -3.0]]).double()]).requires_grad_()
     found = log_prob(model, x, method=method, grad=True)
-    assert torch.equal(found.log_prob.detach(), log_prob(model, x.detach(), method=method).log_prob)
+    given = {"method": method, "rtol": 1e-2, "atol": 1e-2}
+    with_gradient = log_prob(model, x, grad=True, **given).log_prob.detach()
+    assert torch.equal(with_gradient, log_prob(model, x.detach(), **given).log_prob)
     (gradient,) = torch.autograd.grad(found.log_prob.sum(), x)
     torch.testing.assert_close(gradient, model.score(x.detach(), sde.t_min), **CLOSE)
 
@@ -115,7 +117,7 @@ def test_the_gradient_of_a_mixtures_log_density_is_its_score(sde, method):
     [*((method, "reverse") for method in GRADIENT_SOLVERS), ("dopri5", "forward")],
 )
 def test_gradients_of_parameters_are_finite_differences(network, method, mode):
-    given = {"method": method, "mode": mode, "start": 0.7, "rtol": 1e-7, "atol": 1e-7}
+    given = {"method": method, "mode": mode, "start": 0.85, "rtol": 1e-6, "atol": 1e-6}
     measured, direction = slope(lambda: log_prob(network, DATA, **given).log_prob.sum(), network)
     found = log_prob(network, DATA, grad=True, **given)
     assert along(found.log_prob.sum(), network, direction) == pytest.approx(measured, rel=1e-4)
@@ -190,8 +192,8 @@ def test_probes_are_held_fixed(network):
 
 
 SPECS = [
-    "flow(rtol=1e-5, atol=1e-5, dequantizations=2)",
-    "flow(rtol=1e-5, atol=1e-5, dequantizations=2, importance_weighted=True)",
+    "flow(rtol=1e-4, atol=1e-4, dequantizations=2)",
+    "flow(rtol=1e-4, atol=1e-4, dequantizations=2, importance_weighted=True)",
     "bound(draws=2, times=3)",
     "bound(draws=2, times=3, dequantization='uniform', residual='kernel-entropy')",
     "elbo(layers=4, draws=2)",
@@ -208,11 +210,12 @@ def test_bits_per_dim_train_a_model(network, spec, discrete):
     scaling = Scaling.discrete(4) if discrete else Scaling(0.1, 2.0)
 
     def bits(grad=False):
-        return bits_per_dim(network, raw, scaling, spec, batch_size=2, grad=grad).values.sum()
+        found = bits_per_dim(network, raw, scaling, spec, batch_size=2, grad=grad).values
+        assert found.requires_grad == grad
+        return found.sum()
 
     measured, direction = slope(bits, network)
     assert along(bits(grad=True), network, direction) == pytest.approx(measured, rel=2e-4, abs=1e-6)
-    assert not bits().requires_grad
 
 
 @pytest.mark.parametrize("spec", SPECS[:1] + SPECS[2:3] + SPECS[4:])
