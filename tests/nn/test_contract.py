@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-PRESETS = {"ddpmpp", "ddpm", "adm"}
-"""Options of one class, compiled as `ncsnpp` and `residual-unet` are."""
+PRESETS = {"ncsnpp", "ddpmpp", "ddpm", "adm"}
+"""Options of one class, compiled as `residual-unet` is."""
 
 
 def test_answer_has_shape_and_dtype_of_x(build, call_for):
@@ -197,7 +197,7 @@ def test_weights_make_the_network(build, call_for, randomize):
 
 def test_compiled_network_agrees(build, call_for, request):
     if request.node.callspec.params["build"] in PRESETS:
-        pytest.skip("is of the class of ncsnpp")
+        pytest.skip("is of the class of residual-unet")
     net = build(num_classes=3)
     x, noise_level, labels = call_for(net)
     compiled = torch.compile(net, fullgraph=True, backend="eager")

@@ -108,7 +108,7 @@ def test_one_step_of_a_gaussian_is_set_where_theory_says():
     (v / (v + s^2)) (1 + (s - s_0) s_0 / (v + s_0^2)), and the flow's sqrt(v / (v + s_0^2)).
     """
     sde, v = EDM(0.002, 3.0), GAUSSIAN_STD**2
-    found = find(Euler(), 2, gaussian(sde), iterations=200, learning_rate=0.1, num=8, fresh=8)
+    found = find(Euler(), 2, gaussian(sde), iterations=120, learning_rate=0.1, num=8, fresh=8)
     s = torch.linspace(0.002, 2.99, 200_001, dtype=torch.float64)
     factor = v / (v + s**2) * (1 + (s - 3.0) * 3.0 / (v + 9.0))
     best = s[(factor - math.sqrt(v / (v + 9.0))).abs().argmin()].item()
@@ -198,7 +198,7 @@ def test_batches_change_nothing_but_rounding():
 
 def test_a_sampler_deaf_to_gradients_is_searched_without():
     assert find(Euler(), 5, iterations=1, reference=COARSE).method == "gradient"
-    found = find(Deaf(), 5)
+    found = find(Deaf(), 4, reference=COARSE, num=16)
     assert found.method == "search"
     assert found.errors["fresh", "after"].mean_log < found.errors["fresh", "before"].mean_log - 0.3
     with pytest.raises(ValueError, match="try 'search'"):
@@ -206,7 +206,10 @@ def test_a_sampler_deaf_to_gradients_is_searched_without():
 
 
 def test_search_comes_near_the_gradient():
-    by_gradient, by_search = (find("flow-ab", 5, method=m) for m in ("gradient", "search"))
+    given = {"reference": COARSE, "num": 16, "fresh": 32}
+    by_gradient, by_search = (
+        find("flow-ab", 4, method=method, **given) for method in ("gradient", "search")
+    )
     assert by_search.method == "search"
     best, near = (f.errors["fresh", "after"].mean_log for f in (by_gradient, by_search))
     assert near < best + 0.15
