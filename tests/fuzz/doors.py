@@ -236,6 +236,8 @@ def needed(door: Door) -> dict[str, Any]:
     one_of = {"weight", "strength"}
     if one_of <= set(parameters) and door.argument not in one_of:
         found["weight"] = 2.0
+    if door.kind == "backbone":  # a network of few layers is made sooner
+        found |= dict.fromkeys({"blocks", "depth"} & {*parameters} - {door.argument}, 1)
     return found
 
 

@@ -28,6 +28,9 @@ COMMAND = re.compile(r"^(?:sde-score|torchrun) .*$", flags=re.MULTILINE)
 # Blocks run as they stand but for these numbers, which are for readers with more time.
 SMALLER = {
     "TrainConfig(data": "TrainConfig(backbone='mlp(width=32, depth=1)', data",
+    'multipliers=(1, 2))", conditional=True, steps=300': (
+        'multipliers=(1,), blocks=1, attention=())", conditional=True, batch_size=8, steps=3'
+    ),
     "steps=300": "steps=12",
     "range(100)": "range(2)",
     "range(200)": "range(2)",

@@ -31,6 +31,7 @@ SMALLER = {
     },
     "11_four_views": {
         "(10, 20, 40, 80, 160)": "(10, 20)",
+        "[DISTANCE], ": '["sliced-wasserstein2(projections=8)"], ',
         "train=train.tensor()": "train=train.tensor()[:60]",
         "held_out.tensor(), [": "held_out.tensor()[:60], [",
     },
