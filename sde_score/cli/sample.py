@@ -54,8 +54,8 @@ class Sample(RunCommand):
     """Steps, the final denoising included; the sampler's default if not given."""
 
     grid: str | None = None
-    """Time grid: native, uniform, polynomial, log_snr, karras, rectified, angle or logit_normal,
-    with arguments such as "karras(rho=5)", or a .json file of sde-score optimise-grid."""
+    """Time grid: native, uniform, polynomial, log_snr, polyexponential, karras, rectified, angle or
+    logit_normal, with arguments such as "karras(rho=5)", or a .json file of optimise-grid."""
 
     num: int = 64
     """Number of samples."""

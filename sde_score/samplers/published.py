@@ -17,7 +17,9 @@ method of second order; that one is `dpmpp-3m-published`. In `-2s` and `-3s` the
 stages, in `-2m` and `-3m` points of the past. All stages of a stochastic step share one Brownian
 motion with exact covariances, which makes `seeds-2`, `seeds-3`, `dpmpp-sde` and `stochastic-heun`
 methods of weak order 2; code that draws the noise of the stages of `dpmpp-sde` independently is of
-order 1.
+order 1. Its `eta` is the tau of the reverse SDE; the `eta` of k-diffusion is the share of ancestral
+noise in the stage and in the step. They agree at 0 and at 1; for shares between, add the noise once
+per step, with `dpmpp-2s-ancestral(ancestral=0.5)`.
 
 The names of others lead to the same method under ours. `euler` of k-diffusion and diffusers is
 Euler's method on the probability-flow ODE in sigma, which for one evaluation per step is DDIM on

@@ -52,6 +52,7 @@ TABLEAUX: Mapping[str, Tableau] = {
     "euler": Tableau(1, (0,)),
     "heun": Tableau(2, (0, 1), (Stage(1.0, (0,)),)),
     "midpoint": Tableau(2, (1,), (Stage(0.5, (0,)),)),
+    "ralston": Tableau(2, (0, 1), (Stage(2 / 3, (0,)),)),
     "half-line": Tableau(2, (0, 1), (Stage(0.5, (0,)),)),
     "heun-3": Tableau(3, (0, 2), (Stage(1 / 3, (0,)), Stage(2 / 3, (0, 1)))),
     "thirds-parabola": Tableau(3, (0, 1, 2), (Stage(1 / 3, (0,)), Stage(2 / 3, (0, 1)))),
@@ -62,6 +63,8 @@ TABLEAUX: Mapping[str, Tableau] = {
 - `euler`: one evaluation;
 - `heun`: a line through both ends of the step; in the natural clock the trapezoidal rule;
 - `midpoint`: the value in the middle; in log-SNR DPM-Solver-2;
+- `ralston`: a line through the start and two thirds of the step; in the natural clock Ralston's
+  method, EDM's family of second-order methods at alpha = 2/3;
 - `half-line`: a line through the start and the middle;
 - `heun-3`: lines through the start and one and two thirds; in the natural clock Heun's method of
   third order, in log-SNR DPM-Solver-3;

@@ -15,6 +15,11 @@ Noise comes in three ways, all with the marginals of the diffusion:
   .. math:: s_{up} = a\, s_1 \sqrt{1 - s_1^2 / s_0^2}, \qquad s_{down}^2 = s_1^2 - s_{up}^2 ;
 
 - `churn`: noise first, from s_0 up to (1 + gamma) s_0, and a step of the ODE down from there.
+
+EDM's published code churns two steps more. The first goes beyond the noise of `sde.t_max`, where
+the model is not defined, so churn is capped there. The last, to zero noise, is the denoised mean of
+every sampler. With a window `churn_min` to `churn_max` inside the grid, as in all settings of the
+paper, neither step would churn, and the samples are those of the published code.
 """
 
 from __future__ import annotations

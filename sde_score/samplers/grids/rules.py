@@ -119,6 +119,33 @@ class UniformLogSNR(NoiseGrid):
 
 
 @dataclass(frozen=True)
+class PolyExponential(Grid):
+    r"""Steps in log s that shrink or grow as a power of the way that is left.
+
+    .. math:: \log s_i = \log s_{end} + (1 - u_i)^{rho}\, (\log s_{max} - \log s_{end})
+
+    With `rho=1` it is `log_snr`.
+
+    Args:
+        rho: > 0; above 1 steps are dense near the data, below 1 near the noise.
+
+    Reference: `get_sigmas_polyexponential` of k-diffusion,
+    https://github.com/crowsonkb/k-diffusion.
+    """
+
+    rho: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(rho=self.rho)
+
+    def place(self, sde: SDE, u: Tensor, end: float) -> Tensor:
+        """Linear in log s after (1 - u)^rho."""
+        first, last = LOG_SNR.at(sde, sde.t_max), LOG_SNR.at(sde, end)
+        return LOG_SNR.time(sde, last + (1 - u) ** self.rho * (first - last))
+
+
+@dataclass(frozen=True)
 class Karras(NoiseGrid):
     r"""Evenly spaced in s^(1/rho): dense where the noise is small.
 

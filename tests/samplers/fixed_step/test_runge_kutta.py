@@ -584,3 +584,26 @@ def test_churn_raises_the_noise_within_its_window_alone():
     torch.testing.assert_close(raised, torch.where(inside, 2**0.5 * levels, levels))
     everywhere = ODES["rk4"](steps=6, churn=1.2)._raise(levels)
     torch.testing.assert_close(everywhere, torch.where(levels < 9.0, 1.2 * levels, levels))
+
+
+def test_ralston_with_churn_is_edms_general_second_order_method():
+    """Algorithm 3 of Karras et al. at alpha = 2/3, with the churn of its algorithm 2:
+    t' = t + gamma t, x' = x + sqrt(t'^2 - t^2) S_noise z, then d and d_2 at a share alpha of h."""
+    sde, churn, noisy, share = EDM(0.02, 9.0), 1.8, 1.01, 2 / 3
+    model = GaussianMixture(MEANS, COVARIANCES, sde, [0.3, 0.7])
+    z = torch.randn(4, *STARTS.shape, generator=torch.Generator().manual_seed(0)).double()
+    sampler = ODES["heun"](steps=6, method="ralston", churn=churn, churn_noise=noisy, churn_max=5.0)
+    times, x, draws = sampler.times(sde), 9.0 * STARTS, iter(z)
+    for t, end in pairwise(times):
+        if t <= 5.0:
+            raised = t + min(churn / 6, math.sqrt(2) - 1) * t
+            x = x + (raised**2 - t**2).sqrt() * noisy * next(draws)
+            t = raised
+        h, slope = end - t, (x - model.denoise(x, t)) / t
+        middle = t + share * h
+        ahead = x + share * h * slope
+        second = (ahead - model.denoise(ahead, middle)) / middle
+        x = x + h * ((1 - 1 / (2 * share)) * slope + 1 / (2 * share) * second)
+    x, left = model.denoise(x, times[-1]), iter(z)
+    got = sampler(model, 9.0 * STARTS, noise=lambda: next(left), progress=False)
+    torch.testing.assert_close(got, x, rtol=1e-10, atol=1e-12)

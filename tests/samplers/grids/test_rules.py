@@ -15,6 +15,7 @@ from sde_score.samplers import (
     LogitNormal,
     NoiseGrid,
     NoiseRatios,
+    PolyExponential,
     Polynomial,
     RectifiedTime,
     UniformLogSNR,
@@ -125,6 +126,13 @@ def test_logit_normal_steps_are_equally_likely(sde, mean, std):
     check_even(torch.from_numpy(stats.norm(mean, std).cdf(s.log().numpy())), rtol=1e-5)
 
 
+def test_polyexponential_grids_are_those_of_k_diffusion(reference):
+    want = reference("samplers_k_diffusion")[0]["grid.polyexponential"][:-1]  # without zero noise
+    sde = EDM(want[-1].item(), want[0].item())
+    close(PolyExponential(rho=1.5).times(sde, len(want)), want)
+    close(PolyExponential().times(sde, 9), UniformLogSNR().times(sde, 9))
+
+
 def test_native_grids():
     """EDM has Karras's; VE's uniform times are the geometric ladder."""
     assert torch.equal(GRIDS.create("native").times(EDM(), 9), Karras().times(EDM(), 9))
@@ -197,6 +205,7 @@ def test_ends_outside_the_times_are_refused(sde):
     ("make", "says"),
     [
         (lambda: Karras(rho=0), "rho=0"),
+        (lambda: PolyExponential(rho=0), "rho=0"),
         (lambda: Polynomial(power=0), "power=0"),
         (lambda: Polynomial(power=-2.0), "power=-2"),
         (lambda: RectifiedTime(shift=0.0), "shift=0"),
