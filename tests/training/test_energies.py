@@ -19,7 +19,7 @@ REMEMBERING = [
     "persistent(buffer_size=32, k=2, restart=0.2)",
     "noise-contrastive",
 ]
-EACH = [*REMEMBERING, "contrastive-divergence(k=2)", "hutchinson", "recovery(k=2)"]
+EACH = [*REMEMBERING, "contrastive-divergence(k=2)"]
 
 
 class Once(torch.autograd.Function):
