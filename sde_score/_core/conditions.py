@@ -26,8 +26,11 @@ dictionary from names to such shapes and, for classes, to their number."""
 NO_CLASS = -1
 """Label of an example without a class."""
 
-BESIDE = ("augment", "estimate")
-"""Entries of dictionaries that training and samplers add themselves."""
+END = "end_noise_level"
+"""The entry that tells a flow map where it goes: log(sigma / alpha) / 4 of the end, `(batch,)`."""
+
+BESIDE = ("augment", "estimate", END)
+"""Entries of dictionaries that training, samplers and flow maps add themselves."""
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -76,7 +79,7 @@ def require_condition_shape(shape: ConditionShape) -> ConditionShape:
         if not isinstance(name, str) or not name.isidentifier() or name in BESIDE:
             raise ValueError(
                 f"{name!r} cannot name a condition: take a word of letters, digits and "
-                f"underscores, other than {' and '.join(BESIDE)}"
+                f"underscores, other than {', '.join(BESIDE[:-1])} and {BESIDE[-1]}"
             )
         title = f"condition_shape[{name!r}]"
         given: Any = kind

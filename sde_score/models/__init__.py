@@ -44,8 +44,10 @@ from sde_score.models.exact import (
 from sde_score.models.exact.boltzmann import RestrictedBoltzmann
 from sde_score.models.exact.discrete import DiscreteTarget, IndependentSites
 from sde_score.models.exact.empirical import EmpiricalDistribution
+from sde_score.models.exact.gaussian_flow import GaussianFlowMap
 from sde_score.models.exact.gaussian_mixture import GaussianMixture
 from sde_score.models.exact.lattice import Ising, Potts
+from sde_score.models.flow_map import BaseFlowMap, FlowMap, FlowMapModel, chord
 from sde_score.models.functions import EnergyFunction, ScoreFunction
 from sde_score.models.inputs import (
     as_batch,
@@ -68,6 +70,7 @@ __all__ = [
     "PARAMETRIZATIONS",
     "TARGETS",
     "BaseEnergy",
+    "BaseFlowMap",
     "BaseModel",
     "Caller",
     "Density",
@@ -82,8 +85,11 @@ __all__ = [
     "EnergyModel",
     "EnergySum",
     "Exponential",
+    "FlowMap",
+    "FlowMapModel",
     "Funnel",
     "Gaussian",
+    "GaussianFlowMap",
     "GaussianMixture",
     "IndependentSites",
     "Ising",
@@ -111,6 +117,7 @@ __all__ = [
     "asymmetry",
     "check_differentiable",
     "checked_inputs",
+    "chord",
     "divergence",
     "gradient_of",
     "hessian_vector",

@@ -96,11 +96,13 @@ class Caller(nn.Module):
         t: Tensor,
         condition: Condition,
         shape: tuple[int, ...],
+        beside: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """What the function returns at x and t, of the given shape and in the dtype of x.
 
         A condition may be a dictionary, for networks that take one: a class alone is its entry
-        `label`, a vector or image alone its entry `condition`.
+        `label`, a vector or image alone its entry `condition`. `beside` holds more entries, of
+        this call alone.
 
         Raises:
             TypeError: for a condition that is not taken, or a result that is no tensor of numbers.
@@ -110,13 +112,13 @@ class Caller(nn.Module):
         if condition is not None and not isinstance(condition, Tensor):
             condition = as_condition(condition, len(x), x.device)
         self._check_condition(condition)
-        if self.beside:
+        if beside := {**self.beside, **(beside or {})}:
             known = (
                 condition or {}
                 if not isinstance(condition, Tensor)
                 else {"condition" if condition.is_floating_point() else "label": condition}
             )
-            condition = {**known, **self.beside}
+            condition = {**known, **beside}
         dtype = self._dtype() or x.dtype
         t = t.to(dtype) if t.is_floating_point() else t
         more = () if condition is None and self._takes_two else (condition,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -41,10 +41,16 @@ class BackboneModel(Caller):
         self.sigma_data = self.parametrization.sigma_data
         self._sde = SDES.resolve(sde, name="sde")
 
-    def _call_backbone(self, scaled: Tensor, at: Scales, condition: Condition) -> Tensor:
+    def _call_backbone(
+        self,
+        scaled: Tensor,
+        at: Scales,
+        condition: Condition,
+        beside: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """The backbone's output at x / S, in the dtype of x; it computes in its own."""
         label = self.parametrization.time_label(at).expand(scaled.shape[0])
-        return self._call(scaled, label, condition, tuple(scaled.shape))
+        return self._call(scaled, label, condition, tuple(scaled.shape), beside)
 
     @override
     def extra_repr(self) -> str:

@@ -40,8 +40,9 @@ from sde_score.nn.backbones.refinenet import RefineNet
 from sde_score.nn.backbones.transformer import Transformer
 from sde_score.nn.backbones.unet import UNet
 from sde_score.nn.backbones.uvit import UViT
-from sde_score.nn.blocks.embeddings import NoiseEmbedding
+from sde_score.nn.blocks.embeddings import EndEmbedding, NoiseEmbedding
 from sde_score.nn.blocks.group_norm import set_second_derivatives
+from sde_score.nn.blocks.time_embedding import TimeEmbedding
 from sde_score.nn.network_summary import Summary, summary
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "register",
     "set_second_derivatives",
     "summary",
+    "tell_end",
 ]
 
 BACKBONES: Registry[nn.Module] = Registry(
@@ -149,6 +151,33 @@ def create(
         )
     taken = {key: value for key, value in of_the_data.items() if key in parameters}
     return BACKBONES.create(spec, **taken)
+
+
+def tell_end(network: nn.Module) -> nn.Module:
+    """Tell a network a second noise level, that at which a flow map ends, and return it.
+
+    Its answers are the same as before until the few layers that this adds are trained.
+
+    Args:
+        network: that embeds the noise level by `NoiseEmbedding` or `TimeEmbedding`, changed in
+            place.
+
+    Raises:
+        ValueError: for a network of another kind.
+    """
+    embeddings = [
+        part for part in network.modules() if isinstance(part, NoiseEmbedding | TimeEmbedding)
+    ]
+    if not embeddings:
+        raise ValueError(
+            f"{type(network).__name__} embeds the noise level in a way of its own, so that it "
+            "cannot be told a second one here: take another, such as unet or dit, or read "
+            "condition['end_noise_level'] in its forward"
+        )
+    for part in embeddings:
+        if part.end is None:
+            part.end = EndEmbedding(part.second.out_features).to(part.second.weight)
+    return network
 
 
 def default_for(event_shape: Sequence[int]) -> str:

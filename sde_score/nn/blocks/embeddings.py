@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from sde_score._core.checks import require_count
 from sde_score._core.conditions import (
+    END,
     INTEGERS,
     NO_CLASS,
     Condition,
@@ -69,6 +71,41 @@ def require_noise_level(noise_level: Tensor) -> None:
         )
 
 
+class EndEmbedding(nn.Module):
+    """The noise level at which a flow map ends, added to the vector of the one it starts from.
+
+    A two-layer network of its Fourier features and that vector, whose last layer starts at zero:
+    a trained network answers as before until it is trained on.
+
+    Args:
+        channels: length of the vector.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(2 * _WAVES + channels, channels)
+        self.second = nn.Linear(channels, channels)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, vector: Tensor, condition: Condition) -> Tensor:
+        """The vector `(batch, channels)` with the end, which the condition has under
+        `end_noise_level`.
+
+        Raises:
+            ValueError: for a condition without it.
+        """
+        end = condition.get(END) if isinstance(condition, Mapping) else None
+        if end is None:
+            raise ValueError(
+                "this network is told two noise levels, and the condition has no entry "
+                f"{END!r}: make a model of it by FlowMap(network, sde)"
+            )
+        told = torch.cat([fourier_features(end).to(vector), vector], dim=1)
+        change: Tensor = self.second(F.silu(self.first(told)))
+        return vector + change
+
+
 class NoiseEmbedding(nn.Module):
     """The noise level, and the class, of each example as a vector.
 
@@ -97,6 +134,7 @@ class NoiseEmbedding(nn.Module):
         self.second = nn.Linear(channels, channels)
         self.classes = nn.Embedding(num_classes, channels) if num_classes else None
         self.vectors = condition_embedding(condition_shape, channels, num_classes)
+        self.end: EndEmbedding | None = None
 
     def forward(self, noise_level: Tensor, condition: Condition = None) -> Tensor:
         """Embed a batch of noise levels and, where there are classes, of labels.
@@ -130,4 +168,5 @@ class NoiseEmbedding(nn.Module):
             hidden = hidden + self.vectors(condition, len(noise_level))
         else:
             refuse_label(condition)
-        return F.silu(hidden)
+        vector = F.silu(hidden)
+        return vector if self.end is None else self.end(vector, condition)

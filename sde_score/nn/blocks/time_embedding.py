@@ -14,7 +14,7 @@ from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score._core.conditions import NO_CLASS, Condition, ConditionShape, require_labels
 from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
-from sde_score.nn.blocks.embeddings import require_noise_level
+from sde_score.nn.blocks.embeddings import EndEmbedding, require_noise_level
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu}
 
@@ -170,6 +170,7 @@ class TimeEmbedding(nn.Module):
         rows = num_classes + null_class
         self.classes = nn.Embedding(rows, width) if num_classes else None
         self.class_bias = nn.Parameter(torch.zeros(width)) if class_bias and num_classes else None
+        self.end: EndEmbedding | None = None
         self.augment = (
             nn.Linear(num_augment, features.channels, bias=False) if num_augment else None
         )
@@ -205,7 +206,7 @@ class TimeEmbedding(nn.Module):
         if self.vectors is not None:
             hidden = hidden + self.vectors(condition, len(time_label))
         out: Tensor = self.last(hidden)
-        return out
+        return out if self.end is None else self.end(out, condition)
 
     def _classes(self, condition: Condition, time_label: Tensor) -> Tensor | None:
         if self.classes is None:
