@@ -51,7 +51,7 @@ def drawn(name: str, prior: GaussianMixture, seen: Measurement, steps: int, seed
         )
     sampler: Any
     if name == "pnp-dm":
-        spec = "pnp-dm(rho_min=0.3, prior='ancestral(steps=20)')"
+        spec = "pnp-dm(rho_min=0.3, decay=0.85, prior='dpmpp-2m-sde(steps=10)')"
         sampler, model = SAMPLERS.create(spec, observation=seen, steps=steps), prior
     elif name in SAMPLERS:
         sampler, model = SAMPLERS.create(name, observation=seen, steps=steps), prior
@@ -78,7 +78,7 @@ def table(given: argparse.Namespace) -> Iterator[Row]:
     count = given.count or (12 if given.quick else 200)
     for kind, prior in PRIORS.items():
         for name in chosen(ALL, given):
-            steps = (given.steps or [5 if given.quick else 50])[0]
+            steps = (given.steps or [5 if given.quick else 30])[0]
             p = ranked(name, prior, count, steps)
             yield {
                 "data": kind, "method": name, "steps": steps, "truths": count,

@@ -85,6 +85,19 @@ def test_particles_weigh_to_the_posterior_under_their_own_chain(name):
     assert off < 5 * 44 / (2 * found.ess)  # 44 moments, each off by its error; some are copies
 
 
+@pytest.mark.parametrize("sde", [VP(), EDM(0.05, 5.0)], ids=str)
+def test_particles_start_where_every_sampler_does(sde):
+    """Nothing is known there of what is not measured; a product gets there by its weights."""
+    prior, z = GaussianMixture([[0.0, 0.0]], 0.5, sde), normal(6, 2)
+    times = samplers.GRIDS.resolve("karras").times(sde, 4)
+    seen = Measurement(Mask(torch.tensor([True, False])), torch.zeros(1), 0.5)
+    for path in ("mean", "drawn"):
+        x = TARGETS[path](prior, seen).stages(times, [0], 6).start(z)[0]
+        torch.testing.assert_close(x[:, 1], sde.prior_std * z[:, 1])
+    for target in (Twisted(prior, seen), Corrected(guidance.Tempered(prior, 2.0), (2,))):
+        torch.testing.assert_close(target.stages(times, [0], 6).start(z)[0], sde.prior_std * z)
+
+
 def test_islands_are_those_of_their_seeds_however_many_move_together():
     problem = next(iter(problems(0.3)))
     target = NoisedObservation(problem.prior, problem.seen, "drawn")
@@ -124,6 +137,7 @@ def test_the_standard_error_is_the_spread_of_log_z(threshold):
     values = logs.logsumexp(1) - math.log(8)
     errors = (logs - values[:, None]).exp().std(1) / math.sqrt(8)
     assert values.std() / errors.mean() == pytest.approx(1, abs=0.4)
+    assert every.standard_error * math.sqrt(30) == pytest.approx(float(errors.mean()), rel=0.2)
     assert (every.survivors == 40) == (threshold == 0)
 
 
