@@ -31,9 +31,9 @@ from sde_score.training import Run
 class Posterior(RunCommand):
     """Draw samples of a trained run given an observation: inpainting, deblurring, tomography.
 
-    Every method says whether it is exact and how it is biased; see docs/conditions.md. A picture
-    with a transparent hole needs nothing else. Where the truth is known, the samples are measured
-    against it.
+    Every method says whether it is exact and how it is biased; see docs/inverse_problems.md. A
+    picture with a transparent hole needs nothing else. Where the truth is known, the samples are
+    measured against it.
 
     For example:
         sde-score posterior runs/digits --observation photo.png --out filled.png
