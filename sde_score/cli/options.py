@@ -140,14 +140,42 @@ def hint_at_noise(run: Run, specs: Sequence[str]) -> None:
             )
 
 
-def is_grid_file(grid: str | None) -> bool:
-    """Whether a grid is the path of a file, not the name of a rule."""
-    return grid is not None and grid.endswith(".json")
+def is_json(spec: str | None) -> bool:
+    """Whether a grid or a sampler is the path of a file, not a name."""
+    return spec is not None and spec.endswith(".json")
+
+
+def tuned_path(run: Path, nfe: int) -> Path:
+    """Where a run keeps the sampler that was tuned for a number of evaluations."""
+    return run / "tuned" / f"nfe-{nfe}.json"
+
+
+def chosen_sampler(run: Run, spec: str, grid: str | None) -> str:
+    """Spec of a sampler in which `auto` and `tuned` are replaced by what they mean for a run.
+
+    Raises:
+        ValueError: if the run has no tuned sampler, or several and none is chosen.
+    """
+    if spec == "auto":
+        return suited_sampler(run, grid)
+    name, arguments = (spec, {}) if is_json(spec) else parse_spec(spec)
+    if name != "tuned":
+        return spec
+    files = sorted((run.path / "tuned").glob("nfe-*.json"))
+    if "nfe" in arguments:
+        files = [file for file in files if file == tuned_path(run.path, arguments["nfe"])]
+    if len(files) != 1 or arguments.keys() - {"nfe"}:
+        there = ", ".join(file.stem for file in files) or "none that suits"
+        raise ValueError(
+            f"sampler={spec}: write tuned, or tuned(nfe=10) if there are several; {run.path} has "
+            f"{there}; sde-score tune {run.path} makes one"
+        )
+    return str(files[0])
 
 
 def suited_sampler(run: Run, grid: str | None) -> str:
     """Spec of the sampler that `auto` takes: the one a grid file was made for, or the run's."""
-    made_for = read_grid_file(str(grid)).sampler if is_grid_file(grid) else ""
+    made_for = read_grid_file(str(grid)).sampler if is_json(grid) else ""
     return made_for or run.sampler
 
 
@@ -159,8 +187,11 @@ def sampler_spec(spec: str, steps: int | None, grid: str | None) -> str:
     Raises:
         ValueError: for an unknown sampler or argument, or a damaged file.
     """
+    if is_json(spec) and steps is None and grid is None:
+        samplers.create(spec)
+        return spec
     name, arguments = parse_spec(spec)
-    if grid is not None and is_grid_file(grid):
+    if grid is not None and is_json(grid):
         arguments.setdefault("steps", len(read_grid_file(grid).ratios))
         grid = format_spec("file", {"path": grid})
     given = {"steps": steps, "grid": grid}

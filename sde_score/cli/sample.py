@@ -12,10 +12,10 @@ from sde_score import samplers
 from sde_score._core.conditions import Condition, mapped
 from sde_score.cli.options import (
     RunCommand,
+    chosen_sampler,
     hint_at_noise,
     sampler_spec,
     saved,
-    suited_sampler,
 )
 from sde_score.cli.output import say, show_record
 from sde_score.data import load_condition
@@ -48,7 +48,8 @@ class Sample(RunCommand):
 
     sampler: str = "auto"
     """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
-    takes that of the grid's file, or heun(steps=18), or mcmc for a model trained without noise."""
+    takes that of the grid's file, or heun(steps=18), or mcmc for a model trained without noise.
+    tuned, or "tuned(nfe=10)", is what sde-score tune found; its .json file can be given as well."""
 
     steps: int | None = None
     """Steps, the final denoising included; the sampler's default if not given."""
@@ -80,7 +81,7 @@ class Sample(RunCommand):
         require_samples_file(self.out)
         run = self.open()
         require_samples_file(self.out, run.event_shape)
-        chosen = suited_sampler(run, self.grid) if self.sampler == "auto" else self.sampler
+        chosen = chosen_sampler(run, self.sampler, self.grid)
         spec = sampler_spec(chosen, self.steps, self.grid)
         hint_at_noise(run, [spec])
         condition = self._condition(run)

@@ -18,6 +18,7 @@ from sde_score.cli.posterior import Posterior
 from sde_score.cli.sample import Sample
 from sde_score.cli.samplers import Samplers
 from sde_score.cli.train import Train
+from sde_score.cli.tune import Tune
 
 VERBS: Registry[Any] = Registry(
     "command",
@@ -29,6 +30,7 @@ VERBS: Registry[Any] = Registry(
         "evaluate": Evaluate,
         "compare": Compare,
         "benchmark": Benchmark,
+        "tune": Tune,
         "optimise-grid": OptimiseGrid,
         "convert": Convert,
         "inspect": Inspect,

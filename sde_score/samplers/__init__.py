@@ -73,6 +73,7 @@ from sde_score.samplers.published import (
     describe,
 )
 from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
+from sde_score.samplers.tuning.tune import Tuned, tune
 
 SAMPLERS.fill(constructors(Sampler), ALIASES)
 SAMPLERS.find_in(READERS, diffusers="SchedulerSampler")
@@ -138,6 +139,7 @@ __all__ = [
     "Times",
     "Trajectory",
     "TransitionVariance",
+    "Tuned",
     "UniformLogSNR",
     "UniformTime",
     "annealed_variance",
@@ -153,5 +155,6 @@ __all__ = [
     "register",
     "run",
     "sample",
+    "tune",
     "write_grid_file",
 ]

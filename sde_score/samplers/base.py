@@ -27,7 +27,7 @@ from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.models import GaussianMixture, Model, as_condition, require_model, stand_in
 from sde_score.random import ExampleStreams, Noise, example_seeds
 from sde_score.samplers.budget import most_steps
-from sde_score.samplers.grids import GRIDS, Grid
+from sde_score.samplers.grids import GRIDS, Grid, sampler_of_file
 from sde_score.samplers.problem import Iteration, Problem, Samples, Trajectory
 from sde_score.samplers.start import as_start, blank, fitting, sigma_data_of
 from sde_score.sdes import SDE, VP
@@ -362,18 +362,18 @@ class SamplerRegistry(Registry[Sampler]):
         """Build the sampler that `spec` names; keyword arguments override those in the spec.
 
         Args:
-            spec: such as `"dpmpp-2m"`, `"heun(steps=18)"` or `"heun(nfe=35)"`.
+            spec: such as `"heun(steps=18)"`, `"heun(nfe=35)"`, or a .json file of `tune`.
             model: for `nfe`, the model that will be sampled; see `Sampler.count_nfe`.
             arguments: fields of the sampler, or `nfe` in place of `steps`: a budget of network
                 evaluations, within which as many steps are taken as it allows.
 
         Raises:
             ValueError: for an unknown name, arguments that it does not accept, both `nfe` and
-                `steps`, or a budget that cannot be met.
+                `steps`, a budget that cannot be met, or a damaged file.
         """
         if not isinstance(spec, str):
             return super().create(spec)
-        given, from_spec = parse_spec(spec)
+        given, from_spec = sampler_of_file(spec) if spec.endswith(".json") else parse_spec(spec)
         merged = {**from_spec, **arguments}
         nfe = merged.pop("nfe", None)
         if nfe is not None and "steps" in merged:

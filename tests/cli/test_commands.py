@@ -21,7 +21,7 @@ from sde_score.cli.parsing import parse
 from sde_score.training import load_run
 
 VERBS = ["train", "sample", "likelihood", "evaluate", "compare", "data", "samplers", "objectives"]
-VERBS += ["benchmark", "optimise-grid", "demo"]
+VERBS += ["benchmark", "optimise-grid", "tune", "demo"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

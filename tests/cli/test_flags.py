@@ -203,6 +203,7 @@ def test_a_solver_that_gives_up_says_so_in_one_line(runs, tmp_path, refusal):
         (["sample", "score", "--sampler", "ddim", "--steps"], "memory is full"),
         (["sample", "score", "--num"], "num=9"),
         (["optimise-grid", "score", "--num"], "num=9"),
+        (["tune", "score", "--num"], "num=9"),
     ],
 )
 def test_amounts_beyond_the_memory_are_refused(runs, refusal, monkeypatch, tmp_path, words, said):

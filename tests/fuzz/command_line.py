@@ -49,6 +49,10 @@ VERBS: dict[str, list[str]] = {
         "--out", "b", "--no-progress",
     ],
     "optimise-grid": ["score", "--num", "2", "--nfe", "4", "--iterations", "1", "--no-progress"],
+    "tune": [
+        "score", "--num", "4", "--nfe", "3", "--iterations", "1", "--candidates", "ddim",
+        "--no-progress",
+    ],
     "data": ["info", "ring(n=60)"],
     "samplers": [],
     "objectives": [],
@@ -71,7 +75,7 @@ LITERALS = [
 ]  # fmt: skip
 
 
-LASTING = {"train --steps", "optimise-grid --iterations"}
+LASTING = {"train --steps", "optimise-grid --iterations", "tune --iterations"}
 """Flags whose enormous values are no mistake: work that goes on until it is stopped."""
 
 

@@ -2,7 +2,7 @@
 
 from sde_score.samplers.grids.base import GRIDS, Grid
 from sde_score.samplers.grids.files import GridFile, read_grid_file, write_grid_file
-from sde_score.samplers.grids.given import NoiseRatios, Times, from_file
+from sde_score.samplers.grids.given import NoiseRatios, Times, from_file, sampler_of_file
 from sde_score.samplers.grids.rules import (
     Angle,
     Karras,
@@ -56,5 +56,6 @@ __all__ = [
     "from_file",
     "read_grid_file",
     "register",
+    "sampler_of_file",
     "write_grid_file",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from typing_extensions import override
 
 from sde_score._core.arguments import checked
 from sde_score._core.checks import require_finite
+from sde_score._core.registry import parse_spec
 from sde_score.samplers.grids.base import Grid
-from sde_score.samplers.grids.files import read_grid_file
+from sde_score.samplers.grids.files import GridFile, read_grid_file
 from sde_score.sdes import SDE
 
 
@@ -121,5 +123,22 @@ def from_file(path: str | Path) -> NoiseRatios:
         ValueError: if the file is damaged, or no grid.
         OSError: if it cannot be read.
     """
-    record = read_grid_file(path)
-    return NoiseRatios(ratios=record.ratios, made_for=f"{record.sampler}, {record.nfe} NFE")
+    return _ratios(read_grid_file(path))
+
+
+def _ratios(content: GridFile) -> NoiseRatios:
+    return NoiseRatios(content.ratios, f"{content.sampler}, {content.nfe} NFE")
+
+
+def sampler_of_file(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of the sampler that a grid file was made for, the grid among them.
+
+    Raises:
+        ValueError: if the file is damaged, no grid, or names no sampler.
+        OSError: if it cannot be read.
+    """
+    content = read_grid_file(path)
+    name, arguments = parse_spec(content.sampler)
+    if not name or name.endswith(".json"):
+        raise ValueError(f"{path} names no sampler for its grid: sampler={content.sampler[:80]!r}")
+    return name, {**arguments, "grid": _ratios(content)}

@@ -132,30 +132,43 @@ def optimise_grid(
     require_choice("method", method, METHODS)
     sampler = SAMPLERS.resolve(sampler, name="sampler")
     _require_suitable(sampler)
-    reference = reference or _fine_solution(model)
-    with _frozen(model):
+    reference = reference or fine_solution(model)
+    with frozen(model):
         rectified = replace(sampler, grid="rectified").within(nfe, model)
         sampler, spent = replace(sampler, steps=rectified.steps), rectified.count_nfe(model)
-        shape = _event_shape(model, event_shape)
+        shape = event_shape_of(model, event_shape)
         parts = Parts(model, reference, shape, seed, condition, batch_size, progress)
         fit, held, new = parts.take(num, max(1, num // 2), fresh)
         search = Search(model, sampler, fit, held, progress)
-        began, theta = search.best_stock()
-        method = _choose(method, search, theta, seed)
-        theta = _searched(method, search, theta, iterations, learning_rate)
-        spec, ratios = sampler.text("grid"), tuple(ratios_of(model.sde, theta).tolist())
-        grid = NoiseRatios(ratios=ratios, made_for=f"{spec}, {spent} NFE")
+        spec = sampler.text("grid")
+        method, began, grid = search_grid(search, spent, method, iterations, learning_rate, seed)
         better = replace(sampler, grid=grid)
         errors = _errors(search, sampler, better, fit, new)
     return FoundGrid(grid, better, spec, spent, target, method, began, errors)
 
 
-def _searched(
-    method: str, search: Search, theta: Tensor, iterations: int, learning_rate: float
-) -> Tensor:
+def search_grid(
+    search: Search, nfe: int, method: str, iterations: int, learning_rate: float, seed: int
+) -> tuple[str, str, NoiseRatios]:
+    """How the grid of a search's sampler was searched, where that began, and the grid.
+
+    Args:
+        search: the model, the sampler and the starts.
+        nfe: the sampler's evaluations.
+        method: one of `METHODS`.
+        iterations: of Adam; the search without gradients makes four times as many runs.
+        learning_rate: of Adam.
+        seed: random seed of the directions in which gradients are tried.
+    """
+    began, theta = search.best_stock()
+    method = _choose(method, search, theta, seed)
     if method == "gradient":
-        return search.by_gradient(theta, iterations, learning_rate)
-    return search.by_coordinate(theta, 4 * iterations)
+        theta = search.by_gradient(theta, iterations, learning_rate)
+    else:
+        theta = search.by_coordinate(theta, 4 * iterations)
+    ratios = tuple(ratios_of(search.sde, theta).tolist())
+    made_for = f"{search.sampler.text('grid')}, {nfe} NFE"
+    return method, began, NoiseRatios(ratios=ratios, made_for=made_for)
 
 
 def _errors(
@@ -198,7 +211,8 @@ def _choose(method: str, search: Search, theta: Tensor, seed: int) -> str:
     return "search"
 
 
-def _event_shape(model: Model, given: Sequence[int] | None) -> tuple[int, ...]:
+def event_shape_of(model: Model, given: Sequence[int] | None) -> tuple[int, ...]:
+    """The shape of one sample: the given one, or that of the model."""
     shape = getattr(model, "event_shape", None) if given is None else given
     if shape is None:
         raise ValueError("event_shape=None: this model does not say its own, so it must be given")
@@ -209,7 +223,7 @@ def _parameters(model: Model) -> list[nn.Parameter]:
     return list(model.parameters()) if isinstance(model, nn.Module) else []
 
 
-def _fine_solution(model: Model) -> Sampler:
+def fine_solution(model: Model) -> Sampler:
     """An exact model is asked for all it knows, a network for what it was trained to say well."""
     if _parameters(model):
         return ProbabilityFlowODE(rtol=1e-5, atol=1e-5, grid=UniformTime())
@@ -217,7 +231,7 @@ def _fine_solution(model: Model) -> Sampler:
 
 
 @contextmanager
-def _frozen(model: Model) -> Iterator[None]:
+def frozen(model: Model) -> Iterator[None]:
     """The model in evaluation mode, its parameters without gradients; as before on leaving."""
     parameters = [p for p in _parameters(model) if p.requires_grad]
     try:

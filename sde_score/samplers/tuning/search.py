@@ -12,6 +12,7 @@ so that every theta is a decreasing grid, with the first time fixed and the last
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ class EndErrors:
     median: float
     mean_log: float
 
+    @property
+    def balanced(self) -> float:
+        """Geometric mean of the root mean square and the median; infinite where one is not
+        finite."""
+        product = self.rms * self.median
+        return math.sqrt(product) if math.isfinite(product) else math.inf
+
     @classmethod
     def of(cls, errors: Tensor) -> EndErrors:
         """Of errors of shape `(starts,)`."""
@@ -65,6 +73,12 @@ class Starts:
     """States at `t_max`, where the fine solution carries them, and the condition; in batches."""
 
     batches: list[tuple[Tensor, Tensor, Condition]]
+
+    def __len__(self) -> int:
+        return sum(len(x) for x, _, _ in self.batches)
+
+    def __add__(self, more: Starts) -> Starts:
+        return Starts([*self.batches, *more.batches])
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,13 +187,14 @@ def theta_of(sde: SDE, times: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Search:
-    """Errors of grids, and ways to lower them."""
+    """Errors of grids, and ways to lower them, until the clock `time.monotonic` is at `until`."""
 
     model: Model
     sampler: Sampler
     fit: Starts
     held: Starts
     progress: bool
+    until: float = math.inf
 
     @property
     def sde(self) -> SDE:
@@ -260,7 +275,7 @@ class Search:
         cooling = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, iterations, eta_min=learning_rate / 20
         )
-        total = sum(len(x) for x, _, _ in self.fit.batches)
+        total = len(self.fit)
         for iteration in self._bar(iterations):
             optimizer.zero_grad()
             for index in range(len(self.fit.batches)):
@@ -302,7 +317,10 @@ class Search:
 
     def _bar(self, total: int) -> Iterator[int]:
         name = f"grid of {self.sampler.steps} steps"
-        yield from progress_bar(range(total), name=name, shown=self.progress)
+        for step in progress_bar(range(total), name=name, shown=self.progress):
+            if time.monotonic() > self.until:
+                return
+            yield step
 
 
 def _no_noise() -> Tensor:
