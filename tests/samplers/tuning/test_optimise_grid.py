@@ -208,7 +208,7 @@ def test_a_sampler_deaf_to_gradients_is_searched_without():
 def test_search_comes_near_the_gradient():
     given = {"reference": COARSE, "num": 16, "fresh": 32}
     by_gradient, by_search = (
-        find("flow-ab", 4, method=method, **given) for method in ("gradient", "search")
+        find("flow-ab", 6, method=method, **given) for method in ("gradient", "search")
     )
     assert by_search.method == "search"
     best, near = (f.errors["fresh", "after"].mean_log for f in (by_gradient, by_search))
