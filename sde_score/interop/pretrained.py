@@ -28,7 +28,7 @@ from sde_score.interop.files import Contents, read_contents
 from sde_score.interop.imported import Family, Imported
 from sde_score.interop.keys import fitted, sketch
 from sde_score.interop.schedules import text_of
-from sde_score.models import PARAMETRIZATIONS, EnergyModel, ScoreModel
+from sde_score.models import PARAMETRIZATIONS, EnergyModel, FlowMap, ScoreModel
 from sde_score.scaling import ConditionScaling, Scaling
 from sde_score.sdes import SDES
 from sde_score.training import Run, load_run
@@ -105,6 +105,11 @@ def _of_run(run: Run) -> Imported:
             f"the run in {run.path} has a network that no text names, {spec}: a folder is loaded "
             "by others from text alone. Register its class (docs/registering.md) and train by that "
             "name, or save run.model.state_dict() yourself"
+        )
+    if isinstance(run.model, FlowMap):
+        raise ValueError(
+            f"the run in {run.path} has a flow map, which this format does not know: save "
+            "run.model.state_dict() yourself, or load the run where it is needed"
         )
     found = _of_model(run.model, spec, run.event_shape, run.num_classes)
     return found.replaced(

@@ -22,6 +22,8 @@ from sde_score.objectives.energy.joint_energy import JointEnergy
 from sde_score.objectives.energy.noise_contrastive import NoiseContrastive
 from sde_score.objectives.energy.recovery import RecoveryLikelihood
 from sde_score.objectives.energy.replay_buffer import ReplayBuffer
+from sde_score.objectives.flow_map.base import FlowMapObjective
+from sde_score.objectives.flow_map.identities import Consistency, Lagrangian, MeanFlow, Semigroup
 from sde_score.objectives.score_matching.denoising import DenoisingScoreMatching
 from sde_score.objectives.score_matching.denoising_adaptive import AdaptiveDenoising
 from sde_score.objectives.score_matching.denoising_control import DenoisingControl
@@ -71,6 +73,10 @@ OBJECTIVES.fill(
         "energy-discrepancy": EnergyDiscrepancy,
         "joint-energy": JointEnergy,
         "stein-discrepancy": SteinDiscrepancy,
+        "mean-flow": MeanFlow,
+        "lagrangian": Lagrangian,
+        "semigroup": Semigroup,
+        "consistency": Consistency,
     },
     aliases={
         "dsm": "denoising",
@@ -86,6 +92,8 @@ OBJECTIVES.fill(
         "nce": "noise-contrastive",
         "jem": "joint-energy",
         "ksd": "stein-discrepancy",
+        "shortcut": "semigroup",
+        "ect": "consistency",
     },
 )
 
@@ -102,17 +110,21 @@ __all__ = [
     "WEIGHTINGS",
     "AdaptiveDenoising",
     "BaseObjective",
+    "Consistency",
     "ContrastiveDivergence",
     "DenoisingControl",
     "DenoisingScoreMatching",
     "EnergyDiscrepancy",
     "ExplicitScoreMatching",
     "FiniteDifferenceScoreMatching",
+    "FlowMapObjective",
     "GeneralizedScoreMatching",
     "HutchinsonScoreMatching",
     "ImplicitScoreMatching",
     "JointEnergy",
+    "Lagrangian",
     "MarginalObjective",
+    "MeanFlow",
     "NoiseContrastive",
     "Objective",
     "PersistentContrastiveDivergence",
@@ -120,6 +132,7 @@ __all__ = [
     "RegularizedScoreMatching",
     "ReplayBuffer",
     "ResampledDenoising",
+    "Semigroup",
     "SlicedScoreMatching",
     "StatefulObjective",
     "SteinDiscrepancy",

@@ -147,6 +147,27 @@ class LogitNormal(TimeSampler):
 
 
 @dataclass(frozen=True)
+class UniformAngle(TimeSampler):
+    """atan(sigma / (alpha sigma_data)) uniform over its range: data and noise count alike.
+
+    Args:
+        sigma_data: root mean square of the data, > 0.
+    """
+
+    sigma_data: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_positive(sigma_data=self.sigma_data)
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """The time at which the angle has risen by the share u of its range."""
+        ends = torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)
+        low, high = torch.atan(sde.noise_ratio(ends) / self.sigma_data).tolist()
+        return sde.time_of_noise_ratio(self.sigma_data * torch.tan(low + u * (high - low)))
+
+
+@dataclass(frozen=True)
 class Discrete(TimeSampler):
     """One of n noise levels, each as likely as any other: the times of the discrete views.
 
@@ -237,6 +258,7 @@ TIME_SAMPLERS: Registry[TimeSampler] = Registry(
         "importance": Importance,
         "log_normal": LogNormal,
         "logit_normal": LogitNormal,
+        "uniform_angle": UniformAngle,
         "discrete": Discrete,
     },
     base=TimeSampler,

@@ -21,9 +21,9 @@ from sde_score._core.conditions import ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 from sde_score.data import DataSet
-from sde_score.models import Caller, EnergyBased, EnergyModel, ScoreModel
+from sde_score.models import Caller, EnergyBased, EnergyModel, FlowMap, FlowMapModel, ScoreModel
 from sde_score.nn import create as create_backbone
-from sde_score.nn import default_for
+from sde_score.nn import default_for, tell_end
 from sde_score.nn.blocks.resampling import weights_channels_last
 from sde_score.objectives import (
     OBJECTIVES,
@@ -40,9 +40,10 @@ from sde_score.training.couplings import require_coupling
 from sde_score.training.rng_streams import INIT, SETUP
 from sde_score.training.schedules import with_length, with_length_of
 
-TrainedModel = ScoreModel | EnergyModel
+TrainedModel = ScoreModel | EnergyModel | FlowMap
 """Model of a run."""
 
+_NEEDED = {"energy": ("an energy", EnergyBased), "flow map": ("a flow map", FlowMapModel)}
 _SETUP_EXAMPLES = 4096
 _SPLIT_SEED = 0  # not the run's seed, so that runs are compared on the same held-out examples
 _BY_THE_DATA = ("event_shape", "num_classes", "condition_shape")
@@ -57,8 +58,7 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
         examples: the training data; `sigma_data` is measured on them.
 
     Raises:
-        ValueError: for an unknown SDE or objective, labels that are not there, or fields that do
-            not fit each other.
+        ValueError: for an unknown SDE or objective, or fields that do not fit each other.
     """
     numbers = config.batch_size // config.accumulate * prod(examples.event_shape)
     require_memory(4 * numbers, f"batch_size={config.batch_size}", "increase accumulate")
@@ -75,20 +75,20 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     model: Any = config.model
     if is_whole(model):
         return _settle_whole(config, objective)
-    if model == "score" and objective.needs == "energy":
-        raise ValueError(
-            f"objective={config.objective!r} needs an energy: choose model=energy, or auto"
-        )
+    kind = objective.needs.replace(" ", "-")
+    if kind != "score" and model not in ("auto", kind):
+        what = f"objective={config.objective!r} needs {_NEEDED[objective.needs][0]}"
+        raise ValueError(f"{what}: choose model={kind}, or auto")
     automatic = {
         "backbone": default_for(examples.event_shape),
-        "model": "energy" if objective.needs == "energy" else "score",
+        "model": kind,
         "prediction": "edm" if objective.all_noise_levels else "scaled_score",
     }
     taken: dict[str, Any] = {
         n: value for n, value in automatic.items() if is_auto(getattr(config, n))
     }
     head = TrainConfig.__dataclass_fields__["head"].default
-    if taken.get("model", model) == "score" and config.head != head:
+    if taken.get("model", model) != "energy" and config.head != head:
         _without_effect(f"head={config.head}", "a score needs no map to an energy")
     sigma_data = config.sigma_data
     taken["sigma_data"] = examples.sigma_data if sigma_data is None else float(sigma_data)
@@ -115,8 +115,7 @@ def _at_times_of_sde(config: TrainConfig) -> TrainConfig:
 
 
 def as_before(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """With times and length of a run that is continued, where objective or schedule leave them
-    open."""
+    """With times and length of the run that is continued, where they are left open."""
     if not is_note(config.schedule):
         schedule = with_length_of(config.schedule, str(stored.schedule))
         config = dataclasses.replace(config, schedule=schedule)
@@ -155,8 +154,9 @@ def _settle_whole(config: TrainConfig, objective: Objective) -> TrainConfig:
     model: Any = config.model
     if not isinstance(model, nn.Module) or not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"model={note(model)} has no parameters to train: give a torch module")
-    if objective.needs == "energy" and not isinstance(model, EnergyBased):
-        raise ValueError(f"objective={config.objective!r} needs an energy, and model has none")
+    what, kind = _NEEDED.get(objective.needs, ("", object))
+    if not isinstance(model, kind):
+        raise ValueError(f"objective={config.objective!r} needs {what}, and model has none")
     default, sde = TrainConfig(), cast(SDE, model.sde)
     for name in ("backbone", "prediction", "head", "sigma_data"):
         if getattr(config, name) != getattr(default, name):
@@ -319,6 +319,8 @@ def build_model(
     model: TrainedModel
     if config.model == "energy":
         model = EnergyModel(backbone, sde, config.head, *scales)
+    elif config.model == "flow-map":
+        model = FlowMap(backbone if own else tell_end(backbone), sde, *scales)
     else:
         model = ScoreModel(backbone, sde, *scales)
     _conditional(model, config)

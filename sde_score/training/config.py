@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 else:  # what a flag of the command line can be
     AnySDE = AnyBackbone = AnyPrediction = AnyObjective = AnyStart = str
     AnyCoupling = AnyAugmentation = AnyOptimizer = AnySchedule = str
-    AnyModel = Literal["auto", "score", "energy"]
+    AnyModel = Literal["auto", "score", "energy", "flow-map"]
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "sde": SDES,
@@ -112,8 +112,8 @@ class TrainConfig:
     """Network, such as mlp(width=256) or unet(base=64); auto chooses by the shape of an example."""
 
     model: AnyModel = "auto"
-    """Output of the network: a score, or an energy whose gradient is the score; auto takes an
-    energy where the objective needs one."""
+    """Output of the network: a score, an energy whose gradient is the score, or a flow map, that is
+    told two noise levels; auto takes what the objective needs."""
 
     head: Literal["scalar", "square", "residual", "inner"] = "residual"
     """Map from the network's output to an energy."""

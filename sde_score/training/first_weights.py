@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from sde_score._core.plugins import READERS
 from sde_score.data import Scaling
+from sde_score.models import FlowMap
+from sde_score.objectives import OBJECTIVES
 from sde_score.training.build import TrainedModel, start_text
 from sde_score.training.checkpoint import SUMS, Checkpoints, read_tensors, refusing, require_alike
 from sde_score.training.config import NETWORK, TrainConfig, adopt, is_note, load_config
@@ -84,7 +86,9 @@ class FirstWeights:
         """Fill what a configuration leaves open, such as the network, from the run."""
         if self.config is None:
             return config
-        config = adopt(config, self.config, NETWORK)
+        kind = OBJECTIVES.resolve(config.objective).needs  # a flow map may start as a score
+        names = tuple(n for n in NETWORK if n != "model" or kind != "flow map")
+        config = adopt(config, self.config, names)
         if self.model is not None and is_note(config.model):
             return dataclasses.replace(config, model=self.model)
         if self.model is not None and is_note(config.backbone):
@@ -99,8 +103,12 @@ class FirstWeights:
         """
         expected, found = model.state_dict(), dict(self.tensors)
         inside = {f"backbone.{name}": tensor for name, tensor in found.items()}
-        if found.keys() != expected.keys() and inside.keys() == expected.keys():
+        untold = {name for name in expected if ".end." not in name}
+        if found.keys() != expected.keys() and inside.keys() in (expected.keys(), untold):
             found = inside
+        if isinstance(model, FlowMap):  # a score model becomes one whose steps are DDIM's
+            own = {name: t for name, t in expected.items() if ".end." in name}
+            found = {**(own if own.keys().isdisjoint(found) else {}), **found}
         cast = {n: t.to(expected[n].dtype) if n in expected else t for n, t in found.items()}
         with refusing(f"init_from={self.text}"):
             require_alike(cast, expected)

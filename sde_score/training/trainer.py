@@ -145,7 +145,7 @@ class Trainer:
             self.model,
             part.x0[:4],
             condition=rows_of(part.condition, slice(4)),
-            needs=self.objective.needs,
+            needs="energy" if self.objective.needs == "energy" else "score",
             second_derivatives=self.objective.second_derivatives,
         )
 

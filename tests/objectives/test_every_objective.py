@@ -15,7 +15,7 @@ import torch
 
 from sde_score._core.checks import sum_event
 from sde_score.models import EnergyFunction, ScoreFunction, Target
-from sde_score.objectives import OBJECTIVES, StatefulObjective
+from sde_score.objectives import OBJECTIVES, FlowMapObjective, StatefulObjective
 from sde_score.random import BatchSlice
 from sde_score.sdes import EDM
 
@@ -24,7 +24,7 @@ EVENTS = [(), (5,), (3, 2), (2, 3, 4)]
 STATELESS = [
     name
     for name, made in OBJECTIVES.items()
-    if not (isinstance(made, type) and issubclass(made, StatefulObjective))
+    if not (isinstance(made, type) and issubclass(made, StatefulObjective | FlowMapObjective))
 ]
 # Tests of their own hold denoising, and losses that pair examples or draw as many as they like.
 OWN = [

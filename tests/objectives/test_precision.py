@@ -84,6 +84,7 @@ PERSISTENT = ("persistent", "joint-energy")
 CASES = [
     (name, kind, times)
     for name, made in OBJECTIVES.items()
+    if made.needs != "flow map"  # of which some refuse half precision, by tests of their own
     for kind in (("energy",) if made.needs == "energy" else ("score", "energy"))
     for times in (False, True)
     if not times or (name != "generalized" and "time_sampler" in inspect.signature(made).parameters)

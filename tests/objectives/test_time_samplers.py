@@ -51,6 +51,10 @@ def distribution(spec, sde, t):
         "importance": lambda: rate_integral(sde, t),
         "log_normal": lambda: stats.norm.cdf(log_ratio, -1.2, 1.2),
         "log_normal(mean=0.3, std=0.7)": lambda: stats.norm.cdf(log_ratio, 0.3, 0.7),
+        "uniform_angle": lambda: (
+            (np.arctan(np.exp(log_ratio)) - np.arctan(np.exp(ends[0])))
+            / (np.arctan(np.exp(ends[1])) - np.arctan(np.exp(ends[0])))
+        ),
         "logit_normal": lambda: stats.norm.cdf(logit),
         "logit_normal(mean=-0.4, std=1.5)": lambda: stats.norm.cdf(logit, -0.4, 1.5),
     }

@@ -86,14 +86,16 @@ SPECS = {
         (name, model)
         for name in objectives.available()
         for model in ("auto", "energy")
-        if model == "auto" or objectives.create(SPECS.get(name, name)).needs != "energy"
+        if model == "auto" or objectives.create(SPECS.get(name, name)).needs == "score"
     ],
 )
 def test_every_objective_trains_scores_and_energies_on_the_plane(run_to, tmp_path, name, model):
     given = {**ENERGY, "data": "target(name='mixture', n=60)", "objective": SPECS.get(name, name)}
     run = run_to(tmp_path, **given, model=model, steps=2)
     needs = objectives.create(run.config.objective).needs
-    assert run.config.model == ("energy" if "energy" in (model, needs) else "score")
+    kind = "flow-map" if needs == "flow map" else "score"
+    assert run.config.model == ("energy" if "energy" in (model, needs) else kind)
+    assert isinstance(run.model, models.FlowMap) == (kind == "flow-map")
     assert isinstance(run.model, models.EnergyModel) == (run.config.model == "energy")
 
 

@@ -1,0 +1,1 @@
+"""Objectives whose minimizer is the score of the data."""
