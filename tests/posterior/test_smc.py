@@ -206,6 +206,16 @@ def test_products_of_unequal_variances_are_exact(name):
     assert abs(plain.mean() - mean) > 0.12 * sd or abs(plain.std() - sd) > 0.12 * sd
 
 
+def test_the_part_that_keeps_the_sum_at_one_leaves_at_the_end():
+    """At one time alone, what is left in the weights is the density of the start."""
+    sde = EDM(0.05, 5.0)
+    model = guidance.Tempered(GaussianMixture([[0.3]], 0.5, sde), 2.0)
+    stages = Corrected(model, (1,)).stages(torch.tensor([sde.t_max], dtype=torch.float64), [0], 6)
+    x, seen, first = stages.start(normal(6, 1))
+    left = first + stages.finish(x, seen)[1]
+    torch.testing.assert_close(left, torch.distributions.Normal(0.0, 5.0).log_prob(x[:, 0]))
+
+
 def test_guidance_is_the_product_that_its_rule_says():
     sde = VP()
     good, worse = (GaussianMixture([[m]], v, sde) for m, v in ((1.0, 0.25), (0.0, 1.0)))
