@@ -98,6 +98,21 @@ def test_particles_start_where_every_sampler_does(sde):
         torch.testing.assert_close(target.stages(times, [0], 6).start(z)[0], sde.prior_std * z)
 
 
+def test_particles_of_fps_are_free_as_far_as_y_leaves_them():
+    """Above the noise of y they are the walk's, on passing it they leave y, then the chain's."""
+    sde = EDM(0.1, 5.0)
+    times = sde.time_of_noise_ratio(torch.tensor([5.0, 2.0, 0.5, 0.1], dtype=torch.float64))
+    prior = GaussianMixture([[0.0]], 1.0, sde)
+    seen = Measurement(Matrix(torch.ones(1, 1)), torch.tensor([0.7]), 1.0)
+    stages = TARGETS["drawn"](prior, seen).stages(times, [0], 1)
+    x, ones = torch.full((1, 1), 0.3, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    spread = [stages.step(x, (x, x), k, ones)[0] - stages.step(x, (x, x), k, 0 * ones)[0]
+              for k in range(3)]  # fmt: skip
+    free = 0.1 * math.sqrt(1 - (0.1 / 0.5) ** 2)
+    expected = torch.tensor([0.0, 0.5 * math.sqrt(1 - 0.5**2), free], dtype=torch.float64)
+    torch.testing.assert_close(torch.cat(spread)[:, 0], expected, rtol=1e-6, atol=1e-9)
+
+
 def test_islands_are_those_of_their_seeds_however_many_move_together():
     problem = next(iter(problems(0.3)))
     target = NoisedObservation(problem.prior, problem.seen, "drawn")
