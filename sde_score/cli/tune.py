@@ -48,7 +48,8 @@ class Tune(RunCommand):
     """Steps of the search for a grid."""
 
     seconds: float = 120.0
-    """Time after which the best so far is taken; the result then depends on the machine."""
+    """Time for all but the errors on fresh noise, after which the best so far is taken; the result
+    then depends on the machine."""
 
     def run(self) -> None:
         """Race, write, print the errors."""

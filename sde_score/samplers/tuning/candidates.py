@@ -58,7 +58,8 @@ def affordable(samplers: Sequence[Sampler], nfe: int, model: Model) -> list[Samp
 
 def on_stock_grids(samplers: Sequence[Sampler]) -> list[Sampler]:
     """Samplers on their own grids, and after these on the others."""
-    return [*samplers, *(replace(each, grid=grid) for grid in STOCK for each in samplers)]
+    pairs = ((each, grid) for grid in STOCK for each in samplers if each.grid != grid)
+    return [*samplers, *(replace(each, grid=grid) for each, grid in pairs)]
 
 
 def neighbors(sampler: Sampler, nfe: int, model: Model) -> list[Sampler]:

@@ -135,8 +135,8 @@ def tune(
         fresh: further starts, for the errors that are reported.
         seed: random seed of the starts.
         iterations: of the search for each grid; see `optimise_grid`.
-        seconds: time after which the best so far is taken, the fine solution not counted; None
-            runs the race to its end.
+        seconds: time, the fine solution included, half of it for the race and half for the grids,
+            after which the best so far is taken; None takes as long as it needs.
         reference: the fine solution; None as for `optimise_grid`.
         condition: passed to the model; one entry per start, `num + num // 2 + fresh` in all.
         batch_size: starts that the model sees at once.
@@ -151,6 +151,7 @@ def tune(
     require_count(minimum=4, num=num)
     if seconds is not None:
         require_positive(seconds=seconds)
+    began = time.monotonic()
     given = named() if candidates is None else _suitable(candidates)
     reference = reference or fine_solution(model)
     with frozen(model):
@@ -160,8 +161,8 @@ def tune(
         shape = event_shape_of(model, event_shape)
         parts = Parts(model, reference, shape, seed, condition, batch_size, progress)
         few, more, held, new = parts.take(num // 4, num - num // 4, num // 2, fresh)
-        until = math.inf if seconds is None else time.monotonic() + seconds
-        race = _Race(model, few, few + more, held, until, progress)
+        limits = (math.inf, math.inf) if seconds is None else (began + seconds / 2, began + seconds)
+        race = _Race(model, few, few + more, held, *limits, progress)
         best = race.halved(on_stock_grids(racing), _PARENTS)
         if candidates is None:
             best = race.climbed(best, nfe)
@@ -194,12 +195,14 @@ def _suitable(candidates: Sequence[str | Sampler]) -> list[Sampler]:
 
 @dataclass(eq=False)
 class _Race:
-    """Samplers measured from the same starts, until the time is over."""
+    """Samplers measured from the same starts until the clock `time.monotonic` is `halfway`, and
+    their grids searched until it is `until`."""
 
     model: Model
     few: Starts
     fit: Starts
     held: Starts
+    halfway: float
     until: float
     progress: bool
 
@@ -215,16 +218,16 @@ class _Race:
         except REFUSALS:  # a grid or a number of steps that does not go
             return EndErrors(math.inf, math.inf, math.inf)
 
-    def _over(self) -> bool:
+    def _over(self, limit: float) -> bool:
         """Whether to stop; what was measured so far counts."""
-        over = time.monotonic() > self.until
+        over = time.monotonic() > limit
         self.complete &= not over
         return over
 
     def _measured(self, samplers: Sequence[Sampler], starts: Starts) -> list[Entry]:
         found: list[Entry] = []
         for sampler in samplers:
-            if self.table and self._over():
+            if self.table and self._over(self.halfway):
                 break
             found.append(Entry(sampler, len(starts), self.errors(sampler, starts)))
             self.table[repr(sampler)] = found[-1]
@@ -242,7 +245,7 @@ class _Race:
             near = [n for e in best[:_PARENTS] for n in neighbors(e.sampler, nfe, self.model)]
             new = [*{repr(n): n for n in near if repr(n) not in self.table}.values()]
             ahead = sorted([*best, *self.halved(new, _PARENTS)], key=_loss)[: 2 * _PARENTS]
-            if not new or self._over() or ahead[0] is best[0]:
+            if not new or self._over(self.halfway) or ahead[0] is best[0]:
                 return ahead
             best = ahead
         return best
@@ -254,13 +257,15 @@ class _Race:
         kinds = {_kind(entry.sampler): entry.sampler for entry in reversed(best)}
         firsts = [each.sampler for each in best if kinds[_kind(each.sampler)] is each.sampler]
         finals = list(firsts[:_FINALISTS])
-        for sampler in firsts[:_FINALISTS]:
-            if self._over():
+        for left, sampler in zip(range(len(finals), 0, -1), firsts, strict=False):
+            if self._over(self.until):
                 break
-            search = Search(self.model, sampler, self.fit, self.held, self.progress, self.until)
+            now = time.monotonic()
+            limit = now + (self.until - now) / left
+            search = Search(self.model, sampler, self.fit, self.held, self.progress, limit)
             *_, grid = search_grid(search, nfe, "auto", iterations, 0.1, seed)
+            self._over(limit)
             finals.append(replace(sampler, grid=grid))
-        self._over()
         held = [Entry(each, len(self.held), self.errors(each, self.held)) for each in finals]
         self.table |= {repr(each.sampler): each for each in held}
         return held

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,6 +123,17 @@ def test_the_seed_decides_unless_the_time_runs_out():
     assert cut.spec.startswith("ddim")
     assert len(cut.race) == 1
     assert math.isfinite(cut.errors.rms)
+
+
+def test_half_of_the_time_is_left_to_the_grids(monkeypatch):
+    """By a clock that is read once a second: ten samplers meet two starts, and the two best of
+    their kinds the four that choose."""
+    clock = SimpleNamespace(monotonic=itertools.count(0.0).__next__)
+    monkeypatch.setattr(module, "time", clock)
+    found = find(candidates=CANDIDATES[:2], seconds=18.0, **{**SMALL, "num": 8})
+    assert not found.complete
+    assert sum(entry.starts == 2 for entry in found.race) == 8
+    assert any(isinstance(entry.sampler.grid, NoiseRatios) for entry in found.race)
 
 
 def test_neighbors_of_names_race_as_well(monkeypatch):
