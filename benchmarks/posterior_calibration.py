@@ -29,8 +29,8 @@ PRIORS = {
         [0.5, 0.2, 0.3],
     ),
 }
-A, STD = torch.tensor([[1.0, -0.4]], dtype=torch.float64), 0.35
-"""What is measured of two numbers, and its noise."""
+A, STD = torch.tensor([[1.0, 0.0]], dtype=torch.float64), 0.3
+"""What is measured of two numbers, the first, and its noise."""
 
 EXACT = {
     "normal": ["mmps", "pnp-dm", *PARTICLES],
