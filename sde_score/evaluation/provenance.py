@@ -49,7 +49,7 @@ def provenance(*things: object) -> str:
     libraries counts by its name.
     """
     digest = hashlib.sha256(package_digest().encode())
-    for line in _described(things, set(), 0):
+    for line in _described(things, {}, 0):
         digest.update(line.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()[:16]
 
@@ -60,7 +60,7 @@ def kinds_of(model: object) -> list[type]:
     return sorted({type(part) for part in parts}, key=lambda kind: kind.__qualname__)
 
 
-def _described(thing: Any, seen: set[int], depth: int) -> Iterator[str]:
+def _described(thing: Any, seen: dict[int, Any], depth: int) -> Iterator[str]:
     """Lines that name all a thing is made of; what was met before is not entered again."""
     if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes)):
         yield repr(thing)
@@ -71,7 +71,7 @@ def _described(thing: Any, seen: set[int], depth: int) -> Iterator[str]:
     elif id(thing) in seen or depth > _DEEPEST:
         yield f"again {type(thing).__qualname__}"
     else:
-        seen.add(id(thing))
+        seen[id(thing)] = thing  # kept, or a later thing may have the same id
         for part in _parts(thing):
             yield from _described(part, seen, depth + 1)
 
