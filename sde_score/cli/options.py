@@ -187,7 +187,9 @@ def sampler_spec(spec: str, steps: int | None, grid: str | None) -> str:
     Raises:
         ValueError: for an unknown sampler or argument, or a damaged file.
     """
-    if is_json(spec) and steps is None and grid is None:
+    if is_json(spec):
+        if steps is not None or grid is not None:
+            raise ValueError(f"sampler={spec} has its steps and its grid: leave out steps and grid")
         samplers.create(spec)
         return spec
     name, arguments = parse_spec(spec)

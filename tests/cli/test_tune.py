@@ -54,9 +54,10 @@ def test_sample_takes_it_where_it_is_asked_for(spec, tuned, record, tmp_path):
         (["--sampler", "tuned(nfe=4)"], "none that suits"),
         (["--sampler", "tuned(steps=4)"], "write tuned, or tuned(nfe=10)"),
         (["--sampler", "none.json"], "none.json"),
+        (["--sampler", "tuned", "--steps", "4"], "leave out steps and grid"),
     ],
 )
-def test_a_sampler_that_is_not_there_is_refused(words, says, tuned, refusal, tmp_path):
+def test_a_sampler_that_is_not_there_or_not_so_is_refused(words, says, tuned, refusal, tmp_path):
     out = ["--out", str(tmp_path / "s.npz")]
     assert says in refusal("sample", str(tuned), *words, *out)
 
