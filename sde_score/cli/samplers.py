@@ -17,19 +17,23 @@ _HEADER = _LINE.format("name", "family", "order", "NFE/step", "noise", "good at 
 class Samplers(Command):
     """List every sampler: family, order of convergence, cost per step, good budgets, paper.
 
-    Those to try first come first. All of them run on every SDE and on every model: trained
-    networks and exact ones. With --json their arguments, defaults and other names too.
+    Those to try first come first. All but the last run on every SDE and on every model: trained
+    networks and exact ones; the last takes few steps of flow maps. With --json their arguments,
+    defaults and other names too.
     """
 
     def run(self) -> None:
         """Print the list."""
         listed = [samplers.describe(name) for name in samplers.available()]
+        few = [samplers.describe(name) for name in samplers.FOR_FLOW_MAPS]
         if self.json:
-            show_record({"samplers": [asdict(each) for each in listed]})
+            named = {"samplers": listed, "samplers of flow maps": few}
+            show_record({key: [asdict(each) for each in each_of] for key, each_of in named.items()})
             return
         first = [each for each in listed if each.first_tier]
         others = [each for each in listed if not each.first_tier]
-        show_lines(["Try these first", *_table(first), "", "All others", *_table(others)])
+        lines = ["Try these first", *_table(first), "", "All others", *_table(others)]
+        show_lines([*lines, "", "For flow maps", *_table(few)])
 
 
 def _table(listed: Sequence[samplers.Description]) -> list[str]:

@@ -14,6 +14,7 @@ from sde_score.samplers.base import SAMPLERS, Callback, Sampler, SamplerRegistry
 from sde_score.samplers.batched import run, sample
 from sde_score.samplers.composite.parallel import Parallel
 from sde_score.samplers.composite.restart import Repeat, Restart
+from sde_score.samplers.fixed_step.flow_map import FlowMapSteps
 from sde_score.samplers.fixed_step.multistep import Multistep
 from sde_score.samplers.fixed_step.one_step import (
     DDIM,
@@ -66,6 +67,7 @@ from sde_score.samplers.problem import Samples, Trajectory
 from sde_score.samplers.published import (
     ALIASES,
     FIRST_TIER,
+    FOR_FLOW_MAPS,
     METHODS,
     Description,
     Method,
@@ -77,6 +79,7 @@ from sde_score.samplers.tuning.tune import Tuned, tune
 
 SAMPLERS.fill(constructors(Sampler), ALIASES)
 SAMPLERS.find_in(READERS, diffusers="SchedulerSampler")
+SAMPLERS.find_in(__name__, **{name: m.sampler.__name__ for name, m in FOR_FLOW_MAPS.items()})
 _steppers = constructors(Predictor, RungeKutta, Multistep)
 PREDICTORS.fill(
     {**_steppers, "none": Stay}, {alias: to for alias, to in ALIASES.items() if to in _steppers}
@@ -92,6 +95,7 @@ __all__ = [
     "CORRECTORS",
     "DDIM",
     "FIRST_TIER",
+    "FOR_FLOW_MAPS",
     "GRIDS",
     "MCMC",
     "METHODS",
@@ -107,6 +111,7 @@ __all__ = [
     "DPMAdaptive",
     "Description",
     "EulerMaruyama",
+    "FlowMapSteps",
     "FoundGrid",
     "Grid",
     "GridFile",

@@ -41,6 +41,7 @@ from sde_score.samplers.base import SAMPLERS, Sampler
 from sde_score.samplers.budget import REFUSALS
 from sde_score.samplers.composite.parallel import Parallel
 from sde_score.samplers.composite.restart import Restart
+from sde_score.samplers.fixed_step.flow_map import FlowMapSteps
 from sde_score.samplers.fixed_step.multistep import Multistep
 from sde_score.samplers.fixed_step.one_step import (
     DDIM,
@@ -101,6 +102,7 @@ _GOTTA_GO_FAST = "Jolicoeur-Martineau et al. 2021, https://arxiv.org/abs/2105.14
 _RESTART = "Xu et al. 2023, https://arxiv.org/abs/2306.14878"
 _PARADIGMS = "Shih et al. 2023, https://arxiv.org/abs/2305.16317"
 _NCSN = "Song & Ermon 2020, https://arxiv.org/abs/2006.09011"
+_FLOW_MAP = "Boffi et al. 2024, https://arxiv.org/abs/2406.07507"
 _MALA = "Roberts & Tweedie 1996, https://doi.org/10.2307/3318418"
 
 # Extrapolated, in which coordinate, and the grid: the noise as DPM-Solver, the data as DPM-Solver++
@@ -208,6 +210,11 @@ METHODS: Mapping[str, Method] = {
 }
 """All methods, each family from the simplest to the most advanced."""
 
+FOR_FLOW_MAPS: Mapping[str, Method] = {
+    "flow-map": Method(FlowMapSteps, "flow map", "1-4", _FLOW_MAP),
+}
+"""Methods for flow maps alone; all others run on every model."""
+
 ALIASES: Mapping[str, str] = {
     alias: name for name, method in METHODS.items() for alias in method.aliases
 }
@@ -261,7 +268,7 @@ def describe(name: str) -> Description:
         ValueError: for an unknown name.
     """
     name = SAMPLERS.listed(name)
-    method = METHODS.get(name)
+    method = METHODS.get(name) or FOR_FLOW_MAPS.get(name)
     known = Description(name, aliases=tuple(a for a, to in SAMPLERS.aliases.items() if to == name))
     if method is not None:
         known = replace(
