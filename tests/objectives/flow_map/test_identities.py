@@ -107,31 +107,44 @@ def test_a_central_difference_stands_for_forward_mode(name):
     torch.testing.assert_close(exact, near, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    ["mean-flow(difference=1e-6)", "lagrangian(difference=1e-6)", "semigroup", "consistency"],
+)
+def test_all_evaluations_of_an_example_see_the_same_dropout_mask(spec):
+    """Between times that are nearly one, all evaluations are of one point and agree."""
+    model, objective = network(VP(), dropout=0.5), OBJECTIVES.create(spec, share=1.0)
+    pair = objective.draw(model, data(4), None, seeded())
+    pair = replace(pair, s=pair.t * (1 - 1e-9), velocity=torch.zeros_like(pair.z))
+    seen, inner = [], model.mean_velocity
+    model.mean_velocity = lambda *given: seen.append(inner(*given)) or seen[-1]
+    for _ in range(2):
+        with drawing_from(seeded(5)):
+            objective.residual(model, model, pair)
+    assert torch.equal(seen[0], seen[len(seen) // 2])
+    for value in seen[1:]:
+        torch.testing.assert_close(value, seen[0], rtol=0.05, atol=0.02)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_all_evaluations_of_an_example_see_the_same_dropout_mask(name):
-    """At the exact map a mask would not matter; here the pair is one point, seen twice."""
-    model = network(VP(), dropout=0.5)
-    objective = OBJECTIVES.create(name, share=1.0)
-    with drawing_from(seeded(5)):
-        first = objective(model, data(4), generator=seeded())
-    with drawing_from(seeded(5)):
-        again = objective(model, data(4), generator=seeded())
-    assert torch.equal(first, again)
-    point = objective.draw(model, data(4), None, seeded())
-    near = replace(point, s=point.t * (1 - 1e-9), velocity=None)
-    seen = []
-    inner = model.mean_velocity
-    model.mean_velocity = lambda *a: seen.append(inner(*a)) or seen[-1]
-    with drawing_from(seeded(5)):
-        whole = replace(near, velocity=torch.zeros_like(near.z))
-        objective.residual(model, model, whole)
-    values = [
-        v
-        for v in seen
-        if type(v) is torch.Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(v)
-    ]
-    for value in values[1:]:
-        torch.testing.assert_close(value, values[0], rtol=0.05, atol=0.02)
+def test_the_diagonal_learns_the_velocity_of_the_examples(name):
+    model, objective = network(EDM()), OBJECTIVES.create(name, share=0.0)
+    pair, x0 = objective.draw(model, data(6), None, seeded()), data(6)
+    assert bool(pair.diagonal.all())
+    matched = (model.mean_velocity(pair.z, pair.t, pair.t) - pair.velocity) ** 2
+    torch.testing.assert_close(objective(model, x0, generator=seeded()), matched.mean(1))
+    angle = torch.atan(model.sde.noise_ratio(pair.t) / 0.8)[:, None]
+    clean = angle.cos() * pair.z - angle.sin() * pair.velocity
+    torch.testing.assert_close(0.8 * clean, x0)
+
+
+def test_the_direction_of_mean_flow_is_that_of_the_model_and_not_of_the_example():
+    """Which has the same expected value and a larger variance."""
+    model, objective = network(EDM()), OBJECTIVES.create("mean-flow", share=1.0)
+    pair = objective.draw(model, data(6), None, seeded())
+    other = replace(pair, velocity=pair.velocity + 1)
+    left, right = (objective.residual(model, model, each) + each.velocity for each in (pair, other))
+    torch.testing.assert_close(left, right)
 
 
 def test_two_processes_see_the_numbers_of_one_and_share_is_a_share():
@@ -161,3 +174,19 @@ def test_refusals_name_the_argument():
         with pytest.raises(ValueError, match=r"precision='float32'"):
             OBJECTIVES.create(name).require_precision(network(VP()), 4e-3)
     assert math.isfinite(OBJECTIVES.create("ect", teacher=plain)(network(VP()), x0).mean().item())
+
+
+def test_attention_without_forward_mode_is_refused_with_the_way_out(monkeypatch):
+    torch.manual_seed(0)
+    inner = nn.create("dit(width=8, depth=1, heads=2, patch=1)", (1, 8, 8))
+    for parameter in inner.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model, x0 = FlowMap(nn.tell_end(inner), VP()), torch.randn(2, 1, 8, 8, generator=seeded())
+    losses = [OBJECTIVES.create("mean-flow")(model, x0, generator=seeded())]
+    nn.set_second_derivatives(inner, needed=False)
+    monkeypatch.setattr("sde_score.nn.blocks.heads._TRAINING_FROM", 1)  # fused from one token
+    with pytest.raises(ValueError, match=r"no forward derivative: set difference=0\.005"):
+        OBJECTIVES.create("mean-flow")(model, x0, generator=seeded())
+    objective = OBJECTIVES.create("mean-flow", difference=0.005)
+    losses.append(objective(model, x0, generator=seeded()))
+    torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-3)
