@@ -147,6 +147,15 @@ def test_the_direction_of_mean_flow_is_that_of_the_model_and_not_of_the_example(
     torch.testing.assert_close(left, right)
 
 
+def test_consistency_weighs_a_pair_by_one_over_its_step():
+    """So that the gradient stays of one size while the pair closes in."""
+    model, losses = network(EDM()), []
+    for gap in (2e-4, 1e-4):
+        objective = OBJECTIVES.create("consistency", share=1.0, gap=gap)
+        losses.append(objective(model, data(64), generator=seeded()).mean().item())
+    assert losses[0] / losses[1] == pytest.approx(2.0, rel=0.05)
+
+
 def test_two_processes_see_the_numbers_of_one_and_share_is_a_share():
     model, x0 = network(VP()), data(8)
     objective = OBJECTIVES.create("mean-flow")
