@@ -94,9 +94,9 @@ def summary(found: list[tuple[float, float]], of: str) -> Row:
 def evidence(given: argparse.Namespace) -> Iterator[Row]:
     """log p(y) by particles against its closed form, in units of its standard error: z."""
     count = given.count or (6 if given.quick else 50)
-    num, islands = (50, 4) if given.quick else (64, 16)
+    num, islands = (50, 4) if given.quick else (64, 40)
     for name in chosen(list(PARTICLES), given):
-        for steps in given.steps or ([10] if given.quick else [300]):
+        for steps in given.steps or ([10] if given.quick else [200]):
             z, errors = [], []
             for problem, exact in known(count):
                 found = particles(name, problem, steps, num, islands)

@@ -38,6 +38,7 @@ OTHER = {
     "precision": "bf16",
     "compile": True,
     "conditional": True,
+    "condition_columns": "a,b",
     "condition_dropout": 0.25,
     "sigma_data": 0.1 + 0.2,
     "dequantize": True,
@@ -209,6 +210,8 @@ def test_continuing_adopts_what_is_open_and_refuses_what_differs(tmp_path):
         changes = {name: asdict(TrainConfig())[name]}
         if name == "batch_size":
             changes["accumulate"] = 1
+        if name == "conditional":  # which columns imply
+            changes["condition_columns"] = None
         other = replace(stored, **changes)
         if name in (*FREE, "data"):  # data are compared by their content
             require_same(other, stored, tmp_path)

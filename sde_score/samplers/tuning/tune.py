@@ -123,8 +123,7 @@ def tune(
 ) -> Tuned:
     """Find the deterministic sampler with the least error at the end, for a model and a budget.
 
-    A model with parameters is frozen meanwhile. The same seed finds the same sampler, unless the
-    time runs out.
+    A model is frozen meanwhile. One seed finds one sampler, unless the time runs out.
 
     Args:
         model: anything with the model protocol.
@@ -153,13 +152,13 @@ def tune(
         require_positive(seconds=seconds)
     began = time.monotonic()
     given = named() if candidates is None else _suitable(candidates)
-    reference = reference or fine_solution(model)
+    fine = reference or fine_solution(model)
     with frozen(model):
         racing = affordable(given, nfe, model)
         if not racing:
             raise ValueError(f"nfe={nfe} is too small: no sampler to choose from costs so little")
         shape = event_shape_of(model, event_shape)
-        parts = Parts(model, reference, shape, seed, condition, batch_size, progress)
+        parts = Parts(model, fine, shape, seed, condition, batch_size, progress)
         few, more, held, new = parts.take(num // 4, num - num // 4, num // 2, fresh)
         limits = (math.inf, math.inf) if seconds is None else (began + seconds / 2, began + seconds)
         race = _Race(model, few, few + more, held, *limits, progress)
