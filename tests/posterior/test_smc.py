@@ -11,7 +11,7 @@ from linear_gaussian import Linear, divergence, normal, problems
 from sde_score import guidance, samplers
 from sde_score.models import GaussianMixture, ScoreFunction
 from sde_score.posterior import LogLikelihood, Mask, Matrix, Measurement
-from sde_score.posterior.smc import SMC, Corrected, NoisedObservation, Twisted
+from sde_score.posterior.smc import SMC, Corrected, NoisedObservation, Particles, Twisted
 from sde_score.posterior.smc.driver import systematic
 from sde_score.posterior.smc.reference_chain import ReferenceChain
 from sde_score.posterior.smc.twisted import _by_iteration, _by_matrix
@@ -48,7 +48,7 @@ def chain_of(problem: Linear, steps: int, grid: str) -> tuple[torch.Tensor, torc
 
 @pytest.mark.parametrize("sde", [VP(), EDM(), Rectified()], ids=str)
 def test_the_reference_chain_is_the_stochastic_multistep_method(sde):
-    sampler = samplers.create("dpmpp-2m-sde", steps=7, grid="log_snr(end=0.02)", denoise=False)
+    sampler = samplers.create("dpmpp-2m-sde", steps=7, grid="karras(end=0.02)", denoise=False)
     model = GaussianMixture([[1.0, 2.0], [0.0, -1.0]], 0.2, sde)
     start, draws = normal(3, 2), normal(7, 3, 2, seed=1)
     given = iter(draws)
@@ -154,6 +154,30 @@ def test_the_standard_error_is_the_spread_of_log_z(threshold):
     assert values.std() / errors.mean() == pytest.approx(1, abs=0.4)
     assert every.standard_error * math.sqrt(30) == pytest.approx(float(errors.mean()), rel=0.2)
     assert (every.survivors == 40) == (threshold == 0)
+
+
+def test_directions_without_spread_are_not_moved_along():
+    """Of an operator that is no covariance, the matrix and the iterations take the same part."""
+    a, v = normal(3, 6), normal(6, 6, seed=1)
+    seen = Measurement(Matrix(a), normal(3, seed=2), 0.5)
+    residual = normal(4, 3, seed=3)
+    assert torch.linalg.eigvalsh(a @ (v + v.T) @ a.T).min() < 0
+    by_matrix, by_steps = (
+        solve(seen, residual, lambda u: u @ v)[0] for solve in (_by_matrix, _by_iteration)
+    )
+    torch.testing.assert_close(by_matrix, by_steps)
+
+
+def test_islands_count_by_their_estimates_of_z():
+    logs = torch.tensor([[0.2, 0.8], [0.5, 0.5]], dtype=torch.float64).log()
+    z = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    x = torch.tensor([[[0.0], [1.0]], [[2.0], [4.0]]], dtype=torch.float64)
+    found = Particles(x, logs, z.log(), torch.ones(2, 2), torch.zeros(2, 2).long(), 1.0)
+    weights = torch.tensor([[0.15, 0.6], [0.125, 0.125]], dtype=torch.float64)
+    torch.testing.assert_close(found.weights, weights)
+    assert found.mean().item() == pytest.approx(0.6 + 0.25 + 0.5)
+    assert found.log_evidence == pytest.approx(math.log(2))
+    assert found.standard_error == pytest.approx(0.5)
 
 
 def test_iterations_solve_what_the_matrix_does():
