@@ -1,9 +1,13 @@
 r"""The distribution of parameters given one observation, in their own terms.
 
-found = ParameterPosterior(run.model, run.event_shape, run.condition_of(y), scaling=run.scaling,
-                   box=Box([0, 0], [1, 5]))
-theta = found.sample(1000)
-best, height = found.map()
+    found = ParameterPosterior(
+        run.model, run.event_shape, run.condition_of(y), scaling=run.scaling,
+        box=Box([0, 0], [1, 5]),
+    )
+    theta = found.sample(1000)
+    best, height = found.map()
+
+Draws and densities are those of theta itself, not of what the network sees scaled.
 """
 
 from __future__ import annotations
