@@ -99,11 +99,18 @@ def peers() -> Iterator[Peer]:
             yield Peer("diffusers", f"EDM-DPM++{order}M", grid, run)
         run = partial(diffusers_edm, 2, "sde-dpmsolver++", grid)
         yield Peer("diffusers", "EDM-SDE-DPM++2M", grid, run, stochastic=True)
-    for grid in ("karras", "exponential"):
+    for grid in LEVELS:
         for name, kind, options in DIFFUSERS:
             run = partial(diffusers_vp, kind, options, grid)
             yield Peer("diffusers", name, f"vp-{grid} exact-sigma", run, "SDE" in name)
+        for name in ("Euler", "LMS", "Heun"):
+            yield Peer("diffusers", name, f"ve-{grid}", partial(diffusers_ve, name, grid))
 
+
+LEVELS = ("karras", "exponential", "beta", "flow")
+"""Grids of diffusers; its `lu` is `exponential` in other words."""
+
+LOWER = {"lower_order_final": True}  # which the single-step methods set themselves, with a word
 
 DIFFUSERS = (
     ("DPM++2M", "DPMSolverMultistep", {"solver_order": 2}),
@@ -111,6 +118,9 @@ DIFFUSERS = (
     ("SDE-DPM++2M", "DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}),
     ("UniPC2", "UniPCMultistep", {"solver_order": 2}),
     ("UniPC3", "UniPCMultistep", {"solver_order": 3}),
+    ("DPM2M", "DPMSolverMultistep", {"algorithm_type": "dpmsolver"}),
+    ("DPM++2S", "DPMSolverSinglestep", {"solver_order": 2, **LOWER}),
+    ("DPM++3S", "DPMSolverSinglestep", {"solver_order": 3, **LOWER}),
     ("DEIS2", "DEISMultistep", {"solver_order": 2}),
     ("DEIS3", "DEISMultistep", {"solver_order": 3}),
 )
@@ -189,14 +199,17 @@ def diffusers_vp(
     """A multistep solver on the VP scale, on noise levels of the start's own range down to 0."""
     import diffusers
 
+    # DEIS and DPM-Solver take the logarithm of the last level, so they cannot go to zero noise.
+    ends_at_data = not kind.startswith("DEIS") and options.get("algorithm_type") != "dpmsolver"
+    if not ends_at_data and not kind.startswith("DEIS"):
+        options = {**options, "final_sigmas_type": "sigma_min"}
     scheduler = getattr(diffusers, f"{kind}Scheduler")(prediction_type="sample", **options)
     scheduler.set_timesteps(nfe)
-    # DEIS takes the logarithm of the last level, so it cannot go to zero noise.
-    ends_at_data = not kind.startswith("DEIS")
+    scheduler.set_begin_index(0)
     levels = _levels(grid, oracle.largest, nfe if ends_at_data else nfe + 1)
     scheduler.sigmas = torch.cat([levels, levels.new_zeros(1)]) if ends_at_data else levels
     generator = torch.Generator().manual_seed(oracle.seed)
-    extra = {"generator": generator} if "algorithm_type" in options else {}
+    extra = {"generator": generator} if "sde" in options.get("algorithm_type", "") else {}
     x = y / math.sqrt(1 + oracle.largest**2)
     for index, t in enumerate(scheduler.timesteps):
         sigma = scheduler.sigmas[index].double()
@@ -205,9 +218,36 @@ def diffusers_vp(
     return x * (1 + scheduler.sigmas[-1] ** 2).sqrt()
 
 
+def diffusers_ve(kind: str, grid: str, oracle: Oracle, y: Tensor, nfe: int) -> Tensor:
+    """A method in the noise itself, on the same levels."""
+    import diffusers
+
+    steps = (nfe + 1) // 2 if kind == "Heun" else nfe
+    scheduler = getattr(diffusers, f"{kind}DiscreteScheduler")(prediction_type="sample")
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(0)
+    levels = _levels(grid, oracle.largest, steps)
+    if kind == "Heun":
+        levels = torch.cat([levels[:1], levels[1:].repeat_interleave(2)])
+    scheduler.sigmas = torch.cat([levels, levels.new_zeros(1)])
+    for index, t in enumerate(scheduler.timesteps):
+        scheduler.scale_model_input(y, t)
+        y = scheduler.step(oracle(y, scheduler.sigmas[index]), t, y).prev_sample.to(y)
+    return y
+
+
 def _levels(grid: str, largest: float, count: int) -> Tensor:
+    """Noise ratios, decreasing, zero noise not among them."""
     share = torch.linspace(0, 1, count, dtype=torch.float64)
     if grid == "exponential":
         return largest * (SIGMA_MIN / largest) ** share
+    if grid == "beta":
+        from scipy.stats import beta
+
+        share = torch.as_tensor(beta.ppf(1 - share.numpy(), 0.6, 0.6))
+        return SIGMA_MIN + (largest - SIGMA_MIN) * share
+    if grid == "flow":  # even in rectified time, the step to the data as long as the others
+        time = largest / (1 + largest) * (1 - torch.arange(count, dtype=torch.float64) / count)
+        return time / (1 - time)
     first, last = largest ** (1 / 7), SIGMA_MIN ** (1 / 7)
     return (first + share * (last - first)) ** 7
