@@ -151,6 +151,12 @@ SECTIONS = [
         "[which to take](samplers.md).",
     ),
     Section(
+        "Samplers of flow maps",
+        {name: method.sampler for name, method in samplers.FOR_FLOW_MAPS.items()},
+        "For flow maps alone, which all other samplers see as a score: `compare`, `benchmark` and "
+        "`sample` of such a run take these by themselves. [How good they are](flow_maps.md).",
+    ),
+    Section(
         "Guidance",
         guidance.RULES,
         "`Guided(run.model, 'cfg(3)')` goes away from the model's answer without its condition, "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sde_score._core.checks import require_count
 from sde_score._core.files import require_writable
-from sde_score.cli.options import Command, Device, pick_device, saved
+from sde_score.cli.options import Command, Device, hint_at_flow_map, pick_device, saved
 from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import (
     BENCHMARK_BUDGETS,
@@ -49,8 +49,9 @@ class Benchmark(Command):
     """Of a model: data in place of those it remembers, or for one that was trained elsewhere."""
 
     samplers: tuple[str, ...] | None = None
-    """Samplers to measure, such as heun or "ddim(grid='karras')"; all if not given. One with its
-    own steps has one row, one with its own grid ignores --grids."""
+    """Samplers to measure, such as heun or "ddim(grid='karras')"; all if not given, and of a flow
+    map its own 1, 2 and 4 steps. One with its own steps has one row, one with its own grid ignores
+    --grids."""
 
     grids: tuple[str, ...] = ()
     """Time grids for each sampler, such as karras or log_snr; its own if not given."""
@@ -129,4 +130,6 @@ class Benchmark(Command):
             raise ValueError(f"target={self.target} and model={self.model} were given: take one")
         run = load_run(self.model, self.weights, data=self.data)
         run.model.to(pick_device(self.device))
+        if self.samplers is None and self.guidance is None:
+            hint_at_flow_map(run)
         return target_of_run(run, self.guidance), self.out or self.model / "benchmark"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sde_score._core.checks import require_count
 from sde_score._core.files import require_writable
-from sde_score.cli.options import RunCommand, saved
+from sde_score.cli.options import RunCommand, hint_at_flow_map, saved
 from sde_score.cli.output import say, show, show_record
-from sde_score.evaluation import VIEW_BUDGETS, VIEWS, Comparison, compare
+from sde_score.evaluation import VIEW_BUDGETS, Comparison, compare
 from sde_score.report import comparison_table, put_views_on_page, write_comparison
 from sde_score.training import Run
 
@@ -35,9 +35,10 @@ class Compare(RunCommand):
         sde-score compare runs/classes --guidance "cfg(2)" --out runs/classes-guided
     """
 
-    views: tuple[str, ...] = tuple(VIEWS)
+    views: tuple[str, ...] | None = None
     """Views to compare, and samplers to set beside them, such as dpmpp-2m or
-    "diffusers(scheduler='UniPCMultistep')"; all views if not given."""
+    "diffusers(scheduler='UniPCMultistep')"; if not given all views and, of a flow map, its own 1, 2
+    and 4 steps."""
 
     nfe: tuple[int, ...] = VIEW_BUDGETS
     """Budgets: network evaluations per sample. Each view takes the most steps that it pays for."""
@@ -65,6 +66,8 @@ class Compare(RunCommand):
         folder = self.path if self.out is None else self.out
         require_writable(folder / "comparison.jsonl", "out")
         run = self.open()
+        if self.views is None and self.guidance is None:
+            hint_at_flow_map(run)
         found = compare(
             run,
             views=self.views,

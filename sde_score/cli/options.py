@@ -140,6 +140,15 @@ def hint_at_noise(run: Run, specs: Sequence[str]) -> None:
             )
 
 
+def hint_at_flow_map(run: Run) -> None:
+    """Say which samplers of a flow map are those of its diagonal, and which are its own steps."""
+    if run.few_steps:
+        say(
+            f"{run.path} is a flow map: {', '.join(run.few_steps)} are its own steps, all other "
+            "samplers see its diagonal, which is a score"
+        )
+
+
 def is_json(spec: str | None) -> bool:
     """Whether a grid or a sampler is the path of a file, not a name."""
     return spec is not None and spec.endswith(".json")

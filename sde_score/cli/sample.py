@@ -48,8 +48,9 @@ class Sample(RunCommand):
 
     sampler: str = "auto"
     """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
-    takes that of the grid's file, or heun(steps=18), or mcmc for a model trained without noise.
-    tuned, or "tuned(nfe=10)", is what sde-score tune found; its .json file can be given as well."""
+    takes that of the grid's file, or heun(steps=18), flow-map(steps=2) for a flow map, or mcmc for
+    a model trained without noise. tuned, or "tuned(nfe=10)", is what sde-score tune found; its
+    .json file can be given as well."""
 
     steps: int | None = None
     """Steps, the final denoising included; the sampler's default if not given."""

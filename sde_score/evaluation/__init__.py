@@ -59,7 +59,7 @@ from sde_score.evaluation.out_of_distribution import FAMILIARITY, auroc, familia
 from sde_score.evaluation.samples import Evaluation, SamplesRow, evaluate
 from sde_score.evaluation.views.compare import VIEW_BUDGETS, ViewedModel, compare, compare_views
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow
-from sde_score.evaluation.views.views import OTHER, VIEWS, View, view_of
+from sde_score.evaluation.views.views import OTHER, VIEWS, View, family_of, view_of
 
 __all__ = [
     "BENCHMARK_BUDGETS",
@@ -116,6 +116,7 @@ __all__ = [
     "exact_target",
     "extract",
     "familiarity",
+    "family_of",
     "followed",
     "frechet",
     "frechet_distance",

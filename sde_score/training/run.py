@@ -42,6 +42,7 @@ from sde_score.training.errors import CheckpointError
 from sde_score.training.metrics import Metrics
 from sde_score.training.snapshots import FOLDER, Snapshots, length_of
 from sde_score.training.state import DataFacts
+from sde_score.training.suited import few_steps, sampler_for
 
 if TYPE_CHECKING:
     from sde_score.models import Model
@@ -118,11 +119,13 @@ class Run:
 
     @property
     def sampler(self) -> str:
-        """Spec of a sampler that suits the noise levels of the model."""
-        if self.all_noise_levels:
-            return "heun(steps=18)"
-        kernel = "mala" if hasattr(self.model, "energy") else "mala-score"
-        return f"mcmc(kernel={kernel!r}, steps=500, warmup=500)"
+        """Spec of a sampler that suits the model."""
+        return sampler_for(self.model, self.config.objective, self.all_noise_levels)
+
+    @property
+    def few_steps(self) -> tuple[str, ...]:
+        """Specs of 1, 2 and 4 steps of a flow map; none for other models."""
+        return few_steps(self.model, self.config.objective)
 
     @property
     def scaling(self) -> Scaling:

@@ -31,3 +31,15 @@ def test_a_flow_map_is_refused_where_a_score_was_asked_for(run_to, tmp_path):
     rest = {"data": SMALL["data"], "backbone": "auto", "conditional": False}
     with pytest.raises(ValueError, match=r"needs a flow map, and model has none"):
         run_to(tmp_path, **rest, objective="mean-flow", model=whole)
+
+
+@pytest.mark.parametrize(("objective", "noise"), [("ect", ", renoise=True"), ("mean-flow", "")])
+def test_a_flow_map_is_sampled_by_its_own_steps(run_to, tmp_path, objective, noise):
+    run = run_to(tmp_path / "map", **SMALL, objective=objective)
+    assert run.few_steps == (
+        "flow-map(steps=1)", f"flow-map(steps=2{noise})", f"flow-map(steps=4{noise})"
+    )  # fmt: skip
+    assert run.sampler == run.few_steps[1]
+    score = run_to(tmp_path / "score", **SMALL)
+    assert score.few_steps == ()
+    assert score.sampler == "heun(steps=18)"

@@ -197,7 +197,7 @@ def benchmark(
 
     Args:
         target: a name in `BENCHMARK_TARGETS`, a target, or a trained run.
-        samplers: specs or objects; None takes all (`available`).
+        samplers: specs or objects; None takes all (`available`), and the few steps of a flow map.
         grids: time grids for each sampler; none for each sampler's own.
         nfes: budgets, network evaluations per sample.
         count: samples per row; None takes what suits the target.
@@ -223,7 +223,8 @@ def benchmark(
     target = BENCHMARK_TARGETS.resolve(target)
     flow = FlowEnds(target, None if folder is None else folder / "flow")
     bench = Bench(target, target.starts if count is None else count, flow, batch_size)
-    chosen: Sequence[str | Sampler] = available() if samplers is None else samplers
+    chosen: Sequence[str | Sampler] = [*available(), *target.samplers]
+    chosen = chosen if samplers is None else samplers
     entries = plan(target.model, chosen, grids, nfes) if chosen or not peers else []
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

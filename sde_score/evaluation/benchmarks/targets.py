@@ -65,6 +65,7 @@ class BenchmarkTarget:
         starts: number of samples by default.
         condition: `count -> (count, ...)`, passed to the model; None for no condition.
         deliver: from samples to what is compared with data.
+        samplers: measured beside all others where none are named, such as the steps of a flow map.
     """
 
     name: str
@@ -79,6 +80,7 @@ class BenchmarkTarget:
     starts: int = 1024
     condition: Callable[[int], Condition] = field(default=lambda count: None)
     deliver: Callable[[Tensor], Tensor] = field(default=lambda samples: samples)
+    samplers: tuple[str, ...] = ()
 
     @property
     def dimensions(self) -> int:

@@ -21,7 +21,8 @@ def target_of_run(run: Run, guidance: str | None = None) -> BenchmarkTarget:
 
     The flow is integrated with adaptive steps, on a float64 copy of the network, with both
     tolerances 1e-8, down to where time grids end by default, and denoised there: the limit of a
-    sampler with ever more steps. The density is not known.
+    sampler with ever more steps. Of a flow map it is the flow of its diagonal, which its own 1, 2
+    and 4 steps shall reach. The density is not known.
 
     Args:
         run: an open run, trained at all noise levels, with held-out data.
@@ -57,4 +58,5 @@ def target_of_run(run: Run, guidance: str | None = None) -> BenchmarkTarget:
         identity=f"run {weights[:16]} under {run.model.sde!r} on {data[:16]} | {code}",
         condition=run.draw_labels,
         deliver=lambda samples: as_data(run, samples.float()),
+        samplers=run.few_steps,
     )

@@ -71,7 +71,7 @@ class ViewedModel:
 def compare(
     run: Run,
     *,
-    views: Sequence[str | Sampler] = tuple(VIEWS),
+    views: Sequence[str | Sampler] | None = None,
     nfes: Sequence[int] = VIEW_BUDGETS,
     count: int = 500,
     bits_examples: int = 64,
@@ -90,7 +90,7 @@ def compare(
     Args:
         run: an open run, trained at all noise levels.
         views: names in `VIEWS`, and samplers to set beside them, by text or as objects, such as
-            `"dpmpp-2m"` or `"diffusers(scheduler='UniPCMultistep')"`.
+            `"dpmpp-2m"`; None for all views and, of a flow map, its own 1, 2 and 4 steps.
         nfes: budgets, network evaluations per sample.
         count: samples per row, at least 4.
         bits_examples: held-out examples for bits per dimension, at least 2, or 0 for none.
@@ -114,6 +114,7 @@ def compare(
     if bits_examples != 0:
         require_count(2, bits_examples=bits_examples)
     run = guided_run(run, guidance)
+    views = (*VIEWS, *run.few_steps) if views is None else views
     plan_views(views, nfes, run.model)
     _require_noise_levels(run)
     if bits_examples:
@@ -134,8 +135,7 @@ def compare(
         batch_size=batch_size,
     )
     settings = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
-    name = json.dumps(settings)
-    options: Any = {"journal": journal, "identity": name, "progress": progress}
+    options: Any = {"journal": journal, "identity": json.dumps(settings), "progress": progress}
     found = compare_views(viewed, views=views, nfes=nfes, **options)
     return replace(found, guidance=guidance or "")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sde_score._core.checks import require_count
 from sde_score._core.registry import format_spec, parse_spec
 from sde_score.models import Model
-from sde_score.samplers import SAMPLERS, Sampler, create
+from sde_score.samplers import FOR_FLOW_MAPS, SAMPLERS, Sampler, create
 from sde_score.sdes import SDE
 
 
@@ -135,7 +135,15 @@ def view_of(name: str) -> View:
     """The view of a name that `name_of` gave."""
     if name in VIEWS:
         return VIEWS[name]
-    return View(OTHER, name, SAMPLERS.create(name), given_steps=_has_steps(name))
+    return View(family_of(name), name, SAMPLERS.create(name), given_steps=_has_steps(name))
+
+
+def family_of(name: str) -> str:
+    """The model whose view a name is, a flow map, or `OTHER`."""
+    if name in VIEWS:
+        return VIEWS[name].family
+    method = FOR_FLOW_MAPS.get(name.partition("(")[0])
+    return OTHER if method is None else method.family
 
 
 def _has_steps(spec: str) -> bool:

@@ -124,6 +124,7 @@ class FlowMapObjective(BaseObjective):
 
     needs: ClassVar[str] = "flow map"
     takes_pairs: ClassVar[bool] = True
+    to_data_alone: ClassVar[bool] = False  # the flow to t_min, and not to the times between
     converges_to: ClassVar[str] = "the flow between any two times, and the score"
 
     time_sampler: str | TimeSampler = "uniform_angle"

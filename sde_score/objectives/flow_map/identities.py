@@ -211,6 +211,7 @@ class Consistency(FlowMapObjective):
     """
 
     converges_to = "the flow from any time to the data, and the score"
+    to_data_alone = True
     reference = "Geng et al. 2024, https://arxiv.org/abs/2406.14548"
 
     gap: float = 1 / 256

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sde_score._core.files import replace_file
-from sde_score.evaluation import OTHER, VIEWS, Comparison
+from sde_score.evaluation import VIEWS, Comparison, family_of
 from sde_score.report.evaluation_table import samples_caption
 from sde_score.report.page import Section
 from sde_score.report.pictures import png
@@ -74,7 +74,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def _labels(view: str) -> tuple[str, str]:
     """Family and label."""
-    return (VIEWS[view].family, VIEWS[view].label) if view in VIEWS else (OTHER, view)
+    return family_of(view), VIEWS[view].label if view in VIEWS else view
 
 
 def comparison_section(path: Path) -> Section | None:
