@@ -78,7 +78,7 @@ class Train(Command):
             self.config,
             self.out,
             resume=self.resume,
-            continue_with=_changes(self.continue_with),
+            continue_with=changes_of(self.continue_with),
             progress=self.progress,
             on_samples=write_samples,
         )
@@ -94,13 +94,13 @@ class Train(Command):
         )
 
 
-def _changes(words: Sequence[str]) -> dict[str, Any]:
+def changes_of(words: Sequence[str]) -> dict[str, Any]:
     """Values by name, of words such as `clip=0.5`."""
     found = {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign:
-            raise ValueError(f"continue_with={word!r} must be name=value, such as clip=0.5")
+            raise ValueError(f"{word!r} must be name=value, such as clip=0.5")
         try:
             found[name.replace("-", "_")] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

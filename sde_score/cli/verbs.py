@@ -10,6 +10,7 @@ from sde_score.cli.compare import Compare
 from sde_score.cli.convert import Convert, Inspect
 from sde_score.cli.data import Data
 from sde_score.cli.demo import Demo
+from sde_score.cli.distill import Distill
 from sde_score.cli.evaluate import Evaluate
 from sde_score.cli.likelihood import Likelihood
 from sde_score.cli.objectives import Objectives
@@ -24,6 +25,7 @@ VERBS: Registry[Any] = Registry(
     "command",
     {
         "train": Train,
+        "distill": Distill,
         "sample": Sample,
         "posterior": Posterior,
         "likelihood": Likelihood,

@@ -1,7 +1,8 @@
 """Training: from a configuration, or objects, to a run directory; `load_run` opens it again.
 
 `train(TrainConfig(data="digits"), "runs/digits")` trains and returns a `Run`; the same call again
-continues a run that was stopped, to the same bits.
+continues a run that was stopped, to the same bits. `distill("runs/digits", "runs/few")` trains a
+flow map from a run.
 """
 
 from sde_score.training.augmentation import AUGMENTATIONS, Augmentation
@@ -11,6 +12,7 @@ from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import ADJUSTABLE, FREE, TrainConfig, load_config, save_config
 from sde_score.training.couplings import COUPLINGS, Coupling
 from sde_score.training.data_record import DataRecord
+from sde_score.training.distillation import distill, distillation
 from sde_score.training.ema import EMA
 from sde_score.training.errors import CheckpointError, TrainingError, TrainingInterrupted
 from sde_score.training.metrics import Metrics
@@ -51,6 +53,8 @@ __all__ = [
     "TrainingInterrupted",
     "Update",
     "build_model",
+    "distill",
+    "distillation",
     "load_config",
     "load_run",
     "prepare",

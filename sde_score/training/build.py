@@ -29,22 +29,20 @@ from sde_score.objectives import (
     OBJECTIVES,
     TIME_SAMPLERS,
     Objective,
-    StatefulObjective,
     times_of,
 )
-from sde_score.random import generator_from, initializing
+from sde_score.random import initializing
 from sde_score.sdes import SDE, SDES
 from sde_score.training.condition_dropout import settle_dropout
 from sde_score.training.config import REGISTRIES, TrainConfig, is_auto, is_note, is_whole, note
 from sde_score.training.couplings import require_coupling
-from sde_score.training.rng_streams import INIT, SETUP
+from sde_score.training.rng_streams import INIT
 from sde_score.training.schedules import with_length, with_length_of
 
 TrainedModel = ScoreModel | EnergyModel | FlowMap
 """Model of a run."""
 
 _NEEDED = {"energy": ("an energy", EnergyBased), "flow map": ("a flow map", FlowMapModel)}
-_SETUP_EXAMPLES = 4096
 _SPLIT_SEED = 0  # not the run's seed, so that runs are compared on the same held-out examples
 _BY_THE_DATA = ("event_shape", "num_classes", "condition_shape")
 
@@ -173,11 +171,12 @@ def as_text(config: TrainConfig) -> TrainConfig:
     }
     if is_whole(config.model):
         texts["model"] = note(config.model)
-    return dataclasses.replace(config, **texts, init_from=start_text(config.init_from))
+    texts |= {n: start_text(getattr(config, n)) for n in ("init_from", "teacher")}
+    return dataclasses.replace(config, **texts)
 
 
 def start_text(source: Any) -> str | None:
-    """The text that stands for `init_from`: an absolute path, or a note for a model."""
+    """The text that stands for `init_from` or `teacher`: an absolute path, or a note."""
     place = getattr(source, "path", source)  # of a run
     if place is None or is_note(place):
         return None if place is None else str(place)
@@ -187,7 +186,7 @@ def start_text(source: Any) -> str | None:
 OPENING = ("model", "backbone", "sde", "prediction")
 """Fields that hold what a trained model is made of."""
 
-RECIPE = tuple(name for name in REGISTRIES if name not in OPENING)
+RECIPE = (*(name for name in REGISTRIES if name not in OPENING), "teacher")
 """Fields that hold what it is trained with."""
 
 
@@ -315,18 +314,30 @@ def build_model(
                 backbone = create_backbone(config.backbone, tuple(event_shape), *told)
         if config.model == "energy" and config.head in ("square", "scalar"):
             _wake(backbone)
+        if config.model == "flow-map":
+            backbone = _told(backbone, own)
     sde, scales = SDES.resolve(config.sde), (config.prediction, config.sigma_data)
     model: TrainedModel
     if config.model == "energy":
         model = EnergyModel(backbone, sde, config.head, *scales)
     elif config.model == "flow-map":
-        model = FlowMap(backbone if own else tell_end(backbone), sde, *scales)
+        model = FlowMap(backbone, sde, *scales)
     else:
         model = ScoreModel(backbone, sde, *scales)
     _conditional(model, config)
     if not own:
         weights_channels_last(model)
     return model
+
+
+def _told(backbone: nn.Module, own: bool) -> nn.Module:
+    """A network that is told the end; one of the user's own may read it in a way of its own."""
+    try:
+        return tell_end(backbone)
+    except ValueError:
+        if own:
+            return backbone
+        raise
 
 
 def _conditional(model: TrainedModel, config: TrainConfig) -> TrainedModel:
@@ -362,25 +373,6 @@ def _wake(backbone: nn.Module) -> None:
     for weight in backbone.parameters():
         if weight.ndim > 1 and not bool(weight.any()):
             nn.init.kaiming_uniform_(weight, a=5**0.5)
-
-
-def build_objective(config: TrainConfig, examples: DataSet) -> Objective:
-    """The objective, set up on a sample of the data if it has a state.
-
-    Args:
-        config: objective and random seed.
-        examples: the training data.
-
-    Raises:
-        ValueError: for an unknown objective.
-    """
-    objective = OBJECTIVES.resolve(config.objective)
-    if isinstance(objective, StatefulObjective):
-        objective = copy.deepcopy(objective)
-        order = torch.randperm(len(examples), generator=generator_from(config.seed, SETUP))
-        with initializing(config.seed, SETUP, 1):
-            objective.setup(examples.batch(order[:_SETUP_EXAMPLES]).x0)
-    return objective
 
 
 def split_data(config: TrainConfig, whole: DataSet | None = None) -> tuple[DataSet, DataSet | None]:

@@ -73,7 +73,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 """Fields that hold a spec or an object, and the registry of their kind."""
 
-OBJECT_FIELDS = ("data", *REGISTRIES, "model", "init_from")
+OBJECT_FIELDS = ("data", *REGISTRIES, "model", "init_from", "teacher")
 """Fields that may hold an object."""
 
 FREE = (
@@ -224,6 +224,10 @@ class TrainConfig:
     init_from: AnyStart | None = None
     """Run directory, checkpoint folder, .safetensors file or checkpoint of other code with the
     first weights."""
+
+    teacher: AnyStart | None = None
+    """Run directory or checkpoint folder with the model whose flow a flow map learns, its averaged
+    weights; None learns it from the data."""
 
     def __post_init__(self) -> None:
         named = is_whole(self.model) or is_note(self.model)

@@ -128,15 +128,16 @@ class DataRecord(Record):
                 "load_run(path, data=...) or run.with_data(...)"
             )
         try:
-            return self.recognize(data_sets.load(self._text_at_hand()))
+            return self.recognize(data_sets.load(self.text_at_hand()))
         except DataError as error:
             raise DataError(
                 f"the data of the run, {self.text!r}, are not at hand: {error}. If they moved, say "
                 "where they are: --data on the command line, load_run(path, data=...) in Python"
             ) from error
 
-    def _text_at_hand(self) -> str:
-        """The absolute text while something is there, else what was typed."""
+    def text_at_hand(self) -> str:
+        """The absolute text while something is there, else what was typed; a note for data in
+        memory."""
         there = self.absolute is not None and data_sets.is_there(self.absolute)
         return self.absolute if there and self.absolute else self.text
 

@@ -35,7 +35,7 @@ class ExcessLoss:
 
     def __init__(self, job: Job, batches: Batches) -> None:
         config, self._job, self._batches = job.config, job, batches
-        known = getattr(job.objective, "takes_pairs", False)
+        known = getattr(job.objective, "takes_pairs", False) and job.objective.needs == "score"
         plain = isinstance(batches.coupling, Independent) and str(config.augmentation) == "none"
         if config.conditional and job.examples.condition_shape:
             raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sde_score._core.conditions import Condition
+from sde_score.models import Caller
 from sde_score.objectives import Objective
 from sde_score.random import BatchSlice
 from sde_score.training.build import TrainedModel
@@ -38,6 +39,9 @@ class LossModule(nn.Module):
         augment: Tensor | None = None,
     ) -> Tensor:
         """Mean loss of a batch; the arguments are the fields of `MicroBatch`."""
-        self.model.beside = {} if augment is None else {"augment": augment}
+        beside = {} if augment is None else {"augment": augment}
+        for told in (self.model, getattr(self.objective, "teacher", None)):
+            if isinstance(told, Caller):
+                told.beside = beside
         with self.autocast or nullcontext():
             return self.objective(self.model, x0, condition, draws).mean()

@@ -23,7 +23,6 @@ from sde_score.training.build import (
     as_before,
     as_text,
     build_model,
-    build_objective,
     in_float32,
     require_objects,
     settle,
@@ -45,6 +44,7 @@ from sde_score.training.data_record import DataRecord, read_record
 from sde_score.training.errors import CheckpointError
 from sde_score.training.first_weights import FirstWeights, first_weights
 from sde_score.training.half_precision import DTYPES, automatic, require_half
+from sde_score.training.teacher import build_objective, pinned
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def prepare(
     if config.init_from is not None and Checkpoints(out / "checkpoints").newest() is None:
         start = first_weights(config.init_from)
         config = start.fill(config)
+    config = pinned(config, stored)
     parts = () if is_whole(config.model) else OPENING
     require_objects(config, (*parts, *RECIPE), f"the run in {out}", "train(..., {}=...)")
     whole, record = _data(config, out, stored)

@@ -53,6 +53,7 @@ from sde_score.training.schedules import SCHEDULES
 from sde_score.training.signals import StopRequest
 from sde_score.training.snapshots import FOLDER, PowerAverages, Snapshots
 from sde_score.training.state import DataFacts, TrainState, require_continuation
+from sde_score.training.teacher import place_teacher
 
 if TYPE_CHECKING:
     from sde_score.models import Model
@@ -98,7 +99,7 @@ class Trainer:
         self.device: torch.device = self.accelerator.device
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = batches_of(job, rank, processes, self.device)
-        self.model, self.objective = job.model, job.objective
+        self.model, self.objective = job.model, place_teacher(job.objective, self.device)
         self.excess = ExcessLoss(job, self.batches) if self.config.excess else None
         self.facts = DataFacts.of(job.examples)
         size = math.prod(self.facts.event_shape)

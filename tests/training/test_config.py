@@ -52,6 +52,7 @@ OTHER = {
     "log_every": 1,
     "excess": True,
     "init_from": "/runs/earlier",
+    "teacher": "/runs/earlier/checkpoints/step-3",
 }
 
 

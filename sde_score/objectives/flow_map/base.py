@@ -150,6 +150,8 @@ class FlowMapObjective(BaseObjective):
                 f"model is a {type(model).__name__} and knows no flow between two times; accepted: "
                 "FlowMap(network, sde), or FlowMap.from_model(model) of a trained model"
             )
+        if self.teacher is not None:
+            require_fitting(self.teacher, model)
         pair = self.draw(model, x0, condition, generator)
         return mean_event(self.residual(model, model, pair) ** 2)
 
@@ -187,6 +189,25 @@ class FlowMapObjective(BaseObjective):
     def _velocity(self, fixed: FlowMapModel, z: Tensor, t: Tensor, pair: Pair) -> Tensor:
         """dz / d theta of the teacher, or of the model's own diagonal."""
         return pair.circle.velocity(self.teacher or fixed, z, t, pair.condition)
+
+
+def require_fitting(teacher: Model, model: FlowMapModel) -> None:
+    """Refuse a teacher whose times or circle are not those of the model.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    if teacher.sde != model.sde:
+        raise ValueError(
+            f"teacher has the sde {teacher.sde}, and the model {model.sde}: take that of the "
+            "teacher, whose flow is learned"
+        )
+    own = float(getattr(teacher, "sigma_data", model.sigma_data))
+    if isinstance(teacher, FlowMapModel) and own != float(model.sigma_data):
+        raise ValueError(
+            f"teacher is a flow map with sigma_data={own}, and the model has "
+            f"{float(model.sigma_data)}: take that of the teacher"
+        )
 
 
 def refuse_rounding(rounding: float) -> None:

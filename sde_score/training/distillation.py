@@ -1,0 +1,135 @@
+"""Distillation: from a trained run to a flow map, by the configuration of a training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from sde_score import data as data_sets
+from sde_score._core.registry import refuse_unknown
+from sde_score.models import EnergyBased
+from sde_score.objectives import OBJECTIVES, FlowMapObjective, Objective
+from sde_score.training.config import TrainConfig, is_note
+from sde_score.training.run import Run, load_run
+from sde_score.training.trainer import train
+
+KEPT = (
+    "sde",
+    "backbone",
+    "prediction",
+    "sigma_data",
+    "conditional",
+    "condition_columns",
+    "condition_dropout",
+    "augmentation",
+    "dequantize",
+    "held_out",
+    "batch_size",
+    "seed",
+)
+"""Fields of a run that a flow map made of it keeps, besides its data."""
+
+CHOSEN = {"learning_rate": 1e-4, "warmup": 100}
+"""Fields that a distillation chooses where nothing is said."""
+
+
+def distillation(
+    run: Run,
+    objective: Objective | str = "consistency",
+    *,
+    from_data: bool = False,
+    **changes: Any,
+) -> TrainConfig:
+    """The configuration that trains a flow map from a run.
+
+    Its data, network, SDE and scaling are those of the run, the first weights its averaged ones.
+
+    Args:
+        run: what is distilled.
+        objective: for flow maps, such as `"consistency"`, `"mean-flow"`, `"lagrangian"` or
+            `"semigroup"`.
+        from_data: learn the flow from the data, as consistency tuning does, instead of from the
+            run's model.
+        changes: other fields of `TrainConfig`.
+
+    Raises:
+        ValueError: for a run of an energy, an objective that trains no flow map, or a field that is
+            not known.
+        DataError: for a network that was trained elsewhere and has no data.
+    """
+    fields = [field.name for field in dataclasses.fields(TrainConfig)]
+    refuse_unknown("the configuration", changes, fields)
+    if isinstance(run.model, EnergyBased):
+        raise ValueError(f"{run.path} is an energy, which no flow map starts from: train a score")
+    learned = OBJECTIVES.resolve(objective)
+    if not isinstance(learned, FlowMapObjective):
+        raise ValueError(
+            f"objective={objective!r} trains no flow map; accepted: consistency, mean-flow, "
+            "lagrangian, semigroup, and others for flow maps in sde-score objectives"
+        )
+    kept = {name: getattr(run.config, name) for name in KEPT}
+    parts = {
+        "backbone": getattr(run.model, "backbone", None),
+        "sde": run.model.sde,
+        "prediction": getattr(run.model, "parametrization", None),
+        "sigma_data": getattr(run.model, "sigma_data", None),
+    }
+    whole = is_note(run.config.model)
+    kept |= {name: part for name, part in parts.items() if whole or is_note(kept[name])}
+    kept["data"] = run.config.data if run.record is None else run.record.text_at_hand()
+    if is_note(kept["data"]):  # in memory, with the scaling of the run
+        changes = {**changes, "data": run.dataset()}
+        kept["condition_columns"] = None  # they are in the data already
+    return TrainConfig(
+        **{
+            **kept,
+            "model": "flow-map",
+            "objective": objective,
+            "init_from": run,
+            "teacher": None if from_data else run,
+            **CHOSEN,
+            **changes,
+        }
+    )
+
+
+def distill(
+    source: str | Path | Run,
+    out: str | Path,
+    objective: Objective | str = "consistency",
+    *,
+    from_data: bool = False,
+    data: data_sets.Source | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    **changes: Any,
+) -> Run:
+    """Train a flow map from a run into a run directory, or continue what is there.
+
+    `distill("runs/digits", "runs/few", steps=4000)` gives samples in two evaluations:
+    `sde-score sample runs/few`.
+
+    Args:
+        source: the run, or its directory.
+        out: run directory, made if it is not there.
+        objective: for flow maps, see `distillation`.
+        from_data: learn the flow from the data instead of from the run's model.
+        data: the data of the run, where they were given in memory or have moved.
+        resume: whether a run in `out` may be continued.
+        progress: show a progress bar.
+        changes: other fields of `TrainConfig`, such as `steps=4000` or `learning_rate=3e-4`.
+
+    Returns:
+        The run of the flow map, with its averaged weights.
+
+    Raises:
+        ValueError: as of `distillation` and `train`.
+        DataError, CheckpointError, TrainingError, TrainingInterrupted: as of `train`.
+    """
+    run = source if isinstance(source, Run) else load_run(source, data=data)
+    if data is not None:
+        run, changes = run.with_data(data), {**changes, "data": data}
+        run.dataset()  # refuses other data
+    config = distillation(run, objective, from_data=from_data, **changes)
+    return train(config, out, resume=resume, progress=progress)
