@@ -73,12 +73,6 @@ def test_data_and_networks_in_memory_are_taken_from_the_run(config, tmp_path):
     assert resumed.step == 2
 
 
-def test_the_sampler_of_a_run_is_that_of_its_identity(teacher, tmp_path):
-    found = [distill(teacher, tmp_path / name, name, **QUICK).sampler
-             for name in ("ect", "shortcut")]  # fmt: skip
-    assert found == ["flow-map(steps=2, renoise=True)", "flow-map(steps=2)"]
-
-
 def test_refusals(teacher, run_to, tmp_path):
     with pytest.raises(ValueError, match=r"objective='denoising' trains no flow map; accepted"):
         distill(teacher, tmp_path / "a", "denoising", **QUICK)
