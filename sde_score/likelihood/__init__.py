@@ -1,9 +1,10 @@
 r"""Likelihoods: how probable a model finds a point, in nats and in bits per dimension.
 
-One interface, three ways to read the same model:
+One interface, four ways to read the same model:
 
 =========== ================================================= ====================================
 `flow`      density of the probability-flow ODE               exact up to the solver and its probes
+`few-steps` the same by a given number of steps               refused where its error is too large
 `bound`     the SDE's variational bound in continuous time    at most the log density of the SDE
 `elbo`      the same for a chain of finitely many layers      at most the log density of the chain
 =========== ================================================= ====================================
@@ -29,6 +30,12 @@ from sde_score.likelihood.dequantization import (
     VariationalDequantization,
 )
 from sde_score.likelihood.distributed import gather_rows, own_rows
+from sde_score.likelihood.few_steps import (
+    STEP_METHODS,
+    FewSteps,
+    SteppedLogProb,
+    log_prob_by_steps,
+)
 from sde_score.likelihood.flow import DIVERGENCES, Flow, LogLikelihood, draw_probes, log_prob
 from sde_score.likelihood.layered_bound import LayeredBound
 from sde_score.likelihood.partition import (
@@ -43,7 +50,9 @@ from sde_score.likelihood.partition import (
 )
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS
 
-LIKELIHOODS.fill({"flow": Flow, "bound": ContinuousBound, "elbo": LayeredBound})
+LIKELIHOODS.fill(
+    {"flow": Flow, "bound": ContinuousBound, "elbo": LayeredBound, "few-steps": FewSteps}
+)
 
 available = LIKELIHOODS.names
 create = LIKELIHOODS.create
@@ -55,6 +64,7 @@ __all__ = [
     "LIKELIHOODS",
     "PARTITION_METHODS",
     "SOLVERS",
+    "STEP_METHODS",
     "TIME_SAMPLINGS",
     "BitsPerDim",
     "Bound",
@@ -64,6 +74,7 @@ __all__ = [
     "Dequantized",
     "EnergyLikelihood",
     "Estimate",
+    "FewSteps",
     "Flow",
     "GaussianDecoder",
     "GaussianReference",
@@ -75,6 +86,7 @@ __all__ = [
     "LogPartition",
     "Problem",
     "Reference",
+    "SteppedLogProb",
     "VariationalDequantization",
     "available",
     "bennett",
@@ -86,6 +98,7 @@ __all__ = [
     "gather_rows",
     "log_partition",
     "log_prob",
+    "log_prob_by_steps",
     "own_rows",
     "register",
     "variational_bound",

@@ -56,6 +56,7 @@ from sde_score.models.inputs import (
     require_model,
     require_units,
 )
+from sde_score.models.log_det import LogDetFlowMap, LogDetModel, angle_rate, stretch_clock
 from sde_score.models.parametrization import Parametrization, Scales
 from sde_score.models.protocol import EnergyBased, Model
 from sde_score.models.rows import PARAMETRIZATIONS
@@ -94,6 +95,8 @@ __all__ = [
     "IndependentSites",
     "Ising",
     "KnownDensity",
+    "LogDetFlowMap",
+    "LogDetModel",
     "Marginal",
     "Mixture",
     "Model",
@@ -112,6 +115,7 @@ __all__ = [
     "Target",
     "WrappedDenoiser",
     "accepts",
+    "angle_rate",
     "as_batch",
     "as_condition",
     "asymmetry",
@@ -130,6 +134,7 @@ __all__ = [
     "require_units",
     "sites_of",
     "stand_in",
+    "stretch_clock",
     "targets",
     "unit_vectors",
     "value_and_divergence",

@@ -24,6 +24,7 @@ from sde_score.objectives.energy.recovery import RecoveryLikelihood
 from sde_score.objectives.energy.replay_buffer import ReplayBuffer
 from sde_score.objectives.flow_map.base import FlowMapObjective
 from sde_score.objectives.flow_map.identities import Consistency, Lagrangian, MeanFlow, Semigroup
+from sde_score.objectives.flow_map.log_det import LogDet
 from sde_score.objectives.score_matching.denoising import DenoisingScoreMatching
 from sde_score.objectives.score_matching.denoising_adaptive import AdaptiveDenoising
 from sde_score.objectives.score_matching.denoising_control import DenoisingControl
@@ -123,6 +124,7 @@ __all__ = [
     "ImplicitScoreMatching",
     "JointEnergy",
     "Lagrangian",
+    "LogDet",
     "MarginalObjective",
     "MeanFlow",
     "NoiseContrastive",

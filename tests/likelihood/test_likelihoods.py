@@ -1,4 +1,4 @@
-"""The likelihoods by name: one interface, three ways to read a model, each against a truth."""
+"""The likelihoods by name: one interface, four ways to read a model, each against a truth."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def many(spec, model, count, raw=LEVELS, scaling=DISCRETE):
 
 
 def test_each_name_is_made_from_a_spec_and_takes_what_it_forwards():
-    assert likelihood.available() == ["flow", "bound", "elbo"]
+    assert likelihood.available() == ["flow", "bound", "elbo", "few-steps"]
     made = likelihood.create("flow(rtol=1e-5, dequantization='truncated-normal(truncation=2)')")
     assert made == Flow(rtol=1e-5, dequantization="truncated-normal(truncation=2)")
     assert likelihood.create("bound(times=3)") == ContinuousBound(times=3)

@@ -49,6 +49,20 @@ class GaussianFlowMap(BaseFlowMap, nn.Module):
         self.data = GaussianMixture(center[None], spread[None] if spread.ndim else spread, sde)
         self._sde, self.sigma_data = self.data.sde, sigma_data
 
+    def log_det(
+        self, x: Tensor, t: Tensor | float, s: Tensor | float, condition: Condition = None
+    ) -> Tensor:
+        """log |det dX_{t to s} / dx| in nats, float64 `(batch,)`: half of log det(C_s C_t^-1)."""
+        if condition is not None:
+            raise ValueError("GaussianFlowMap takes no condition: leave it out")
+        variance = self.data.variances[0].to(x.device).expand(x[0].numel())
+        ends = []
+        for at in (self._scales(x, t), self._scales(x, s)):
+            alpha, sigma = (scale.expand(len(x))[:, None] for scale in (at.alpha, at.sigma))
+            ends.append((alpha**2 * variance + sigma**2).log().sum(1))
+        self.nfe += 1
+        return (ends[1] - ends[0]) / 2
+
     @override
     def _coefficients_to(self, at: Scales, to: Scales) -> Coefficients:
         return chord(at, to)

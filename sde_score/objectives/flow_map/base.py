@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -80,7 +80,7 @@ class Pair:
         z: shape `(batch, *event)`.
         velocity: what the diagonal learns, like z.
         t: time of z, float64 `(batch,)`.
-        s: time of the end, at most t, alike.
+        s: time of the end, alike; at most t unless `upward`.
         circle: of the model.
         condition: passed on to the model.
     """
@@ -114,7 +114,8 @@ class FlowMapObjective(BaseObjective):
     Args:
         time_sampler: of both times, of which the later is t; a name in `TIME_SAMPLERS`, or an
             object.
-        share: of examples with s < t, in [0, 1]; the others are on the diagonal.
+        share: of examples off the diagonal s = t, in [0, 1].
+        upward: of those, the share that goes from less noise to more, s > t, which densities need.
         teacher: a trained or exact model whose flow is learned; None learns it from the data.
 
     Raises:
@@ -130,11 +131,15 @@ class FlowMapObjective(BaseObjective):
     time_sampler: str | TimeSampler = "uniform_angle"
     share: float = 0.75
     teacher: Model | None = None
+    upward: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share={self.share!r} must lie in [0, 1]")
+        for name, share in (("share", self.share), ("upward", self.upward)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share!r} must lie in [0, 1]")
+        if self.upward and self.to_data_alone:
+            raise ValueError(f"upward={self.upward!r}: this objective goes to the data alone")
         if self.teacher is not None:
             require_model(self.teacher, "teacher")
         _ = self._times
@@ -161,8 +166,11 @@ class FlowMapObjective(BaseObjective):
         far = uniform(len(x0), generator, x0.device) < self.share
         noise = noise_beside(x0, generator)
         circle = Circle(model.sde, float(model.sigma_data))
-        t = torch.maximum(first, second)
-        s = torch.where(far, self._ends(circle, torch.minimum(first, second)), t)
+        t, s = torch.maximum(first, second), torch.minimum(first, second)
+        if self.upward:
+            up = far & (uniform(len(x0), generator, x0.device) < self.upward)
+            t, s = torch.where(up, s, t), torch.where(up, t, s)
+        s = torch.where(far, self._ends(circle, s), t)
         angle = expand_like(circle.angle(t), x0)
         data = x0 / circle.sigma_data
         z = angle.cos() * data + angle.sin() * noise
