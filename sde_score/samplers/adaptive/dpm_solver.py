@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import require_choice
-from sde_score.samplers.adaptive.engine import Attempt, BatchState, StepSizeController
+from sde_score._core.checks import require_choice, require_positive
+from sde_score.samplers.adaptive.engine import (
+    Attempt,
+    BatchState,
+    PIDController,
+    StepSizeController,
+)
 from sde_score.samplers.adaptive.sampler import AdaptiveSampler, UnitVariancePair, scales
 from sde_score.samplers.problem import Problem
 
@@ -32,13 +37,19 @@ class DPMAdaptive(AdaptiveSampler):
         order: of the solution that is kept, 2 or 3.
         prediction: `"noise"` is DPM-Solver, `"data"` DPM-Solver++.
         control_rule: of the next step; `"pi"` follows the last two errors and changes a step at
-            most fivefold, `"paper"` follows the last alone, without bounds.
+            most fivefold, `"paper"` follows the last alone, without bounds, and `"pid"` is the
+            controller of k-diffusion, which also decides which steps are accepted.
         norm: `"example"` gives each example its own steps; `"batch"` gives all those of the
             example with the largest error, as in the authors' code, so that samples depend on
             their neighbors.
+        pcoeff, icoeff, dcoeff: proportional, integral and derivative coefficients of `"pid"`, see
+            `engine.PIDController`; 0, 1 and 0, k-diffusion's, if not given.
+        accept_safety: least change of the step size by `"pid"` with which a step is accepted, in
+            (0, 1); 0.81, k-diffusion's, if not given.
 
     Raises:
-        ValueError: for an unknown word, or tolerances that are not positive.
+        ValueError: for an unknown word, tolerances that are not positive, coefficients without
+            `"pid"` or whose sum is not positive.
 
     Reference: Lu et al. 2022, https://arxiv.org/abs/2206.00927, algorithms of DPM-Solver-12 and
     -23; Lu et al. 2022, https://arxiv.org/abs/2211.01095.
@@ -48,6 +59,10 @@ class DPMAdaptive(AdaptiveSampler):
     prediction: str = "data"
     control_rule: str = "pi"
     norm: str = "example"
+    pcoeff: float | None = None
+    icoeff: float | None = None
+    dcoeff: float | None = None
+    accept_safety: float | None = None
 
     stochastic = False
 
@@ -56,8 +71,25 @@ class DPMAdaptive(AdaptiveSampler):
         if self.order not in (2, 3):
             raise ValueError(f"order={self.order!r} is not known; accepted: 2, 3")
         require_choice("prediction", self.prediction, ("data", "noise"))
-        require_choice("control_rule", self.control_rule, ("pi", "paper"))
+        require_choice("control_rule", self.control_rule, ("pi", "paper", "pid"))
         require_choice("norm", self.norm, ("example", "batch"))
+        given = self._coefficients
+        if given and self.control_rule != "pid":
+            raise ValueError(
+                f"{', '.join(f'{name}={value}' for name, value in given.items())}: coefficients of "
+                f"control_rule='pid', and control_rule={self.control_rule!r} has none"
+            )
+        made = PIDController(**given)
+        require_positive(**{"pcoeff + icoeff + dcoeff": made.pcoeff + made.icoeff + made.dcoeff})
+        if not 0 < made.accept_safety < 1:
+            raise ValueError(f"accept_safety={made.accept_safety} must lie in (0, 1)")
+
+    @property
+    def _coefficients(self) -> dict[str, float]:
+        """Those of `"pid"` that were given."""
+        names = ("pcoeff", "icoeff", "dcoeff", "accept_safety")
+        found = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     @override
@@ -67,6 +99,8 @@ class DPMAdaptive(AdaptiveSampler):
     @property
     @override
     def controller(self) -> StepSizeController:
+        if self.control_rule == "pid":
+            return PIDController(order=self.order, **self._coefficients)
         if self.control_rule == "paper":
             return StepSizeController(integral=1 / self.order, shrink=0.0, grow=torch.inf)
         return StepSizeController(integral=0.85 / self.order, proportional=0.2 / self.order)

@@ -69,32 +69,41 @@ def test_the_authors_code(kind, order, reference, stored_mixture, recorder, clos
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_steps_of_k_diffusion(order, reference, stored_mixture, recorder, close):
-    """Each stage, and each accepted step, for the step sizes that its own controller chose."""
-    arrays, _ = reference("samplers_k_diffusion")
+    """Each stage and accepted step, each step size and verdict of its controller. It measures the
+    error of a whole batch, of states of unit signal, which the test scales to."""
+    arrays, description = reference("samplers_k_diffusion")
     sigmas, states = (arrays[f"dpm_adaptive_{order}.net_{what}"] for what in ("sigma", "x"))
-    if sigmas.ndim > 1:
-        sigmas = sigmas[:, 0]
-    sde = EDM(0.01, 30.0)
-    sampler = DPMAdaptive(order=order, prediction="noise")
-    model = recorder(stored_mixture(arrays, sde))
-    starts = range(0, len(sigmas), order)
-    assert len(starts) > 5
+    given = description["params"]["cases"][f"dpm_adaptive_{order}"]
+    sampler = DPMAdaptive(order=order, prediction="noise", control_rule="pid")
+    model = recorder(stored_mixture(arrays, EDM(0.01, 30.0)))
+    starts, verdicts = range(0, len(sigmas), order), []
+    problem = Problem(model, torch.zeros(1), lambda: None, None, lambda: None)
+    planned, last = sampler.controller.first, states[0]
     for k in starts:
         x, sigma = states[k], sigmas[k]
-        problem = Problem(model, torch.zeros(1), lambda: None, None, lambda: None)
         pair = sampler.pair(problem, x)
         level = -sigma.log().expand(5)
         state = x / torch.hypot(torch.ones(()), sigma)
-        rows = torch.arange(5)
         batch = BatchState.start(state, level, (state,), 0.1)
-        batch.known = pair.evaluate(state, level, rows)
+        batch.known = pair.evaluate(state, level, batch.rows)
         step = order * torch.log(sigma / sigmas[k + 1]).expand(5)
+        left = math.log(sigma / given["sigma_min"])
+        close(step, torch.full((5,), min(planned, left)).double(), rtol=1e-6)
         model.states.clear()
         tried = pair.attempt(batch, step)
         close(torch.stack(model.states), states[k + 1 : k + order], rtol=1e-8, atol=1e-9)
-        if k + order < len(sigmas) and sigmas[k + order] < sigma:  # it was accepted
-            end = torch.hypot(torch.ones(()), sigmas[k + order])
-            close(tried.state * end, states[k + order], rtol=1e-8, atol=1e-9)
+        end = torch.hypot(torch.ones(()), sigma * torch.exp(-step[0]))
+        low = tried.memory[0] * end
+        allowed = (given["rtol"] * torch.maximum(low.abs(), last.abs())).clamp(min=given["atol"])
+        error = (tried.error * end / allowed).square().mean().sqrt()
+        (accepted,), (planned,) = sampler.controller.judge(step[:1], error[None], batch.part([0]))
+        verdicts.append(bool(accepted))
+        last = low if accepted else last
+        if k + order < len(sigmas):
+            next_x = tried.state * end if accepted else x
+            close(next_x, states[k + order], rtol=1e-8, atol=1e-9)
+    assert verdicts.count(True) == int(arrays[f"dpm_adaptive_{order}.info.n_accept"])
+    assert verdicts.count(False) == int(arrays[f"dpm_adaptive_{order}.info.n_reject"]) > 0
 
 
 @pytest.mark.paired("pair", PAIRS, every=3)
@@ -149,7 +158,7 @@ def test_evaluations_are_order_times_steps_less_one_for_each_rejected(recorder):
         assert len({tuple(state.flatten().tolist()) for state in kept.states}) == len(times)
 
 
-@pytest.mark.parametrize("control_rule", ["pi", "paper"])
+@pytest.mark.parametrize("control_rule", ["pi", "paper", "pid"])
 def test_sample_i_does_not_depend_on_its_neighbors(control_rule):
     distribution = GaussianMixture(*MIXTURE, VP())
     sampler = DPMAdaptive(steps=4, control_rule=control_rule)
@@ -229,7 +238,7 @@ def test_a_model_that_is_not_finite_is_given_up():
         def denoise(self, x, t, condition=None):
             return torch.full_like(x, torch.nan)
 
-    for rule in ("pi", "paper"):
+    for rule in ("pi", "paper", "pid"):
         sampler = DPMAdaptive(control_rule=rule, denoise=False)
         with pytest.raises(RuntimeError, match="a step shrank to nothing"):
             sampler(Broken(), (2, 2), seed=0, progress=False)
@@ -254,7 +263,13 @@ def test_step_rules():
     [
         ({"order": 4}, "order=4 is not known; accepted: 2, 3"),
         ({"prediction": "score"}, "prediction='score' is not known; accepted: data, noise"),
-        ({"control_rule": "p"}, "control_rule='p' is not known; accepted: pi, paper"),
+        ({"control_rule": "p"}, "control_rule='p' is not known; accepted: pi, paper, pid"),
+        ({"icoeff": 0.5}, r"icoeff=0.5: coefficients of control_rule='pid', and control_rule='pi'"),
+        (
+            {"control_rule": "pid", "icoeff": 0.0},
+            r"pcoeff \+ icoeff \+ dcoeff=0.0 must be",
+        ),
+        ({"control_rule": "pid", "accept_safety": 1.0}, r"accept_safety=1.0 must lie in \(0, 1\)"),
         ({"norm": "max"}, "norm='max' is not known; accepted: example, batch"),
         ({"rtol": 0.0}, "rtol=0.0 must be a finite number greater than 0"),
     ],

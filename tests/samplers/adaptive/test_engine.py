@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from sde_score.samplers.adaptive.engine import (
     Attempt,
     BatchState,
     EmbeddedPair,
+    PIDController,
     StepSizeController,
     integrate,
 )
@@ -49,3 +52,26 @@ def test_only_accepted_errors_are_remembered():
     assert path.item() == pytest.approx(0.12)
     assert (int(end.attempts), int(end.steps)) == (len(pair.steps), len(pair.steps) - 2)
     assert pair.evaluations == int(end.steps)  # one at the start of each step from a new state
+
+
+def test_pid_control_by_the_formula():
+    """Inverse errors of this attempt and of the two accepted before it, to b1, b2, b3, limited; at
+    the start the first attempt stands for both, as rejected ones never do."""
+    errors, p, i, d, k, least = [8.0, 0.5, 1.2, 3.0, 0.25, 1.9], 0.3, 0.7, 0.2, 2, 0.7
+    controller = PIDController(order=k, pcoeff=p, icoeff=i, dcoeff=d, accept_safety=least)
+    steps, stop, left, step, kept = [], 0.06, 0.06, controller.first, [1 / errors[0]] * 2
+    while left and len(steps) < 20:
+        error = errors[len(steps)] if len(steps) < len(errors) else 0.1
+        steps.append(min(step, left))
+        powers = (p + i + d) / k, -(p + 2 * d) / k, d / k
+        raw = math.prod(v**b for v, b in zip([1 / error, *kept], powers, strict=True))
+        factor = 1 + math.atan(raw - 1)
+        if factor >= least:
+            kept, left = [1 / error, kept[0]], left - steps[-1]
+        step = steps[-1] * factor
+    assert len(errors) < len(steps) < 20
+    pair, zero = Scripted([*errors, *[0.1] * 20]), torch.zeros(1, dtype=torch.float64)
+    start = BatchState.start(zero[:, None], zero, (zero,), controller.first)
+    _, end = integrate(pair, controller, start, torch.tensor([stop], dtype=torch.float64))
+    assert pair.steps == pytest.approx(steps, rel=1e-6)
+    assert int(end.steps) == len(steps) - 4
