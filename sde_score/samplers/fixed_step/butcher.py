@@ -48,12 +48,29 @@ class Tableau:
         return (*self.stages, Stage(1.0, self.final))
 
 
+def second_order(at: float) -> Tableau:
+    """The line through the start of the step and a share of it: in the natural clock the general
+    method of second order, EDM's alpha; 1 is Heun's and 2/3 Ralston's.
+
+    Args:
+        at: in (0, 1].
+
+    Raises:
+        ValueError: for a share outside its range.
+
+    Reference: Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 3.
+    """
+    if not 0 < at <= 1:
+        raise ValueError(f"at={at} must lie in (0, 1]")
+    return Tableau(2, (0, 1), (Stage(at, (0,)),))
+
+
 TABLEAUX: Mapping[str, Tableau] = {
     "euler": Tableau(1, (0,)),
-    "heun": Tableau(2, (0, 1), (Stage(1.0, (0,)),)),
+    "heun": second_order(1.0),
     "midpoint": Tableau(2, (1,), (Stage(0.5, (0,)),)),
-    "ralston": Tableau(2, (0, 1), (Stage(2 / 3, (0,)),)),
-    "half-line": Tableau(2, (0, 1), (Stage(0.5, (0,)),)),
+    "ralston": second_order(2 / 3),
+    "half-line": second_order(0.5),
     "heun-3": Tableau(3, (0, 2), (Stage(1 / 3, (0,)), Stage(2 / 3, (0, 1)))),
     "thirds-parabola": Tableau(3, (0, 1, 2), (Stage(1 / 3, (0,)), Stage(2 / 3, (0, 1)))),
     "rk4": Tableau(4, (0, (1, 2), 3), (Stage(0.5, (0,)), Stage(0.5, (1,)), Stage(1.0, (2,)))),

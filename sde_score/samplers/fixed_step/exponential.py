@@ -24,6 +24,7 @@ are taken by Gauss-Legendre quadrature in float64: to rounding, however short th
 | `data` | x0_hat | 1 / s | 1 / s |
 | `velocity` | eps_hat - x0_hat | 1 / (1 + s) | s / (1 + s) |
 | `angular` | cos(a) eps_hat - sin(a) x0_hat, a = atan s | 1 / sqrt(1 + s^2) | a |
+| `derivative` | sigma' eps_hat + alpha' x0_hat = dx/dt | alpha | t |
 
 Reference: Zhang & Chen 2022 (DEIS), https://arxiv.org/abs/2204.13902; Lu et al. 2022
 (DPM-Solver++), https://arxiv.org/abs/2211.01095; the predictions in one frame are ours.
@@ -39,6 +40,7 @@ from torch import Tensor
 
 from sde_score._core.quadrature import legendre
 from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
+from sde_score.sdes import SDE
 from sde_score.sdes.clocks import Clock
 
 _NODES = 64  # of each integral over a step
@@ -98,7 +100,31 @@ PREDICTIONS: Mapping[str, Prediction] = {
         log_factor=lambda s: -0.5 * torch.log1p(s**2),
     ),
 }
-"""The predictions by name."""
+"""The predictions that are functions of the noise ratio alone, by name."""
+
+
+def _derivative(sde: SDE) -> Prediction:
+    """dx/dt of the probability-flow ODE, in the time of an SDE: steps in it are plain ones on x."""
+
+    def at(function: Callable[[Tensor], Tensor]) -> Function:
+        return lambda s: function(sde.time_of_noise_ratio(s).flatten()).reshape(s.shape)
+
+    on_data, on_noise, alpha = map(at, (sde.alpha_derivative, sde.sigma_derivative, sde.alpha))
+    return Prediction(
+        on_data=on_data,
+        on_noise=on_noise,
+        source=lambda s: 1 / (on_noise(s) - on_data(s) * s),
+        log_factor=lambda s: torch.log(alpha(s)),
+    )
+
+
+PREDICTION_NAMES = (*PREDICTIONS, "derivative")
+"""All predictions: those of `PREDICTIONS`, and dx/dt in the SDE's own time."""
+
+
+def prediction_on(name: str, sde: SDE) -> Prediction:
+    """The prediction of a name in `PREDICTION_NAMES` on an SDE."""
+    return PREDICTIONS[name] if name in PREDICTIONS else _derivative(sde)
 
 
 def require_eta_schedule(prediction: str, eta: float | str | EtaSchedule) -> EtaSchedule:

@@ -1,7 +1,7 @@
 r"""Multistep methods of one evaluation per step.
 
-Each step extrapolates a combination of the model's predictions (`exponential.PREDICTIONS`) by the
-polynomial through its last values, in a chosen coordinate (`sdes.clocks.CLOCKS`), and solves
+Each step extrapolates a combination of the model's predictions (`exponential.PREDICTION_NAMES`)
+by the polynomial through its last values, in a chosen coordinate (`sdes.clocks.CLOCKS`), and solves
 the rest exactly. DDIM, DEIS, DPM-Solver, UniPC, SA-Solver and Adams-Bashforth on the flow's
 velocity are choices of these, on any SDE: `published.METHODS` lists them.
 """
@@ -22,10 +22,11 @@ from sde_score._core.checks import require_choice, require_count
 from sde_score.samplers.base import Sampler
 from sde_score.samplers.fixed_step.exponential import (
     MOMENT_RULES,
-    PREDICTIONS,
+    PREDICTION_NAMES,
     Prediction,
     Steps,
     exponential_steps,
+    prediction_on,
     require_eta_schedule,
 )
 from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
@@ -113,7 +114,8 @@ class Multistep(Sampler):
 
     Args:
         prediction: the quantity that is extrapolated: `"noise"`, `"data"`, `"velocity"` (noise less
-            data) or `"angular"` (the velocity on the circle of data and noise).
+            data), `"angular"` (the velocity on the circle of data and noise) or `"derivative"`
+            (dx/dt in the SDE's own time).
         coordinate: clock in which it is a polynomial: `"log_snr"`, `"sigma"`, `"rectified"`,
             `"angle"`, `"time"` or `"index"`.
         order: points of the polynomial, 1 to 6.
@@ -147,7 +149,7 @@ class Multistep(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("prediction", self.prediction, tuple(PREDICTIONS))
+        require_choice("prediction", self.prediction, PREDICTION_NAMES)
         require_choice("coordinate", self.coordinate, tuple(CLOCKS))
         require_choice("rule", self.rule, tuple(MOMENT_RULES))
         require_count(order=self.order, final_order=self.final_order)
@@ -179,7 +181,8 @@ class Multistep(Sampler):
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         past = deque[Tensor](maxlen=1 + max(self.order, self.corrector, self.final_order))
         times, steps = [*problem.times.tolist(), 0.0], self.coefficients(problem.sde, problem.times)
-        reader = PredictionReader.along(PREDICTIONS[self.prediction], problem.sde, problem.times)
+        prediction = prediction_on(self.prediction, problem.sde)
+        reader = PredictionReader.along(prediction, problem.sde, problem.times)
         for k, t in enumerate(problem.moments(x.device)):
             if k == len(steps):
                 if self.denoise:
@@ -209,7 +212,8 @@ class Multistep(Sampler):
         counts = available.clamp(max=self.order)
         if ends_at_data:
             counts[-1] = min(self.final_order, len(times))
-        solve = partial(self._solve, CLOCKS[self.coordinate](sde, s), s, alpha)
+        prediction, clock = prediction_on(self.prediction, sde), CLOCKS[self.coordinate](sde, s)
+        solve = partial(self._solve, prediction, clock, s, alpha)
         steps = solve(k, k, counts)
         corrections = steps.weights.new_zeros(len(k), 0)
         if self.corrector and len(k) > 1:
@@ -222,15 +226,21 @@ class Multistep(Sampler):
         return [StepCoefficients(*row) for row in zip(*map(as_floats, rows), strict=True)]
 
     def _solve(
-        self, clock: Clock, s: Tensor, alpha: Tensor, k: Tensor, newest: Tensor, counts: Tensor
+        self,
+        prediction: Prediction,
+        clock: Clock,
+        s: Tensor,
+        alpha: Tensor,
+        k: Tensor,
+        newest: Tensor,
+        counts: Tensor,
     ) -> Steps:
         """Steps on x from points k to the next, by polynomials through `counts` points of which the
         newest is given."""
         most = int(counts.max()) if len(counts) else 1
         points = s[(newest[:, None] - torch.arange(most)).clamp(min=0)]
-        prediction, schedule = PREDICTIONS[self.prediction], eta_schedule(self.eta)
         found = exponential_steps(
-            prediction, schedule, clock, s[k], s[k + 1], points, counts, self.rule
+            prediction, eta_schedule(self.eta), clock, s[k], s[k + 1], points, counts, self.rule
         )
         after = alpha[k + 1]
         return Steps(

@@ -1,8 +1,8 @@
 r"""One-step methods of several evaluations: Runge-Kutta with any prediction in any clock.
 
 Like a multistep method (`multistep`), each step replaces a combination of the model's predictions
-(`exponential.PREDICTIONS`) by a polynomial in a chosen clock and solves the rest exactly. Here the
-polynomial goes through evaluations within the step, the *stages* of a tableau in `butcher`, and
+(`exponential.PREDICTION_NAMES`) by a polynomial in a chosen clock and solves the rest exactly. Here
+the polynomial goes through evaluations within the step, the *stages* of a tableau in `butcher`, and
 nothing is remembered from earlier steps. In a prediction's natural clock these are the classical
 Runge-Kutta methods; in log-SNR they are DPM-Solver's. `published.METHODS` lists them.
 
@@ -37,9 +37,10 @@ from sde_score._core.checks import require_choice, require_positive
 from sde_score.samplers.base import Sampler
 from sde_score.samplers.fixed_step.butcher import TABLEAUX, Tableau
 from sde_score.samplers.fixed_step.exponential import (
-    PREDICTIONS,
+    PREDICTION_NAMES,
     Prediction,
     exponential_steps,
+    prediction_on,
     require_eta_schedule,
 )
 from sde_score.samplers.fixed_step.linear import Number, as_floats, weighted_sum_
@@ -52,7 +53,7 @@ from sde_score.sdes.clocks import CLOCKS
 PLACEMENTS = ("log_snr", "sigma", "rectified", "angle", "time")
 """The clocks in which stages can be placed within a step."""
 
-NATURAL = {"noise": "sigma", "velocity": "rectified", "angular": "angle"}
+NATURAL = {"noise": "sigma", "velocity": "rectified", "angular": "angle", "derivative": "time"}
 """The clock of each prediction in which its steps are those of a classical Runge-Kutta method."""
 
 
@@ -116,10 +117,11 @@ class RungeKutta(Sampler):
 
     Args:
         prediction: the quantity that is extrapolated: `"noise"`, `"data"`, `"velocity"` (noise less
-            data) or `"angular"` (the velocity on the circle of data and noise).
+            data), `"angular"` (the velocity on the circle of data and noise) or `"derivative"`
+            (dx/dt in the SDE's own time).
         coordinate: clock in which it is a polynomial and the stages are placed: `"log_snr"`,
             `"sigma"`, `"rectified"`, `"angle"` or `"time"`.
-        method: a name of `TABLEAUX`.
+        method: a name of `TABLEAUX`, or a `Tableau` such as `butcher.second_order(0.6)`.
         eta: noise level, 0 the ODE and 1 the reverse SDE; a number, a name of `ETA_SCHEDULES` such
             as `"interval(eta=0.8)"`, or an `EtaSchedule`.
         ancestral: share of the noise of ancestral sampling, in [0, 1], that is added after each
@@ -139,7 +141,7 @@ class RungeKutta(Sampler):
     grid: str | Grid = "rectified"
     prediction: str = "velocity"
     coordinate: str = "rectified"
-    method: str = "heun"
+    method: str | Tableau = "heun"
     eta: float | str | EtaSchedule = 0.0
     ancestral: float = 0.0
     churn: float = 0.0
@@ -149,9 +151,10 @@ class RungeKutta(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice("prediction", self.prediction, tuple(PREDICTIONS))
+        require_choice("prediction", self.prediction, PREDICTION_NAMES)
         require_choice("coordinate", self.coordinate, PLACEMENTS)
-        require_choice("method", self.method, tuple(TABLEAUX))
+        if isinstance(self.method, str):
+            require_choice("method", self.method, tuple(TABLEAUX))
         require_positive(churn_noise=self.churn_noise)
         if not 0 <= self.ancestral <= 1:
             raise ValueError(f"ancestral={self.ancestral} must lie in [0, 1]; 0 is the ODE")
@@ -189,12 +192,13 @@ class RungeKutta(Sampler):
     @property
     def tableau(self) -> Tableau:
         """The method as an object."""
-        return TABLEAUX[self.method]
+        return TABLEAUX[self.method] if isinstance(self.method, str) else self.method
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         run = self.coefficients(problem.sde, problem.times)
-        predict = problem.expected_noise if self._q.model == "noise" else problem.denoise
+        of_noise = prediction_on(self.prediction, problem.sde).model == "noise"
+        predict = problem.expected_noise if of_noise else problem.denoise
         stops, instants = problem.times.tolist(), run.times.tolist()
         moments = [row.unbind() for row in run.times.to(x.device).unbind()]
         buffer, evaluated = torch.empty_like(x), [x] * len(self.tableau.goals)
@@ -216,10 +220,6 @@ class RungeKutta(Sampler):
                 else:
                     state = _apart(buffer, x, stage.carry, *terms)
             yield stops[k + 1], x
-
-    @property
-    def _q(self) -> Prediction:
-        return PREDICTIONS[self.prediction]
 
     def coefficients(self, sde: SDE, times: Tensor) -> RunCoefficients:
         """Those of all steps along a grid.
@@ -291,9 +291,10 @@ class RungeKutta(Sampler):
             fresh: factor on noise added at the end, `(steps,)`.
         """
         goals, schedule = self.tableau.goals, eta_schedule(self.eta)
-        solve = partial(exponential_steps, self._q, _Held(schedule, s[:, :1]),
+        prediction = prediction_on(self.prediction, sde)
+        solve = partial(exponential_steps, prediction, _Held(schedule, s[:, :1]),
                         CLOCKS[self.coordinate](sde, s[:, 0]))  # fmt: skip
-        on_x, on_model = self._reading(s, alpha)
+        on_x, on_model = _reading(prediction, s, alpha)
         unit = torch.eye(1 + 2 * len(goals), dtype=s.dtype)
         states, values, noise = [unit[0].expand(len(s), -1)], list[Tensor](), 0 * unit[0]
         found, drawn, before, at = list[list[StageCoefficients]](), 0, 0, 0.0
@@ -317,15 +318,16 @@ class RungeKutta(Sampler):
             found.append([_used(*stage) for stage in zip(*map(as_floats, row), strict=True)])
         return [list(step) for step in zip(*found, strict=True)]
 
-    def _reading(self, s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors on the state and on the model's output that make the prediction.
 
-        With m the data, eps_hat = (x / alpha - m) / s, so q = (r / (alpha s)) x + (p - r / s) m.
-        """
-        p, r = self._q.on_data(s), self._q.on_noise(s)
-        if self._q.model == "noise":
-            return torch.zeros_like(s), r
-        return r / (alpha * s), p - r / s
+def _reading(prediction: Prediction, s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors on the state and on the model's output that make the prediction.
+
+    With m the data, eps_hat = (x / alpha - m) / s, so q = (r / (alpha s)) x + (p - r / s) m.
+    """
+    p, r = prediction.on_data(s), prediction.on_noise(s)
+    if prediction.model == "noise":
+        return torch.zeros_like(s), r
+    return r / (alpha * s), p - r / s
 
 
 def _used(carry: Number, on_model: list[Number], on_noise: list[Number]) -> StageCoefficients:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sde_score.samplers import RungeKutta
+from sde_score.samplers.fixed_step.butcher import second_order
 from sde_score.samplers.published import constructors
-from sde_score.sdes import EDM, VP
+from sde_score.sdes import EDM, SDE, VP
 
 CHURN = {"churn": 4.0, "churn_min": 0.05, "churn_max": 15.0, "churn_noise": 1.003}
 K_DIFFUSION = {
@@ -113,3 +114,57 @@ def test_dpm_solver(case, reference, stored_mixture, recorder, table, close):
     got = sampler(model, arrays["x_start"], progress=False)
     close(got, arrays[f"{case}.result"])
     close(torch.tensor(model.seen_times, dtype=torch.float64), arrays[f"{case}.net_t"])
+
+
+class RootVE(SDE):
+    """EDM's VE: sigma = sqrt(t)."""
+
+    t_min, t_max = 1e-4, 1e4
+
+    def alpha(self, t):
+        return torch.ones_like(torch.as_tensor(t))
+
+    def sigma(self, t):
+        return torch.as_tensor(t).sqrt()
+
+
+ABLATION = {
+    "vp": (VP(0.1, 20.0), lambda u: 1 + u * (1e-3 - 1)),
+    "ve": (RootVE(), lambda u: 1e4 * (0.02 / 100) ** (2 * u)),
+    "edm": (EDM(), lambda u: (80 ** (1 / 7) + u * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7),
+}
+
+
+@pytest.mark.parametrize("case", ["vp_euler", "vp_heun", "vp_heun_churn", "ve_euler", "ve_heun",
+                                  "ve_heun_churn", "edm_linear_heun_alpha"])  # fmt: skip
+def test_ablation_of_edm(case, reference, stored_mixture, recorder, stored, table, close):
+    """Plain steps on dx/dt in each diffusion's own time; theirs end by one to t = 0."""
+    arrays, description = reference("samplers_edm")
+    given = description["params"]["ablation_sampler"][case]
+    sde, place = ABLATION[given["discretization"]]
+    steps = given["num_steps"] - 1
+    times = place(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    names = {"S_churn": "churn", "S_min": "churn_min", "S_max": "churn_max",
+             "S_noise": "churn_noise"}  # fmt: skip
+    churn = {ours: given[theirs] for theirs, ours in names.items() if theirs in given}
+    if churn:  # their share of churn counts the step to zero
+        churn["churn"] *= steps / given["num_steps"]
+    method = second_order(given["alpha"]) if "alpha" in given else given["solver"]
+    sampler = RungeKutta(steps=steps, grid=table(times), denoise=False, prediction="derivative",
+                         coordinate="time", method=method, **churn)  # fmt: skip
+    model = recorder(stored_mixture(arrays, sde))
+    draws = arrays.get(f"{case}.noise", torch.zeros(0))
+    if churn:  # theirs draws at every step, ours only where it churns
+        levels = sde.noise_ratio(times)
+        draws = draws[(levels >= given["S_min"]) & (levels <= given["S_max"])]
+    start = arrays["latents"] * sde.sigma(times[0])
+    x = sampler(model, start, noise=stored(draws), progress=False)
+    end = x - times[-1] * model.velocity(x, times[-1])
+    seen = torch.tensor(model.seen_times, dtype=torch.float64)
+    scaled = torch.stack(model.states) / sde.alpha(seen)[:, None, None]
+    churned = case == "vp_heun_churn"  # theirs churns once more before its step to 0
+    same = slice(len(seen) - churned)
+    close(sde.noise_ratio(seen)[same], arrays[f"{case}.net_sigma"][same])
+    close(scaled[same], arrays[f"{case}.net_x"][same])
+    if not churned:
+        close(end, arrays[f"{case}.result"])

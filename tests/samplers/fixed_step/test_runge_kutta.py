@@ -14,8 +14,8 @@ from scipy.interpolate import CubicSpline
 from sde_score import samplers
 from sde_score.models import GaussianMixture
 from sde_score.samplers import BrownianPath, RungeKutta
-from sde_score.samplers.fixed_step.butcher import TABLEAUX
-from sde_score.samplers.fixed_step.exponential import PREDICTIONS
+from sde_score.samplers.fixed_step.butcher import TABLEAUX, second_order
+from sde_score.samplers.fixed_step.exponential import PREDICTION_NAMES
 from sde_score.samplers.fixed_step.runge_kutta import NATURAL, PLACEMENTS
 from sde_score.samplers.problem import Problem
 from sde_score.samplers.published import constructors
@@ -68,14 +68,14 @@ def flow(table):
     return model, exact(model, STARTS, progress=False)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_NAMES)
 @pytest.mark.parametrize("method", TABLEAUX)
 def test_every_method_has_its_order_on_every_form_in_every_coordinate(
     method, prediction, flow, table
 ):
     """Each pair of two in a third of the third, and the natural coordinate always."""
     model, truth = flow
-    turn = [*TABLEAUX].index(method) + [*PREDICTIONS].index(prediction)
+    turn = [*TABLEAUX].index(method) + PREDICTION_NAMES.index(prediction)
     natural = NATURAL.get(prediction, "log_snr")
     for coordinate in {natural, *PLACEMENTS[turn % 3 :: 3]}:
         errors = []
@@ -94,7 +94,7 @@ def test_every_method_has_its_order_on_every_form_in_every_coordinate(
 def test_fourth_order_is_claimed_in_the_natural_clock_alone():
     claimed = {
         (prediction, coordinate)
-        for prediction, coordinate in product(PREDICTIONS, PLACEMENTS)
+        for prediction, coordinate in product(PREDICTION_NAMES, PLACEMENTS)
         if RungeKutta(prediction=prediction, coordinate=coordinate, method="rk4").convergence_order
         == 4
     }
@@ -123,6 +123,23 @@ def test_rows_converge_to_the_exact_flow_of_correlated_gaussian_data(
     assert order(errors) == pytest.approx(expected, abs=0.2), errors
 
 
+@pytest.mark.parametrize("sde", [VP(0.4, 9.0), VE(0.05, 9.0), Cosine()], ids=str)
+@pytest.mark.parametrize("at", [1.0, 0.6])
+def test_the_derivative_in_time_is_the_plain_method_on_x(sde, at, table):
+    """EDM's algorithm 3 in the SDE's own time: x' at the share `at`, and both slopes."""
+    model = GaussianMixture(MEANS, COVARIANCES, sde, [0.3, 0.7])
+    times = uneven(sde, 6, table).times(sde, 7)
+    x = STARTS * sde.prior_std
+    sampler = RungeKutta(steps=6, grid=table(times), denoise=False, prediction="derivative",
+                         coordinate="time", method=second_order(at))  # fmt: skip
+    got = sampler(model, x, progress=False)
+    for t, s in pairwise(times):
+        first = model.velocity(x, t)
+        second = model.velocity(x + at * (s - t) * first, t + at * (s - t))
+        x = x + (s - t) * ((1 - 0.5 / at) * first + 0.5 / at * second)
+    torch.testing.assert_close(got, x, rtol=1e-10, atol=1e-12)
+
+
 METHODS = {
     **{name: row for name, row in SDES.items() if name[:5] != "seeds"},
     "heun, churn": lambda **way: ODES["heun"](churn=3.0, **way),
@@ -136,6 +153,9 @@ METHODS = {
     "parabola, 1": lambda **way: ODES["dpmpp-3s"](method="thirds-parabola", eta=1.0, **way),
     "angular, 0.7": lambda **way: RungeKutta(
         prediction="angular", coordinate="angle", eta=0.7, **way
+    ),
+    "derivative, 0.7": lambda **way: RungeKutta(
+        prediction="derivative", coordinate="time", eta=0.7, **way
     ),
 }
 HIGHER = {"midpoint, ancestral": 3}
@@ -375,6 +395,7 @@ DIFFERENTIABLE = {
     **RUNGE_KUTTA_ROWS,
     "heun, churn": lambda **way: ODES["heun"](churn=2.0, churn_max=3.0, **way),
     "dpmpp-2s, interval": lambda **way: ODES["dpmpp-2s"](eta="interval(low=0.5, high=3.0)", **way),
+    "derivative": lambda **way: RungeKutta(prediction="derivative", coordinate="time", **way),
 }
 
 
