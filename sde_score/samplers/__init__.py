@@ -25,6 +25,7 @@ from sde_score.samplers.fixed_step.one_step import (
     Stay,
 )
 from sde_score.samplers.fixed_step.runge_kutta import RungeKutta
+from sde_score.samplers.fixed_step.singlestep import Singlestep
 from sde_score.samplers.grids import (
     GRIDS,
     Angle,
@@ -141,6 +142,7 @@ __all__ = [
     "Sampler",
     "SamplerRegistry",
     "Samples",
+    "Singlestep",
     "Times",
     "Trajectory",
     "TransitionVariance",

@@ -50,6 +50,7 @@ from sde_score.samplers.fixed_step.one_step import (
     ReverseDiffusion,
 )
 from sde_score.samplers.fixed_step.runge_kutta import RungeKutta
+from sde_score.samplers.fixed_step.singlestep import Singlestep
 from sde_score.samplers.langevin.annealed import AnnealedLangevin
 from sde_score.samplers.langevin.markov_chain import MCMC
 from sde_score.samplers.langevin.predictor_corrector import PredictorCorrector
@@ -134,6 +135,9 @@ METHODS: Mapping[str, Method] = {
     "dpm-3s": _rk("30-100", _DPM, {**_noise, "method": "heun-3"}, ("dpm-solver-3",)),
     "dpmpp-2s": _rk("20-100", _DPMPP, {**_data, "method": "midpoint"}),
     "dpmpp-3s": _rk("30-100", _DPMPP, {**_data, "method": "heun-3"}),
+    "singlestep": Method(
+        Singlestep, "Runge-Kutta", "10-50", _DPM, aliases=("dpm-fast", "dpm-solver-fast")
+    ),
     "res-2s": _rk("20-100", _RES, {**_data, "method": "half-line"}),
     "dpm-2s-ancestral": _rk_sde(
         "50-250",

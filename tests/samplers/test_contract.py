@@ -16,7 +16,7 @@ from sde_score.sdes import EDM, VE, VP
 
 EVENT = (2, 3)
 # Their own tests hold those whose steps are not those of a grid, one call of the model each.
-OTHERS = ("ode", "adaptive-sde", "dpm-adaptive", "parallel", "restart", "mcmc")
+OTHERS = ("ode", "adaptive-sde", "dpm-adaptive", "singlestep", "parallel", "restart", "mcmc")
 LOOPS = [name for name in samplers.available() if name not in OTHERS]
 # The chain at one time, with a kernel for models that have no energy and the start of the others.
 CHAIN = "mcmc(kernel='mala-score(step_size=0.02)', start_std=9.0, warmup=3, denoise=True)"

@@ -21,7 +21,14 @@ NOISY = {
 }  # fmt: skip
 
 
-OTHERS = ("ode", "adaptive-sde", "dpm-adaptive", "parallel", "restart")  # bars of their own
+OTHERS = (
+    "ode",
+    "adaptive-sde",
+    "dpm-adaptive",
+    "singlestep",
+    "parallel",
+    "restart",
+)  # bars of their own
 
 
 def draw(spec, start, **given):

@@ -36,11 +36,13 @@ class Tableau:
             the third in other clocks.
         final: the nodes of the step itself.
         stages: after the first evaluation, ordered along the step.
+        rule: moments of the polynomial of the step itself, from `exponential.MOMENT_RULES`.
     """
 
     order: int
     final: Nodes
     stages: tuple[Stage, ...] = ()
+    rule: str = "exact"
 
     @property
     def goals(self) -> tuple[Stage, ...]:

@@ -48,7 +48,7 @@ from sde_score.samplers.grids import Grid
 from sde_score.samplers.noise.stochasticity import EtaSchedule, eta_schedule
 from sde_score.samplers.problem import Iteration, Problem
 from sde_score.sdes import SDE
-from sde_score.sdes.clocks import CLOCKS
+from sde_score.sdes.clocks import CLOCKS, Clock
 
 PLACEMENTS = ("log_snr", "sigma", "rectified", "angle", "time")
 """The clocks in which stages can be placed within a step."""
@@ -197,29 +197,7 @@ class RungeKutta(Sampler):
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
         run = self.coefficients(problem.sde, problem.times)
-        of_noise = prediction_on(self.prediction, problem.sde).model == "noise"
-        predict = problem.expected_noise if of_noise else problem.denoise
-        stops, instants = problem.times.tolist(), run.times.tolist()
-        moments = [row.unbind() for row in run.times.to(x.device).unbind()]
-        buffer, evaluated = torch.empty_like(x), [x] * len(self.tableau.goals)
-        for k, ((lift, churned), stages) in enumerate(zip(run.lifts, run.stages, strict=True)):
-            if churned:
-                x = weighted_sum_(x, lift, (problem.noise(), churned))
-            ends, last = [*instants[k][1:], stops[k + 1]], stops[k]
-            state, draws = x, list[Tensor]()
-            for n, stage in enumerate(stages):
-                evaluated[n] = predict(state, moments[k][n])
-                if len(stage.on_noise) > len(draws) and stage.on_noise[-1]:
-                    draws.append(problem.between(last, ends[n]))
-                    last = ends[n]
-                terms = [(evaluated[i], weight) for i, weight in stage.on_model]
-                if draws:
-                    terms += zip(draws, stage.on_noise, strict=False)
-                if stage is stages[-1]:
-                    x = weighted_sum_(x, stage.carry, *terms)
-                else:
-                    state = _apart(buffer, x, stage.carry, *terms)
-            yield stops[k + 1], x
+        return march(problem, x, self.prediction, run, problem.times)
 
     def coefficients(self, sde: SDE, times: Tensor) -> RunCoefficients:
         """Those of all steps along a grid.
@@ -240,8 +218,11 @@ class RungeKutta(Sampler):
             stop, last = down, sde.time_of_noise_ratio(down)
         ratios, clock = self._places(sde, start, stop, first, last)
         within = sde.alpha(clock.flatten()).reshape(clock.shape)
-        stages = self._stages(sde, torch.cat([ratios, stop[:, None]], 1),
-                          torch.cat([within, end[:, None]], 1), fresh)  # fmt: skip
+        stages = stage_coefficients(
+            self.tableau, prediction_on(self.prediction, sde), eta_schedule(self.eta),
+            CLOCKS[self.coordinate](sde, start), torch.cat([ratios, stop[:, None]], 1),
+            torch.cat([within, end[:, None]], 1), fresh,
+        )  # fmt: skip
         lifts = as_floats(scale / sde.alpha(times[:-1]))
         return RunCoefficients(clock, [*zip(lifts, as_floats(churned), strict=True)], stages)
 
@@ -276,47 +257,93 @@ class RungeKutta(Sampler):
             times.append(last if stage.at == 1 else sde.time_of_noise_ratio(ratios[-1]))
         return torch.stack(ratios, 1), torch.stack(times, 1)
 
-    def _stages(
-        self, sde: SDE, s: Tensor, alpha: Tensor, fresh: Tensor | None
-    ) -> list[list[StageCoefficients]]:
-        """Coefficients of the stages of each step and of its end.
 
-        All states of a step are linear in its start, the evaluations of the model and the draws;
-        they are computed as vectors of coefficients on these.
+def march(
+    problem: Problem, x: Tensor, prediction: str, run: RunCoefficients, times: Tensor
+) -> Iteration:
+    """The steps of a run.
 
-        Args:
-            sde: the diffusion.
-            s: noise ratios of the evaluations and of the end, `(steps, evaluations + 1)`.
-            alpha: signal scales, the same shape.
-            fresh: factor on noise added at the end, `(steps,)`.
-        """
-        goals, schedule = self.tableau.goals, eta_schedule(self.eta)
-        prediction = prediction_on(self.prediction, sde)
-        solve = partial(exponential_steps, prediction, _Held(schedule, s[:, :1]),
-                        CLOCKS[self.coordinate](sde, s[:, 0]))  # fmt: skip
-        on_x, on_model = _reading(prediction, s, alpha)
-        unit = torch.eye(1 + 2 * len(goals), dtype=s.dtype)
-        states, values, noise = [unit[0].expand(len(s), -1)], list[Tensor](), 0 * unit[0]
-        found, drawn, before, at = list[list[StageCoefficients]](), 0, 0, 0.0
-        for n, goal in enumerate(goals, 1):
-            values.append(on_x[:, n - 1, None] * states[-1] + on_model[:, n - 1, None] * unit[n])
-            nodes = [(p,) if isinstance(p, int) else p for p in goal.nodes]
-            points = torch.stack([s[:, node[0]] for node in nodes], 1)
-            counts = torch.full((len(s),), len(nodes))
-            step = solve(s[:, 0], s[:, n], points, counts)
-            state = (step.carry / alpha[:, 0])[:, None] * unit[0]
-            for weight, node in zip(step.weights.unbind(1), nodes, strict=True):
-                state = state + weight[:, None] * sum(values[i] for i in node) / len(node)
-            if schedule.stochastic and goal.at > at:
-                piece = solve(s[:, before], s[:, n], points[:, :1], counts.clamp(max=1))
-                drawn, before, at = drawn + 1, n, goal.at
-                noise = piece.carry[:, None] * noise + piece.std[:, None] * unit[-drawn]
-            states.append(alpha[:, n, None] * (state + noise))
-            if fresh is not None and n == len(goals):
-                drawn, states[n] = 1, states[n] + fresh[:, None] * unit[-1]
-            row = states[n][:, 0], states[n][:, 1 : n + 1], states[n].flip(1)[:, :drawn]
-            found.append([_used(*stage) for stage in zip(*map(as_floats, row), strict=True)])
-        return [list(step) for step in zip(*found, strict=True)]
+    Args:
+        problem: the model and the source of noise.
+        x: state at the first time.
+        prediction: the quantity that is extrapolated.
+        run: the coefficients of the steps.
+        times: ends of the steps, the first one's start included.
+    """
+    of_noise = prediction_on(prediction, problem.sde).model == "noise"
+    predict = problem.expected_noise if of_noise else problem.denoise
+    stops, instants = times.tolist(), run.times.tolist()
+    moments = [row.unbind() for row in run.times.to(x.device).unbind()]
+    buffer, evaluated = torch.empty_like(x), [x] * run.times.shape[1]
+    for k, ((lift, churned), stages) in enumerate(zip(run.lifts, run.stages, strict=True)):
+        if churned:
+            x = weighted_sum_(x, lift, (problem.noise(), churned))
+        ends, last = [*instants[k][1:], stops[k + 1]], stops[k]
+        state, draws = x, list[Tensor]()
+        for n, stage in enumerate(stages):
+            evaluated[n] = predict(state, moments[k][n])
+            if len(stage.on_noise) > len(draws) and stage.on_noise[-1]:
+                draws.append(problem.between(last, ends[n]))
+                last = ends[n]
+            terms = [(evaluated[i], weight) for i, weight in stage.on_model]
+            if draws:
+                terms += zip(draws, stage.on_noise, strict=False)
+            if stage is stages[-1]:
+                x = weighted_sum_(x, stage.carry, *terms)
+            else:
+                state = _apart(buffer, x, stage.carry, *terms)
+        yield stops[k + 1], x
+
+
+def stage_coefficients(
+    tableau: Tableau,
+    prediction: Prediction,
+    schedule: EtaSchedule,
+    clock: Clock,
+    s: Tensor,
+    alpha: Tensor,
+    fresh: Tensor | None = None,
+) -> list[list[StageCoefficients]]:
+    """Coefficients of the stages of each step and of its end.
+
+    All states of a step are linear in its start, the evaluations of the model and the draws;
+    they are computed as vectors of coefficients on these.
+
+    Args:
+        tableau: the method.
+        prediction: q, the combination that is extrapolated.
+        schedule: tau.
+        clock: q is a polynomial in it.
+        s: noise ratios of the evaluations and of the end, `(steps, evaluations + 1)`.
+        alpha: signal scales, the same shape.
+        fresh: factor on noise added at the end, `(steps,)`.
+    """
+    goals = tableau.goals
+    solve = partial(exponential_steps, prediction, _Held(schedule, s[:, :1]), clock)
+    on_x, on_model = _reading(prediction, s, alpha)
+    unit = torch.eye(1 + 2 * len(goals), dtype=s.dtype)
+    states, values, noise = [unit[0].expand(len(s), -1)], list[Tensor](), 0 * unit[0]
+    found, drawn, before, at = list[list[StageCoefficients]](), 0, 0, 0.0
+    for n, goal in enumerate(goals, 1):
+        values.append(on_x[:, n - 1, None] * states[-1] + on_model[:, n - 1, None] * unit[n])
+        nodes = [(p,) if isinstance(p, int) else p for p in goal.nodes]
+        points = torch.stack([s[:, node[0]] for node in nodes], 1)
+        counts = torch.full((len(s),), len(nodes))
+        rule = tableau.rule if n == len(goals) else "exact"
+        step = solve(s[:, 0], s[:, n], points, counts, rule)
+        state = (step.carry / alpha[:, 0])[:, None] * unit[0]
+        for weight, node in zip(step.weights.unbind(1), nodes, strict=True):
+            state = state + weight[:, None] * sum(values[i] for i in node) / len(node)
+        if schedule.stochastic and goal.at > at:
+            piece = solve(s[:, before], s[:, n], points[:, :1], counts.clamp(max=1))
+            drawn, before, at = drawn + 1, n, goal.at
+            noise = piece.carry[:, None] * noise + piece.std[:, None] * unit[-drawn]
+        states.append(alpha[:, n, None] * (state + noise))
+        if fresh is not None and n == len(goals):
+            drawn, states[n] = 1, states[n] + fresh[:, None] * unit[-1]
+        row = states[n][:, 0], states[n][:, 1 : n + 1], states[n].flip(1)[:, :drawn]
+        found.append([_used(*stage) for stage in zip(*map(as_floats, row), strict=True)])
+    return [list(step) for step in zip(*found, strict=True)]
 
 
 def _reading(prediction: Prediction, s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:

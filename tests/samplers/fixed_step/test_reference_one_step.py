@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
-from sde_score.samplers import RungeKutta
+from sde_score.samplers import GRIDS, RungeKutta, Singlestep, create
 from sde_score.samplers.fixed_step.butcher import second_order
 from sde_score.samplers.published import constructors
 from sde_score.sdes import EDM, SDE, VP
@@ -76,44 +78,65 @@ def test_k_diffusion(case, reference, stored_mixture, recorder, stored, table, c
         left()
 
 
-METHODS = {
-    (1, "dpmsolver"): "euler",
-    (2, "dpmsolver"): "midpoint",
-    (2, "taylor"): "half-line",
-    (3, "dpmsolver"): "heun-3",
-    (3, "taylor"): "thirds-parabola",
-}
 DPM_SOLVER = [
-    f"{prediction}.{kind}.{order}.{solver}.logSNR.{evaluations}"
+    f"{prediction}.{kind}.{order}.{family}.{skip}"
     for prediction in ("dpmsolver", "dpmsolver++")
-    for kind, most in (("singlestep_fixed", 3), ("singlestep", 2))
-    for order, solver in METHODS
-    for evaluations in ((12, 7) if kind == "singlestep_fixed" else (12,))
-    if order <= most
+    for kind in ("singlestep_fixed", "singlestep")
+    for order, family in product((1, 2, 3), ("dpmsolver", "taylor"))
+    for skip in ("logSNR.12", "logSNR.7", "time_uniform.12", "time_uniform.7", "time_quadratic.12")
+    if order > 1 or family == "dpmsolver"
 ]
+FIXED = {"euler": (1, "dpmsolver"), "midpoint": (2, "dpmsolver"), "half-line": (2, "taylor"),
+         "heun-3": (3, "dpmsolver"), "thirds-parabola": (3, "taylor")}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DPM_SOLVER)
-def test_dpm_solver(case, reference, stored_mixture, recorder, table, close):
-    """Steps even in log-SNR: their stages are then where ours are."""
+def test_dpm_solver(case, reference, stored_mixture, recorder, close):
+    """The original code on all its grids: orders, times of all evaluations, and result."""
     arrays, description = reference("samplers_dpm_solver")
-    prediction, _, order, solver, _, evaluations = case.split(".")
+    prediction, kind, order, family, skip, count = case.split(".")
+    rule = {"logSNR": "log_snr", "time_uniform": "uniform", "time_quadratic": "polynomial"}[skip]
     given = description["params"]
-    sde, steps = VP(given["beta_0"], given["beta_1"]), int(evaluations) // int(order)
-    ends = sde.log_snr(torch.tensor([1.0, given["t_end"]], dtype=torch.float64)).tolist()
-    times = sde.time_of_log_snr(torch.linspace(*ends, steps + 1, dtype=torch.float64))
-    sampler = RungeKutta(
-        steps=steps,
-        grid=table(times),
-        denoise=False,
+    sampler = Singlestep(
+        steps=int(count),
+        order=int(order),
+        family=family,
+        fixed=kind == "singlestep_fixed",
+        stages="between" if skip == "logSNR" else "grid",
+        grid=GRIDS.create(rule, end=given["t_end"]),
         prediction="data" if prediction.endswith("++") else "noise",
-        coordinate="log_snr",
-        method=METHODS[int(order), solver],
+        denoise=False,
     )
-    model = recorder(stored_mixture(arrays, sde))
+    model = recorder(stored_mixture(arrays, VP(given["beta_0"], given["beta_1"])))
     got = sampler(model, arrays["x_start"], progress=False)
     close(got, arrays[f"{case}.result"])
     close(torch.tensor(model.seen_times, dtype=torch.float64), arrays[f"{case}.net_t"])
+
+
+@pytest.mark.parametrize("prediction", ["noise", "data"])
+@pytest.mark.parametrize("method", FIXED)
+def test_fixed_singlestep_is_runge_kutta_in_log_snr(method, prediction, reference, stored_mixture):
+    arrays, _ = reference("samplers_dpm_solver")
+    order, family = FIXED[method]
+    model, common = stored_mixture(arrays, VP()), {"grid": "log_snr", "prediction": prediction}
+    one = Singlestep(steps=4 * order + 1, order=order, family=family, fixed=True, **common)
+    other = RungeKutta(steps=5, coordinate="log_snr", method=method, **common)
+    runs = [sampler(model, arrays["x_start"], progress=False) for sampler in (one, other)]
+    torch.testing.assert_close(*runs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [10, 11, 12])
+def test_dpm_fast_of_k_diffusion(count, reference, stored_mixture, recorder, close):
+    arrays, description = reference("samplers_k_diffusion")
+    case = f"dpm_fast_{count}"
+    given = description["params"]["cases"][case]
+    sampler = create("dpm-fast", steps=count, denoise=False)
+    sde = EDM(given["sigma_min"], given["sigma_max"])
+    model = recorder(stored_mixture(arrays, sde))
+    got = sampler(model, arrays["x_start"], progress=False)
+    close(got, arrays[f"{case}.result"])
+    close(torch.tensor(model.seen_times, dtype=torch.float64), arrays[f"{case}.net_sigma"])
+    assert sampler.count_nfe() == count
 
 
 class RootVE(SDE):
