@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ class DPMAdaptive(AdaptiveSampler):
             raise ValueError(f"accept_safety={made.accept_safety} must lie in (0, 1)")
 
     @property
-    def _coefficients(self) -> dict[str, float]:
+    def _coefficients(self) -> dict[str, Any]:
         """Those of `"pid"` that were given."""
         names = ("pcoeff", "icoeff", "dcoeff", "accept_safety")
         found = {name: getattr(self, name) for name in names}
