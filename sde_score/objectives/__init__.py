@@ -23,6 +23,7 @@ from sde_score.objectives.energy.noise_contrastive import NoiseContrastive
 from sde_score.objectives.energy.recovery import RecoveryLikelihood
 from sde_score.objectives.energy.replay_buffer import ReplayBuffer
 from sde_score.objectives.flow_map.base import FlowMapObjective
+from sde_score.objectives.flow_map.continuous import ContinuousConsistency
 from sde_score.objectives.flow_map.identities import Consistency, Lagrangian, MeanFlow, Semigroup
 from sde_score.objectives.flow_map.log_det import LogDet
 from sde_score.objectives.score_matching.denoising import DenoisingScoreMatching
@@ -78,6 +79,7 @@ OBJECTIVES.fill(
         "lagrangian": Lagrangian,
         "semigroup": Semigroup,
         "consistency": Consistency,
+        "scm": ContinuousConsistency,
     },
     aliases={
         "dsm": "denoising",
@@ -112,6 +114,7 @@ __all__ = [
     "AdaptiveDenoising",
     "BaseObjective",
     "Consistency",
+    "ContinuousConsistency",
     "ContrastiveDivergence",
     "DenoisingControl",
     "DenoisingScoreMatching",

@@ -129,6 +129,14 @@ class BaseObjective(ABC):
         condition = as_condition(condition, len(x0), x0.device)
         return self.losses_of(model, x0, condition, generator)
 
+    def at_step(self, step: int) -> BaseObjective:
+        """The objective at a step of a training, for those that change on the way; itself for most.
+
+        Args:
+            step: counted from 0.
+        """
+        return self
+
     def require_precision(self, model: Model, rounding: float) -> None:  # noqa: B027
         """Refuse a precision in which the gradients of this objective are wrong.
 

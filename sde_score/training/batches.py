@@ -20,12 +20,13 @@ from sde_score.training.couplings import Coupling, Independent
 
 class MicroBatch(NamedTuple):
     """One forward pass: data `(batch, *event)`, their condition or None, and random draws;
-    with augmentation labels `(batch, labels)` for a network that is told them."""
+    with augmentation labels `(batch, labels)` for a network that is told them, and the step."""
 
     x0: Tensor
     condition: Condition
     draws: BatchSlice
     augment: Tensor | None = None
+    step: int = 0
 
 
 class Batches:
@@ -82,7 +83,7 @@ class Batches:
                 labels = condition if isinstance(condition, Tensor) else None
                 noise = self.coupling.arrange(x0, noise, labels)
                 draws = PairedSlice(draws.generator, draws.start, draws.total, noise)
-            yield MicroBatch(x0, condition, draws, augment)
+            yield MicroBatch(x0, condition, draws, augment, step)
 
     def _examples(self, indices: Tensor, step: int, first: int) -> tuple[Tensor, Condition]:
         x0, condition = self.dataset.batch(indices)

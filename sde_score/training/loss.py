@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sde_score._core.conditions import Condition
 from sde_score.models import Caller
-from sde_score.objectives import Objective
+from sde_score.objectives import BaseObjective, Objective
 from sde_score.random import BatchSlice
 from sde_score.training.build import TrainedModel
 
@@ -37,11 +37,15 @@ class LossModule(nn.Module):
         condition: Condition,
         draws: BatchSlice,
         augment: Tensor | None = None,
+        step: int = 0,
     ) -> Tensor:
         """Mean loss of a batch; the arguments are the fields of `MicroBatch`."""
         beside = {} if augment is None else {"augment": augment}
         for told in (self.model, getattr(self.objective, "teacher", None)):
             if isinstance(told, Caller):
                 told.beside = beside
+        objective = self.objective
+        if isinstance(objective, BaseObjective):
+            objective = objective.at_step(step)
         with self.autocast or nullcontext():
-            return self.objective(self.model, x0, condition, draws).mean()
+            return objective(self.model, x0, condition, draws).mean()

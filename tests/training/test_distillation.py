@@ -45,7 +45,7 @@ def test_a_flow_map_starts_as_its_teacher_and_learns_its_velocity_or_that_of_the
 def test_it_resumes_to_the_same_bits_while_the_run_of_its_teacher_goes_on(
     teacher, run_to, tensor_bytes, tmp_path
 ):
-    learned = {**QUICK, "objective": "mean-flow", "learning_rate": 0.01}
+    learned = {**QUICK, "objective": "scm(warmup=3)", "learning_rate": 0.01}
     distill(teacher.path, tmp_path / "whole", **{**learned, "steps": 4})
     distill(teacher.path, tmp_path / "cut", **learned)
     run_to(teacher.path, **{**SMALL, "steps": 4})
@@ -56,6 +56,19 @@ def test_it_resumes_to_the_same_bits_while_the_run_of_its_teacher_goes_on(
     assert all(getattr(done.config, n) == getattr(teacher.config, n) for n in kept)
     other = distill(teacher.path, tmp_path / "other", **learned)
     assert other.config.teacher == str(teacher.path / "checkpoints" / "step-4")
+
+
+def test_an_objective_that_changes_on_the_way_is_told_the_step_also_after_a_stop(teacher, tmp_path):
+    still = {**QUICK, "learning_rate": 1e-12}
+    losses = {}
+    for spec in ("ect(gap=0.25, halve_every=1)", "ect(gap=0.5)", "ect(gap=0.25)"):
+        for steps in (1, 2):
+            run = distill(teacher.path, tmp_path / spec, spec, **{**still, "steps": steps})
+        losses[spec] = [line["loss"] for line in run.metrics if "loss" in line]
+    staged, wide, near = losses.values()
+    assert staged[0] == wide[0] != near[0]
+    assert staged[1] == pytest.approx(near[1], rel=1e-6)
+    assert near[1] != pytest.approx(wide[1], rel=1e-3)
 
 
 def test_data_and_networks_in_memory_are_taken_from_the_run(config, tmp_path):

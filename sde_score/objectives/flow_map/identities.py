@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import require_nonnegative
+from sde_score._core.checks import require_count, require_nonnegative
 from sde_score.models import FlowMapModel, Model
 from sde_score.objectives.flow_map.base import (
     Circle,
@@ -194,7 +194,7 @@ class Consistency(FlowMapObjective):
     .. math:: \frac{1}{\theta_t - \theta_r} \left\lVert Z_{t \to 0}(z_t)
               - \mathrm{sg}\left[Z_{r \to 0}(z_r)\right] \right\rVert^2, \qquad
               \frac{\sigma_r}{\alpha_r} = \frac{\sigma_t}{\alpha_t}
-              \left(1 - gap\, (1 + 8\, \mathrm{sigmoid}(-\sigma_t / \alpha_t))\right)
+              \left(1 - gap\, (1 + 8\, \mathrm{sigmoid}(-\sigma_t / \alpha_t))\right)_+
 
     The two points share data, noise and dropout masks; with a teacher the second is a step of its
     flow from the first. Consistency tuning starts from a trained model, `FlowMap.from_model`; the
@@ -215,11 +215,21 @@ class Consistency(FlowMapObjective):
     reference = "Geng et al. 2024, https://arxiv.org/abs/2406.14548"
 
     gap: float = 1 / 256
+    halve_every: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.gap < 1 / 9:
-            raise ValueError(f"gap={self.gap!r} must lie between 0 and 1/9")
+        require_count(0, halve_every=self.halve_every)
+        if not 0 < self.gap < 1:
+            raise ValueError(f"gap={self.gap!r} must lie between 0 and 1")
+
+    @override
+    def at_step(self, step: int) -> Consistency:
+        """With the gap of a step of the training."""
+        if not self.halve_every:
+            return self
+        halvings = min(step // self.halve_every, 60)  # 1/2 is not halved to 0
+        return replace(self, gap=max(self.gap, 0.5 ** (halvings + 1)), halve_every=0)
 
     @property
     @override
@@ -228,19 +238,32 @@ class Consistency(FlowMapObjective):
         return "2 F + B"
 
     @override
-    def _ends(self, circle: Circle, drawn: Tensor) -> Tensor:
-        return torch.full_like(drawn, circle.sde.t_min)
+    def _ordered(self, circle: Circle, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.maximum(first, second), torch.full_like(first, circle.sde.t_min)
+
+    def _nearer(self, pair: Pair) -> Tensor:
+        """The time r, between s and t."""
+        sde = pair.circle.sde
+        ratio = sde.noise_ratio(pair.t)
+        wanted = ratio * (1 - self.gap * (1 + 8 * torch.sigmoid(-ratio)))
+        least = sde.noise_ratio(pair.s)
+        return torch.maximum(sde.time_of_noise_ratio(torch.maximum(wanted, least)), pair.s)
+
+    @override
+    def weight(self, pair: Pair) -> Tensor:
+        """1 / (theta_t - theta_r); 1 on the diagonal."""
+        angle = pair.circle.angle
+        step = angle(pair.t) - angle(self._nearer(pair))
+        return torch.where(pair.s == pair.t, 1.0, 1 / step.clamp(min=1e-12))
 
     @override
     def residual(self, model: FlowMapModel, fixed: FlowMapModel, pair: Pair) -> Tensor:
-        """Difference of the two ends over the root of the step; of u and v on the diagonal."""
-        again, circle = rewinder(pair.z), pair.circle
+        """Difference of the two ends; of u and v on the diagonal."""
+        again, angle = rewinder(pair.z), pair.circle.angle
         u = model.mean_velocity(pair.z, pair.t, pair.s, pair.condition)
         with torch.no_grad():
-            ratio = circle.sde.noise_ratio(pair.t)
-            nearer = ratio * (1 - self.gap * (1 + 8 * torch.sigmoid(-ratio)))
-            r = torch.maximum(circle.sde.time_of_noise_ratio(nearer), pair.s)
-            step = circle.angle(pair.t) - circle.angle(r)
+            r = self._nearer(pair)
+            step = angle(pair.t) - angle(r)
             if isinstance(self.teacher, FlowMapModel):
                 told = (pair.t, r, pair.condition)
                 moved = pair.z - pair.like(step) * self.teacher.mean_velocity(pair.z, *told)
@@ -248,7 +271,6 @@ class Consistency(FlowMapObjective):
                 moved = pair.like(step.cos()) * pair.z - pair.like(step.sin()) * pair.velocity
             again()
             rest = fixed.mean_velocity(moved, r, pair.s, pair.condition)
-            rest = moved - pair.like(circle.angle(r) - circle.angle(pair.s)) * rest
-        scale = pair.like(step.clamp(min=1e-12).sqrt())
-        off = (pair.z - pair.like(pair.gap) * u - rest) / scale
+            rest = moved - pair.like(angle(r) - angle(pair.s)) * rest
+        off = pair.z - pair.like(pair.gap) * u - rest
         return torch.where(pair.diagonal, u - pair.velocity, off)

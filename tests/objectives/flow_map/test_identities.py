@@ -13,7 +13,7 @@ from sde_score.random import BatchSlice, drawing_from
 from sde_score.sdes import EDM, VP, Rectified
 
 F64 = torch.float64
-NAMES = ["mean-flow", "lagrangian", "semigroup", "consistency"]
+NAMES = ["mean-flow", "lagrangian", "semigroup", "consistency", "scm"]
 SDES = [VP(), EDM(), Rectified()]
 MEAN, COVARIANCE = torch.tensor([0.5, -0.3]), torch.tensor([[1.5, 0.6], [0.6, 0.5]])
 
@@ -77,7 +77,9 @@ def test_the_gradient_is_that_of_finite_differences(name, sde):
     model, fixed, objective = network(sde), network(sde), OBJECTIVES.create(name, share=0.5)
     pair = objective.draw(model, data(6), None, seeded(1))
     assert 0 < int(pair.diagonal.sum()) < 6
-    loss = (objective.residual(model, fixed, pair) ** 2).sum()
+    factor = objective.weight(pair)
+    factor = 1.0 if factor is None else factor[:, None]
+    loss = (factor * objective.residual(model, fixed, pair) ** 2).sum()
     weights = list(model.parameters())
     gradients = torch.autograd.grad(loss, weights)
     whole = objective(model, data(6), generator=seeded(1)).sum()
@@ -92,13 +94,13 @@ def test_the_gradient_is_that_of_finite_differences(name, sde):
         with torch.no_grad():
             for sign in (1, -1):
                 weight += sign * step * direction
-                ends.append((objective.residual(model, fixed, pair) ** 2).sum())
+                ends.append((factor * objective.residual(model, fixed, pair) ** 2).sum())
                 weight -= sign * step * direction
         slope = float(ends[0] - ends[1]) / (2 * step)
         assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mean-flow", "lagrangian"])
+@pytest.mark.parametrize("name", ["mean-flow", "lagrangian", "scm"])
 def test_a_central_difference_stands_for_forward_mode(name):
     model, x0 = network(EDM()), data(8)
     exact, near = (
@@ -109,7 +111,13 @@ def test_a_central_difference_stands_for_forward_mode(name):
 
 @pytest.mark.parametrize(
     "spec",
-    ["mean-flow(difference=1e-6)", "lagrangian(difference=1e-6)", "semigroup", "consistency"],
+    [
+        "mean-flow(difference=1e-6)",
+        "lagrangian(difference=1e-6)",
+        "semigroup",
+        "consistency",
+        "scm(difference=1e-6)",
+    ],
 )
 def test_all_evaluations_of_an_example_see_the_same_dropout_mask(spec):
     """Between times that are nearly one, all evaluations are of one point and agree."""
@@ -156,6 +164,71 @@ def test_consistency_weighs_a_pair_by_one_over_its_step():
     assert losses[0] / losses[1] == pytest.approx(2.0, rel=0.05)
 
 
+def test_the_gap_is_halved_by_stages_and_reaches_back_to_the_data_at_first():
+    objective, model = OBJECTIVES.create("consistency", gap=1 / 16, halve_every=100), network(EDM())
+    gaps = [objective.at_step(step).gap for step in (0, 99, 100, 299, 300, 1000, 10**9)]
+    assert gaps == [1 / 2, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16, 1 / 16]
+    assert OBJECTIVES.create("consistency").at_step(0).gap == 1 / 256
+    first = replace(objective.at_step(0), share=1.0)
+    pair = first.draw(model, data(20), None, seeded())
+    near = pair.circle.sde.noise_ratio(pair.t) < 1.9  # from where 1/2 of the ratio is all of it
+    assert 2 < int(near.sum()) < 20
+    theta, last = (pair.circle.angle(when)[:, None] for when in (pair.t, pair.s))
+    turn = theta - last
+    example = turn.cos() * pair.z - turn.sin() * pair.velocity  # at t_min
+    end = pair.z - turn * model.mean_velocity(pair.z, pair.t, pair.s)
+    torch.testing.assert_close(first.residual(model, model, pair)[near], (end - example)[near])
+    torch.testing.assert_close(first.weight(pair)[near], 1 / turn[near, 0])
+
+
+def test_a_power_lets_large_residuals_count_less_as_the_pseudo_huber_loss_does():
+    model, given = network(VP()), {"share": 1.0, "floor": 0.04}
+    plain, bent, whole = (
+        OBJECTIVES.create("mean-flow", power=p, **given)(model, data(9), generator=seeded())
+        for p in (0.0, 0.5, 1.0)
+    )
+    torch.testing.assert_close(bent, plain / (plain + 0.04).sqrt())
+    torch.testing.assert_close(whole, plain / (plain + 0.04))
+    weights = list(model.parameters())
+    huber = 2 * ((plain + 0.2**2).sqrt() - 0.2)
+    torch.testing.assert_close(
+        torch.autograd.grad(bent.sum(), weights), torch.autograd.grad(huber.sum(), weights)
+    )
+
+
+@pytest.mark.parametrize("tangent", [1.0, 0.3])
+def test_the_tangent_of_scm_is_that_of_the_paper(tangent):
+    """In TrigFlow's terms: g = -cos^2 (F - dx/dt) - r (cos sin x + cos sin dF/dt), by differences,
+    at an end of zero noise."""
+    sde = EDM(sigma_min=1e-9)
+    model, c = network(sde), 0.2
+    objective = OBJECTIVES.create("scm", tangent=tangent, share=1.0, damping=c)
+    pair = objective.draw(model, data(6), None, seeded())
+    angle, h = pair.circle.angle(pair.t)[:, None], 1e-5
+
+    def answer(z, theta):
+        t = pair.circle.time(theta[:, 0])
+        x = z * (sde.sigma(t)[:, None] ** 2 + 0.8**2).sqrt()
+        return (theta.cos() * z - model.flow(x, t, pair.s) / 0.8) / theta.sin()
+
+    here = answer(pair.z, angle)
+    there, before = (answer(pair.z + e * pair.velocity, angle + e) for e in (h, -h))
+    slope = (there - before) / (2 * h)
+    g = -(angle.cos() ** 2) * (here - pair.velocity)
+    g = g * 1.0 - tangent * angle.cos() * angle.sin() * (pair.z + slope)
+    g = g / (g.square().mean(1, keepdim=True).sqrt() + c)
+    torch.testing.assert_close(objective.residual(model, model, pair), -g, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(objective.weight(pair), 1 / angle[:, 0].tan())
+
+
+def test_scm_warms_up_over_the_first_steps():
+    objective = OBJECTIVES.create("scm", warmup=10, tangent=0.8)
+    found = [objective.at_step(step).tangent for step in (0, 5, 10, 99)]
+    assert found == pytest.approx([0.0, 0.4, 0.8, 0.8])
+    t = objective.draw(network(EDM()), data(4000), None, seeded()).t  # sigma, of which no other
+    assert t.log().median().item() == pytest.approx(-1.0, abs=0.1)
+
+
 def test_two_processes_see_the_numbers_of_one_and_share_is_a_share():
     model, x0 = network(VP()), data(8)
     objective = OBJECTIVES.create("mean-flow")
@@ -175,11 +248,19 @@ def test_refusals_name_the_argument():
         OBJECTIVES.create("mean-flow")(plain, x0)
     with pytest.raises(ValueError, match=r"share=2 must lie in \[0, 1\]"):
         OBJECTIVES.create("semigroup", share=2)
-    with pytest.raises(ValueError, match=r"gap=0.2 must lie"):
-        OBJECTIVES.create("consistency", gap=0.2)
+    for name, argument, value in [
+        ("consistency", "gap", 1.0),
+        ("consistency", "halve_every", -1),
+        ("scm", "tangent", 1.5),
+        ("scm", "damping", 0.0),
+        ("semigroup", "power", 2.0),
+        ("semigroup", "floor", 0.0),
+    ]:
+        with pytest.raises(ValueError, match=argument):
+            OBJECTIVES.create(name, **{argument: value})
     with pytest.raises(TypeError, match=r"teacher"):
         OBJECTIVES.create("mean-flow", teacher=3)
-    for name in ("mean-flow", "lagrangian"):
+    for name in ("mean-flow", "lagrangian", "scm"):
         with pytest.raises(ValueError, match=r"precision='float32'"):
             OBJECTIVES.create(name).require_precision(network(VP()), 4e-3)
     assert math.isfinite(OBJECTIVES.create("ect", teacher=plain)(network(VP()), x0).mean().item())
