@@ -40,9 +40,8 @@ from sde_score.nn.backbones.refinenet import RefineNet
 from sde_score.nn.backbones.transformer import Transformer
 from sde_score.nn.backbones.unet import UNet
 from sde_score.nn.backbones.uvit import UViT
-from sde_score.nn.blocks.embeddings import EndEmbedding, NoiseEmbedding
+from sde_score.nn.blocks.embeddings import Embedding, EndEmbedding, NoiseEmbedding
 from sde_score.nn.blocks.group_norm import set_second_derivatives
-from sde_score.nn.blocks.time_embedding import TimeEmbedding
 from sde_score.nn.network_summary import Summary, summary
 
 __all__ = [
@@ -52,6 +51,7 @@ __all__ = [
     "Backbone",
     "Concatenated",
     "DiT",
+    "Embedding",
     "Encoded",
     "NoiseEmbedding",
     "Summary",
@@ -159,24 +159,22 @@ def tell_end(network: nn.Module) -> nn.Module:
     Its answers are the same as before until the few layers that this adds are trained.
 
     Args:
-        network: that embeds the noise level by `NoiseEmbedding` or `TimeEmbedding`, changed in
-            place.
+        network: one of ours, or one that embeds the noise level by `NoiseEmbedding` or a subclass
+            of `Embedding`, changed in place.
 
     Raises:
         ValueError: for a network of another kind.
     """
-    embeddings = [
-        part for part in network.modules() if isinstance(part, NoiseEmbedding | TimeEmbedding)
-    ]
+    embeddings = [part for part in network.modules() if isinstance(part, Embedding)]
     if not embeddings:
         raise ValueError(
-            f"{type(network).__name__} embeds the noise level in a way of its own, so that it "
-            "cannot be told a second one here: take another, such as unet or dit, or read "
-            "condition['end_noise_level'] in its forward"
+            f"{type(network).__name__} is not told the noise level, or in a way of its own, and "
+            "cannot be told a second one here: take another, such as unet or dit, embed it by "
+            "sde_score.nn.Embedding, or read condition['end_noise_level'] in its forward"
         )
     for part in embeddings:
         if part.end is None:
-            part.end = EndEmbedding(part.second.out_features).to(part.second.weight)
+            part.end = EndEmbedding(part.width).to(next(network.parameters()))
     return network
 
 

@@ -115,8 +115,8 @@ def test_images_conditions_and_foreign_embeddings_are_told_the_end(spec):
 def test_refusals_say_how_to_tell_a_network_two_times():
     with pytest.raises(TypeError, match=r"backbone takes no condition.*third argument"):
         FlowMap(lambda x, t: x, "vp")
-    with pytest.raises(ValueError, match=r"UViT embeds the noise level .*unet or dit"):
-        nn.tell_end(nn.create("uvit(width=16, depth=2, patch=4, heads=2)", (1, 8, 8)))
+    with pytest.raises(ValueError, match=r"RefineNet is not told the noise level.*unet or dit"):
+        nn.tell_end(nn.create("refinenet(base=4)", (1, 8, 8)))
     with pytest.raises(TypeError, match=r"model is a GaussianMixture; accepted: a ScoreModel"):
         FlowMap.from_model(GaussianMixture([[0.0]], 1.0, VP()))
     with pytest.raises(ValueError, match=r"told two noise levels.*FlowMap"):

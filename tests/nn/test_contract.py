@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sde_score import nn
+
 PRESETS = {"ncsnpp", "ddpmpp", "ddpm", "adm"}
 """Options of one class, compiled as `residual-unet` is."""
 
@@ -53,6 +55,27 @@ def test_answer_depends_on_noise_level_and_label(build, call_for):
 
     assert (change(net(x, noise_level + 0.25, labels)) > 1e-3).all()
     assert (change(net(x, noise_level, (labels + 1) % 3)) > 1e-3).all()
+
+
+def test_told_an_end_it_answers_as_before_until_it_is_trained_and_has_derivatives_forward(
+    build, call_for, randomize
+):
+    net = build(num_classes=3)
+    x, noise_level, labels = call_for(net)
+    before = net(x, noise_level, labels)
+    assert nn.tell_end(nn.tell_end(net)) is net
+    ends = [{"label": labels, "end_noise_level": noise_level - gap} for gap in (0.5, 0.75)]
+    assert torch.equal(net(x, noise_level, ends[0]), before)
+    with pytest.raises(ValueError, match=r"no entry 'end_noise_level'"):
+        net(x, noise_level, labels)
+    near, far = (randomize(net)(x, noise_level, end) for end in ends)
+    assert ((far - near).flatten(1).norm(dim=1) > 1e-3 * near.flatten(1).norm(dim=1)).all()
+    nn.set_second_derivatives(net, needed=True)
+    h, along = 1e-6, (torch.cos(x), torch.ones_like(noise_level))
+    answer = lambda x, level: net(x, level, ends[0])  # noqa: E731
+    slope = torch.func.jvp(answer, (x, noise_level), along)[1]
+    after, earlier = (answer(x + e * along[0], noise_level + e) for e in (h, -h))
+    torch.testing.assert_close(slope, (after - earlier) / (2 * h), rtol=1e-5, atol=1e-5)
 
 
 def test_no_condition_is_label_minus_one(build, call_for):

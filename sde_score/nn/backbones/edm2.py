@@ -21,7 +21,7 @@ from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import require_sides, require_signal, shape_told
 from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
 from sde_score.nn.blocks.dropout import Dropout, require_dropout
-from sde_score.nn.blocks.embeddings import require_noise_level
+from sde_score.nn.blocks.embeddings import Embedding, require_noise_level
 from sde_score.nn.blocks.magnitude import (
     MPFourier,
     MPLayer,
@@ -224,7 +224,7 @@ class _Style:
     clip: float
 
 
-class _Embedding(nn.Module):
+class _Embedding(Embedding):
     """The time label and the class of each example as a vector."""
 
     def __init__(
@@ -235,8 +235,8 @@ class _Embedding(nn.Module):
         balance: float,
         condition_shape: ConditionShape,
     ) -> None:
-        super().__init__()
         require_count(noise_features=features, embedding_width=width)
+        super().__init__(width)
         self.vectors = condition_embedding(condition_shape, width, num_classes)
         self.num_classes = num_classes
         self.balance = balance
@@ -246,6 +246,9 @@ class _Embedding(nn.Module):
 
     def forward(self, time_label: Tensor, condition: Condition) -> Tensor:
         """Embed a batch, shape `(batch, width)`."""
+        return self.told(self._vector(time_label, condition), condition)
+
+    def _vector(self, time_label: Tensor, condition: Condition) -> Tensor:
         require_noise_level(time_label)
         out: Tensor = self.noise(self.features(time_label).to(self.noise.weight.dtype))
         if self.vectors is not None:

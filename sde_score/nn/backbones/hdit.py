@@ -19,7 +19,7 @@ from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import per_level, require_sides, require_signal, shape_told
 from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
 from sde_score.nn.blocks.dropout import require_dropout
-from sde_score.nn.blocks.embeddings import require_noise_level
+from sde_score.nn.blocks.embeddings import Embedding, require_noise_level
 from sde_score.nn.blocks.gated import ControlledNorm, GatedBlock, RMSNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.rotary import RotaryAttention
@@ -31,7 +31,7 @@ from sde_score.nn.blocks.time_embedding import (
 ATTENTIONS = ("global", "neighborhood", "window", "none")
 
 
-class HDiTEmbedding(nn.Module):
+class HDiTEmbedding(Embedding):
     """Time label, class and augmentation labels as one vector.
 
     Random waves of the label and of the augmentation labels pass a linear layer each; with the
@@ -61,10 +61,10 @@ class HDiTEmbedding(nn.Module):
         dropout: float,
         condition_shape: ConditionShape = (),
     ) -> None:
-        super().__init__()
         require_count(2, embedding_width=width)
         require_count(0, num_augment=num_augment, embedding_depth=depth)
         require_memory(12.0 * depth * width * hidden, f"embedding_depth={depth}")
+        super().__init__(width)
         self.vectors = condition_embedding(condition_shape, width, num_classes)
         self.num_classes, self.num_augment = num_classes, num_augment
         self.features = TimeFeatures(width, "fourier", sine_first=False, scale=1.0)
@@ -106,8 +106,7 @@ class HDiTEmbedding(nn.Module):
         hidden = self.first_norm(hidden)
         for block in self.blocks:
             hidden = block(hidden)
-        out: Tensor = self.last_norm(hidden)
-        return out
+        return self.told(self.last_norm(hidden), condition)
 
 
 class HDiTLayer(nn.Module):

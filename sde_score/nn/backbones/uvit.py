@@ -14,7 +14,7 @@ from sde_score._core.conditions import Condition, ConditionShape
 from sde_score._core.memory import require_memory
 from sde_score.nn.backbones.base import require_inputs, require_sides, shape_told
 from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
-from sde_score.nn.blocks.embeddings import require_noise_level
+from sde_score.nn.blocks.embeddings import Embedding, require_noise_level
 from sde_score.nn.blocks.group_norm import LayerNorm
 from sde_score.nn.blocks.layers import zero_init
 from sde_score.nn.blocks.resampling import convolution
@@ -143,7 +143,7 @@ class UViT(nn.Module):
         return self.smooth(image).to(x.dtype)  # type: ignore[no-any-return]
 
 
-class _Embedding(nn.Module):
+class _Embedding(Embedding):
     """Tokens of the class, where there are classes, and of the time label."""
 
     def __init__(
@@ -154,7 +154,7 @@ class _Embedding(nn.Module):
         null_class: bool,
         condition_shape: ConditionShape,
     ) -> None:
-        super().__init__()
+        super().__init__(width)
         self.vectors = condition_embedding(condition_shape, width, num_classes)
         self.num_classes = num_classes
         self.features = TimeFeatures(width, sine_first=False, shift=0.0)
@@ -181,6 +181,7 @@ class _Embedding(nn.Module):
         else:
             label = label_of(condition)
             found.insert(0, class_vectors(self.classes, label, time_label, self.num_classes))
+        found[-1] = self.told(found[-1], condition)
         return torch.stack(found, dim=1)
 
 

@@ -106,7 +106,28 @@ class EndEmbedding(nn.Module):
         return vector + change
 
 
-class NoiseEmbedding(nn.Module):
+class Embedding(nn.Module):
+    """The base of embeddings of the noise level, which `sde_score.nn.tell_end` tells a second one.
+
+    Args:
+        width: length of the vector.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.end: EndEmbedding | None = None
+
+    def told(self, vector: Tensor, condition: Condition) -> Tensor:
+        """The vector `(batch, width)`, with the end where there is one; the last step of forward.
+
+        Raises:
+            ValueError: for a condition without an end that is needed.
+        """
+        return vector if self.end is None else self.end(vector, condition)
+
+
+class NoiseEmbedding(Embedding):
     """The noise level, and the class, of each example as a vector.
 
     Fourier features of the noise level go through a two-layer network; the vector of the class is
@@ -126,15 +147,14 @@ class NoiseEmbedding(nn.Module):
     def __init__(
         self, channels: int, num_classes: int = 0, condition_shape: ConditionShape = ()
     ) -> None:
-        super().__init__()
         require_count(channels=channels)
         require_count(0, num_classes=num_classes)
+        super().__init__(channels)
         self.num_classes = num_classes
         self.first = nn.Linear(2 * _WAVES, channels)
         self.second = nn.Linear(channels, channels)
         self.classes = nn.Embedding(num_classes, channels) if num_classes else None
         self.vectors = condition_embedding(condition_shape, channels, num_classes)
-        self.end: EndEmbedding | None = None
 
     def forward(self, noise_level: Tensor, condition: Condition = None) -> Tensor:
         """Embed a batch of noise levels and, where there are classes, of labels.
@@ -168,5 +188,4 @@ class NoiseEmbedding(nn.Module):
             hidden = hidden + self.vectors(condition, len(noise_level))
         else:
             refuse_label(condition)
-        vector = F.silu(hidden)
-        return vector if self.end is None else self.end(vector, condition)
+        return self.told(F.silu(hidden), condition)

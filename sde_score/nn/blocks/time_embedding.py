@@ -14,7 +14,7 @@ from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_choice, require_count, require_positive
 from sde_score._core.conditions import NO_CLASS, Condition, ConditionShape, require_labels
 from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse_label
-from sde_score.nn.blocks.embeddings import EndEmbedding, require_noise_level
+from sde_score.nn.blocks.embeddings import Embedding, require_noise_level
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu}
 
@@ -111,7 +111,7 @@ def class_vectors(
     return known
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(Embedding):
     """The time label, and the condition, of each example as a vector that has passed an activation.
 
     Features of the label go through a two-layer network. The vector of the class is added to the
@@ -148,8 +148,8 @@ class TimeEmbedding(nn.Module):
         last: str = "silu",
         condition_shape: ConditionShape = (),
     ) -> None:
-        super().__init__()
         require_count(channels=channels)
+        super().__init__(channels)
         require_count(0, num_augment=num_augment)
         self.vectors = condition_embedding(condition_shape, channels, num_classes)
         require_choice("activation", activation, tuple(_ACTIVATIONS))
@@ -170,7 +170,6 @@ class TimeEmbedding(nn.Module):
         rows = num_classes + null_class
         self.classes = nn.Embedding(rows, width) if num_classes else None
         self.class_bias = nn.Parameter(torch.zeros(width)) if class_bias and num_classes else None
-        self.end: EndEmbedding | None = None
         self.augment = (
             nn.Linear(num_augment, features.channels, bias=False) if num_augment else None
         )
@@ -205,8 +204,7 @@ class TimeEmbedding(nn.Module):
             hidden = hidden + known
         if self.vectors is not None:
             hidden = hidden + self.vectors(condition, len(time_label))
-        out: Tensor = self.last(hidden)
-        return out if self.end is None else self.end(out, condition)
+        return self.told(self.last(hidden), condition)
 
     def _classes(self, condition: Condition, time_label: Tensor) -> Tensor | None:
         if self.classes is None:
