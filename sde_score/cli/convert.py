@@ -18,7 +18,7 @@ from sde_score.interop import Imported, load, save_diffusers, save_pretrained
 from sde_score.interop.convert import save_run
 from sde_score.interop.pretrained import imported_from
 from sde_score.interop.schedules import text_of
-from sde_score.nn import Summary, create, summary
+from sde_score.nn import Summary, summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +124,7 @@ class Inspect(CheckpointCommand):
 def _counted(imported: Imported) -> Summary:
     """What the network costs, counted without its weights."""
     with torch.device("meta"):
-        told = imported.num_classes, imported.condition_shape
-        network = create(imported.backbone, imported.event_shape, *told)
+        network = imported.network()
     return summary(network, imported.event_shape)
 
 

@@ -51,6 +51,7 @@ def text(imported: Imported, name: str) -> str:
         name: of the folder or repository.
     """
     kind = "diffusion model" if imported.all_noise_levels else "energy-based model"
+    kind = kind if imported.flow_map is None else "flow map, for samples in a few evaluations,"
     shape = " x ".join(map(str, imported.event_shape))
     count = sum(value.numel() for value in imported.state.values())
     front = ["---", "library_name: sde_score", "tags:", "- sde-score", "- diffusion", "---"]
@@ -78,7 +79,8 @@ def text(imported: Imported, name: str) -> str:
         parts += ["## Training", _table(told)]
     if imported.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in imported.notes)]
-    parts += ["## Use", _USE.replace("NAME", name)]
+    how = "flow-map(steps=1)" if imported.flow_map is not None else "heun(steps=18)"
+    parts += ["## Use", _USE.replace("NAME", name).replace("SAMPLER", how)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -86,7 +88,7 @@ _USE = """```python
 from sde_score import interop, samplers
 
 found = interop.from_pretrained("NAME")
-images = samplers.sample(found.model(), "heun(steps=18)", found.event_shape, 16)
+images = samplers.sample(found.model(), "SAMPLER", found.event_shape, 16)
 ```
 
 ```sh

@@ -89,6 +89,10 @@ def unet_config(imported: Imported) -> dict[str, Any]:
     if imported.condition_shape:
         told = described(imported.condition_shape)
         raise ValueError(f"UNet2DModel is told a class alone, and this network {told}")
+    if imported.flow_map is not None:
+        raise ValueError(
+            "UNet2DModel is told one noise level, and this flow map two: it stays ours"
+        )
     net = sketch(imported.backbone, imported.event_shape, imported.num_classes)
     if not isinstance(net, ResidualUNet) or len(net.event_shape) != 3:
         name = parse_spec(imported.backbone)[0]

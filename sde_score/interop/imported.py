@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sde_score._core.conditions import ConditionShape
 from sde_score.interop.files import Contents
 from sde_score.interop.schedules import text_of
-from sde_score.models import EnergyModel, ScoreModel
+from sde_score.models import EnergyModel, FlowMap, ScoreModel
 from sde_score.nn import create as create_backbone
+from sde_score.nn import tell_end
 from sde_score.scaling import ConditionScaling, Scaling
 from sde_score.sdes import SDE
 from sde_score.training import TrainConfig
@@ -42,6 +43,8 @@ class Imported:
             alone.
         condition_shape: what it is told beside classes, see `sde_score.nn.create`.
         condition_scaling: between raw conditions and model range.
+        flow_map: objective that trained it as a flow map, by which its samplers are known; None for
+            a network that is told one noise level alone.
     """
 
     family: str
@@ -60,28 +63,34 @@ class Imported:
     all_noise_levels: bool = True
     condition_shape: ConditionShape = ()
     condition_scaling: ConditionScaling = field(default_factory=Scaling)
+    flow_map: str | None = None
 
     def replaced(self, **fields: Any) -> Imported:
         """The same with other values of some fields."""
         return replace(self, **fields)
 
-    def model(self) -> ScoreModel | EnergyModel:
+    def network(self) -> nn.Module:
+        """The backbone, with weights of its own."""
+        told = self.num_classes, self.condition_shape
+        network = create_backbone(self.backbone, self.event_shape, *told)
+        return network if self.flow_map is None else tell_end(network)
+
+    def model(self) -> ScoreModel | EnergyModel | FlowMap:
         """The model, in evaluation mode, on the CPU, in the dtype of the weights.
 
         Half precision, in which many files are kept, is computed in float32.
         """
-        network = create_backbone(
-            self.backbone, self.event_shape, self.num_classes, self.condition_shape
-        )
+        network = self.network()
         dtypes = {value.dtype for value in self.state.values() if value.is_floating_point()}
         network.to(max({torch.float32, *dtypes}, key=lambda dtype: dtype.itemsize))
         network.load_state_dict(dict(self.state))
         scales = (self.prediction, self.sigma_data)
-        model: ScoreModel | EnergyModel = (
-            ScoreModel(network, self.sde, *scales)
-            if self.energy is None
-            else EnergyModel(network, self.sde, self.energy, *scales)
-        )
+        model: ScoreModel | EnergyModel | FlowMap
+        if self.energy is not None:
+            model = EnergyModel(network, self.sde, self.energy, *scales)
+        else:
+            kind = ScoreModel if self.flow_map is None else FlowMap
+            model = kind(network, self.sde, *scales)
         model.needs_condition = self.needs_condition
         return model.eval()
 
@@ -104,6 +113,8 @@ class Imported:
             held_out=0.0,
             steps=steps,
         )
+        if self.flow_map is not None:
+            return replace(config, model="flow-map", objective=self.flow_map)
         head: Any = self.energy
         return config if head is None else replace(config, head=head)
 

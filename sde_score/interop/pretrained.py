@@ -29,6 +29,8 @@ from sde_score.interop.imported import Family, Imported
 from sde_score.interop.keys import fitted, sketch
 from sde_score.interop.schedules import text_of
 from sde_score.models import PARAMETRIZATIONS, EnergyModel, FlowMap, ScoreModel
+from sde_score.nn import tell_end
+from sde_score.objectives import OBJECTIVES
 from sde_score.scaling import ConditionScaling, Scaling
 from sde_score.sdes import SDES
 from sde_score.training import Run, load_run
@@ -40,7 +42,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
-Source = Imported | Run | ScoreModel | EnergyModel | str | os.PathLike[str]
+Source = Imported | Run | ScoreModel | EnergyModel | FlowMap | str | os.PathLike[str]
 """What can be saved: a network that was read, a run or its directory, or a model in memory."""
 
 
@@ -75,7 +77,7 @@ def imported_from(
         "num_classes": num_classes,
         "condition_shape": condition_shape,
     }
-    if isinstance(source, (ScoreModel, EnergyModel)):
+    if isinstance(source, (ScoreModel, EnergyModel, FlowMap)):
         if backbone is None or event_shape is None:
             raise ValueError(
                 "a model in memory does not say what its network is built by: give backbone=..., "
@@ -106,23 +108,29 @@ def _of_run(run: Run) -> Imported:
             "by others from text alone. Register its class (docs/registering.md) and train by that "
             "name, or save run.model.state_dict() yourself"
         )
-    if isinstance(run.model, FlowMap):
-        raise ValueError(
-            f"the run in {run.path} has a flow map, which this format does not know: save "
-            "run.model.state_dict() yourself, or load the run where it is needed"
-        )
     found = _of_model(run.model, spec, run.event_shape, run.num_classes)
     return found.replaced(
         scaling=run.scaling,
         condition_shape=run.condition_shape,
         condition_scaling=run.data.condition_scaling,
         all_noise_levels=run.all_noise_levels,
+        flow_map=_identity_of(run),
         facts={"step": run.step, **card.facts_of(run)},
     )
 
 
+def _identity_of(run: Run) -> str | None:
+    """The objective of a flow map, the default one where no text names it."""
+    if not isinstance(run.model, FlowMap):
+        return None
+    return "mean-flow" if is_note(run.config.objective) else str(run.config.objective)
+
+
 def _of_model(
-    model: ScoreModel | EnergyModel, spec: str, event_shape: tuple[int, ...], num_classes: int
+    model: ScoreModel | EnergyModel | FlowMap,
+    spec: str,
+    event_shape: tuple[int, ...],
+    num_classes: int,
 ) -> Imported:
     network: Any = model.backbone
     state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
@@ -137,6 +145,7 @@ def _of_model(
         num_classes=num_classes,
         needs_condition=model.needs_condition,
         energy=model.head if isinstance(model, EnergyModel) else None,
+        flow_map="mean-flow" if isinstance(model, FlowMap) else None,
     )
 
 
@@ -190,6 +199,7 @@ def config_of(imported: Imported) -> dict[str, Any]:
         "prediction": imported.prediction,
         "sigma_data": imported.sigma_data,
         "energy": imported.energy,
+        "flow_map": imported.flow_map,
         "all_noise_levels": imported.all_noise_levels,
         "scaling": imported.scaling.record(),
         "condition_shape": imported.condition_shape,
@@ -309,7 +319,7 @@ def read(contents: Contents) -> Imported:
         raise CheckpointError(f"{contents.path} has no {CONFIG}: give the folder, not a file of it")
     try:
         shape = tuple(int(size) for size in config["event_shape"])
-        energy = config.get("energy")
+        energy, flow_map = config.get("energy"), config.get("flow_map")
         found = Imported(
             str(config.get("family", LIBRARY)),
             _text(config, "backbone"),
@@ -331,7 +341,10 @@ def read(contents: Contents) -> Imported:
             decoded("condition_scaling", ConditionScaling, config["condition_scaling"])
             if "condition_scaling" in config
             else Scaling(),
+            None if flow_map is None else _text(config, "flow_map"),
         )
+        if flow_map is not None:
+            OBJECTIVES.resolve(_text(config, "flow_map"))
         PARAMETRIZATIONS.resolve(found.prediction)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -342,7 +355,8 @@ def read(contents: Contents) -> Imported:
 
 def _sketch(found: Imported) -> nn.Module:
     told = found.num_classes, found.condition_shape
-    return sketch(found.backbone, found.event_shape, *told)
+    network = sketch(found.backbone, found.event_shape, *told)
+    return network if found.flow_map is None else tell_end(network)
 
 
 def _text(config: Mapping[str, Any], key: str) -> str:

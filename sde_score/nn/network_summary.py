@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sde_score._core.checks import class_of, require_count
+from sde_score._core.conditions import END
 from sde_score._core.errors import ArgumentError
 from sde_score._core.memory import readable
 from sde_score.nn.backbones.base import require_event_shape
+from sde_score.nn.blocks.embeddings import Embedding
 
 
 class Part(NamedTuple):
@@ -126,6 +128,9 @@ def _call(network: nn.Module, x: Tensor, condition: Any) -> Any:
     noise_level = x.new_zeros(len(x))
     if takes == 1 and not several:
         return network(x)
+    ends = [part.end for part in network.modules() if isinstance(part, Embedding)]
+    if condition is None and any(end is not None for end in ends):
+        condition = {END: noise_level}
     return network(x, noise_level) if condition is None else network(x, noise_level, condition)
 
 

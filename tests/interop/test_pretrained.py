@@ -21,7 +21,7 @@ from sde_score.models import EnergyModel, ScoreModel
 from sde_score.nn import create
 from sde_score.scaling import Scaling
 from sde_score.sdes import VE, VP, chain
-from sde_score.training import TrainConfig, train
+from sde_score.training import TrainConfig, distill, train
 from sde_score.training.errors import CheckpointError
 
 SPEC = "ddpmpp(base=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)"
@@ -84,6 +84,31 @@ def test_the_diffusion_and_the_parametrization_come_back(sde, prediction, import
     assert found.sde == sde
     assert found.scaling == scaling
     assert str(found.model().parametrization) == str(changed.model().parametrization)
+
+
+def test_a_flow_map_comes_back_as_one_and_knows_how_it_is_sampled(run, tmp_path):
+    few = distill(run, tmp_path / "few", steps=1, learning_rate=0.1, warmup=0, progress=False)
+    folder = interop.save_pretrained(few, tmp_path / "published")
+    found = interop.from_pretrained(folder)
+    x, label = (
+        torch.randn(3, 2, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([0, 1, 2]),
+    )
+    with torch.no_grad():
+        there = [model.eval()(x, 0.9, 0.2, label) for model in (few.model, found.model())]
+    assert torch.equal(*there)
+    again = load_run(save_run(found, tmp_path / "again"))
+    assert again.sampler == few.sampler == "flow-map(steps=2, renoise=True)"
+    in_memory = interop.save_pretrained(
+        few.model, tmp_path / "m", backbone="mlp(width=8, depth=1)", event_shape=(2,), num_classes=8
+    )
+    assert interop.from_pretrained(in_memory).flow_map == "mean-flow"
+    assert main(["inspect", str(folder), "--parts"]) == 0
+    assert "flow-map(steps=1)" in (folder / "README.md").read_text()
+    changed = json.loads((folder / "config.json").read_text()) | {"flow_map": "no such thing"}
+    (folder / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be used.*no such thing"):
+        interop.from_pretrained(folder)
 
 
 def test_a_run_comes_back_with_its_labels_and_its_record(run, tmp_path):
