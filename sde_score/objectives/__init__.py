@@ -26,6 +26,7 @@ from sde_score.objectives.flow_map.base import FlowMapObjective
 from sde_score.objectives.flow_map.continuous import ContinuousConsistency
 from sde_score.objectives.flow_map.identities import Consistency, Lagrangian, MeanFlow, Semigroup
 from sde_score.objectives.flow_map.log_det import LogDet
+from sde_score.objectives.flow_map.reflow import Reflow
 from sde_score.objectives.score_matching.denoising import DenoisingScoreMatching
 from sde_score.objectives.score_matching.denoising_adaptive import AdaptiveDenoising
 from sde_score.objectives.score_matching.denoising_control import DenoisingControl
@@ -80,6 +81,7 @@ OBJECTIVES.fill(
         "semigroup": Semigroup,
         "consistency": Consistency,
         "scm": ContinuousConsistency,
+        "reflow": Reflow,
     },
     aliases={
         "dsm": "denoising",
@@ -134,6 +136,7 @@ __all__ = [
     "Objective",
     "PersistentContrastiveDivergence",
     "RecoveryLikelihood",
+    "Reflow",
     "RegularizedScoreMatching",
     "ReplayBuffer",
     "ResampledDenoising",

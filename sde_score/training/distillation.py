@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sde_score import data as data_sets
-from sde_score._core.registry import refuse_unknown
+from sde_score._core.registry import format_spec, parse_spec, refuse_unknown
 from sde_score.models import EnergyBased
 from sde_score.objectives import OBJECTIVES, FlowMapObjective, Objective
-from sde_score.training.config import TrainConfig, is_note
+from sde_score.training.config import TrainConfig, is_note, load_config
 from sde_score.training.run import Run, load_run
 from sde_score.training.trainer import train
 
@@ -33,11 +33,15 @@ KEPT = (
 CHOSEN = {"learning_rate": 1e-4, "warmup": 100}
 """Fields that a distillation chooses where nothing is said."""
 
+PACE = {"consistency": ("halve_every", 8), "scm": ("warmup", 10)}
+"""Arguments of objectives that are a part of the training where nothing is said: one in so many."""
+
 
 def distillation(
     run: Run,
     objective: Objective | str = "consistency",
     *,
+    out: str | Path | None = None,
     from_data: bool = False,
     **changes: Any,
 ) -> TrainConfig:
@@ -48,7 +52,8 @@ def distillation(
     Args:
         run: what is distilled.
         objective: for flow maps, such as `"consistency"`, `"mean-flow"`, `"lagrangian"` or
-            `"semigroup"`.
+            `"semigroup"`. Of `consistency` the pairs close in over the training, `scm` warms up.
+        out: run directory that may hold this training already, whose pace is kept.
         from_data: learn the flow from the data, as consistency tuning does, instead of from the
             run's model.
         changes: other fields of `TrainConfig`.
@@ -68,6 +73,8 @@ def distillation(
             f"objective={objective!r} trains no flow map; accepted: consistency, mean-flow, "
             "lagrangian, semigroup, and others for flow maps in sde-score objectives"
         )
+    if isinstance(objective, str):
+        objective = _paced(objective, changes.get("steps", TrainConfig.steps), out)
     kept = {name: getattr(run.config, name) for name in KEPT}
     parts = {
         "backbone": getattr(run.model, "backbone", None),
@@ -92,6 +99,19 @@ def distillation(
             **changes,
         }
     )
+
+
+def _paced(spec: str, steps: int, out: str | Path | None) -> str:
+    """The spec of an objective with its pace, of the training in `out` where there is one."""
+    name, arguments = parse_spec(spec)
+    argument, parts = PACE.get(OBJECTIVES.listed(name), ("", 1))
+    if not argument or argument in arguments:
+        return spec
+    file = Path(out or "") / "config.yaml"
+    stored = str(load_config(file).objective) if out is not None and file.exists() else ""
+    before = {} if is_note(stored) or not stored else parse_spec(stored)[1]
+    pace = before.get(argument, max(1, int(steps) // parts))
+    return format_spec(name, {**arguments, argument: pace})
 
 
 def distill(
@@ -131,5 +151,5 @@ def distill(
     if data is not None:
         run, changes = run.with_data(data), {**changes, "data": data}
         run.dataset()  # refuses other data
-    config = distillation(run, objective, from_data=from_data, **changes)
+    config = distillation(run, objective, out=out, from_data=from_data, **changes)
     return train(config, out, resume=resume, progress=progress)

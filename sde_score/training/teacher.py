@@ -74,6 +74,8 @@ def build_objective(config: TrainConfig, examples: DataSet) -> Objective:
         if objective.teacher is not None:
             raise ValueError("teacher is given, and part of the objective as well: leave one out")
         return dataclasses.replace(objective, teacher=_opened(config.teacher))
+    if isinstance(objective, FlowMapObjective) and objective.needs_teacher:
+        objective.required_teacher()
     if isinstance(objective, StatefulObjective):
         objective = copy.deepcopy(objective)
         order = torch.randperm(len(examples), generator=generator_from(config.seed, SETUP))

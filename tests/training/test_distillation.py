@@ -9,7 +9,7 @@ from sde_score import data
 from sde_score.models import EmpiricalDistribution, GaussianFlowMap
 from sde_score.objectives import Consistency, MeanFlow
 from sde_score.sdes import EDM
-from sde_score.training import CheckpointError, distill, load_run, train
+from sde_score.training import CheckpointError, distill, distillation, load_run, train
 
 SMALL = {"data": "target(name='gaussian', n=60)", "backbone": "mlp(width=8, depth=1)"}
 SMALL |= {"conditional": False, "sde": "edm", "steps": 2}
@@ -61,7 +61,11 @@ def test_it_resumes_to_the_same_bits_while_the_run_of_its_teacher_goes_on(
 def test_an_objective_that_changes_on_the_way_is_told_the_step_also_after_a_stop(teacher, tmp_path):
     still = {**QUICK, "learning_rate": 1e-12}
     losses = {}
-    for spec in ("ect(gap=0.25, halve_every=1)", "ect(gap=0.5)", "ect(gap=0.25)"):
+    for spec in (
+        "ect(gap=0.25, halve_every=1)",
+        "ect(gap=0.5, halve_every=0)",
+        "ect(gap=0.25, halve_every=0)",
+    ):
         for steps in (1, 2):
             run = distill(teacher.path, tmp_path / spec, spec, **{**still, "steps": steps})
         losses[spec] = [line["loss"] for line in run.metrics if "loss" in line]
@@ -69,6 +73,16 @@ def test_an_objective_that_changes_on_the_way_is_told_the_step_also_after_a_stop
     assert staged[0] == wide[0] != near[0]
     assert staged[1] == pytest.approx(near[1], rel=1e-6)
     assert near[1] != pytest.approx(wide[1], rel=1e-3)
+
+
+def test_a_pace_is_a_part_of_the_training_and_stays_when_it_goes_on(teacher, tmp_path):
+    for spec, pace in (("ect", "halve_every=2"), ("scm", "warmup=1"), ("ect(halve_every=9)", "=9")):
+        for steps in (16, 17):
+            config = distillation(teacher, spec, out=tmp_path / "a", steps=steps)
+            assert pace in str(config.objective)
+    distill(teacher, tmp_path / "a", "ect(gap=0.25)", **QUICK)
+    longer = distillation(teacher, "ect(gap=0.25)", out=tmp_path / "a", steps=160)
+    assert "halve_every=1" in str(longer.objective)
 
 
 def test_data_and_networks_in_memory_are_taken_from_the_run(config, tmp_path):

@@ -134,6 +134,7 @@ class FlowMapObjective(BaseObjective):
     needs: ClassVar[str] = "flow map"
     takes_pairs: ClassVar[bool] = True
     to_data_alone: ClassVar[bool] = False  # the flow to t_min, and not to the times between
+    needs_teacher: ClassVar[bool] = False
     converges_to: ClassVar[str] = "the flow between any two times, and the score"
 
     time_sampler: str | TimeSampler = "uniform_angle"
@@ -170,6 +171,19 @@ class FlowMapObjective(BaseObjective):
             require_fitting(self.teacher, model)
         pair = self.draw(model, x0, condition, generator)
         return self.losses(self.residual(model, model, pair), pair)
+
+    def required_teacher(self) -> Model:
+        """The teacher, for objectives that cannot do without.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if self.teacher is None:
+            raise ValueError(
+                f"{type(self).__name__} learns from a teacher alone: give teacher=..., or train by "
+                "sde-score distill RUN without --from-data"
+            )
+        return self.teacher
 
     def losses(self, residual: Tensor, pair: Pair) -> Tensor:
         """The loss of each example, `(batch,)`."""

@@ -191,7 +191,8 @@ class Semigroup(FlowMapObjective):
 class Consistency(FlowMapObjective):
     r"""Consistency: two points of one path have the same end, the data at `t_min`.
 
-    .. math:: \frac{1}{\theta_t - \theta_r} \left\lVert Z_{t \to 0}(z_t)
+    .. math:: \frac{\sigma_d}{\sigma_t / \alpha_t - \sigma_r / \alpha_r}
+              \left\lVert Z_{t \to 0}(z_t)
               - \mathrm{sg}\left[Z_{r \to 0}(z_r)\right] \right\rVert^2, \qquad
               \frac{\sigma_r}{\alpha_r} = \frac{\sigma_t}{\alpha_t}
               \left(1 - gap\, (1 + 8\, \mathrm{sigmoid}(-\sigma_t / \alpha_t))\right)_+
@@ -251,10 +252,10 @@ class Consistency(FlowMapObjective):
 
     @override
     def weight(self, pair: Pair) -> Tensor:
-        """1 / (theta_t - theta_r); 1 on the diagonal."""
-        angle = pair.circle.angle
-        step = angle(pair.t) - angle(self._nearer(pair))
-        return torch.where(pair.s == pair.t, 1.0, 1 / step.clamp(min=1e-12))
+        """sigma_data over the step in the noise ratio; 1 on the diagonal."""
+        ratio, size = pair.circle.sde.noise_ratio, pair.circle.sigma_data
+        step = ratio(pair.t) - ratio(self._nearer(pair))
+        return torch.where(pair.s == pair.t, 1.0, size / step.clamp(min=1e-12))
 
     @override
     def residual(self, model: FlowMapModel, fixed: FlowMapModel, pair: Pair) -> Tensor:

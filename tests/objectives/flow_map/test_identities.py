@@ -9,6 +9,7 @@ import torch
 from sde_score import nn
 from sde_score.models import FlowMap, GaussianFlowMap, GaussianMixture
 from sde_score.objectives import OBJECTIVES
+from sde_score.objectives.flow_map.base import Circle
 from sde_score.random import BatchSlice, drawing_from
 from sde_score.sdes import EDM, VP, Rectified
 
@@ -71,10 +72,12 @@ def test_learned_from_data_the_closed_form_is_where_the_gradient_vanishes(name):
 
 
 @pytest.mark.parametrize("sde", SDES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "reflow"])
 def test_the_gradient_is_that_of_finite_differences(name, sde):
     """What has no gradient is held where it was."""
-    model, fixed, objective = network(sde), network(sde), OBJECTIVES.create(name, share=0.5)
+    teacher = GaussianFlowMap(MEAN, COVARIANCE, sde, 0.8) if name == "reflow" else None
+    objective = OBJECTIVES.create(name, share=0.5, teacher=teacher)
+    model, fixed = network(sde), network(sde)
     pair = objective.draw(model, data(6), None, seeded(1))
     assert 0 < int(pair.diagonal.sum()) < 6
     factor = objective.weight(pair)
@@ -178,7 +181,10 @@ def test_the_gap_is_halved_by_stages_and_reaches_back_to_the_data_at_first():
     example = turn.cos() * pair.z - turn.sin() * pair.velocity  # at t_min
     end = pair.z - turn * model.mean_velocity(pair.z, pair.t, pair.s)
     torch.testing.assert_close(first.residual(model, model, pair)[near], (end - example)[near])
-    torch.testing.assert_close(first.weight(pair)[near], 1 / turn[near, 0])
+    step = pair.t - pair.s  # in EDM the noise ratio itself
+    torch.testing.assert_close(first.weight(pair)[near], 0.8 / step[near])
+    wide = 0.8 / (pair.t * 0.5 * (1 + 8 * torch.sigmoid(-pair.t)))
+    torch.testing.assert_close(first.weight(pair)[~near], wide[~near])
 
 
 def test_a_power_lets_large_residuals_count_less_as_the_pseudo_huber_loss_does():
@@ -227,6 +233,47 @@ def test_scm_warms_up_over_the_first_steps():
     assert found == pytest.approx([0.0, 0.4, 0.8, 0.8])
     t = objective.draw(network(EDM()), data(4000), None, seeded()).t  # sigma, of which no other
     assert t.log().median().item() == pytest.approx(-1.0, abs=0.1)
+
+
+class Straight(GaussianFlowMap):
+    """The flow through the arcs between noise and the ends of the closed form, in closed form."""
+
+    def mean_velocity(self, z, t, s, condition=None):
+        circle = Circle(self.sde, self.sigma_data)
+        start, end = (
+            circle.angle(torch.as_tensor(when).expand(len(z)))[:, None] for when in (t, s)
+        )
+        low, high = torch.tensor([self.sde.t_min]).double(), torch.tensor([self.sde.t_max]).double()
+        least, most = circle.angle(low), circle.angle(high)
+        axes = torch.cat([torch.zeros(1, 2), torch.eye(2)]).double()
+        ends = axes - (most - least) * super().mean_velocity(axes, high.expand(3), low.expand(3))
+        shift, matrix = ends[0], (ends[1:] - ends[0]).T  # z at t_min = shift + matrix z at t_max
+        shift = shift / least.cos()
+        matrix = (matrix - least.sin() * torch.eye(2)) / least.cos()
+        on = lambda angle: angle.cos()[..., None] * matrix + angle.sin()[..., None] * torch.eye(2)  # noqa: E731
+        noise = torch.linalg.solve(on(start), (z - start.cos() * shift)[..., None])
+        arc = end.cos() * shift + (on(end) @ noise)[..., 0]
+        return (z - arc) / (start - end)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=str)
+def test_reflow_is_zero_at_the_flow_through_its_arcs_which_is_not_that_of_the_teacher(sde):
+    exact = GaussianFlowMap(MEAN, COVARIANCE, sde, 0.8)
+    objective = OBJECTIVES.create("reflow", teacher=exact, share=1.0)
+    straight = Straight(MEAN, COVARIANCE, sde, 0.8)
+    assert objective(straight, data(64), generator=seeded()).max() < 1e-15
+    assert objective(exact, data(64), generator=seeded()).mean() > 1e-4
+    score = GaussianMixture(MEAN[None], COVARIANCE[None], sde)  # solved by steps
+    errors = [
+        objective(straight, data(64), generator=seeded()).mean().item()
+        for objective in (
+            OBJECTIVES.create("reflow", teacher=score, share=1.0, steps=n) for n in (10, 20)
+        )
+    ]
+    assert errors[0] < 1e-3
+    assert errors[0] / errors[1] == pytest.approx(16, rel=0.5)  # the square of an error of order 2
+    with pytest.raises(ValueError, match=r"Reflow learns from a teacher alone: give teacher"):
+        OBJECTIVES.create("reflow")(straight, data(4))
 
 
 def test_two_processes_see_the_numbers_of_one_and_share_is_a_share():
