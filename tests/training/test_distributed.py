@@ -103,11 +103,11 @@ ENERGY = {
     "objective": "persistent(buffer_size=16, k=2, kernel='ula', restart=0.2)",
 }
 CONTROL = {"objective": "denoising-control(bins=2)"}
-
+FLOW_MAP = {"objective": "lagrangian(share=0.5)"}  # whose gradient passes a forward derivative
 
 PLAIN = {
     name: {"backbone": "mlp(width=8, depth=1)", "clip": 0.5, **changes}
-    for name, changes in {"score": CONTROL, "energy": ENERGY}.items()
+    for name, changes in {"score": CONTROL, "energy": ENERGY, "map": FLOW_MAP}.items()
 }
 
 

@@ -297,8 +297,10 @@ def angle_derivative(
             0 for forward mode, which is exact.
 
     Raises:
-        ValueError: for a network that has no forward mode.
+        ValueError: for a network that has no forward mode, or under autocast, which rounds too much.
     """
+    half = torch.is_autocast_enabled(z.device.type)
+    refuse_rounding(torch.finfo(torch.bfloat16 if half else z.dtype).eps)
     if difference:
         here, sde = circle.angle(t), circle.sde
         least, most = (circle.angle(torch.full_like(t, end)) for end in (sde.t_min, sde.t_max))

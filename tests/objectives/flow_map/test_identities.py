@@ -310,6 +310,8 @@ def test_refusals_name_the_argument():
     for name in ("mean-flow", "lagrangian", "scm"):
         with pytest.raises(ValueError, match=r"precision='float32'"):
             OBJECTIVES.create(name).require_precision(network(VP()), 4e-3)
+        with torch.autocast("cpu"), pytest.raises(ValueError, match=r"precision='float32'"):
+            OBJECTIVES.create(name)(network(VP()), x0)
     assert math.isfinite(OBJECTIVES.create("ect", teacher=plain)(network(VP()), x0).mean().item())
 
 
