@@ -26,12 +26,14 @@ KEPT = (
     "dequantize",
     "held_out",
     "batch_size",
+    "learning_rate",
+    "clip",
     "seed",
 )
 """Fields of a run that a flow map made of it keeps, besides its data."""
 
-CHOSEN = {"learning_rate": 1e-4, "warmup": 100}
-"""Fields that a distillation chooses where nothing is said."""
+ELSEWHERE = 1e-4
+"""Learning rate for a network that was trained elsewhere, which does not say its own."""
 
 PACE = {"consistency": ("halve_every", 8), "scm": ("warmup", 10)}
 """Arguments of objectives that are a part of the training where nothing is said: one in so many."""
@@ -47,7 +49,8 @@ def distillation(
 ) -> TrainConfig:
     """The configuration that trains a flow map from a run.
 
-    Its data, network, SDE and scaling are those of the run, the first weights its averaged ones.
+    Its data, network, SDE, scaling and learning rate are those of the run, the first weights its
+    averaged ones.
 
     Args:
         run: what is distilled.
@@ -84,6 +87,8 @@ def distillation(
     }
     whole = is_note(run.config.model)
     kept |= {name: part for name, part in parts.items() if whole or is_note(kept[name])}
+    if run.trained_elsewhere:
+        kept["learning_rate"] = ELSEWHERE
     kept["data"] = run.config.data if run.record is None else run.record.text_at_hand()
     if is_note(kept["data"]):  # in memory, with the scaling of the run
         changes = {**changes, "data": run.dataset()}
@@ -95,7 +100,6 @@ def distillation(
             "objective": objective,
             "init_from": run,
             "teacher": None if from_data else run,
-            **CHOSEN,
             **changes,
         }
     )

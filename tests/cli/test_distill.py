@@ -21,7 +21,7 @@ def test_a_run_becomes_a_flow_map_that_sample_and_evaluate_take(
     rows = record("evaluate", out, "--num", "4", "--distances", "energy")
     assert "flow-map(steps=2, renoise=True)" in str(rows)
     said = refusal(*words, "--out", out)
-    assert "learning_rate is 0.0001, was 0.0003" in said
+    assert "learning_rate is 0.001, was 0.0003" in said
     assert "'x' must be name=value" in refusal(*words, "--change", "x")
 
 

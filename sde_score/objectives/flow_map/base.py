@@ -297,7 +297,7 @@ def angle_derivative(
             0 for forward mode, which is exact.
 
     Raises:
-        ValueError: for a network that has no forward mode, or under autocast, which rounds too much.
+        ValueError: for a network that has no forward mode, or under autocast, which rounds it away.
     """
     half = torch.is_autocast_enabled(z.device.type)
     refuse_rounding(torch.finfo(torch.bfloat16 if half else z.dtype).eps)
