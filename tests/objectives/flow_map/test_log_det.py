@@ -101,6 +101,15 @@ def test_a_learned_log_determinant_gives_the_density_by_two_steps():
     assert not model.log_det(x, 0.3, 0.3).any()
 
 
+def test_the_flow_map_is_a_copy_that_is_not_trained():
+    network = nn.tell_end(nn.create("mlp(width=8, depth=1)", (2,)))
+    flow_map = FlowMap(network, EDM())
+    model = LogDetFlowMap(flow_map, network)
+    LogDet()(model, data(4).float(), generator=seeded()).sum().backward()
+    assert all(weight.grad is None for weight in model.flow_map.parameters())
+    assert all(weight.requires_grad for weight in flow_map.parameters())
+
+
 def test_what_has_no_log_determinant_is_refused():
     network = nn.tell_end(nn.create("mlp(width=8, depth=1)", (2,)))
     with pytest.raises(TypeError, match=r"model is a FlowMap.*LogDetFlowMap"):
