@@ -46,7 +46,7 @@ from sde_score.training import EMA, Run, distill, load_run
 NFES = (1, 2, 4)
 LEARNED = ("mean-flow", "lagrangian", "semigroup", "consistency")
 SOLVERS = ("ddim", "heun", "dpmpp-2m")
-STARTS, BATCH, RATE, DECAY = 1024, 512, 2e-3, 0.99
+STARTS, BATCH, RATE, DECAY = 1024, 256, 2e-3, 0.99
 
 
 def modes_16d() -> BenchmarkTarget:
@@ -64,7 +64,7 @@ def learned(target: BenchmarkTarget, name: str, steps: int, seed: int) -> FlowMa
     """A flow map of the target's flow by an objective, its weights averaged."""
     torch.manual_seed(seed)
     data = target.data(1 << 16, 1).float()
-    network = nn.tell_end(nn.create("mlp(width=256, depth=3)", target.event_shape))
+    network = nn.tell_end(nn.create("mlp(width=128, depth=3)", target.event_shape))
     model = FlowMap(network, target.model.sde, sigma_data=float(data.square().mean().sqrt()))
     objective, weights = objectives.create(name, teacher=target.model), list(model.parameters())
     adam, average = torch.optim.Adam(weights, RATE), EMA(weights, DECAY)

@@ -26,6 +26,10 @@ def test_one_two_and_four_steps_of_an_exact_map_are_the_flow(sde):
     flowed = fine(teacher, start, seed=0)
     torch.testing.assert_close(one.samples, flowed, rtol=5e-3, atol=5e-3)
     assert two.times.tolist() == samplers.create("flow-map").times(sde).tolist()
+    assert two.times[-1] == sde.t_min  # where maps to the data alone were trained to go
+    assert samplers.create("flow-map", grid="angle(end=0.1)").times(sde)[-1] == 0.1
+    given = samplers.Times((0.9, 0.3, 0.2))
+    assert samplers.create("flow-map", grid=given).times(sde).tolist() == [0.9, 0.3, 0.2]
 
 
 def test_noise_that_is_put_back_keeps_the_distribution():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 
 from torch import Tensor
@@ -22,8 +22,9 @@ class FlowMapSteps(Sampler):
 
     .. math:: x_{k+1} = X_{t_k \to t_{k+1}}(x_k)
 
-    It is exact for an exact flow map, whatever the steps, and works on flow maps alone; the samples
-    end at the last time of the grid.
+    It is exact for an exact flow map, whatever the steps, and works on flow maps alone. A grid that
+    says nothing else ends at `sde.t_min`, the time of the data that maps are trained to go to; the
+    samples end at the last time of the grid.
 
     Args:
         renoise: for maps that were trained to go to the data alone, as by `consistency`: every step
@@ -38,6 +39,15 @@ class FlowMapSteps(Sampler):
     denoise: bool = False
     renoise: bool = False
     name: str = field(default="flow-map", kw_only=True, repr=False, compare=False)
+
+    @override
+    def times(self, sde: SDE) -> Tensor:
+        """The times from one to the next of which the steps go, decreasing, float64."""
+        grid = self.time_grid
+        given = not any(f.name == "end" and f.init for f in fields(grid))  # times one by one
+        if not given and grid.end is None and getattr(grid, "last", None) is None:
+            grid = replace(grid, end=sde.t_min)
+        return grid.times(sde, self.steps if self.denoise else self.steps + 1)
 
     @property
     @override
