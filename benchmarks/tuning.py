@@ -30,8 +30,9 @@ from sde_score import samplers
 from sde_score.cli.output import show_table
 from sde_score.evaluation import BenchmarkTarget
 from sde_score.random import example_seeds
+from sde_score.samplers import Sampler
 from sde_score.samplers.budget import REFUSALS
-from sde_score.samplers.tuning.candidates import affordable, named
+from sde_score.samplers.tuning.candidates import affordable, suits
 
 SEED = 1000  # of the starts; those that samplers are tuned on have seed 0
 KINDS = ("ours", "peers", "tuned")
@@ -61,10 +62,21 @@ def row(target: str, nfe: int, kind: str, sampler: str, found: Tensor, end: Tens
 
 
 def ours(target: BenchmarkTarget, nfe: int, x: Tensor, end: Tensor) -> Iterator[Row]:
-    """All deterministic samplers by name."""
-    for sampler in affordable(named(), nfe, target.model):
-        found = sampler(target.model, x, progress=False)
-        yield row(target.name, nfe, "ours", sampler.text("steps"), found, end)
+    """All deterministic samplers by name; not those that solve steps in parallel, which evaluate
+    the model on more than the starts."""
+    for name in samplers.available():
+        for sampler in affordable(candidate(name), nfe, target.model):
+            found = sampler(target.model, x, progress=False)
+            yield row(target.name, nfe, "ours", name, found, end)
+
+
+def candidate(name: str) -> list[Sampler]:
+    """The sampler of a name, if it can be held against the flow within a budget."""
+    try:
+        sampler = samplers.create(name)
+    except ValueError:  # one that needs arguments
+        return []
+    return [sampler] if suits(sampler) and not isinstance(sampler, samplers.Parallel) else []
 
 
 def installed() -> list[str]:

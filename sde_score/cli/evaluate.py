@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sde_score._core.checks import require_count
 from sde_score._core.files import replace_file, require_writable
-from sde_score.cli.options import RunCommand, hint_at_noise, saved
+from sde_score.cli.options import RunCommand, chosen_sampler, hint_at_noise, saved
 from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import DEFAULT, evaluate
 from sde_score.report import evaluation_table, guidance_figure, write_report
@@ -57,7 +57,7 @@ class Evaluate(RunCommand):
                 )
             require_writable(self.out, "out")
         run = self.open()
-        specs = self.samplers or (run.sampler,)
+        specs = self.samplers or (chosen_sampler(run, "auto", tuned=not self.guidance),)
         hint_at_noise(run, specs)
         found = evaluate(
             run,

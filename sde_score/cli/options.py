@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -14,6 +14,7 @@ import tyro
 from sde_score import samplers
 from sde_score._core.checks import require_count
 from sde_score._core.files import require_writable
+from sde_score._core.modules import weights_digest
 from sde_score._core.registry import format_spec, parse_spec
 from sde_score.cli.output import say
 from sde_score.samplers.grids import read_grid_file
@@ -159,14 +160,40 @@ def tuned_path(run: Path, nfe: int) -> Path:
     return run / "tuned" / f"nfe-{nfe}.json"
 
 
-def chosen_sampler(run: Run, spec: str, grid: str | None) -> str:
+def state_of(run: Run) -> str:
+    """The weights of a run in words, as `tune` notes them and `sample` compares them."""
+    return f"step {run.step}, weights {weights_digest(run.model)[:16]}"
+
+
+def chosen_sampler(
+    run: Run,
+    spec: str,
+    steps: int | None = None,
+    grid: str | None = None,
+    nfe: int | None = None,
+    *,
+    tuned: bool = True,
+) -> str:
     """Spec of a sampler in which `auto` and `tuned` are replaced by what they mean for a run.
+
+    `auto` is the sampler that a grid file was made for; with neither steps nor grid, the one tuned
+    for the run and `nfe`, or the only one if `nfe` is None; else the one that suits the run.
+
+    Args:
+        run: that is sampled.
+        spec: as given.
+        steps: flag.
+        grid: flag.
+        nfe: flag.
+        tuned: whether `auto` may be a tuned one.
 
     Raises:
         ValueError: if the run has no tuned sampler, or several and none is chosen.
     """
     if spec == "auto":
-        return suited_sampler(run, grid)
+        made_for = read_grid_file(str(grid)).sampler if is_json(grid) else ""
+        found = _tuned_for(run, nfe) if tuned and steps is None and grid is None else None
+        return found or made_for or _suited(run, nfe)
     name, arguments = (spec, {}) if is_json(spec) else parse_spec(spec)
     if name != "tuned":
         return spec
@@ -182,31 +209,64 @@ def chosen_sampler(run: Run, spec: str, grid: str | None) -> str:
     return str(files[0])
 
 
-def suited_sampler(run: Run, grid: str | None) -> str:
-    """Spec of the sampler that `auto` takes: the one a grid file was made for, or the run's."""
-    made_for = read_grid_file(str(grid)).sampler if is_json(grid) else ""
-    return made_for or run.sampler
+def _suited(run: Run, nfe: int | None) -> str:
+    """The run's sampler, without its steps where a budget gives them."""
+    name, arguments = parse_spec(run.sampler)
+    if nfe is not None:
+        arguments.pop("steps", None)
+    return format_spec(name, arguments)
 
 
-def sampler_spec(spec: str, steps: int | None, grid: str | None) -> str:
+def _tuned_for(run: Run, nfe: int | None) -> str | None:
+    """The file of the sampler tuned for a run and a budget, or of its only one, with a word."""
+    files = sorted((run.path / "tuned").glob("nfe-*.json"))
+    found = [file for file in files if nfe is None or file == tuned_path(run.path, nfe)]
+    if len(found) > 1:
+        there = ", ".join(file.stem.removeprefix("nfe-") for file in found)
+        say(f"hint: {run.path} has samplers tuned for {there} evaluations; --nfe takes one")
+    if len(found) != 1:
+        return None
+    content, state = read_grid_file(found[0]), state_of(run)
+    say(f"{found[0]}: tuned for this run, {content.sampler}; --sampler NAME takes another")
+    if not content.target.endswith(state):
+        say(
+            f"hint: {found[0]} was made for {content.target or 'nobody knows what'}, not for "
+            f"{state}; sde-score tune {run.path} --nfe {content.nfe} finds one for these weights"
+        )
+    return str(found[0])
+
+
+def sampler_spec(
+    spec: str, steps: int | None, grid: str | None, nfe: int | None = None, model: Any = None
+) -> str:
     """A sampler's spec with the flags put in, checked.
 
     A grid may be a JSON file, whose number of steps holds unless the spec or the flag gives one.
 
+    Args:
+        spec: name and arguments, or a .json file.
+        steps: flag.
+        grid: flag.
+        nfe: flag, which becomes steps.
+        model: that will be sampled, whose evaluations count.
+
     Raises:
-        ValueError: for an unknown sampler or argument, or a damaged file.
+        ValueError: for an unknown sampler or argument, flags that say the same twice, or a damaged
+            file.
     """
     if is_json(spec):
         if steps is not None or grid is not None:
             raise ValueError(f"sampler={spec} has its steps and its grid: leave out steps and grid")
+        if nfe not in (None, made_for := read_grid_file(spec).nfe):
+            raise ValueError(f"sampler={spec} makes {made_for} evaluations: leave out nfe={nfe}")
         samplers.create(spec)
         return spec
     name, arguments = parse_spec(spec)
     if grid is not None and is_json(grid):
         arguments.setdefault("steps", len(read_grid_file(grid).ratios))
         grid = format_spec("file", {"path": grid})
-    given = {"steps": steps, "grid": grid}
+    given = {"steps": steps, "grid": grid, "nfe": nfe}
     arguments.update({k: v for k, v in given.items() if v is not None})
     full = format_spec(name, arguments)
-    samplers.create(full)
-    return full
+    made = samplers.create(full, model=model)
+    return full if nfe is None else str(made)

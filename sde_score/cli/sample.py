@@ -21,6 +21,7 @@ from sde_score.cli.output import say, show_record
 from sde_score.data import load_condition
 from sde_score.evaluation import followed, guided_run
 from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
+from sde_score.models import Model
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
 from sde_score.scaling import Scaling, condition_from_model
@@ -48,9 +49,13 @@ class Sample(RunCommand):
 
     sampler: str = "auto"
     """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
-    takes that of the grid's file, or heun(steps=18), flow-map(steps=2) for a flow map, or mcmc for
-    a model trained without noise. tuned, or "tuned(nfe=10)", is what sde-score tune found; its
-    .json file can be given as well."""
+    takes that of the grid's file, or the one that sde-score tune found for the run and --nfe, or
+    its only one; or else auto(steps=20), flow-map(steps=2) for a flow map, or mcmc for a model
+    trained without noise. tuned, or "tuned(nfe=10)", is what sde-score tune found; its .json file
+    can be given as well."""
+
+    nfe: int | None = None
+    """Network evaluations per sample, in place of steps."""
 
     steps: int | None = None
     """Steps, the final denoising included; the sampler's default if not given."""
@@ -82,11 +87,10 @@ class Sample(RunCommand):
         require_samples_file(self.out)
         run = self.open()
         require_samples_file(self.out, run.event_shape)
-        chosen = chosen_sampler(run, self.sampler, self.grid)
-        spec = sampler_spec(chosen, self.steps, self.grid)
+        guided = guided_run(run, self.guidance).model
+        spec = self._spec(run, guided)
         hint_at_noise(run, [spec])
         condition = self._condition(run)
-        guided = guided_run(run, self.guidance).model
         model = followed(guided, samplers.create(spec, model=guided))
         watch, start = FiniteWatch(), time.perf_counter()
         drawn = samplers.run(
@@ -112,6 +116,12 @@ class Sample(RunCommand):
         else:
             how = spec if self.guidance is None else f"{spec} under {self.guidance}"
             say(f"{self.out}: {self.num} samples, {how}, {nfe} NFE, {seconds:.1f} s")
+
+    def _spec(self, run: Run, guided: Model) -> str:
+        """The sampler in words; one that was tuned without guidance is not for a guided model."""
+        flags = (self.steps, self.grid, self.nfe)
+        chosen = chosen_sampler(run, self.sampler, *flags, tuned=self.guidance is None)
+        return sampler_spec(chosen, *flags, guided)
 
     def _condition(self, run: Run) -> Condition:
         if self.condition is not None:

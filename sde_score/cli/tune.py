@@ -11,7 +11,7 @@ import torch
 
 from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
-from sde_score.cli.options import RunCommand, require_output, saved, tuned_path
+from sde_score.cli.options import RunCommand, require_output, saved, state_of, tuned_path
 from sde_score.cli.output import say, show_record, show_table
 from sde_score.samplers.tuning.tune import Tuned, tune
 
@@ -28,7 +28,7 @@ class Tune(RunCommand):
 
     For example:
         sde-score tune runs/digits --nfe 10
-        sde-score sample runs/digits --sampler tuned --out samples.png
+        sde-score sample runs/digits --nfe 10 --out samples.png
         sde-score tune runs/digits --nfe 20 --candidates adams-time unipc --out mine.json
     """
 
@@ -73,7 +73,7 @@ class Tune(RunCommand):
             seconds=self.seconds,
             condition=starts % run.num_classes if run.num_classes else None,
             batch_size=self.batch_size,
-            target=str(self.path),
+            target=f"{self.path}, {state_of(run)}",
             progress=self.progress,
         )
         saved(out, found.save)

@@ -31,7 +31,7 @@ from sde_score.models import (
     require_model,
     stand_in,
 )
-from sde_score.samplers import Sampler
+from sde_score.samplers import Sampler, suited
 
 PRODUCT_BIAS = (
     "biased: at t > 0 the sum of the scores is not that of the diffused product; corrected by "
@@ -77,7 +77,7 @@ class Guided(WrappedDenoiser):
         super().__init__(model)
         self.rule = RULES.resolve(rule, name="rule")
         if sampler is not None:
-            self.rule = self.rule.on_grid(sampler.times(model.sde))
+            self.rule = self.rule.on_grid(suited(sampler, model).times(model.sde))
         _require_worse(model, against, negative)
         self.against = against
         self.negative: Condition = as_tensors(negative)
@@ -163,7 +163,7 @@ class Guided(WrappedDenoiser):
                 f"{self.rule!r} depends on the steps, which {sampler} finds on the way: take a "
                 "sampler of given steps"
             )
-        rule = self.rule.on_grid(sampler.times(self.sde))
+        rule = self.rule.on_grid(suited(sampler, self).times(self.sde))
         return Guided(self.model, rule, self.against, self.negative, self.interval)
 
     @property

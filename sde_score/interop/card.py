@@ -79,7 +79,7 @@ def text(imported: Imported, name: str) -> str:
         parts += ["## Training", _table(told)]
     if imported.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in imported.notes)]
-    how = "flow-map(steps=1)" if imported.flow_map is not None else "heun(steps=18)"
+    how = "flow-map(steps=1)" if imported.flow_map is not None else "auto(steps=20)"
     parts += ["## Use", _USE.replace("NAME", name).replace("SAMPLER", how)]
     return "\n\n".join(parts) + "\n"
 

@@ -14,6 +14,7 @@ from sde_score.samplers.base import SAMPLERS, Callback, Sampler, SamplerRegistry
 from sde_score.samplers.batched import run, sample
 from sde_score.samplers.composite.parallel import Parallel
 from sde_score.samplers.composite.restart import Repeat, Restart
+from sde_score.samplers.fixed_step.auto import Auto, suited
 from sde_score.samplers.fixed_step.flow_map import FlowMapSteps
 from sde_score.samplers.fixed_step.multistep import Multistep
 from sde_score.samplers.fixed_step.one_step import (
@@ -107,6 +108,7 @@ __all__ = [
     "Ancestral",
     "Angle",
     "AnnealedLangevin",
+    "Auto",
     "BrownianPath",
     "Callback",
     "DPMAdaptive",
@@ -162,6 +164,7 @@ __all__ = [
     "register",
     "run",
     "sample",
+    "suited",
     "tune",
     "write_grid_file",
 ]

@@ -6,11 +6,11 @@ A method is a class of samplers with chosen fields, which can still be changed. 
 Budgets are read off `sde-score benchmark` on distributions with exact scores; a network's own error
 blurs the differences.
 
-Of the names that are ours, `adams` and `adams-time` are Adams-Bashforth-Moulton on the flow's
-velocity, in the angle or in the SDE's own time, and `adams-sde` the same on the data with noise.
-The first suits exact scores, the second networks on VP, whose predictions are smoothest in the
-time they were trained on. `flow-ab`, `angular-ab` and `sigma-ab` are Adams-Bashforth in rectified
-time, in the angle and in sigma.
+Of the names that are ours, `auto` is a multistep method that follows from the steps and the model;
+`adams` and `adams-time` are Adams-Bashforth-Moulton on the flow's velocity, in the angle or in the
+SDE's own time, and `adams-sde` the same on the data with noise. The first suits exact scores, the
+second networks on VP, whose predictions are smoothest in the time they were trained on. `flow-ab`,
+`angular-ab` and `sigma-ab` are Adams-Bashforth in rectified time, in the angle and in sigma.
 
 `dpmpp-3m` is of third order. The published code halves the second difference, which makes it a
 method of second order; that one is `dpmpp-3m-published`. In `-2s` and `-3s` the digit counts
@@ -41,6 +41,7 @@ from sde_score.samplers.base import SAMPLERS, Sampler
 from sde_score.samplers.budget import REFUSALS
 from sde_score.samplers.composite.parallel import Parallel
 from sde_score.samplers.composite.restart import Restart
+from sde_score.samplers.fixed_step.auto import Auto
 from sde_score.samplers.fixed_step.flow_map import FlowMapSteps
 from sde_score.samplers.fixed_step.multistep import Multistep
 from sde_score.samplers.fixed_step.one_step import (
@@ -122,6 +123,7 @@ _multi = partial(Method, Multistep, "multistep")
 _multi_sde = partial(Method, Multistep, "multistep SDE")
 
 METHODS: Mapping[str, Method] = {
+    "auto": Method(Auto, "multistep", "5-100", _FLOW, first_tier=True),
     "euler-maruyama": Method(EulerMaruyama, "reverse SDE", "500-2000", _SCORE_SDE),
     "reverse-diffusion": Method(ReverseDiffusion, "reverse SDE", "250-2000", _SCORE_SDE),
     "ancestral": Method(

@@ -34,6 +34,6 @@ def sampler_for(model: Model, objective: str | Objective, all_noise_levels: bool
     if few := few_steps(model, objective):
         return few[1]
     if all_noise_levels:
-        return "heun(steps=18)"
+        return "auto(steps=20)"
     kernel = "mala" if hasattr(model, "energy") else "mala-score"
     return f"mcmc(kernel={kernel!r}, steps=500, warmup=500)"

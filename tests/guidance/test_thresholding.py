@@ -156,7 +156,7 @@ def test_the_condition_travels():
 @pytest.mark.parametrize("make", [Clipped, lambda model: Thresholded(model, 0.9)])
 def test_every_sampler_ends_within_the_bounds(name, make):
     """The last step is a denoised mean, which no noise is added to; without limits they leave."""
-    sampler = samplers.create(name, steps=8)
+    sampler = samplers.suited(samplers.create(name, steps=8), wide(VE(0.05, 9.0)))
     if isinstance(sampler, samplers.Multistep):  # a polynomial on the last step may overshoot
         sampler = replace(sampler, final_order=1)
     model = make(wide(VE(0.05, 9.0)))

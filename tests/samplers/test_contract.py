@@ -188,7 +188,7 @@ def test_evaluations_and_states_are_counted(spec, steps):
 
 @pytest.mark.parametrize("spec", [*FLOWS, "ode"])
 def test_the_result_is_the_denoised_last_state(spec):
-    sampler = samplers.create(spec, steps=5)
+    sampler = samplers.suited(samplers.create(spec, steps=5), model())
     if isinstance(sampler, samplers.Multistep):  # its last step may be of a higher order
         sampler = replace(sampler, final_order=1)
     run = sampler(model(), (3, *EVENT), seed=0, trajectory=True, progress=False)

@@ -17,7 +17,16 @@ from typing_extensions import override
 from sde_score._core.checks import require_finite, require_positive
 from sde_score.samplers.grids.base import GRIDS, Grid
 from sde_score.sdes import SDE
-from sde_score.sdes.clocks import ANGLE, LOG_SNR, RECTIFIED, Clock, quantile, root, shifted
+from sde_score.sdes.clocks import (
+    ANGLE,
+    LOG_SNR,
+    RECTIFIED,
+    Clock,
+    powered,
+    quantile,
+    root,
+    shifted,
+)
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,8 @@ class RectifiedTime(NoiseGrid):
         last: length of the last step, to zero noise, as a share of the others, in place of `end`.
         shift: > 0; the noise ratios of the steps are `shift` times those of even ones, as large
             images need: even steps in s / (shift + s).
+        power: > 0; even steps in r / (1 + r) with r = (s / shift)^power. Below 1 there are more
+            steps where there is little noise or much, and towards 0 they are even in log s.
 
     Reference: Liu et al. 2022, https://arxiv.org/abs/2209.03003; the shift is that of Esser et al.
     2024, https://arxiv.org/abs/2403.03206, section 5.3.2.
@@ -187,15 +198,16 @@ class RectifiedTime(NoiseGrid):
 
     last: float | None = None
     shift: float = 1.0
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(shift=self.shift)
+        require_positive(shift=self.shift, power=self.power)
 
     @property
     @override
     def clock(self) -> Clock:
-        return shifted(RECTIFIED, self.shift)
+        return shifted(RECTIFIED if self.power == 1 else powered(RECTIFIED, self.power), self.shift)
 
 
 @dataclass(frozen=True)

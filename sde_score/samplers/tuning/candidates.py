@@ -13,6 +13,7 @@ from typing import Any
 from sde_score.models import Model
 from sde_score.samplers.base import SAMPLERS, Sampler
 from sde_score.samplers.budget import REFUSALS
+from sde_score.samplers.fixed_step.auto import suited
 from sde_score.samplers.fixed_step.exponential import PREDICTIONS
 from sde_score.samplers.fixed_step.multistep import Multistep
 from sde_score.samplers.fixed_step.runge_kutta import PLACEMENTS, RungeKutta
@@ -48,7 +49,7 @@ def affordable(samplers: Sequence[Sampler], nfe: int, model: Model) -> list[Samp
     found: list[Sampler] = []
     for sampler in samplers:
         try:
-            sampler = sampler.within(nfe, model)
+            sampler = suited(sampler.within(nfe, model), model)
         except REFUSALS:
             continue
         if sampler not in found:

@@ -29,6 +29,7 @@ from sde_score._core.modules import evaluating
 from sde_score.models import Model
 from sde_score.samplers.adaptive.probability_flow import ProbabilityFlowODE
 from sde_score.samplers.base import SAMPLERS, Sampler
+from sde_score.samplers.fixed_step.auto import suited
 from sde_score.samplers.grids import GridFile, NoiseRatios, UniformTime, write_grid_file
 from sde_score.samplers.tuning.search import EndErrors, Parts, Search, Starts, ratios_of
 
@@ -136,6 +137,7 @@ def optimise_grid(
     with frozen(model):
         rectified = replace(sampler, grid="rectified").within(nfe, model)
         sampler, spent = replace(sampler, steps=rectified.steps), rectified.count_nfe(model)
+        sampler = suited(sampler, model)
         shape = event_shape_of(model, event_shape)
         parts = Parts(model, reference, shape, seed, condition, batch_size, progress)
         fit, held, new = parts.take(num, max(1, num // 2), fresh)

@@ -115,6 +115,12 @@ def test_a_shift_is_that_of_rectified_flows_for_large_images():
     assert (got > RectifiedTime().times(sde, 40)).sum() == 38
 
 
+def test_a_power_spaces_a_power_of_the_noise_ratio(sde):
+    s = sde.noise_ratio(RectifiedTime(power=0.5, shift=0.25).times(sde, 9))
+    root = (s / 0.25).sqrt()
+    check_even(root / (1 + root))
+
+
 def test_angles_are_equal(sde):
     times = Angle().times(sde, 9)
     check_even(torch.atan2(sde.sigma(times), sde.alpha(times)))
