@@ -24,13 +24,15 @@ from sde_score.objectives.flow_map.base import (
 class MeanFlow(FlowMapObjective):
     r"""The Eulerian identity: the end does not move along the flow. Improved MeanFlow.
 
-    .. math:: \left\lVert u + (\theta_t - \theta_s)\,
+    .. math:: \cos\theta_t \left\lVert u + (\theta_t - \theta_s)\,
               \mathrm{sg}\left[\partial_\theta u + (\partial_z u)\, \hat v\right]
               - v \right\rVert^2
 
     with u at (z, t, s) and the direction v-hat that of the model's own diagonal, or the teacher's,
     so that what u is compared with depends on the data alone. A derivative in both arguments costs
-    about two evaluations.
+    about two evaluations. Networks are told the logarithm of the noise level, whose rate in the
+    angle is 1 / (4 sin cos): the weight, 1 on the diagonal, keeps what is rough in it from drowning
+    all else where there is nearly noise alone.
 
     Args:
         difference: step in the angle of a central difference in place of forward mode, for networks
@@ -63,6 +65,11 @@ class MeanFlow(FlowMapObjective):
     def require_precision(self, model: Model, rounding: float) -> None:
         """Refuse half precision, in which derivatives in time are lost."""
         refuse_rounding(rounding)
+
+    @override
+    def weight(self, pair: Pair) -> Tensor:
+        """cos(theta_t); 1 on the diagonal."""
+        return torch.where(pair.s == pair.t, 1.0, pair.circle.angle(pair.t).cos())
 
     @override
     def residual(self, model: FlowMapModel, fixed: FlowMapModel, pair: Pair) -> Tensor:

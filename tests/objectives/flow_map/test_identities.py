@@ -156,6 +156,8 @@ def test_the_direction_of_mean_flow_is_that_of_the_model_and_not_of_the_example(
     other = replace(pair, velocity=pair.velocity + 1)
     left, right = (objective.residual(model, model, each) + each.velocity for each in (pair, other))
     torch.testing.assert_close(left, right)
+    angle = torch.atan(pair.t / 0.8)  # of EDM
+    torch.testing.assert_close(objective.weight(pair), angle.cos())
 
 
 def test_consistency_weighs_a_pair_by_one_over_its_step():
@@ -190,7 +192,7 @@ def test_the_gap_is_halved_by_stages_and_reaches_back_to_the_data_at_first():
 def test_a_power_lets_large_residuals_count_less_as_the_pseudo_huber_loss_does():
     model, given = network(VP()), {"share": 1.0, "floor": 0.04}
     plain, bent, whole = (
-        OBJECTIVES.create("mean-flow", power=p, **given)(model, data(9), generator=seeded())
+        OBJECTIVES.create("semigroup", power=p, **given)(model, data(9), generator=seeded())
         for p in (0.0, 0.5, 1.0)
     )
     torch.testing.assert_close(bent, plain / (plain + 0.04).sqrt())
