@@ -67,13 +67,8 @@ class MeanFlow(FlowMapObjective):
         refuse_rounding(rounding)
 
     @override
-    def weight(self, pair: Pair) -> Tensor:
-        """cos(theta_t); 1 on the diagonal."""
-        return torch.where(pair.s == pair.t, 1.0, pair.circle.angle(pair.t).cos())
-
-    @override
     def residual(self, model: FlowMapModel, fixed: FlowMapModel, pair: Pair) -> Tensor:
-        """u + gap du / d theta - v, like z."""
+        """The root of cos(theta_t) times (u + gap du / d theta - v); u - v on the diagonal."""
         again = rewinder(pair.z)
         u = model.mean_velocity(pair.z, pair.t, pair.s, pair.condition)
 
@@ -85,7 +80,9 @@ class MeanFlow(FlowMapObjective):
             again()
             along, step = self._velocity(fixed, pair.z, pair.t, pair), self.difference
             slope = angle_derivative(pair.circle, field, pair.z, pair.t, along, step)[1]
-        return u + pair.like(pair.gap) * slope - pair.velocity
+        left = u + pair.like(pair.gap) * slope - pair.velocity
+        size = pair.like(pair.circle.angle(pair.t).cos().sqrt())
+        return torch.where(pair.diagonal, left, size * left)
 
 
 @dataclass(frozen=True)
