@@ -13,7 +13,7 @@ from sde_score._core.checks import require_count
 from sde_score._core.memory import require_memory
 from sde_score.cli.options import RunCommand, require_output, saved, state_of, tuned_path
 from sde_score.cli.output import say, show_record, show_table
-from sde_score.samplers.tuning.tune import Tuned, tune
+from sde_score.samplers.tuning.tune import Tuned, starts_to_fit, tune
 
 _SHOWN = 10  # samplers of the race
 
@@ -23,8 +23,9 @@ class Tune(RunCommand):
     """Find the sampler that suits a trained run at a number of network evaluations.
 
     Deterministic samplers race from the same noise against a fine solution, by successive halving,
-    then those near the best, and the grids of the last few are searched. The loss is the geometric
-    mean of the root mean square and the median of the errors; both are reported on fresh noise.
+    then those near the best; the coefficients and the times of the last few are fitted to the
+    network. The loss is the geometric mean of the root mean square and the median of the errors;
+    both are reported on fresh noise.
 
     For example:
         sde-score tune runs/digits --nfe 10
@@ -41,11 +42,12 @@ class Tune(RunCommand):
     candidates: tuple[str, ...] = ()
     """Deterministic samplers that race; all with a name, and those near the best, if not given."""
 
-    num: int = 64
-    """Starts to race from and to fit grids to."""
+    num: int | None = None
+    """Starts to race from and to fit to; 64 to 512, by the evaluations and the size of a sample, if
+    not given."""
 
     iterations: int = 60
-    """Steps of the search for a grid."""
+    """Steps of the fit, at most."""
 
     seconds: float = 120.0
     """Time for all but the errors on fresh noise, after which the best so far is taken; the result
@@ -53,20 +55,23 @@ class Tune(RunCommand):
 
     def run(self) -> None:
         """Race, write, print the errors."""
-        require_count(nfe=self.nfe, num=self.num)
+        require_count(nfe=self.nfe)
+        if self.num is not None:
+            require_count(minimum=4, num=self.num)
         out = self.out or tuned_path(self.path, self.nfe)
         require_output(out, [".json"])
         run = self.open()
-        require_memory(30 * self.num * prod(run.event_shape), f"num={self.num}")
-        fresh = 2 * self.num
-        starts = torch.arange(self.num + self.num // 2 + fresh, device=run.device)
+        num = self.num or starts_to_fit(self.nfe, run.event_shape)
+        require_memory(30 * num * prod(run.event_shape), f"num={num}")
+        fresh = 2 * num
+        starts = torch.arange(num + num // 2 + fresh, device=run.device)
         began = time.perf_counter()
         found = tune(
             run.model,
             self.nfe,
             run.event_shape,
             candidates=self.candidates or None,
-            num=self.num,
+            num=num,
             fresh=fresh,
             seed=self.seed,
             iterations=self.iterations,
@@ -93,6 +98,8 @@ class Tune(RunCommand):
         title = f"the best of {len(found.race)} samplers: error at the end"
         show_table(["", "starts", "root mean square", "median"], rows, title)
         both = f"{found.errors.rms:.4g} root mean square, {found.errors.median:.4g} median"
-        say(f"{out}: {found.spec}, {found.nfe} NFE, on fresh noise {both}; {seconds:.1f} s")
+        begun = f", begun at {found.begun}" if found.begun else ""
+        say(f"{out}: {found.spec}{begun}, {found.nfe} NFE")
+        say(f"on fresh noise {both}; {seconds:.1f} s")
         if not found.complete:
             say(f"hint: stopped at --seconds {self.seconds:g}; more time may find a better one")

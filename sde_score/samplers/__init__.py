@@ -15,6 +15,7 @@ from sde_score.samplers.batched import run, sample
 from sde_score.samplers.composite.parallel import Parallel
 from sde_score.samplers.composite.restart import Repeat, Restart
 from sde_score.samplers.fixed_step.auto import Auto, suited
+from sde_score.samplers.fixed_step.fitted import Fitted
 from sde_score.samplers.fixed_step.flow_map import FlowMapSteps
 from sde_score.samplers.fixed_step.multistep import Multistep
 from sde_score.samplers.fixed_step.one_step import (
@@ -82,6 +83,7 @@ from sde_score.samplers.tuning.tune import Tuned, tune
 SAMPLERS.fill(constructors(Sampler), ALIASES)
 SAMPLERS.find_in(READERS, diffusers="SchedulerSampler")
 SAMPLERS.find_in(__name__, **{name: m.sampler.__name__ for name, m in FOR_FLOW_MAPS.items()})
+SAMPLERS.find_in(__name__, fitted="Fitted")
 _steppers = constructors(Predictor, RungeKutta, Multistep)
 PREDICTORS.fill(
     {**_steppers, "none": Stay}, {alias: to for alias, to in ALIASES.items() if to in _steppers}
@@ -114,6 +116,7 @@ __all__ = [
     "DPMAdaptive",
     "Description",
     "EulerMaruyama",
+    "Fitted",
     "FlowMapSteps",
     "FoundGrid",
     "Grid",

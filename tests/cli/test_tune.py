@@ -29,7 +29,7 @@ def tuned(run_path, tmp_path_factory):
 
 def test_the_run_keeps_what_was_found(tuned, record, capsys, tmp_path):
     content = read_grid_file(tuned / "tuned" / "nfe-3.json")
-    assert (content.sampler, content.nfe) == ("ddim(steps=3)", 3)
+    assert (content.sampler, content.nfe) == ("fitted(steps=3)", 3)
     run = load_run(tuned)
     digest = weights_digest(run.model)[:16]
     assert content.target == f"{tuned}, step {run.step}, weights {digest}"

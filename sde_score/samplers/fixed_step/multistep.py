@@ -98,6 +98,28 @@ class PredictionReader:
         return torch.mul(data, self.on_model[k]).add_(x, alpha=self.on_x[k])
 
 
+def take_steps(
+    problem: Problem, x: Tensor, reader: PredictionReader, steps: list[StepCoefficients], depth: int
+) -> Iteration:
+    """Steps of one evaluation each, along the times of the problem.
+
+    Args:
+        problem: the model, the times and the source of noise.
+        x: the first state, overwritten unless gradients are enabled.
+        reader: of the prediction at these times.
+        steps: their coefficients, for the first of the times.
+        depth: values of the prediction that are kept.
+    """
+    past = deque[Tensor](maxlen=depth)
+    times = [*problem.times.tolist(), 0.0]
+    for k, (t, step) in enumerate(zip(problem.moments(x.device), steps, strict=False)):
+        past.appendleft(reader.take(problem, x, t, k))
+        x = advance(x, step, tuple(past))
+        if step.std:
+            x = weighted_sum_(x, 1.0, (problem.between(times[k], times[k + 1]), step.std))
+        yield times[k + 1], x
+
+
 @dataclass(frozen=True)
 class Multistep(Sampler):
     r"""Extrapolate the model's prediction through its last `order` values.
@@ -179,21 +201,15 @@ class Multistep(Sampler):
 
     @override
     def iterate(self, problem: Problem, x: Tensor) -> Iteration:
-        past = deque[Tensor](maxlen=1 + max(self.order, self.corrector, self.final_order))
-        times, steps = [*problem.times.tolist(), 0.0], self.coefficients(problem.sde, problem.times)
+        steps = self.coefficients(problem.sde, problem.times)
         prediction = prediction_on(self.prediction, problem.sde)
         reader = PredictionReader.along(prediction, problem.sde, problem.times)
-        for k, t in enumerate(problem.moments(x.device)):
-            if k == len(steps):
-                if self.denoise:
-                    yield 0.0, problem.denoise(x, t)
-                return
-            value, step = reader.take(problem, x, t, k), steps[k]
-            past.appendleft(value)
-            x = advance(x, step, tuple(past))
-            if step.std:
-                x = weighted_sum_(x, 1.0, (problem.between(times[k], times[k + 1]), step.std))
-            yield times[k + 1], x
+        depth = 1 + max(self.order, self.corrector, self.final_order)
+        for reached, state in take_steps(problem, x, reader, steps, depth):
+            x = state
+            yield reached, x
+        if self.denoise and self.final_order == 1:
+            yield 0.0, problem.denoise(x, problem.times[-1].to(x.device))
 
     def coefficients(self, sde: SDE, times: Tensor) -> list[StepCoefficients]:
         """Those of the steps along a grid, without a last one that is the denoised mean.

@@ -1,4 +1,4 @@
-"""Grid files: noise ratios, the sampler they were optimized for, and the errors on them.
+"""Grid files: noise ratios, the sampler they were found for, its coefficients, and the errors.
 
 The file is JSON, a few lines that a person can read, and data alone: nothing in it is executed.
 """
@@ -19,7 +19,7 @@ from sde_score._core.records import Record
 FORMAT = "sde_score.grid/1"
 """The entry `format` of a grid file."""
 
-_LARGEST = 1 << 20  # bytes; a grid of a thousand steps takes 30 thousand
+_LARGEST = 1 << 22  # bytes; the coefficients of 64 steps take 60 thousand
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class GridFile(Record):
         nfe: network evaluations of that sampler on it, counted.
         target: what was sampled, in words.
         errors: root-mean-square errors at the end point and such, by name.
+        rows: coefficients of `Fitted`, if that is the sampler.
 
     Raises:
         ValueError: if the ratios do not fall, or something is of another kind.
@@ -43,6 +44,7 @@ class GridFile(Record):
     nfe: int = 0
     target: str = ""
     errors: Mapping[str, float] = field(default_factory=dict)
+    rows: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -50,6 +52,8 @@ class GridFile(Record):
             raise ValueError("ratios must be positive finite numbers, at least one")
         if any(not late > early for late, early in pairwise(self.ratios)):
             raise ValueError("ratios must be strictly decreasing, from noise to data")
+        if self.rows and len(self.rows) != len(self.ratios):
+            raise ValueError(f"{len(self.rows)} rows for {len(self.ratios)} ratios")
         require_count(minimum=0, nfe=self.nfe)
 
 

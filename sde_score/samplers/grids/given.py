@@ -141,4 +141,6 @@ def sampler_of_file(path: str | Path) -> tuple[str, dict[str, Any]]:
     name, arguments = parse_spec(content.sampler)
     if not name or name.endswith(".json"):
         raise ValueError(f"{path} names no sampler for its grid: sampler={content.sampler[:80]!r}")
+    if content.rows:
+        return name, {**arguments, "rows": content.rows, "grid": NoiseRatios(content.ratios)}
     return name, {**arguments, "grid": _ratios(content)}

@@ -1,10 +1,10 @@
-r"""The sampler that suits a model and a number of evaluations, found by a race.
+r"""The sampler that suits a model and a number of evaluations, found by a race and a fit.
 
 Deterministic samplers run from the same few starts, and their ends are held against the model's own
 flow, solved finely. By successive halving the better ones meet more starts, then their neighbors,
-which differ in one field, as long as one is better. The grids of the best, of different kinds, are
-searched by `optimise_grid`'s search; starts that no grid has seen choose, and fresh ones, which
-have decided nothing, tell the errors.
+which differ in one field, as long as one is better. The coefficients and the times of the best, of
+different kinds, are fitted to the model (`fit`), and those of the best of these to the end; starts
+that no fit has seen choose, and fresh ones, which have decided nothing, tell the errors.
 
 The loss is the geometric mean of two errors over the starts,
 
@@ -19,28 +19,31 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from sde_score._core.checks import require_count, require_positive
 from sde_score._core.conditions import Condition
 from sde_score.models import Model
 from sde_score.samplers.base import SAMPLERS, Sampler
 from sde_score.samplers.budget import REFUSALS
+from sde_score.samplers.fixed_step.auto import suited
+from sde_score.samplers.fixed_step.fitted import Fitted, linear_form
 from sde_score.samplers.fixed_step.multistep import Multistep
 from sde_score.samplers.fixed_step.runge_kutta import RungeKutta
 from sde_score.samplers.grids import GridFile, NoiseRatios, write_grid_file
 from sde_score.samplers.tuning.candidates import affordable, named, neighbors, on_stock_grids, suits
-from sde_score.samplers.tuning.optimise_grid import (
-    event_shape_of,
-    fine_solution,
-    frozen,
-    search_grid,
-)
+from sde_score.samplers.tuning.fit import count_coefficients, fit_coefficients
+from sde_score.samplers.tuning.optimise_grid import event_shape_of, fine_solution, frozen
 from sde_score.samplers.tuning.search import EndErrors, Parts, Search, Starts
 
 _ROUNDS = 4  # of neighbors, at most
 _PARENTS = 4  # whose neighbors are tried
-_FINALISTS = 3  # whose grids are searched
+_FINALISTS = 4  # whose coefficients are fitted, at first briefly
+_BRIEF = 12  # iterations of a brief fit
+_RACING = 64  # starts that all must meet, at most; a fit meets all
+_MOST = 64  # steps whose coefficients are fitted
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,18 @@ class Entry:
         sampler: with the steps that the budget allows.
         starts: how many it was measured on.
         errors: on them.
+        begun: where the fit of its coefficients began, in words; empty if they follow a rule.
     """
 
     sampler: Sampler
     starts: int
     errors: EndErrors
+    begun: str = ""
 
     @property
     def text(self) -> str:
-        """The sampler in words, without the numbers of a grid that was found."""
-        found = isinstance(self.sampler.grid, NoiseRatios)
-        return f"{self.sampler.text('grid')}, its grid found" if found else str(self.sampler)
+        """The sampler in words."""
+        return f"{self.sampler}{f', begun at {self.begun}' if self.begun else ''}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Tuned:
 
     Args:
         sampler: with its steps and its grid.
-        spec: the sampler in words, steps included and the grid not.
+        begun: where the fit of its coefficients began, in words; empty if they follow a rule.
         nfe: its evaluations, counted.
         target: what was sampled, in words.
         errors: on fresh starts.
@@ -80,7 +84,7 @@ class Tuned:
     """
 
     sampler: Sampler
-    spec: str
+    begun: str
     nfe: int
     target: str
     errors: EndErrors
@@ -88,10 +92,18 @@ class Tuned:
     complete: bool
     ratios: tuple[float, ...]
 
+    @property
+    def spec(self) -> str:
+        """The sampler in words, without the numbers of its grid and its coefficients."""
+        if isinstance(self.sampler, Fitted):
+            return f"fitted(steps={self.sampler.steps})"
+        return self.sampler.text("grid")
+
     def file(self) -> GridFile:
         """What its file holds."""
         errors = {"fresh_rms": self.errors.rms, "fresh_median": self.errors.median}
-        return GridFile(self.ratios, self.spec, self.nfe, self.target, errors)
+        rows = self.sampler.rows if isinstance(self.sampler, Fitted) else ()
+        return GridFile(self.ratios, self.spec, self.nfe, self.target, errors, rows)
 
     def save(self, path: str | Path) -> None:
         """Write it; the name of the file is then that of a sampler: `--sampler tuned.json`, or
@@ -110,7 +122,7 @@ def tune(
     event_shape: Sequence[int] | None = None,
     *,
     candidates: Sequence[str | Sampler] | None = None,
-    num: int = 64,
+    num: int | None = None,
     fresh: int = 256,
     seed: int = 0,
     iterations: int = 60,
@@ -130,11 +142,12 @@ def tune(
         nfe: evaluations per sample that it may use.
         event_shape: of one sample; None takes `model.event_shape`.
         candidates: samplers that race, without their neighbors; None for all with a name.
-        num: starts to race from and to fit grids to. Half as many more choose.
+        num: starts to fit to, of which at most 64 are raced from; None for `starts_to_fit`. Half as
+            many more choose.
         fresh: further starts, for the errors that are reported.
         seed: random seed of the starts.
-        iterations: of the search for each grid; see `optimise_grid`.
-        seconds: time, the fine solution included, half of it for the race and half for the grids,
+        iterations: of the fit of the coefficients, at most.
+        seconds: time, the fine solution included, half of it for the race and half for the fit,
             after which the best so far is taken; None takes as long as it needs.
         reference: the fine solution; None as for `optimise_grid`.
         condition: passed to the model; one entry per start, `num + num // 2 + fresh` in all.
@@ -147,6 +160,8 @@ def tune(
             or arguments outside their range.
     """
     require_count(nfe=nfe, fresh=fresh, iterations=iterations, batch_size=batch_size)
+    shape = event_shape_of(model, event_shape)
+    num = starts_to_fit(nfe, shape) if num is None else num
     require_count(minimum=4, num=num)
     if seconds is not None:
         require_positive(seconds=seconds)
@@ -157,23 +172,41 @@ def tune(
         racing = affordable(given, nfe, model)
         if not racing:
             raise ValueError(f"nfe={nfe} is too small: no sampler to choose from costs so little")
-        shape = event_shape_of(model, event_shape)
         parts = Parts(model, fine, shape, seed, condition, batch_size, progress)
-        few, more, held, new = parts.take(num // 4, num - num // 4, num // 2, fresh)
+        racing_starts = min(num, _RACING)
+        few, more, rest, held, new = parts.take(
+            racing_starts // 4,
+            racing_starts - racing_starts // 4,
+            num - racing_starts,
+            num // 2,
+            fresh,
+        )
         limits = (math.inf, math.inf) if seconds is None else (began + seconds / 2, began + seconds)
-        race = _Race(model, few, few + more, held, *limits, progress)
+        race = _Race(model, few, few + more, few + more + rest, held, *limits, progress)
         best = race.halved(on_stock_grids(racing), _PARENTS)
         if candidates is None:
             best = race.climbed(best, nfe)
-        finals = race.with_found_grids(best, nfe, iterations, seed)
-        winner = min(finals, key=_loss).sampler
-        spec, spent = winner.text("grid"), winner.count_nfe(model)
+        first = min(race.with_fits(best, iterations, seed), key=_loss)
+        winner, spent = first.sampler, first.sampler.count_nfe(model)
         ratios = tuple(model.sde.noise_ratio(winner.times(model.sde)).tolist())
-        grid = NoiseRatios(ratios=ratios, made_for=f"{spec}, {spent} NFE")
-        winner = replace(winner, grid=grid)
+        if not isinstance(winner, Fitted):
+            made_for = f"{winner.text('grid')}, {spent} NFE"
+            winner = replace(winner, grid=NoiseRatios(ratios=ratios, made_for=made_for))
         errors = race.errors(winner, new)
     table = tuple(sorted(race.table.values(), key=_loss))
-    return Tuned(winner, spec, spent, target, errors, table, race.complete, ratios)
+    return Tuned(winner, first.begun, spent, target, errors, table, race.complete, ratios)
+
+
+def starts_to_fit(nfe: int, event_shape: Sequence[int]) -> int:
+    """Starts that make a fit of the coefficients general: a few numbers each for every one of them,
+    between 64 and 512.
+
+    Args:
+        nfe: evaluations of the sampler.
+        event_shape: of one sample; each of its first 16 entries counts as a number.
+    """
+    wanted = 8 * count_coefficients(nfe) // max(1, min(prod(event_shape), 16))
+    return max(64, min(wanted, 512))
 
 
 def _loss(entry: Entry) -> float:
@@ -195,10 +228,11 @@ def _suitable(candidates: Sequence[str | Sampler]) -> list[Sampler]:
 @dataclass(eq=False)
 class _Race:
     """Samplers measured from the same starts until the clock `time.monotonic` is `halfway`, and
-    their grids searched until it is `until`."""
+    coefficients fitted until it is `until`."""
 
     model: Model
     few: Starts
+    racing: Starts
     fit: Starts
     held: Starts
     halfway: float
@@ -236,7 +270,7 @@ class _Race:
         """The best by all starts among the best by few, the best first."""
         first = self._measured(samplers, self.few)[: 3 * most]
         some = [entry.sampler for entry in first]
-        return (self._measured(some, self.fit) or first)[:most]
+        return (self._measured(some, self.racing) or first)[:most]
 
     def climbed(self, best: list[Entry], nfe: int) -> list[Entry]:
         """The best after their neighbors have raced as well, round after round."""
@@ -249,25 +283,48 @@ class _Race:
             best = ahead
         return best
 
-    def with_found_grids(
-        self, best: list[Entry], nfe: int, iterations: int, seed: int
-    ) -> list[Entry]:
-        """The best of each kind, on its grid and on one found for it, by the starts held out."""
+    def with_fits(self, best: list[Entry], iterations: int, seed: int) -> list[Entry]:
+        """The best of each kind as they are and with coefficients of their own, by the starts held
+        out: those of all briefly, those of the best of them to the end."""
         kinds = {_kind(entry.sampler): entry.sampler for entry in reversed(best)}
         firsts = [each.sampler for each in best if kinds[_kind(each.sampler)] is each.sampler]
-        finals = list(firsts[:_FINALISTS])
-        for left, sampler in zip(range(len(finals), 0, -1), firsts, strict=False):
-            if self._over(self.until):
-                break
+        firsts = firsts[:_FINALISTS]
+        finals = [self._on_held(each, "") for each in firsts]
+        brief: list[Entry] = []
+        for left, sampler in zip(range(len(firsts), 0, -1), firsts, strict=True):
             now = time.monotonic()
-            limit = now + (self.until - now) / left
-            search = Search(self.model, sampler, self.fit, self.held, self.progress, limit)
-            *_, grid = search_grid(search, nfe, "auto", iterations, 0.1, seed)
-            self._over(limit)
-            finals.append(replace(sampler, grid=grid))
-        held = [Entry(each, len(self.held), self.errors(each, self.held)) for each in finals]
-        self.table |= {repr(each.sampler): each for each in held}
-        return held
+            limit = now + (self.until - now) / (left + 1)
+            settings = {"iterations": min(_BRIEF, iterations), "shares": (0.0,), "seed": seed}
+            brief += self._fitted(sampler, str(sampler), limit, **settings)
+        if brief:
+            start = min(brief, key=_loss)
+            settings = {"iterations": iterations, "shares": (0.0, 0.5), "seed": seed}
+            brief += self._fitted(start.sampler, start.begun, self.until, **settings)
+        return finals + brief
+
+    def _fitted(self, sampler: Sampler, begun: str, limit: float, **settings: Any) -> list[Entry]:
+        """A sampler with fitted coefficients; none where time is over, it cannot be fitted, or the
+        model keeps no gradient."""
+        plain = suited(sampler, self.model)
+        form = linear_form(plain, self.model.sde) if sampler.steps <= _MOST else None
+        if form is None or self._over(limit):
+            return []
+        try:
+            found = fit_coefficients(
+                self.model, form, self.fit, self.held, until=limit, progress=self.progress,
+                **settings,
+            )  # fmt: skip
+        except RuntimeError as error:
+            if "grad" in str(error):
+                return []
+            raise
+        self._over(limit)
+        return [self._on_held(found, begun)]
+
+    def _on_held(self, sampler: Sampler, begun: str) -> Entry:
+        entry = Entry(sampler, len(self.held), self.errors(sampler, self.held), begun)
+        self.table[repr(sampler)] = entry
+        return entry
 
 
 def _kind(sampler: Sampler) -> tuple[object, ...]:
