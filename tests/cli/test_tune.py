@@ -66,7 +66,7 @@ def test_sample_takes_it_by_itself_and_says_so(tuned, capsys, tmp_path):
     for words in ([], ["--nfe", "3"]):
         sampler, said = sampled(*words)
         assert sampler == file
-        assert f"{file}: tuned for this run, ddim(steps=3); --sampler NAME takes another" in said
+        assert f"{file}: tuned for this run, fitted(steps=3); --sampler NAME takes another" in said
         assert "hint" not in said
     for words, wanted in {
         ("--nfe", "4"): "auto(steps=4)",

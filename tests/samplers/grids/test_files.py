@@ -73,7 +73,7 @@ def damaged(text: str, **changes: object) -> str:
         (lambda text: damaged(text, errors=[1]), "errors"),
         (lambda text: damaged(text, errors={"a": "b"}), "errors"),
         (lambda text: damaged(text, surprise=1), "does not take surprise"),
-        (lambda text: text + " " * (1 << 20), "bytes"),
+        (lambda text: text + " " * (1 << 22), "bytes"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(spoil, says, path):
