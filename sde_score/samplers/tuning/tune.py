@@ -186,15 +186,7 @@ def tune(
         best = race.halved(on_stock_grids(racing), _PARENTS)
         if candidates is None:
             best = race.climbed(best, nfe)
-        first = min(race.with_fits(best, iterations, seed), key=_loss)
-        winner, spent = first.sampler, first.sampler.count_nfe(model)
-        ratios = tuple(model.sde.noise_ratio(winner.times(model.sde)).tolist())
-        if not isinstance(winner, Fitted):
-            made_for = f"{winner.text('grid')}, {spent} NFE"
-            winner = replace(winner, grid=NoiseRatios(ratios=ratios, made_for=made_for))
-        errors = race.errors(winner, new)
-    table = tuple(sorted(race.table.values(), key=_loss))
-    return Tuned(winner, first.begun, spent, target, errors, table, race.complete, ratios)
+        return race.told(min(race.with_fits(best, iterations, seed), key=_loss), new, target)
 
 
 def starts_to_fit(nfe: int, event_shape: Sequence[int]) -> int:
@@ -320,6 +312,16 @@ class _Race:
             raise
         self._over(limit)
         return [self._on_held(found, begun)]
+
+    def told(self, best: Entry, new: Starts, target: str) -> Tuned:
+        """What was found, with its errors on new starts."""
+        sde, sampler, spent = self.model.sde, best.sampler, best.sampler.count_nfe(self.model)
+        ratios = tuple(sde.noise_ratio(sampler.times(sde)).tolist())
+        if not isinstance(sampler, Fitted):
+            made_for = f"{sampler.text('grid')}, {spent} NFE"
+            sampler = replace(sampler, grid=NoiseRatios(ratios=ratios, made_for=made_for))
+        errors, table = self.errors(sampler, new), tuple(sorted(self.table.values(), key=_loss))
+        return Tuned(sampler, best.begun, spent, target, errors, table, self.complete, ratios)
 
     def _on_held(self, sampler: Sampler, begun: str) -> Entry:
         entry = Entry(sampler, len(self.held), self.errors(sampler, self.held), begun)
