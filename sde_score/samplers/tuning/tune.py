@@ -173,14 +173,9 @@ def tune(
         if not racing:
             raise ValueError(f"nfe={nfe} is too small: no sampler to choose from costs so little")
         parts = Parts(model, fine, shape, seed, condition, batch_size, progress)
-        racing_starts = min(num, _RACING)
-        few, more, rest, held, new = parts.take(
-            racing_starts // 4,
-            racing_starts - racing_starts // 4,
-            num - racing_starts,
-            num // 2,
-            fresh,
-        )
+        all_meet = min(num, _RACING)
+        counts = (all_meet // 4, all_meet - all_meet // 4, num - all_meet, num // 2, fresh)
+        few, more, rest, held, new = parts.take(*counts)
         limits = (math.inf, math.inf) if seconds is None else (began + seconds / 2, began + seconds)
         race = _Race(model, few, few + more, few + more + rest, held, *limits, progress)
         best = race.halved(on_stock_grids(racing), _PARENTS)
