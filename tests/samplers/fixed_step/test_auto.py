@@ -50,6 +50,25 @@ def test_networks_that_predict_the_noise_alone_get_their_own_method(name):
         assert replace(more, name="") == replace(samplers.create("unipc", steps=15), name="")
 
 
+@pytest.mark.parametrize(
+    ("sde", "coordinate", "final_order"),
+    [("vp", "time", 1), ("cosine", "time", 1), ("rectified", "time", 1), ("edm", "rectified", 2)],
+)
+def test_networks_are_extrapolated_in_their_time(sde, coordinate, final_order):
+    """Where the diffusion ends in noise alone; by third order, and not below the last time."""
+    model = network("edm", sde)
+    for steps, order in [(6, 2), (7, 3), (50, 3)]:
+        made = samplers.create("auto", steps=steps).suited(model)
+        assert (made.order, made.corrector, made.steps) == (order, 3, steps)
+        assert (made.coordinate, made.final_order) == (coordinate, final_order)
+        times, free = (s.times(model.sde) for s in (made, samplers.create("auto", steps=steps)))
+        if free[-1] < model.sde.sampling_t_min:
+            assert times[-1] == model.sde.sampling_t_min
+        else:
+            assert torch.equal(times, free)
+    assert samplers.create("auto", steps=50).times(VP())[-1] < VP().sampling_t_min
+
+
 def test_it_looks_into_models_made_of_models_and_keeps_a_given_grid():
     inner = network("noise")
     made = suited(samplers.create("auto(steps=9, grid='karras')"), Guided(inner, "cfg(2)", inner))
