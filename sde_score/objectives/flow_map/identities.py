@@ -32,7 +32,7 @@ class MeanFlow(FlowMapObjective):
     so that what u is compared with depends on the data alone. A derivative in both arguments costs
     about two evaluations. Networks are told the logarithm of the noise level, whose rate in the
     angle is 1 / (4 sin cos): the weight, 1 on the diagonal, keeps what is rough in it from drowning
-    all else where there is nearly noise alone.
+    all else where there is nearly noise alone. A power does that by itself, and takes its place.
 
     Args:
         difference: step in the angle of a central difference in place of forward mode, for networks
@@ -67,8 +67,15 @@ class MeanFlow(FlowMapObjective):
         refuse_rounding(rounding)
 
     @override
+    def weight(self, pair: Pair) -> Tensor | None:
+        """cos(theta_t), 1 on the diagonal; none with a power."""
+        if self.power:
+            return None
+        return torch.where(pair.s == pair.t, 1.0, pair.circle.angle(pair.t).cos())
+
+    @override
     def residual(self, model: FlowMapModel, fixed: FlowMapModel, pair: Pair) -> Tensor:
-        """The root of cos(theta_t) times (u + gap du / d theta - v); u - v on the diagonal."""
+        """u + gap du / d theta - v, like z."""
         again = rewinder(pair.z)
         u = model.mean_velocity(pair.z, pair.t, pair.s, pair.condition)
 
@@ -80,9 +87,7 @@ class MeanFlow(FlowMapObjective):
             again()
             along, step = self._velocity(fixed, pair.z, pair.t, pair), self.difference
             slope = angle_derivative(pair.circle, field, pair.z, pair.t, along, step)[1]
-        left = u + pair.like(pair.gap) * slope - pair.velocity
-        size = pair.like(pair.circle.angle(pair.t).cos().sqrt())
-        return torch.where(pair.diagonal, left, size * left)
+        return u + pair.like(pair.gap) * slope - pair.velocity
 
 
 @dataclass(frozen=True)

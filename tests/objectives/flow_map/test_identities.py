@@ -154,9 +154,11 @@ def test_the_direction_of_mean_flow_is_that_of_the_model_and_not_of_the_example(
     model, objective = network(EDM()), OBJECTIVES.create("mean-flow", share=1.0)
     pair = objective.draw(model, data(6), None, seeded())
     other = replace(pair, velocity=pair.velocity + 1)
-    size = torch.atan(pair.t / 0.8).cos().sqrt()[:, None]  # in EDM, where t is the noise ratio
     left, right = (objective.residual(model, model, each) for each in (pair, other))
-    torch.testing.assert_close(left, right + size)
+    torch.testing.assert_close(left, right + 1)
+    angle = torch.atan(pair.t / 0.8)  # in EDM, where t is the noise ratio
+    torch.testing.assert_close(objective.weight(pair), angle.cos())
+    assert replace(objective, power=0.75).weight(pair) is None
 
 
 def test_consistency_weighs_a_pair_by_one_over_its_step():
