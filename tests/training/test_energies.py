@@ -202,7 +202,7 @@ def test_runs_say_what_they_know_and_who_samples_them(run_to, tmp_path):
     noisy = run_to(tmp_path / "a", steps=1)
     clean = run_to(tmp_path / "b", steps=1, **ENERGY, objective="hutchinson")
     energy = run_to(tmp_path / "c", steps=1, **ENERGY, objective="contrastive-divergence(k=1)")
-    assert (noisy.all_noise_levels, noisy.sampler) == (True, "heun(steps=18)")
+    assert (noisy.all_noise_levels, noisy.sampler) == (True, "auto(steps=20)")
     assert (clean.all_noise_levels, clean.config.prediction) == (False, "scaled_score")
     assert "mala-score" in clean.sampler
     assert "kernel='mala'" in energy.sampler
