@@ -18,7 +18,7 @@ import importlib.util
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import peers
@@ -62,8 +62,7 @@ def row(target: str, nfe: int, kind: str, sampler: str, found: Tensor, end: Tens
 
 
 def ours(target: BenchmarkTarget, nfe: int, x: Tensor, end: Tensor) -> Iterator[Row]:
-    """All deterministic samplers by name; not those that solve steps in parallel, which evaluate
-    the model on more than the starts."""
+    """All deterministic samplers by name."""
     for name in samplers.available():
         for sampler in affordable(candidate(name), nfe, target.model):
             found = sampler(target.model, x, progress=False)
@@ -76,7 +75,7 @@ def candidate(name: str) -> list[Sampler]:
         sampler = samplers.create(name)
     except ValueError:  # one that needs arguments
         return []
-    return [sampler] if suits(sampler) and not isinstance(sampler, samplers.Parallel) else []
+    return [sampler] if suits(sampler) else []
 
 
 def installed() -> list[str]:
@@ -111,7 +110,7 @@ def measured(
     name: str, nfes: Sequence[int], kinds: Sequence[str], starts: int, seconds: float | None
 ) -> Iterator[Row]:
     """All rows of a target."""
-    target = targets.create(name)
+    target = replace(targets.create(name), name=name)
     x = target.start(example_seeds(SEED, starts))
     end = target.flow(x, None)
     for nfe in nfes:

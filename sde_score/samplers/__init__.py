@@ -78,6 +78,7 @@ from sde_score.samplers.published import (
     describe,
 )
 from sde_score.samplers.tuning.optimise_grid import FoundGrid, optimise_grid
+from sde_score.samplers.tuning.stochastic import Ranked, Ranking, rank_stochastic
 from sde_score.samplers.tuning.tune import Tuned, tune
 
 SAMPLERS.fill(constructors(Sampler), ALIASES)
@@ -138,6 +139,8 @@ __all__ = [
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlowODE",
+    "Ranked",
+    "Ranking",
     "RectifiedTime",
     "Repeat",
     "Restart",
@@ -163,6 +166,7 @@ __all__ = [
     "interpolated_std",
     "optimise_grid",
     "posterior_coefficients",
+    "rank_stochastic",
     "read_grid_file",
     "register",
     "run",

@@ -42,4 +42,4 @@ def test_a_flow_map_is_sampled_by_its_own_steps(run_to, tmp_path, objective, noi
     assert run.sampler == run.few_steps[1]
     score = run_to(tmp_path / "score", **SMALL)
     assert score.few_steps == ()
-    assert score.sampler == "heun(steps=18)"
+    assert score.sampler == "auto(steps=20)"

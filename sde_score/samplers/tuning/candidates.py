@@ -13,6 +13,7 @@ from typing import Any
 from sde_score.models import Model
 from sde_score.samplers.base import SAMPLERS, Sampler
 from sde_score.samplers.budget import REFUSALS
+from sde_score.samplers.composite.parallel import Parallel
 from sde_score.samplers.fixed_step.auto import suited
 from sde_score.samplers.fixed_step.exponential import PREDICTIONS
 from sde_score.samplers.fixed_step.multistep import Multistep
@@ -25,8 +26,9 @@ STOCK = ("rectified(last=0.5)", "angle(last=0.5)", "karras", "log_snr", "polynom
 
 
 def suits(sampler: Sampler) -> bool:
-    """Whether a sampler goes from noise to data without a draw, by steps that a grid places."""
-    fixed = not (sampler.stochastic or sampler.adaptive)
+    """Whether a sampler goes from noise to data without a draw, by steps that a grid places, one
+    after the other: what a sweep of parallel steps costs is more than it counts."""
+    fixed = not (sampler.stochastic or sampler.adaptive or isinstance(sampler, Parallel))
     return fixed and sampler.denoise and sampler.descends and sampler.from_noise
 
 
