@@ -3,7 +3,7 @@
 `--table mixture`: a small network learns the flow of a Gaussian mixture from the exact score by
 each objective. RMS and median, over 1024 starts, of the difference between the ends of its steps
 and those of the exact flow; beside it DDIM (Euler in sigma), Heun in sigma, `dpmpp-2m` and the
-sampler that `samplers.tune` finds, all on the exact score. About 20 minutes on one core.
+sampler that `samplers.tune` finds, all on the exact score. About 15 minutes on one core.
 
 `--table images --teacher RUN`: the run is distilled by each objective of `--objectives`; Frechet
 distance in the features of a classifier of its data, with its standard error, of 1, 2 and 4 steps
@@ -11,7 +11,7 @@ and of the teacher by Heun's 35 evaluations. Steps that take noise in between ar
 noise ratio of `--middle`.
 
     python benchmarks/flow_maps.py --table mixture
-    python benchmarks/flow_maps.py --table images --teacher runs/digits --steps 3000
+    python benchmarks/flow_maps.py --table images --teacher runs/digits --objectives consistency
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _learned_rows(
 def middles(run: Run, ratios: list[float]) -> list[samplers.Sampler]:
     """Two steps with noise in between, at each noise ratio."""
     sde = run.model.sde
-    first, last = (float(sde.noise_ratio(t)) for t in (sde.t_max, sde.sampling_t_min))
+    first, last = (float(sde.noise_ratio(t)) for t in (sde.t_max, sde.t_min))
     return [
         FlowMapSteps(steps=2, renoise=True, grid=NoiseRatios((first, ratio, last)))
         for ratio in ratios
@@ -148,7 +148,14 @@ def middles(run: Run, ratios: list[float]) -> list[samplers.Sampler]:
 def image_rows(options: argparse.Namespace, journal: Journal) -> Iterator[Row]:
     teacher = load_run(options.teacher)
     frechet = create("frechet", extractor=run_classifier(teacher, progress=False))
-    changes = {"steps": options.steps, "learning_rate": options.rate, "schedule": "cosine"}
+    changes = {
+        "steps": options.steps,
+        "learning_rate": options.rate,
+        "schedule": "cosine(end=0.01)",
+        "batch_size": 64,
+        "ema": DECAY,
+        "condition_dropout": 0.0,
+    }
 
     def measured(by: str, run: Run, sampler: str | samplers.Sampler) -> Row:
         found = evaluate(run, [sampler], count=options.num, distances=[frechet], progress=False)
@@ -165,7 +172,7 @@ def image_rows(options: argparse.Namespace, journal: Journal) -> Iterator[Row]:
         yield journal.row((*identity, spec), lambda s=spec: measured("teacher", teacher, s))
     for name in options.objectives:
         out = options.out / f"{Path(options.teacher).name}-{name}-{options.steps}"
-        run = distill(teacher, out, name, batch_size=64, ema=DECAY, progress=True, **changes)
+        run = distill(teacher, out, name, progress=False, **changes)
         taken = list(run.few_steps)
         taken += middles(run, options.middle) if "renoise" in taken[1] else []
         for sampler in taken:
@@ -181,7 +188,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/flow-maps"))
     parser.add_argument("--mixtures", nargs="+", choices=MIXTURES, default=list(MIXTURES))
     parser.add_argument("--objectives", nargs="+", choices=LEARNED, default=list(LEARNED))
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, help="2000 for mixtures, 1000 for images")
     parser.add_argument("--teacher", type=Path, help="run directory, for --table images")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate, for images")
     parser.add_argument("--num", type=int, default=2000, help="samples per row, for images")
@@ -189,6 +196,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.table == "images" and options.teacher is None:
         parser.error("--table images needs --teacher RUN")
+    options.steps = options.steps or {"mixture": 2000, "images": 1000}[options.table]
     options.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.out / f"{options.table}.jsonl")
     rows = mixture_rows if options.table == "mixture" else image_rows
