@@ -40,7 +40,8 @@ from sde_score.samplers.tuning.search import EndErrors, Parts, Search, Starts
 
 _ROUNDS = 4  # of neighbors, at most
 _PARENTS = 4  # whose neighbors are tried
-_FINALISTS = 4  # whose coefficients are fitted, at first briefly
+_FINALISTS = 3  # whose coefficients are fitted, at first briefly
+_SHARES = (0.25, 0.5)  # of the time, at which the race is over, and the brief fits
 _BRIEF = 12  # iterations of a brief fit
 _RACING = 64  # starts that all must meet, at most; a fit meets all
 _MOST = 64  # steps whose coefficients are fitted
@@ -147,8 +148,8 @@ def tune(
         fresh: further starts, for the errors that are reported.
         seed: random seed of the starts.
         iterations: of the fit of the coefficients, at most.
-        seconds: time, the fine solution included, half of it for the race and half for the fit,
-            after which the best so far is taken; None takes as long as it needs.
+        seconds: time, the fine solution included, a quarter of it for the race and the rest for the
+            fits, after which the best so far is taken; None takes as long as it needs.
         reference: the fine solution; None as for `optimise_grid`.
         condition: passed to the model; one entry per start, `num + num // 2 + fresh` in all.
         batch_size: starts that the model sees at once.
@@ -176,7 +177,7 @@ def tune(
         all_meet = min(num, _RACING)
         counts = (all_meet // 4, all_meet - all_meet // 4, num - all_meet, num // 2, fresh)
         few, more, rest, held, new = parts.take(*counts)
-        limits = (math.inf, math.inf) if seconds is None else (began + seconds / 2, began + seconds)
+        limits = [began + (seconds or math.inf) * share for share in (*_SHARES, 1.0)]
         race = _Race(model, few, few + more, few + more + rest, held, *limits, progress)
         best = race.halved(on_stock_grids(racing), _PARENTS)
         if candidates is None:
@@ -214,15 +215,16 @@ def _suitable(candidates: Sequence[str | Sampler]) -> list[Sampler]:
 
 @dataclass(eq=False)
 class _Race:
-    """Samplers measured from the same starts until the clock `time.monotonic` is `halfway`, and
-    coefficients fitted until it is `until`."""
+    """Samplers measured from the same starts until the clock `time.monotonic` is at the first of
+    three limits, and coefficients fitted, briefly until the second, and until the last."""
 
     model: Model
     few: Starts
     racing: Starts
     fit: Starts
     held: Starts
-    halfway: float
+    raced: float
+    tried: float
     until: float
     progress: bool
 
@@ -247,7 +249,7 @@ class _Race:
     def _measured(self, samplers: Sequence[Sampler], starts: Starts) -> list[Entry]:
         found: list[Entry] = []
         for sampler in samplers:
-            if self.table and self._over(self.halfway):
+            if self.table and self._over(self.raced):
                 break
             found.append(Entry(sampler, len(starts), self.errors(sampler, starts)))
             self.table[repr(sampler)] = found[-1]
@@ -265,7 +267,7 @@ class _Race:
             near = [n for e in best[:_PARENTS] for n in neighbors(e.sampler, nfe, self.model)]
             new = [*{repr(n): n for n in near if repr(n) not in self.table}.values()]
             ahead = sorted([*best, *self.halved(new, _PARENTS)], key=_loss)[: 2 * _PARENTS]
-            if not new or self._over(self.halfway) or ahead[0] is best[0]:
+            if not new or self._over(self.raced) or ahead[0] is best[0]:
                 return ahead
             best = ahead
         return best
@@ -280,7 +282,7 @@ class _Race:
         brief: list[Entry] = []
         for left, sampler in zip(range(len(firsts), 0, -1), firsts, strict=True):
             now = time.monotonic()
-            limit = now + (self.until - now) / (left + 1)
+            limit = now + (self.tried - now) / left
             settings = {"iterations": min(_BRIEF, iterations), "shares": (0.0,), "seed": seed}
             brief += self._fitted(sampler, str(sampler), limit, **settings)
         if brief:

@@ -129,11 +129,11 @@ def test_the_seed_decides_unless_the_time_runs_out():
     assert math.isfinite(cut.errors.rms)
 
 
-def test_half_of_the_time_is_left_to_the_fits(monkeypatch):
+def test_most_of_the_time_is_left_to_the_fits(monkeypatch):
     """By a clock that is read once a second: eight samplers meet two starts, and fits follow."""
     clock = SimpleNamespace(monotonic=itertools.count(0.0).__next__)
     monkeypatch.setattr(module, "time", clock)
-    found = find(candidates=CANDIDATES[:2], seconds=18.0, **{**SMALL, "num": 8})
+    found = find(candidates=CANDIDATES[:2], seconds=36.0, **{**SMALL, "num": 8})
     assert not found.complete
     assert sum(entry.starts == 2 for entry in found.race) == 8
     assert any(entry.begun for entry in found.race)
@@ -171,7 +171,8 @@ def test_neighbors_differ_in_one_field_within_the_budget(spec):
 def test_all_deterministic_names_race():
     names = {sampler.name for sampler in named()}
     assert {"ddim", "heun", "adams", "unipc", "deis", "dpmpp-3s", "ipndm"} <= names
-    assert not names & {"ancestral", "ode", "pc", "mcmc", "dpmpp-2m-sde", "dpm-adaptive"}
+    not_so = {"ancestral", "ode", "pc", "mcmc", "dpmpp-2m-sde", "dpm-adaptive", "parallel"}
+    assert not names & not_so
 
 
 @pytest.mark.parametrize(
