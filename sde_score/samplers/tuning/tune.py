@@ -177,8 +177,8 @@ def tune(
         all_meet = min(num, _RACING)
         counts = (all_meet // 4, all_meet - all_meet // 4, num - all_meet, num // 2, fresh)
         few, more, rest, held, new = parts.take(*counts)
-        limits = [began + (seconds or math.inf) * share for share in (*_SHARES, 1.0)]
-        race = _Race(model, few, few + more, few + more + rest, held, *limits, progress)
+        raced, tried, until = (began + (seconds or math.inf) * share for share in (*_SHARES, 1.0))
+        race = _Race(model, few, few + more, few + more + rest, held, raced, tried, until, progress)
         best = race.halved(on_stock_grids(racing), _PARENTS)
         if candidates is None:
             best = race.climbed(best, nfe)
