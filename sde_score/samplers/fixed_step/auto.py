@@ -79,8 +79,7 @@ class Auto(Sampler):
 
     def _within_training(self, sde: SDE) -> str | Grid:
         """The grid, which ends where samplers do if the default would go on."""
-        stop = self.time_grid.stop(sde, self.steps + (not self.denoise))
-        beyond = self.grid == GRID and stop < sde.sampling_t_min
+        beyond = self.grid == GRID and bool(self.times(sde)[-1] < sde.sampling_t_min)
         return f"rectified({_CLOCK})" if beyond else self.grid
 
     @property
