@@ -83,6 +83,9 @@ class BaseFlowMap(BaseModel):
     """The contract of flow maps from one prediction: subclasses give `_predict_to` and its
     coefficients."""
 
+    to_data_alone: bool = False
+    """Whether it was trained to go to the data, and not to the times between."""
+
     def __call__(
         self, x: Tensor, t: Tensor | float, s: Tensor | float, condition: Condition = None
     ) -> Tensor:

@@ -322,12 +322,18 @@ def build_model(
         model = EnergyModel(backbone, sde, config.head, *scales)
     elif config.model == "flow-map":
         model = FlowMap(backbone, sde, *scales)
+        model.to_data_alone = _to_data_alone(config.objective)
     else:
         model = ScoreModel(backbone, sde, *scales)
     _conditional(model, config)
     if not own:
         weights_channels_last(model)
     return model
+
+
+def _to_data_alone(objective: str | Objective) -> bool:
+    known = None if is_note(objective) else OBJECTIVES.resolve(objective)
+    return bool(getattr(known, "to_data_alone", False))
 
 
 def _told(backbone: nn.Module, own: bool) -> nn.Module:

@@ -274,9 +274,10 @@ class Consistency(FlowMapObjective):
         with torch.no_grad():
             r = self._nearer(pair)
             step = angle(pair.t) - angle(r)
-            if isinstance(self.teacher, FlowMapModel):
+            teacher = self.teacher
+            if isinstance(teacher, FlowMapModel) and not getattr(teacher, "to_data_alone", False):
                 told = (pair.t, r, pair.condition)
-                moved = pair.z - pair.like(step) * self.teacher.mean_velocity(pair.z, *told)
+                moved = pair.z - pair.like(step) * teacher.mean_velocity(pair.z, *told)
             else:  # along the path of the example, or one step of DDIM
                 moved = pair.like(step.cos()) * pair.z - pair.like(step.sin()) * pair.velocity
             again()

@@ -230,6 +230,19 @@ def test_the_tangent_of_scm_is_that_of_the_paper(tangent):
     torch.testing.assert_close(objective.weight(pair), 1 / angle[:, 0].tan())
 
 
+def test_of_a_teacher_that_goes_to_the_data_alone_the_velocity_is_taken():
+    losses = []
+    for told in (False, True):
+        teacher, model = network(EDM(), seed=1), network(EDM())
+        teacher.to_data_alone = told
+        objective = OBJECTIVES.create("consistency", teacher=teacher, share=1.0, gap=0.3)
+        pair = objective.draw(model, data(8), None, seeded())
+        losses.append(objective.residual(model, model, pair))
+        bare = replace(objective, teacher=None).residual(model, model, pair)
+        assert torch.equal(losses[-1], bare) == told  # on the path of the velocity in the pair
+    assert not torch.allclose(*losses)
+
+
 def test_scm_warms_up_over_the_first_steps():
     objective = OBJECTIVES.create("scm", warmup=10, tangent=0.8)
     found = [objective.at_step(step).tangent for step in (0, 5, 10, 99)]
