@@ -38,9 +38,6 @@ ELSEWHERE = 1e-4
 PACE = {"consistency": ("halve_every", 8), "scm": ("warmup", 10)}
 """Arguments of objectives that are a part of the training where nothing is said: one in so many."""
 
-TUNED = {"power": 0.5, "floor": 1e-4}
-"""Arguments of `consistency` from the data where nothing is said: the pseudo-Huber loss of ECT."""
-
 _STEPS: int = TrainConfig.steps
 
 
@@ -60,8 +57,7 @@ def distillation(
     Args:
         run: what is distilled.
         objective: for flow maps, such as `"consistency"`, `"mean-flow"`, `"lagrangian"` or
-            `"semigroup"`. Of `consistency` the pairs close in over the training, and from the data
-            its loss is the pseudo-Huber one; `scm` warms up.
+            `"semigroup"`. Of `consistency` the pairs close in over the training, `scm` warms up.
         out: run directory that may hold this training already, whose pace is kept.
         from_data: learn the flow from the data, as consistency tuning does, instead of from the
             run's model.
@@ -83,7 +79,7 @@ def distillation(
             "lagrangian, semigroup, and others for flow maps in sde-score objectives"
         )
     if isinstance(objective, str):
-        objective = _paced(_tuned(objective, from_data), changes.get("steps", _STEPS), out)
+        objective = _paced(objective, changes.get("steps", _STEPS), out)
     kept = {name: getattr(run.config, name) for name in KEPT}
     parts = {
         "backbone": getattr(run.model, "backbone", None),
@@ -122,13 +118,6 @@ def _paced(spec: str, steps: int, out: str | Path | None) -> str:
     before = {} if is_note(stored) or not stored else parse_spec(stored)[1]
     pace = before.get(argument, max(1, int(steps) // parts))
     return format_spec(name, {**arguments, argument: pace})
-
-
-def _tuned(spec: str, from_data: bool) -> str:
-    name, arguments = parse_spec(spec)
-    if not from_data or OBJECTIVES.listed(name) != "consistency":
-        return spec
-    return format_spec(name, {**TUNED, **arguments})
 
 
 def distill(

@@ -97,10 +97,6 @@ def test_a_pace_is_a_part_of_the_training_and_stays_when_it_goes_on(teacher, tmp
         for steps in (16, 17):
             config = distillation(teacher, spec, out=tmp_path / "a", steps=steps)
             assert pace in str(config.objective)
-    bent = distillation(teacher, "ect(floor=0.1)", from_data=True).objective
-    assert "power=0.5" in str(bent)
-    assert "floor=0.1" in str(bent)
-    assert "power" not in str(distillation(teacher, "ect").objective)
     distill(teacher, tmp_path / "a", "ect(gap=0.25)", **QUICK)
     assert load_run(tmp_path / "a").model.to_data_alone
     longer = distillation(teacher, "ect(gap=0.25)", out=tmp_path / "a", steps=160)
