@@ -20,6 +20,10 @@ rtol = atol  1e-3      3e-4      1e-4      3e-5      1e-5      1e-6
 28 x 28, VE  2e-3, 58  8e-4, 69  4e-4, 75  2e-4, 87  9e-5, 111 8e-6, 171
 ============ ========= ========= ========= ========= ========= ==========
 
+The method `quadrature` (`flow_quadrature`) takes the divergence apart from the state, and its
+tolerances are those of the log density per dimension. With the 28 x 28 U-Nets it is two to three
+times faster at equal error, see `benchmarks/likelihood.py`.
+
 For images 1e-4, the default of `Flow`, keeps every image within 1e-3 bits/dim; 3e-4 just fails to.
 The default of `log_prob`, 1e-7, is within 1e-4 nats up to 64 dimensions.
 """
@@ -45,6 +49,7 @@ from sde_score.likelihood.base import (
 )
 from sde_score.likelihood.dequantization import DEQUANTIZATIONS, Dequantization, log_mean_exp
 from sde_score.likelihood.flow_coordinates import solve_flow
+from sde_score.likelihood.flow_quadrature import solve_apart
 from sde_score.models import (
     DERIVATIVE_MODES,
     BaseEnergy,
@@ -56,6 +61,7 @@ from sde_score.random import PROBE_DISTRIBUTIONS, ExampleStreams, example_seeds,
 from sde_score.samplers.adaptive.ode_solvers import SOLVERS
 
 DIVERGENCES = ("exact", "hutchinson")
+METHODS = (*SOLVERS, "quadrature")
 
 _EXACT_LIMIT = 4096
 
@@ -115,8 +121,9 @@ def log_prob(
         seed: of the probes: an integer, one per example, or None, see
             `sde_score.random.example_seeds`. The probes of an example do not depend on its batch.
         rtol, atol: relative and absolute tolerance of a step, > 0.
-        method: `dopri5`, with steps of each example's own; `torchdiffeq`, with steps that the batch
-            shares; both on the device of x; or `scipy`, RK45 as an independent reference.
+        method: `dopri5`, with steps of each example's own; `quadrature`, faster for networks, whose
+            divergence is dear and smooth along the flow; `torchdiffeq`, with steps that the batch
+            shares; all on the device of x; or `scipy`, RK45 as an independent reference.
         mode: of derivatives, `reverse` or the slower `forward`, for models whose score is no
             gradient by autograd, see `models.value_and_forms`; one example checks that both agree.
         condition: passed to the model unchanged, shape `(batch, ...)`.
@@ -145,7 +152,8 @@ def log_prob(
         if mode == "forward":
             _require_forward_mode(model, point[:1].detach(), begin, condition)
         vectors = _vectors(point, divergence, probes, probe_distribution, seed)
-        latent, integral, solution = solve_flow(
+        solve = solve_apart if method == "quadrature" else solve_flow
+        latent, integral, solution = solve(
             model, point, begin, vectors, condition, rtol, atol, method, mode, grad, progress
         )
         samples = model.sde.prior(x.shape).log_prob(latent) + integral
@@ -209,7 +217,7 @@ class Flow(Likelihood):
         divergence: `hutchinson`, random and unbiased, or `exact`.
         probes: random probes per draw, at least 1.
         probe_distribution: a name in `PROBE_DISTRIBUTIONS`.
-        method: a name in `SOLVERS`.
+        method: as for `log_prob`; `quadrature` is the fastest for networks.
         mode: `reverse` or `forward`, as for `log_prob`.
         dequantization: a name in `DEQUANTIZATIONS` with its arguments, or an object such as
             `VariationalDequantization`.
@@ -282,7 +290,7 @@ def _require_settings(
     require_positive(rtol=rtol, atol=atol)
     require_choice("divergence", divergence, DIVERGENCES)
     require_choice("probe_distribution", probe_distribution, tuple(PROBE_DISTRIBUTIONS))
-    require_choice("method", method, tuple(SOLVERS))
+    require_choice("method", method, METHODS)
     require_choice("mode", mode, DERIVATIVE_MODES)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,7 +37,6 @@ from sde_score.samplers.adaptive.ode_solvers import SOLVERS, asked_of
 from sde_score.sdes import SDE, clocks
 
 _BEND = 0.1  # the noise-to-signal ratio, in data of about unit scale, where the clock turns
-_CLOCK = clocks.asinh(_BEND)
 
 
 def solve_flow(
@@ -58,13 +58,12 @@ def solve_flow(
         The latent code, like x, the integral of the divergence, shape `(n, batch)`, and the
         solution in the coordinates of this file.
     """
-    sde, size, count = model.sde, x[0].numel(), 1 if probes is None else len(probes)
-    ends = torch.tensor([begin, sde.t_max], dtype=torch.float64, device=x.device)
-    stops, (first, last) = _CLOCK.at(sde, ends), _scale(sde, ends)
+    size, count = x[0].numel(), 1 if probes is None else len(probes)
+    flow = FlowInClock(model, x.shape[1:], probes, condition, mode, _BEND)
+    stops, (first, last) = flow.ends(begin, x.device)
     state = torch.cat([x.reshape(len(x), size) / first, x.new_zeros(len(x), count)], 1)
-    derivative = _derivative(model, x.shape[1:], probes, condition, mode)
-    norm = _norm(size)
-    with _bar(stops, progress) as watched:
+    derivative, norm = flow.derivative, _norm(size)
+    with bar(stops, progress) as watched:
         if grad:
             require_choice("method with grad=True", method, tuple(GRADIENT_SOLVERS))
             leaves = _leaves(model, derivative, state, stops[0])
@@ -75,32 +74,74 @@ def solve_flow(
         else:
             solve = SOLVERS[method]
             solution = solve(watched(derivative), state, stops, rtol=rtol, atol=atol, norm=norm)
-    end, stretch = solution.path[-1], (last / first).log()
-    latent = (last * end[:, :size]).reshape(x.shape)
-    return latent, size * (end[:, size:].mT + stretch), solution
+    return *flow.read(solution.path[-1], x, first, last), solution
 
 
-def _derivative(
-    model: Model, event: torch.Size, probes: Tensor | None, condition: Condition, mode: str
-) -> Derivative:
-    """d/du of (y, integral of the divergence per dimension, less the part known from S)."""
-    sde, size = model.sde, math.prod(event)
+@dataclass(frozen=True, eq=False)
+class FlowInClock:
+    """The flow of a model in y and u.
 
-    def derivative(clock: Tensor, state: Tensor, rows: Tensor) -> Tensor:
-        t = _CLOCK.time(sde, clock)
-        scale, own = _scale(sde, t)[:, None], asked_of(condition, rows)
+    Args:
+        model: whose flow it is.
+        event: shape of an example.
+        probes: as for `log_prob`, or None for the exact divergence.
+        condition: of all examples.
+        mode: of derivatives.
+        bend: noise ratio where the clock turns.
+    """
+
+    model: Model
+    event: torch.Size
+    probes: Tensor | None
+    condition: Condition
+    mode: str
+    bend: float
+
+    def ends(self, begin: float, device: torch.device) -> tuple[Tensor, Tensor]:
+        """u and S at a time and at `t_max`, each of shape `(2,)`."""
+        times = torch.tensor([begin, self.model.sde.t_max], dtype=torch.float64, device=device)
+        return clocks.asinh(self.bend).at(self.model.sde, times), _scale(self.model.sde, times)
+
+    def read(self, end: Tensor, x: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent code, like x, and the integral of the divergence, `(n, batch)`, of a state at
+        the end."""
+        size = x[0].numel()
+        integral = size * (end[:, size:].mT + (last / first).log())
+        return (last * end[:, :size]).reshape(x.shape), integral
+
+    def derivative(self, clock: Tensor, state: Tensor, rows: Tensor) -> Tensor:
+        """d/du of (y, integral of the divergence per dimension, less the part known from S)."""
+        sde, size = self.model.sde, math.prod(self.event)
+        t, own = clocks.asinh(self.bend).time(sde, clock), asked_of(self.condition, rows)
+        scale, growth = _scale(sde, t)[:, None], _growth(sde, t)[:, None]
         velocity, forms = value_and_divergence(
-            lambda x: model.velocity(x, t, own),
-            (scale * state[:, :size]).reshape(-1, *event),
-            probes if probes is None else probes[:, rows],
-            mode,
+            lambda x: self.model.velocity(x, t, own),
+            (scale * state[:, :size]).reshape(-1, *self.event),
+            self.probes if self.probes is None else self.probes[:, rows],
+            self.mode,
         )
-        growth = _growth(sde, t)[:, None]
         slope = velocity.reshape(-1, size) / scale - growth * state[:, :size]
         change = torch.cat([slope, forms.mT / size - growth], 1)
-        return change / _clock_rate(sde, t)[:, None]
+        return change / _clock_rate(sde, t, self.bend)[:, None]
 
-    return derivative
+    def slope(self, clock: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        """dy/du alone, `(n, numbers)`."""
+        sde = self.model.sde
+        t, own = clocks.asinh(self.bend).time(sde, clock), asked_of(self.condition, rows)
+        scale = _scale(sde, t)[:, None]
+        x = (scale * y).reshape(-1, *self.event)
+        velocity = self.model.velocity(x, t, own).to(y).reshape(y.shape)
+        slope = velocity / scale - _growth(sde, t)[:, None] * y
+        return slope / _clock_rate(sde, t, self.bend)[:, None]
+
+    def score(self, clock: Tensor, y: Tensor, slope: Tensor) -> Tensor:
+        """The score of y that belongs to dy/du, like y."""
+        sde = self.model.sde
+        t = clocks.asinh(self.bend).time(sde, clock)
+        rates = _clock_rate(sde, t, self.bend), _growth(sde, t) - sde.drift_rate(t)
+        against, growth = (rate[:, None] for rate in rates)
+        spread = (_scale(sde, t) / sde.diffusion(t)).square()[:, None]
+        return -2 * spread * (against * slope + growth * y)
 
 
 def _leaves(
@@ -125,23 +166,23 @@ def _growth(sde: SDE, t: Tensor) -> Tensor:
     return slope / (alpha**2 + sigma**2)
 
 
-def _clock_rate(sde: SDE, t: Tensor) -> Tensor:
+def _clock_rate(sde: SDE, t: Tensor, bend: float) -> Tensor:
     """du / dt."""
     ratio = sde.sigma(t) / sde.alpha(t)
     log_rate = sde.sigma_derivative(t) / sde.sigma(t) - sde.drift_rate(t)
-    return ratio * log_rate / torch.hypot(ratio, torch.full_like(ratio, _BEND))
+    return ratio * log_rate / torch.hypot(ratio, torch.full_like(ratio, bend))
 
 
 @contextmanager
-def _bar(stops: Tensor, shown: bool) -> Iterator[Callable[[Derivative], Derivative]]:
+def bar(stops: Tensor, shown: bool) -> Iterator[Callable[[Derivative], Derivative]]:
     """A bar over the clock, up to the example that is furthest behind."""
     begin, end = stops.tolist()
-    with progress_bar(total=end - begin, name="flow", shown=shown, rate=False) as bar:
+    with progress_bar(total=end - begin, name="flow", shown=shown, rate=False) as shown_bar:
 
         def watched(derivative: Derivative) -> Derivative:
             def moving(time: Tensor, state: Tensor, rows: Tensor) -> Tensor:
                 if not torch.is_grad_enabled():  # on the way there, not back
-                    bar.update(max(0.0, float(time.min()) - begin - bar.n))
+                    shown_bar.update(max(0.0, float(time.min()) - begin - shown_bar.n))
                 return derivative(time, state, rows)
 
             return moving if shown else derivative

@@ -31,7 +31,10 @@ from sde_score.sdes import VP
 
 REFUSED = [
     ({"divergence": "trace"}, "divergence='trace' is not known; accepted: exact, hutchinson"),
-    ({"method": "euler"}, "method='euler' is not known; accepted: dopri5, torchdiffeq, scipy"),
+    (
+        {"method": "euler"},
+        "method='euler' is not known; accepted: dopri5, torchdiffeq, scipy, quadrature",
+    ),
     (
         {"divergence": "hutchinson", "probe_distribution": "x"},
         "probe_distribution='x' is not known",
@@ -69,7 +72,7 @@ def test_wrong_types_are_refused(gaussian_flow):
         log_prob(nn.Linear(3, 3), torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize("method", SOLVERS)
+@pytest.mark.parametrize("method", [*SOLVERS, "quadrature"])
 def test_a_model_that_returns_nan_is_an_error_not_a_number(method):
     class Broken(GaussianMixture):
         def _predict(self, x, at, condition):
