@@ -121,9 +121,8 @@ def log_prob(
         seed: of the probes: an integer, one per example, or None, see
             `sde_score.random.example_seeds`. The probes of an example do not depend on its batch.
         rtol, atol: relative and absolute tolerance of a step, > 0.
-        method: `dopri5`, with steps of each example's own; `quadrature`, faster for networks, whose
-            divergence is dear and smooth along the flow; `torchdiffeq`, with steps that the batch
-            shares; all on the device of x; or `scipy`, RK45 as an independent reference.
+        method: `dopri5`, with steps of each example's own; `quadrature`, faster for networks;
+            `torchdiffeq`, with steps that the batch shares; or `scipy`, an independent reference.
         mode: of derivatives, `reverse` or the slower `forward`, for models whose score is no
             gradient by autograd, see `models.value_and_forms`; one example checks that both agree.
         condition: passed to the model unchanged, shape `(batch, ...)`.
@@ -152,8 +151,7 @@ def log_prob(
         if mode == "forward":
             _require_forward_mode(model, point[:1].detach(), begin, condition)
         vectors = _vectors(point, divergence, probes, probe_distribution, seed)
-        solve = solve_apart if method == "quadrature" else solve_flow
-        latent, integral, solution = solve(
+        latent, integral, solution = (solve_apart if method == "quadrature" else solve_flow)(
             model, point, begin, vectors, condition, rtol, atol, method, mode, grad, progress
         )
         samples = model.sde.prior(x.shape).log_prob(latent) + integral

@@ -98,7 +98,8 @@ def clenshaw_curtis(intervals: int) -> Tensor:
     polynomials = torch.cos(k[:, None] * (math.pi - math.pi * k / intervals))
     even = k % 2 == 0
     integrals = torch.where(even, 2 / (1 - torch.where(even, k, 0.0) ** 2), 0.0)
-    return torch.linalg.solve(polynomials, integrals)
+    weights: Tensor = torch.linalg.solve(polynomials, integrals)
+    return weights
 
 
 def _adams(at: Tensor, i: int, first: int, last: int) -> Tensor:
@@ -107,7 +108,8 @@ def _adams(at: Tensor, i: int, first: int, last: int) -> Tensor:
     width = at[i + 1] - at[i]
     points = (at[first:last] - at[i]) / width
     degrees = torch.arange(len(points), dtype=at.dtype)
-    return width * torch.linalg.solve(points ** degrees[:, None], 1 / (degrees + 1))
+    weights: Tensor = torch.linalg.solve(points ** degrees[:, None], 1 / (degrees + 1))
+    return width * weights
 
 
 def solve_apart(
