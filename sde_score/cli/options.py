@@ -17,8 +17,10 @@ from sde_score._core.files import require_writable
 from sde_score._core.modules import weights_digest
 from sde_score._core.registry import format_spec, parse_spec
 from sde_score.cli.output import say
+from sde_score.objectives import OBJECTIVES
 from sde_score.samplers.grids import read_grid_file
 from sde_score.training import Run, load_run
+from sde_score.training.config import is_note
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -132,8 +134,16 @@ def saved(place: Path, write: Callable[[Path], object]) -> None:
 
 
 def hint_at_noise(run: Run, specs: Sequence[str]) -> None:
-    """Warn of samplers that evaluate the model at noise levels it was not trained at."""
+    """Warn of samplers that evaluate the model at noise levels it was not trained at, or that need
+    a score where it has none."""
+    learned = run.config.objective
+    known = None if is_note(learned) else OBJECTIVES.resolve(learned)
     for spec in specs:
+        if not getattr(known, "has_score", True) and samplers.create(spec).stochastic:
+            say(
+                f"hint: {learned} makes a straighter flow, whose velocity is no score; {spec} adds "
+                f'noise, which needs one. --sampler "{run.sampler}" does not'
+            )
         if not run.all_noise_levels and not isinstance(samplers.create(spec), samplers.MCMC):
             say(
                 f"hint: {run.config.objective} trained this model on data without noise; {spec} "

@@ -26,7 +26,12 @@ def test_a_run_becomes_a_flow_map_that_sample_and_evaluate_take(
 
 
 def test_without_out_it_lies_beside_its_teacher(run_path, capsys):
-    words = ["--objective", "shortcut(share=0.5)", "--steps", "1", "--no-progress"]
+    words = ["--objective", "reflow(steps=1)", "--steps", "1", "--no-progress"]
     assert main(["distill", str(run_path), *words]) == 0
     said = capsys.readouterr().err
-    assert f"next: sde-score sample {run_path}-semigroup --out samples.png" in said
+    few = f"{run_path}-reflow"
+    assert f"next: sde-score sample {few} --out samples.png" in said
+    for sampler, warned in (("ancestral(steps=2)", True), ("ddim(steps=2)", False)):
+        drawn = ["--num", "1", "--sampler", sampler, "--out", f"{few}/s.npz", "--no-progress"]
+        assert main(["sample", few, *drawn]) == 0
+        assert ("whose velocity is no score" in capsys.readouterr().err) == warned

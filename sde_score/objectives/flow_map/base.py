@@ -135,6 +135,7 @@ class FlowMapObjective(BaseObjective):
     takes_pairs: ClassVar[bool] = True
     to_data_alone: ClassVar[bool] = False  # the flow to t_min, and not to the times between
     needs_teacher: ClassVar[bool] = False
+    has_score: ClassVar[bool] = True  # on the diagonal
     converges_to: ClassVar[str] = "the flow between any two times, and the score"
 
     time_sampler: str | TimeSampler = "uniform_angle"

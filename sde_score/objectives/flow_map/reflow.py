@@ -39,6 +39,7 @@ class Reflow(FlowMapObjective):
     """
 
     needs_teacher: ClassVar[bool] = True
+    has_score: ClassVar[bool] = False
     converges_to = "a straighter flow with the teacher's ends, and no score"
     reference = "Liu et al. 2022, https://arxiv.org/abs/2209.03003"
 
