@@ -61,7 +61,7 @@ class Tune(RunCommand):
         out = self.out or tuned_path(self.path, self.nfe)
         require_output(out, [".json"])
         run = self.open()
-        num = self.num or starts_to_fit(self.nfe, run.event_shape)
+        num = self.num or starts_to_fit(run.model, self.nfe, run.event_shape)
         require_memory(30 * num * prod(run.event_shape), f"num={num}")
         fresh = 2 * num
         starts = torch.arange(num + num // 2 + fresh, device=run.device)

@@ -221,13 +221,14 @@ def event_shape_of(model: Model, given: Sequence[int] | None) -> tuple[int, ...]
     return tuple(shape)
 
 
-def _parameters(model: Model) -> list[nn.Parameter]:
+def parameters_of(model: Model) -> list[nn.Parameter]:
+    """Those of a network; none of a model known in closed form."""
     return list(model.parameters()) if isinstance(model, nn.Module) else []
 
 
 def fine_solution(model: Model) -> Sampler:
     """An exact model is asked for all it knows, a network for what it was trained to say well."""
-    if _parameters(model):
+    if parameters_of(model):
         return ProbabilityFlowODE(rtol=1e-5, atol=1e-5, grid=UniformTime())
     return ProbabilityFlowODE(rtol=1e-7, atol=1e-7, grid=UniformTime(end=model.sde.t_min))
 
@@ -235,7 +236,7 @@ def fine_solution(model: Model) -> Sampler:
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
     """The model in evaluation mode, its parameters without gradients; as before on leaving."""
-    parameters = [p for p in _parameters(model) if p.requires_grad]
+    parameters = [p for p in parameters_of(model) if p.requires_grad]
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)

@@ -35,7 +35,12 @@ from sde_score.samplers.fixed_step.runge_kutta import RungeKutta
 from sde_score.samplers.grids import GridFile, NoiseRatios, write_grid_file
 from sde_score.samplers.tuning.candidates import affordable, named, neighbors, on_stock_grids, suits
 from sde_score.samplers.tuning.fit import count_coefficients, fit_coefficients
-from sde_score.samplers.tuning.optimise_grid import event_shape_of, fine_solution, frozen
+from sde_score.samplers.tuning.optimise_grid import (
+    event_shape_of,
+    fine_solution,
+    frozen,
+    parameters_of,
+)
 from sde_score.samplers.tuning.search import EndErrors, Parts, Search, Starts
 
 _ROUNDS = 4  # of neighbors, at most
@@ -44,6 +49,7 @@ _FINALISTS = 3  # whose coefficients are fitted, at first briefly
 _SHARES = (0.25, 0.5)  # of the time, at which the race is over, and the brief fits
 _BRIEF = 12  # iterations of a brief fit
 _RACING = 64  # starts that all must meet, at most; a fit meets all
+_STARTS = 512  # to fit to, at most
 _MOST = 64  # steps whose coefficients are fitted
 
 
@@ -162,7 +168,7 @@ def tune(
     """
     require_count(nfe=nfe, fresh=fresh, iterations=iterations, batch_size=batch_size)
     shape = event_shape_of(model, event_shape)
-    num = starts_to_fit(nfe, shape) if num is None else num
+    num = starts_to_fit(model, nfe, shape) if num is None else num
     require_count(minimum=4, num=num)
     if seconds is not None:
         require_positive(seconds=seconds)
@@ -185,16 +191,19 @@ def tune(
         return race.told(min(race.with_fits(best, iterations, seed), key=_loss), new, target)
 
 
-def starts_to_fit(nfe: int, event_shape: Sequence[int]) -> int:
-    """Starts that make a fit of the coefficients general: a few numbers each for every one of them,
-    between 64 and 512.
+def starts_to_fit(model: Model, nfe: int, event_shape: Sequence[int]) -> int:
+    """Starts that make a fit of the coefficients general: 512 of a model without parameters, whose
+    flow costs little; of a network some numbers for every coefficient, from 64 starts on.
 
     Args:
+        model: that is tuned for.
         nfe: evaluations of the sampler.
         event_shape: of one sample; each of its first 16 entries counts as a number.
     """
+    if not parameters_of(model):
+        return _STARTS
     wanted = 8 * count_coefficients(nfe) // max(1, min(prod(event_shape), 16))
-    return max(64, min(wanted, 512))
+    return max(64, min(wanted, _STARTS))
 
 
 def _loss(entry: Entry) -> float:
