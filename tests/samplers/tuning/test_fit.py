@@ -130,6 +130,17 @@ def test_a_fit_is_better_on_starts_that_it_has_not_seen():
     assert after.median < 0.2 * before.median
 
 
+def test_the_iterate_that_is_best_on_the_starts_held_out_is_kept(monkeypatch):
+    model = mixture(2)
+    fit, held = starts(model, 6, 4)
+    first = linear_form(create("ddim(steps=3)"), model.sde)
+    good = _Theta.of(linear_form(create("adams(steps=3)"), model.sde))
+    bad = good.plus(torch.full_like(good.values, 0.01))
+    monkeypatch.setattr(module, "_descend", lambda *_: iter([bad, good, bad]))
+    found = fit_coefficients(model, first, fit, held)
+    torch.testing.assert_close(_Theta.of(found).values, good.values)
+
+
 def test_time_that_is_over_leaves_what_was_given():
     model = mixture(2)
     fit, held = starts(model, 6, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +17,7 @@ from sde_score.samplers import SAMPLERS, NoiseRatios, ProbabilityFlowODE, create
 from sde_score.samplers.tuning import tune as module
 from sde_score.samplers.tuning.candidates import named, neighbors
 from sde_score.samplers.tuning.search import EndErrors
+from sde_score.samplers.tuning.tune import starts_to_fit
 from sde_score.sdes import EDM
 
 MIXTURE = GaussianMixture([[-1.0, 0.5], [1.0, 0.0]], 0.04, EDM(0.02, 10.0), weights=[0.4, 0.6])
@@ -137,6 +138,35 @@ def test_most_of_the_time_is_left_to_the_fits(monkeypatch):
     assert not found.complete
     assert sum(entry.starts == 2 for entry in found.race) == 8
     assert any(entry.begun for entry in found.race)
+
+
+def test_the_best_of_the_brief_fits_is_fitted_to_the_end(monkeypatch):
+    calls = []
+
+    def fit(model, form, *starts, shares, **settings):
+        calls.append((form, shares))
+        return replace(form, rows=(*form.rows[:-1], (0.0, *form.rows[-1][1:-1])))
+
+    monkeypatch.setattr(module, "fit_coefficients", fit)
+    found = find(candidates=["ddim", "dpmpp-2m"], **SMALL)
+    brief = [entry for entry in found.race if entry.begun]
+    *tried, last = calls
+    assert [shares for _, shares in calls] == [*((0.0,) for _ in tried), (0.0, 0.5)]
+    assert len(tried) == 2
+    assert last[0] == min(brief, key=lambda entry: entry.errors.balanced).sampler
+
+
+def test_starts_for_a_fit():
+    """Of a network by its numbers: 74 coefficients at 10 evaluations, 249 at 20."""
+    network = torch.nn.Linear(1, 1)
+    for model, nfe, shape, count in [
+        (MIXTURE, 3, (2,), 512),
+        (network, 10, (1, 8, 8), 64),
+        (network, 20, (1, 8, 8), 124),
+        (network, 10, (2,), 296),
+        (network, 20, (2,), 512),
+    ]:
+        assert starts_to_fit(model, nfe, shape) == count
 
 
 def test_neighbors_of_names_race_as_well(monkeypatch):
