@@ -34,8 +34,8 @@ class Distill(Command):
     """Run directory of the teacher."""
 
     objective: str = "consistency"
-    """Objective for flow maps: consistency, mean-flow, lagrangian, semigroup, with arguments such
-    as "mean-flow(share=0.5)"."""
+    """Objective for flow maps: consistency, semigroup, mean-flow, lagrangian, scm, reflow, with
+    arguments such as "mean-flow(share=0.5)"."""
 
     steps: int = 3000
     """Optimizer steps in all."""
