@@ -50,6 +50,7 @@ from sde_score.likelihood.base import (
 from sde_score.likelihood.dequantization import DEQUANTIZATIONS, Dequantization, log_mean_exp
 from sde_score.likelihood.flow_coordinates import solve_flow
 from sde_score.likelihood.flow_quadrature import solve_apart
+from sde_score.likelihood.gaussian_control import gaussian_excess
 from sde_score.models import (
     DERIVATIVE_MODES,
     BaseEnergy,
@@ -104,6 +105,7 @@ def log_prob(
     condition: Condition = None,
     grad: bool = False,
     progress: bool = False,
+    covariance: Tensor | None = None,
 ) -> LogLikelihood:
     r"""Log density of x under the probability flow of a model.
 
@@ -118,18 +120,17 @@ def log_prob(
         divergence: `exact`, a derivative per dimension, or `hutchinson`, unbiased, one per probe.
         probes: their number, or the probes of the whole solve, shape `(n, batch, *event)`.
         probe_distribution: `rademacher`, which has the smaller variance, or `gaussian`.
-        seed: of the probes: an integer, one per example, or None, see
-            `sde_score.random.example_seeds`. The probes of an example do not depend on its batch.
+        seed: of the probes, see `random.example_seeds`; those of an example depend on no other.
         rtol, atol: relative and absolute tolerance of a step, > 0.
         method: `dopri5`, with steps of each example's own; `quadrature`, faster for networks;
             `torchdiffeq`, with steps that the batch shares; or `scipy`, an independent reference.
-        mode: of derivatives, `reverse` or the slower `forward`, for models whose score is no
-            gradient by autograd, see `models.value_and_forms`; one example checks that both agree.
+        mode: of derivatives, `reverse`, or the slower `forward`, see `models.value_and_forms`.
         condition: passed to the model unchanged, shape `(batch, ...)`.
         grad: let `log_prob` and `latent` carry gradients to x, the condition and all that the model
             depends on: with `dopri5` through the steps, evaluated again on the way back; with
             `torchdiffeq` by the adjoint. Probes and step sizes are held fixed.
         progress: show a bar over the clock.
+        covariance: of the data, `(D, D)`: a control variate of `hutchinson`, `gaussian_control`.
 
     Raises:
         TypeError: for a model without the protocol, or x that is not floating point.
@@ -142,19 +143,19 @@ def log_prob(
     """
     x, condition = checked_inputs("x", model, x, condition)
     _require_settings(divergence, probe_distribution, rtol, atol, method, mode)
-    _require_probes(x, divergence, probes)
+    _require_probes(x, divergence, probes, covariance)
     require_gradients(grad, x=x, condition=condition)
     begin, evaluations = start_time(model.sde, start), model.nfe
     # Outside inference mode: the divergence needs a graph, whatever the caller's mode.
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         point = (x if grad else x.detach()).to(torch.float64, copy=True)
-        if mode == "forward":
-            _require_forward_mode(model, point[:1].detach(), begin, condition)
+        _require_mode(mode, model, point[:1].detach(), begin, condition)
         vectors = _vectors(point, divergence, probes, probe_distribution, seed)
         latent, integral, solution = (solve_apart if method == "quadrature" else solve_flow)(
             model, point, begin, vectors, condition, rtol, atol, method, mode, grad, progress
         )
         samples = model.sde.prior(x.shape).log_prob(latent) + integral
+        samples = samples - gaussian_excess(vectors, covariance, model.sde, begin)
     error = torch.zeros_like(samples[0]) if vectors is None else standard_error(samples)
     counts = (model.nfe - evaluations, solution.evaluations, solution.steps)
     return LogLikelihood(samples.mean(0), error.detach(), latent, *counts)
@@ -292,8 +293,12 @@ def _require_settings(
     require_choice("mode", mode, DERIVATIVE_MODES)
 
 
-def _require_probes(x: Tensor, divergence: str, probes: int | Tensor) -> None:
+def _require_probes(
+    x: Tensor, divergence: str, probes: int | Tensor, covariance: Tensor | None
+) -> None:
     if divergence == "exact":
+        if covariance is not None:
+            raise ValueError("covariance is for divergence='hutchinson'; 'exact' has no variance")
         if isinstance(probes, Tensor) or probes != 1:
             raise ValueError(
                 "probes are for divergence='hutchinson'; divergence='exact' takes none"
@@ -312,8 +317,10 @@ def _require_probes(x: Tensor, divergence: str, probes: int | Tensor) -> None:
         )
 
 
-def _require_forward_mode(model: Model, x: Tensor, begin: float, condition: Condition) -> None:
+def _require_mode(mode: str, model: Model, x: Tensor, begin: float, condition: Condition) -> None:
     """Refuse a model on which forward mode would be silently wrong."""
+    if mode != "forward":
+        return
     if isinstance(model, BaseEnergy):
         raise ValueError(
             f"mode='forward' does not reach through {type(model).__name__}, whose score is a "
