@@ -7,15 +7,15 @@ With data covariance C the flow of a Gaussian from t to `t_max` has the Jacobian
 
 at every x, so v^T M v - tr M has mean zero over the probes of a solve and may be subtracted after
 it. With the covariance of the data this divides the variance over the probes by 4.5 (VP) and 5.0
-(VE) with the 28 x 28 U-Nets of `benchmarks/likelihood.py`, and by 1.5 with U-Nets on 8 x 8 digits,
+(VE) with two small 28 x 28 U-Nets, and by 1.5 with U-Nets on 8 x 8 digits,
 where no fixed matrix divides it by more than 2.2. On mixtures of narrow modes, which no Gaussian
 resembles, it multiplies it, by up to 20: measure it with a few probes first. Gaussian data are left
 without variance.
 
 Hutch++ (`models.divergence`) has 3 to 60 times the variance of as many plain probes in the log
 density of these networks, whose Jacobian is near the identity at small noise. One probe for each of
-the four colours of the pixels of a grid of stride two, 2 v on the colour and 0 elsewhere, has 2.4
-to 5 times less than four plain probes; given as `probes`, their `standard_error` is not one.
+the four colors of the pixels of a grid of stride two, 2 v on the color and 0 elsewhere, has 1.9 to
+5 times less than four plain probes; given as `probes`, their `standard_error` is not one.
 """
 
 from __future__ import annotations
