@@ -162,6 +162,12 @@ class FlowMapObjective(BaseObjective):
         return TIME_SAMPLERS.resolve(self.time_sampler, name="time_sampler")
 
     @override
+    def require_precision(self, model: Model, rounding: float) -> None:
+        """Refuse half precision where derivatives in time are taken, which are lost in it."""
+        if self.second_derivatives:
+            refuse_rounding(rounding)
+
+    @override
     def losses_of(self, model: Model, x0: Tensor, condition: Condition, generator: Draws) -> Tensor:
         if not isinstance(model, FlowMapModel):
             raise ArgumentError(

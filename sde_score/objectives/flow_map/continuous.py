@@ -9,13 +9,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import mean_event, require_count, require_nonnegative, require_positive
-from sde_score.models import FlowMapModel, Model
+from sde_score.models import FlowMapModel
 from sde_score.objectives.flow_map.base import (
     Circle,
     FlowMapObjective,
     Pair,
     angle_derivative,
-    refuse_rounding,
     rewinder,
 )
 from sde_score.objectives.time_samplers import TimeSampler
@@ -79,11 +78,6 @@ class ContinuousConsistency(FlowMapObjective):
         if not self.warmup:
             return self
         return replace(self, tangent=self.tangent * min(1.0, step / self.warmup), warmup=0)
-
-    @override
-    def require_precision(self, model: Model, rounding: float) -> None:
-        """Refuse half precision, in which derivatives in time are lost."""
-        refuse_rounding(rounding)
 
     @override
     def _ordered(self, circle: Circle, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

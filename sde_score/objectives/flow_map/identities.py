@@ -9,13 +9,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from sde_score._core.checks import require_count, require_nonnegative
-from sde_score.models import FlowMapModel, Model
+from sde_score.models import FlowMapModel
 from sde_score.objectives.flow_map.base import (
     Circle,
     FlowMapObjective,
     Pair,
     angle_derivative,
-    refuse_rounding,
     rewinder,
 )
 
@@ -60,11 +59,6 @@ class MeanFlow(FlowMapObjective):
     def cost(self) -> str:
         """Passes per example."""
         return "4 F + B"
-
-    @override
-    def require_precision(self, model: Model, rounding: float) -> None:
-        """Refuse half precision, in which derivatives in time are lost."""
-        refuse_rounding(rounding)
 
     @override
     def weight(self, pair: Pair) -> Tensor | None:
@@ -128,11 +122,6 @@ class Lagrangian(FlowMapObjective):
     def cost(self) -> str:
         """Passes per example."""
         return "3 F + 2 B"
-
-    @override
-    def require_precision(self, model: Model, rounding: float) -> None:
-        """Refuse half precision, in which derivatives in time are lost."""
-        refuse_rounding(rounding)
 
     @override
     def residual(self, model: FlowMapModel, fixed: FlowMapModel, pair: Pair) -> Tensor:
