@@ -64,12 +64,14 @@ def with_condition_columns(dataset: DataSet, columns: str | Sequence[str]) -> Da
         )
     told = [names.index(name) for name in wanted]
     rest = [index for index, name in enumerate(names) if name not in wanted]
+    whole = dataset._source if isinstance(dataset._source, Tensor) else dataset.raw()
     return replace(
         dataset,
-        _source=dataset._source[:, rest],
+        rows=dataset.rows if isinstance(dataset._source, Tensor) else None,
+        _source=whole[:, rest],
         scaling=_of_columns(dataset.scaling, rest),
         column_names=tuple(names[index] for index in rest),
-        conditions=dataset._source[:, told],
+        conditions=whole[:, told],
         condition_names=tuple(wanted),
         condition_scaling=_of_columns(dataset.scaling, told),
         condition_shape=(len(told),),

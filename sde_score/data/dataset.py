@@ -15,6 +15,7 @@ from sde_score._core.checks import is_integer, plain, refusal, require_count
 from sde_score._core.conditions import Condition, ConditionShape, rows_of
 from sde_score._core.statistics import chunks, largest_spread, mean_squares
 from sde_score.data.limits import require_room
+from sde_score.data.sources.base import Rows, few
 from sde_score.random import generator_from
 from sde_score.scaling import ConditionScaling, Scaling, condition_to_model
 
@@ -22,6 +23,9 @@ from sde_score.scaling import ConditionScaling, Scaling, condition_to_model
 # stands in.
 _DISTANCE_EXAMPLES = 5000
 _DISTANCE_NUMBERS = 1 << 26
+# Other statistics read all examples in memory, and of those that are read lazily a random subset.
+_MEASURED_EXAMPLES = 5000
+_MEASURED_NUMBERS = 1 << 28
 SMALLEST_SIDE = 4
 """Smallest side of an image, in pixels."""
 
@@ -69,6 +73,8 @@ class DataInfo:
             https://arxiv.org/abs/2006.09011).
         sigma_max_examples: how many examples `sigma_max` was measured on; below `count` it is a
             random subset, and `sigma_max` a lower bound.
+        measured_examples: how many examples the other figures were measured on; below `count`,
+            where examples are read lazily, it is a random subset.
     """
 
     name: str
@@ -83,6 +89,7 @@ class DataInfo:
     sigma_max: float
     sigma_max_examples: int
     condition_shape: ConditionShape = ()
+    measured_examples: int = 0
 
     @property
     def sigma_max_is_exact(self) -> bool:
@@ -99,7 +106,8 @@ class DataSet:
 
     Args:
         name: of the data set, in reports.
-        _source: raw examples, shape `(count, *event)`, on the CPU; may be memory-mapped.
+        _source: raw examples, shape `(count, *event)`, on the CPU; a tensor, which may be
+            memory-mapped, or `Rows`, which are read when they are asked for.
         scaling: the map between raw terms and model range.
         labels: int64, shape `(count,)`, values 0 ... num_classes - 1; None without labels.
         num_classes: number of classes, 0 without labels.
@@ -117,7 +125,7 @@ class DataSet:
     """
 
     name: str
-    _source: Tensor
+    _source: Tensor | Rows
     scaling: Scaling
     labels: Tensor | None = None
     num_classes: int = 0
@@ -133,6 +141,11 @@ class DataSet:
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return tuple(self._source.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of raw examples."""
+        return self._source.dtype
 
     def __len__(self) -> int:
         return len(self._source if self.rows is None else self.rows)
@@ -189,16 +202,23 @@ class DataSet:
 
     @property
     def sigma_data(self) -> float:
-        """Root mean square of all entries in model range; reads all examples."""
+        """Root mean square of all entries in model range; reads all examples, or of those that are
+        read lazily a random subset."""
         return self._scales()[0]
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether examples are read when they are asked for."""
+        return isinstance(self._source, Rows)
+
     def value_range(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Smallest and largest raw value of each channel or column; reads all examples.
+        """Smallest and largest raw value of each channel or column; reads all examples, or of
+        those that are read lazily a random subset.
 
         Both run over the first dimension of an event.
         """
         lows, highs = [], []
-        for piece in chunks(self._all()):
+        for piece in self._pieces():
             values = piece.transpose(0, 1).flatten(1)
             lows.append(values.amin(1).double())
             highs.append(values.amax(1).double())
@@ -261,12 +281,18 @@ class DataSet:
         return replace(self, rows=self._rows(order[:count].sort().values))
 
     def info(self) -> DataInfo:
-        """Measure the data set: reads all of it, seconds for tens of thousands of images."""
+        """Measure the data set: reads all of it, seconds for tens of thousands of images.
+
+        Of examples that are read lazily it reads a random subset of thousands.
+        """
         size = max(1, math.prod(self.event_shape))
         examples = min(len(self), _DISTANCE_EXAMPLES, max(2, _DISTANCE_NUMBERS // size))
-        chosen = torch.arange(len(self))
-        if examples < len(self):
-            chosen = torch.randperm(len(self), generator=generator_from(0))[:examples]
+        rows = self._subset(examples)
+        if rows is None:
+            chosen = torch.arange(len(self))
+            if examples < len(self):
+                chosen = torch.randperm(len(self), generator=generator_from(0))[:examples]
+            rows = self._rows(chosen)
         ends = [(piece.min().item(), piece.max().item()) for piece in self._pieces()]
         sigma_data, deviation = self._scales()
         return DataInfo(
@@ -279,21 +305,41 @@ class DataSet:
             num_classes=self.num_classes,
             sigma_data=sigma_data,
             deviation=deviation,
-            sigma_max=largest_spread(self._source, self.scaling.to_model, self._rows(chosen)),
+            sigma_max=largest_spread(self._source, self.scaling.to_model, rows),
             sigma_max_examples=examples,
             condition_shape=self.condition_shape,
+            measured_examples=min(len(self), self._most()) if self.is_lazy else len(self),
         )
 
     def _pieces(self) -> Iterator[Tensor]:
-        return chunks(self._source, self.rows)
+        return chunks(self._source, self._measured())
+
+    def _measured(self) -> Tensor | None:
+        """Rows on which figures are measured: None for all, as of examples in memory."""
+        return self._subset(self._most()) if self.is_lazy else self.rows
+
+    def _most(self) -> int:
+        """Examples on which figures are measured, where these are read lazily."""
+        size = max(1, math.prod(self.event_shape))
+        return min(_MEASURED_EXAMPLES, max(2, _MEASURED_NUMBERS // size))
+
+    def _subset(self, count: int) -> Tensor | None:
+        """A random subset of rows that are read lazily; None for examples in memory."""
+        source = self._source
+        return few(source, self.rows, count) if isinstance(source, Rows) else None
 
     def _scales(self) -> tuple[float, float]:
         """Root mean square about zero, and about the mean example, in model range."""
-        square, variance = mean_squares(self._source, self.scaling.to_model, self.rows)
+        square, variance = mean_squares(self._source, self.scaling.to_model, self._measured())
         return math.sqrt(square), math.sqrt(variance)
 
     def _all(self) -> Tensor:
-        return self._source if self.rows is None else self._source[self.rows]
+        source = self._source
+        if isinstance(source, Rows):
+            size = len(self) * math.prod(self.event_shape) * self.dtype.itemsize
+            require_room(size, "read them in parts, as with dataset[:1000]")
+            return source[torch.arange(len(source)) if self.rows is None else self.rows]
+        return source if self.rows is None else source[self.rows]
 
     def _rows(self, indices: Indices) -> Tensor:
         if isinstance(indices, (list, tuple, range, np.ndarray)):

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor
 from sde_score._core.conditions import Condition, rows_of, tensors_of
 from sde_score._core.records import Record
 from sde_score.data.dataset import DataSet
+from sde_score.data.sources.base import Part, Rows
 
 _CHUNK = 1 << 22  # numbers that are looked at together
+_ALL = 5000  # examples that are read lazily: of more, a few stand for all
+_FEW = 16
+_NAMED = 3  # files that a message names
 _ROUNDING = 1e-6  # relative, of the projection of numbers that another machine computed
 
 
@@ -27,52 +32,122 @@ class Fingerprint(Record):
     projected on one fixed direction, :math:`\sum_{ij} w_i v_j x_{ij}` with weights in [-1, 1]. An
     example that is changed, added or moved changes the sum by far more than rounding does.
 
+    Of many examples that are read lazily, a few are looked at, evenly spaced, and the names and
+    sizes of the files stand for the rest: `examples` and `parts` say so.
+
     Args:
         rows: SHA-256 of dtype, event shape and all numbers in order.
         labels: SHA-256 of the labels, or of the raw conditions, in order; empty without.
         projection: of floating-point examples, else 0.
         size: root of the sum of squares of the terms of the projection.
+        examples: how many examples `rows`, `projection` and `size` are of; None for all.
+        parts: files or folders that hold the examples, in order; empty for examples in memory.
     """
 
     rows: str
     labels: str
     projection: float = 0.0
     size: float = 0.0
+    examples: int | None = None
+    parts: tuple[Part, ...] = ()
 
     @classmethod
-    def of(cls, dataset: DataSet, count: int | None = None) -> Fingerprint:
-        """Fingerprint of a data set, or of its first `count` examples; reads them once."""
+    def of(
+        cls, dataset: DataSet, count: int | None = None, like: Fingerprint | None = None
+    ) -> Fingerprint:
+        """Fingerprint of a data set, or of its first `count` examples; reads them once.
+
+        Args:
+            dataset: what is recognized.
+            count: of its examples; None for all.
+            like: one to compare with: as many examples are looked at. None for all, or for a few of
+                many that are read lazily.
+        """
         count = len(dataset) if count is None else min(count, len(dataset))
-        rows = hashlib.sha256()
-        projection = squares = 0.0
-        step = max(1, _CHUNK // max(1, math.prod(dataset.event_shape)))
-        for first in range(0, count, step):
-            piece = dataset[first : min(first + step, count)]
-            if first == 0:
-                rows.update(f"{piece.dtype} {dataset.event_shape}".encode())
-            rows.update(_bytes(piece))
-            if piece.is_floating_point():
-                terms = _weighted(piece, first)
-                projection += terms.sum().item()
-                squares += terms.square().sum().item()
+        source: Any = dataset._source
+        parts: tuple[Part, ...] = ()
+        examples = _FEW if isinstance(source, Rows) and count > _ALL else None
+        if isinstance(source, Rows):
+            parts = source.parts if dataset.rows is not None else _first(source.parts, count)
+        if like is not None:
+            examples = like.examples
+        rows, projection, squares = _looked_at(dataset, _places(count, examples))
         kept: Condition = dataset.labels_at(torch.arange(count))
         if dataset.conditions is not None:
             chosen = slice(count) if dataset.rows is None else dataset.rows[:count]
             kept = rows_of(dataset.conditions, chosen)
         labels = "" if kept is None else _digest(kept)
-        return cls(rows.hexdigest(), labels, projection, math.sqrt(squares))
+        return cls(rows, labels, projection, math.sqrt(squares), examples, parts)
 
     def same_rows(self, other: Fingerprint, rounded: bool = False) -> bool:
-        """Whether the examples are equal.
+        """Whether the examples are equal, as far as both have looked.
 
         Args:
             other: of the other examples.
             rounded: take numbers as equal that agree up to rounding.
         """
+        if self.examples != other.examples or self.changed_parts(other):
+            return False
         if self.rows == other.rows:
             return True
         gap = max(abs(self.projection - other.projection), abs(self.size - other.size))
         return rounded and gap < _ROUNDING * self.size
+
+    def changed_parts(self, before: Fingerprint) -> list[str]:
+        """What happened to files since a fingerprint was taken, one text for each.
+
+        Args:
+            before: the earlier one; where either has no files, nothing is known of them.
+        """
+        if not self.parts or not before.parts:
+            return []
+        now, then = ({part.name: part for part in each.parts} for each in (self, before))
+        found = [f"{name} is gone" for name in then if name not in now]
+        found += [f"{name} is new among them" for name in now if name not in then]
+        found += [_change(now[name], then[name]) for name in then if name in now]
+        found = [text for text in found if text]
+        if not found and list(now) != list(then):
+            found = ["the files are in another order"]
+        more = [f"and {len(found) - _NAMED} files more"] if len(found) > _NAMED else []
+        return [*found[:_NAMED], *more]
+
+
+def _change(now: Part, then: Part) -> str:
+    if now.count != then.count:
+        return f"{now.name} holds {now.count} examples, held {then.count}"
+    if now.size != then.size:
+        return f"{now.name} takes {now.size} bytes, took {then.size}"
+    return "" if now == then else f"{now.name} holds others, or in another order"
+
+
+def _first(parts: tuple[Part, ...], count: int) -> tuple[Part, ...]:
+    """The parts that hold the first `count` rows."""
+    before = accumulate((part.count for part in parts), initial=0)
+    return tuple(part for part, first in zip(parts, before, strict=False) if first < count)
+
+
+def _places(count: int, examples: int | None) -> Tensor:
+    """Examples that are looked at among `count`: all, or some evenly spaced."""
+    if examples is None or examples >= count:
+        return torch.arange(count)
+    return torch.linspace(0, count - 1, examples, dtype=torch.float64).round().long()
+
+
+def _looked_at(dataset: DataSet, places: Tensor) -> tuple[str, float, float]:
+    """Digest of examples, their projection, and the sum of squares of its terms."""
+    rows = hashlib.sha256()
+    projection = squares = 0.0
+    step = max(1, _CHUNK // max(1, math.prod(dataset.event_shape)))
+    for first in range(0, len(places), step):
+        piece = dataset.raw(places[first : first + step])
+        if first == 0:
+            rows.update(f"{piece.dtype} {dataset.event_shape}".encode())
+        rows.update(_bytes(piece))
+        if piece.is_floating_point():
+            terms = _weighted(piece, first)
+            projection += terms.sum().item()
+            squares += terms.square().sum().item()
+    return rows.hexdigest(), projection, squares
 
 
 def _weighted(piece: Tensor, first: int) -> Tensor:

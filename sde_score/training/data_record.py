@@ -180,10 +180,16 @@ class DataRecord(Record):
     def _changes(self, found: DataSet) -> list[str]:
         if found.event_shape != self.event_shape:
             return [f"examples have the shape {found.event_shape}, had {self.event_shape}"]
+        fewer = []
         if len(found) < self.count:
-            return [f"there are {len(found)} examples, there were {self.count}"]
+            fewer = [f"there are {len(found)} examples, there were {self.count}"]
+            if not found.is_lazy:
+                return fewer
         generated = self.absolute is None and not self.in_memory
-        now, then = Fingerprint.of(found, self.count), self.fingerprint
+        then = self.fingerprint
+        now = Fingerprint.of(found, self.count, like=then)
+        if fewer or now.changed_parts(then):
+            return [*fewer, *now.changed_parts(then)]
         changes = []
         if not now.same_rows(then, rounded=generated):
             more = len(found) - self.count
