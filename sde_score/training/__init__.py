@@ -14,6 +14,7 @@ from sde_score.training.couplings import COUPLINGS, Coupling
 from sde_score.training.data_record import DataRecord
 from sde_score.training.distillation import distill, distillation
 from sde_score.training.ema import EMA
+from sde_score.training.entry import train
 from sde_score.training.errors import CheckpointError, TrainingError, TrainingInterrupted
 from sde_score.training.metrics import Metrics
 from sde_score.training.optimizer import Update, warmup_factor
@@ -22,7 +23,7 @@ from sde_score.training.prepare import Job, prepare
 from sde_score.training.run import WEIGHTS, Run, load_run
 from sde_score.training.schedules import SCHEDULES, Schedule
 from sde_score.training.state import DataFacts, TrainState
-from sde_score.training.trainer import Trainer, train
+from sde_score.training.trainer import Trainer
 
 __all__ = [
     "ADJUSTABLE",

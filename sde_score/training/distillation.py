@@ -11,8 +11,8 @@ from sde_score._core.registry import format_spec, parse_spec, refuse_unknown
 from sde_score.models import EnergyBased
 from sde_score.objectives import OBJECTIVES, FlowMapObjective, Objective
 from sde_score.training.config import TrainConfig, is_note, load_config
+from sde_score.training.entry import train
 from sde_score.training.run import Run, load_run
-from sde_score.training.trainer import train
 
 KEPT = (
     "sde",

@@ -73,7 +73,7 @@ def test_the_directory_is_held_before_the_configuration_is_read_and_until_the_en
     run_to, tmp_path, monkeypatch
 ):
     """Others are refused while data load, at each step, and while the result is opened."""
-    from sde_score.training import trainer
+    from sde_score.training import entry, trainer
 
     refused = []
 
@@ -93,8 +93,8 @@ def test_the_directory_is_held_before_the_configuration_is_read_and_until_the_en
 
         return watching
 
-    for name in ("prepare", "load_run"):
-        monkeypatch.setattr(trainer, name, watched(getattr(trainer, name)))
+    for module, name in ((entry, "prepare"), (trainer, "load_run")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
     run_to(tmp_path / "run")
     assert refused == [True, True]
     other(tmp_path / "run")
