@@ -38,11 +38,11 @@ format: $(VENV)/.installed
 hooks: $(VENV)/.installed  ## lint at every commit
 	$(BIN)/pre-commit install
 
-docs: $(VENV)/.installed  ## the tables of docs/, from the registries
-	$(BIN)/python docs/tables.py
+docs: $(VENV)/.installed  ## the site in site/, its tables from the registries
+	$(BIN)/python docs/build.py
 
 clean:
-	rm -rf $(VENV) .nox dist build .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .nox .cache site dist build .pytest_cache .mypy_cache .ruff_cache .coverage
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -52,7 +52,7 @@ _CHECK_PROBES, _CHECK_TOLERANCE = 8, 1e-4
 class SteppedLogProb(NamedTuple):
     """Log densities by few steps, with their errors.
 
-    Args:
+    Attributes:
         log_prob: log density at the start in model space, in nats, shape `(batch,)`, float64.
         error: its difference from that with half as many steps, shape `(batch,)`.
         rms: the root mean square of `error`, and of that of the examples that were solved, in bits
@@ -93,7 +93,9 @@ def log_prob_by_steps(
         checked: with `flow-map`, how many of the first examples are also solved with adaptive steps
             to 1e-4 on the diagonal of the map, at about 70 evaluations each; 0 for none.
         start: time at which x lives; None is `t_min`.
-        divergence, probes, seed: as for `log_prob`; without effect on `flow-map`.
+        divergence: as for `log_prob`; without effect on `flow-map`, as are the next two.
+        probes: as for `log_prob`.
+        seed: as for `log_prob`.
         condition: passed to the model unchanged.
 
     Raises:

@@ -121,7 +121,8 @@ def log_prob(
         probes: their number, or the probes of the whole solve, shape `(n, batch, *event)`.
         probe_distribution: `rademacher`, which has the smaller variance, or `gaussian`.
         seed: of the probes, see `random.example_seeds`; those of an example depend on no other.
-        rtol, atol: relative and absolute tolerance of a step, > 0.
+        rtol: relative tolerance of a step, > 0.
+        atol: absolute tolerance of a step, > 0.
         method: `dopri5`, with steps of each example's own; `quadrature`, faster for networks;
             `torchdiffeq`, with steps that the batch shares; or `scipy`, an independent reference.
         mode: of derivatives, `reverse`, or the slower `forward`, see `models.value_and_forms`.

@@ -177,7 +177,7 @@ class SDE(ABC):
 
         Raises:
             ValueError: if t is neither scalar nor `(batch,)`, is not a number, or lies outside the
-            range.
+                range.
         """
         t = as_time(t)
         if t.ndim > 1:

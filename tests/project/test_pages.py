@@ -17,8 +17,8 @@ from sde_score.cli.parsing import parse
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = [
     pytest.param(block, id=f"{name}-{index}")
     for name, text in TEXTS.items()
@@ -98,7 +98,7 @@ def test_readme_is_short():
 
 def test_links_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)", TEXTS[page.name]):
+        for target in re.findall(r"\]\(([^)#\s]+)", TEXTS[str(page.relative_to(ROOT))]):
             assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
@@ -117,7 +117,7 @@ def test_every_public_registry_has_its_table():
 
 
 def test_every_published_method_is_on_its_page():
-    text = TEXTS["published_methods.md"]
+    text = TEXTS["docs/published_methods.md"]
     missing = [name for name in sde_score.samplers.METHODS if f"`{name}" not in text]
     assert missing == []
 

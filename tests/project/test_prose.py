@@ -16,7 +16,7 @@ SCRIPTS = [
     for path in sorted((REPO / folder).rglob("*.py"))
     if path != Path(__file__)
 ]
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
 
 WORDS = {
     "distribution": r"\blaws?\b",

@@ -16,7 +16,12 @@ class BenchmarkRow(Record):
     """Result of an entry with one seed.
 
     Args:
-        sampler, grid, spec, stochastic, budget, source: of the `Entry`.
+        sampler: of the `Entry`.
+        grid: of the `Entry`.
+        spec: of the `Entry`.
+        stochastic: of the `Entry`.
+        budget: of the `Entry`.
+        source: of the `Entry`.
         seed: random seed of the starts; None for a mean over seeds.
         nfe: evaluations per sample, counted on the model.
         seconds: for all samples.

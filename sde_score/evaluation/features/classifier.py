@@ -111,8 +111,14 @@ def classifier_for(
     damaged one is not.
 
     Args:
-        x, labels, num_classes, name, steps, seed, progress: as for `train_classifier`.
+        x: as for `train_classifier`.
+        labels: as for `train_classifier`.
+        num_classes: as for `train_classifier`.
+        name: as for `train_classifier`.
         path: a safetensors file; None keeps nothing.
+        steps: as for `train_classifier`.
+        seed: as for `train_classifier`.
+        progress: as for `train_classifier`.
 
     Raises:
         TypeError, ValueError: as `train_classifier` does.

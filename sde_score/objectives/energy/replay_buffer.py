@@ -75,7 +75,7 @@ class ReplayBuffer(nn.Module):
 
         Args:
             examples: a sample of the data, `(batch, *event)`, which gives the distribution of fresh
-            chains.
+                chains.
             generator: source of draws; None uses torch's global one.
         """
         require_batch("examples", examples)

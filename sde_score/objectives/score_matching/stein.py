@@ -171,7 +171,7 @@ def stein_test(
 
     Args:
         density: the distribution, of which only `score` is evaluated; `Marginal(model, t)` for a
-        model.
+            model.
         x: independent points, `(n, *event)`, at least 2. Draws of a chain are not: thin them first.
         kernel: a name from `STEIN_KERNELS`.
         bandwidth: length of the kernel, > 0, or `"median"`.

@@ -43,8 +43,9 @@ class DPMAdaptive(AdaptiveSampler):
         norm: `"example"` gives each example its own steps; `"batch"` gives all those of the
             example with the largest error, as in the authors' code, so that samples depend on
             their neighbors.
-        pcoeff, icoeff, dcoeff: proportional, integral and derivative coefficients of `"pid"`, see
-            `engine.PIDController`; 0, 1 and 0, k-diffusion's, if not given.
+        pcoeff: proportional coefficient of `"pid"`, see `engine.PIDController`; 0 if not given.
+        icoeff: its integral coefficient; 1 if not given.
+        dcoeff: its derivative coefficient; 0 if not given.
         accept_safety: least change of the step size by `"pid"` with which a step is accepted, in
             (0, 1); 0.81, k-diffusion's, if not given.
 

@@ -27,7 +27,7 @@ _Way = Generator[tuple[float, Tensor], None, Tensor]
 class Repeat(NamedTuple):
     """A stretch that is walked again.
 
-    Args:
+    Attributes:
         low: noise ratio sigma / alpha at its end, > 0.
         high: at its start, > low.
         repeats: how often it is walked again; 0 leaves it out.
