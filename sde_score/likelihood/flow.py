@@ -109,14 +109,14 @@ def log_prob(
 ) -> LogLikelihood:
     r"""Log density of x under the probability flow of a model.
 
-    Every example has its own steps, so its value depends on no other. The error of a step is the
-    root mean square over the entries of x (with `scipy` over the batch), or that of the log density
-    per dimension if it is larger; the module has a table of the errors that tolerances leave.
+    An example's value depends on no other. The error of a step is the larger of the root mean
+    square over x (with `scipy` over the batch) and that of the log density per dimension; the
+    module has a table of the errors that tolerances leave.
 
     Args:
         model: a model that is differentiable in x; call its `eval()` first if it holds dropout.
         x: points in model space, shape `(batch, *event)`.
-        start: time at which x lives, in [t_min, t_max); None is `t_min`.
+        start: time of x, in [t_min, t_max); None is `t_min`.
         divergence: `exact`, a derivative per dimension, or `hutchinson`, unbiased, one per probe.
         probes: their number, or the probes of the whole solve, shape `(n, batch, *event)`.
         probe_distribution: `rademacher`, which has the smaller variance, or `gaussian`.
@@ -127,9 +127,8 @@ def log_prob(
             `torchdiffeq`, with steps that the batch shares; or `scipy`, an independent reference.
         mode: of derivatives, `reverse`, or the slower `forward`, see `models.value_and_forms`.
         condition: passed to the model unchanged, shape `(batch, ...)`.
-        grad: let `log_prob` and `latent` carry gradients to x, the condition and all that the model
-            depends on: with `dopri5` through the steps, evaluated again on the way back; with
-            `torchdiffeq` by the adjoint. Probes and step sizes are held fixed.
+        grad: let results carry gradients to all that they depend on but probes and step sizes:
+            `dopri5` by steps evaluated again on the way back, `torchdiffeq` by the adjoint.
         progress: show a bar over the clock.
         covariance: of the data, `(D, D)`: a control variate of `hutchinson`, `gaussian_control`.
 
