@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sde_score.likelihood import bits_per_dim, log_prob
     from sde_score.models import EnergyModel, GaussianMixture, ScoreModel
     from sde_score.objectives import DenoisingScoreMatching
+    from sde_score.report import citation
     from sde_score.samplers import create as create_sampler
     from sde_score.samplers import sample
     from sde_score.sdes import EDM, VE, VP, Cosine, Rectified, SubVP
@@ -67,6 +68,7 @@ _NAMES = {
     "TrainConfig": "training.TrainConfig",
     "load_run": "training.load_run",
     "load_data": "data.load",
+    "citation": "report.citation",
 }
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "SubVP",
     "TrainConfig",
     "bits_per_dim",
+    "citation",
     "create_sampler",
     "load_data",
     "load_run",

@@ -2,6 +2,7 @@
 
 from sde_score.report.benchmarks.picture import benchmark_figure
 from sde_score.report.benchmarks.table import benchmark_csv, benchmark_table, write_benchmark
+from sde_score.report.bibtex import citation
 from sde_score.report.calibration.picture import calibration_figure, predictive_figure
 from sde_score.report.calibration.table import calibration_table, predictive_table
 from sde_score.report.evaluation_table import evaluation_table
@@ -22,6 +23,7 @@ __all__ = [
     "benchmark_table",
     "calibration_figure",
     "calibration_table",
+    "citation",
     "comparison_csv",
     "comparison_figure",
     "comparison_table",
