@@ -178,7 +178,8 @@ class DataSet:
         Args:
             indices: n integers, 0 ... len(self) - 1; None for all.
         """
-        return self._all() if indices is None else self._source[self._rows(indices)]
+        found = self._all() if indices is None else self._source[self._rows(indices)]
+        return found.contiguous()  # a view whose channels are last has copies as it has
 
     @property
     def is_image(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ from sde_score.scaling import Scaling, raw_dtype
 
 Array = Tensor | np.ndarray[Any, Any]
 
+Channels = Literal["first", "last", "none"]
+"""Where the channels of examples are: before their sides, behind them, or nowhere."""
+
 _FEW = 32  # values of uint8 below this may be levels of their own
+_CHANNELS = 4  # as many may lie behind the sides of images
 _OBLONG = 3  # times as long as it is high: what is longer is no image without channels
 _COARSE = 0.01  # deviations: coarser steps of float32 are worth a word
 
@@ -33,6 +37,7 @@ def from_tensor(
     name: str = "tensor",
     class_names: tuple[str, ...] = (),
     condition: Array | Mapping[str, Array] | None = None,
+    channels: Channels | None = None,
 ) -> DataSet:
     """A data set over a tensor.
 
@@ -52,11 +57,14 @@ def from_tensor(
         condition: instead of labels: a vector of numbers for each example, `(count, n)`, or an
             image, `(count, channels, *sides)`, scaled as x would be; or a dictionary of named ones,
             in which integers `(count,)` are labels, 0 to the largest.
+        channels: `"first"` as above; `"last"` for `(count, *sides, channels)` and `"none"` for
+            `(count, *sides)`, whose examples become `(channels, *sides)` with one channel; None
+            takes them first and refuses shapes that look like another.
 
     Raises:
         TypeError: if `x` or `labels` are not tensors of such a kind.
-        DataError: if there are no examples, a value is not finite or no level, images have their
-            channels last, or labels do not fit.
+        DataError: if there are no examples, a value is not finite or no level, labels do not fit,
+            or the place of the channels is in doubt.
     """
     x, labels = _as_tensor(x), _as_tensor(labels)
     if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
@@ -71,7 +79,7 @@ def from_tensor(
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     _require_finite(x)
-    _look_at_layout(tuple(x.shape))
+    x = channels_first(x, channels)
     if scaling is not None and not isinstance(scaling, Scaling):
         raise refusal("scaling", scaling, "a Scaling, such as Scaling.discrete(256), or None")
     if scaling is None:
@@ -212,20 +220,46 @@ def _levels(x: Tensor) -> int:
     return largest + 1
 
 
+def channels_first(x: Tensor, channels: Channels | None) -> Tensor:
+    """Examples `(count, channels, *sides)`.
+
+    Args:
+        x: shape `(count, *event)`.
+        channels: where they are, see `from_tensor`.
+
+    Raises:
+        DataError: where channels is None and they are likely elsewhere than first, or in doubt.
+    """
+    if channels not in (None, "first", "last", "none"):
+        raise refusal("channels", channels, "'first', 'last' or 'none'")
+    if channels is None:
+        _look_at_layout(tuple(x.shape))
+    if channels == "none":
+        return x.unsqueeze(1)
+    if channels == "last":
+        if x.ndim < 3:
+            raise DataError(
+                f"channels='last' needs examples (*sides, channels), and these have the shape "
+                f"{tuple(x.shape[1:])}: leave it out for a table"
+            )
+        return x.movedim(-1, 1)
+    return x
+
+
 def _look_at_layout(shape: tuple[int, ...]) -> None:
-    """Refuse images with channels last, and say what is taken as no image."""
-    if len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) > max(4, shape[3]):
+    """Refuse shapes that tell that channels are last, or leave in doubt whether there are any."""
+    how = "to from_tensor or from_torch, or in the brackets of a file, x.npy(channels={!r}),"
+    if len(shape) in (4, 5) and shape[-1] <= _CHANNELS < min(shape[1:-1]):
         raise DataError(
-            f"examples of shape {shape[1:]} look like images with channels last; "
-            "accepted: (count, channels, height, width), perhaps after x.permute(0, 3, 1, 2)"
+            f"examples of shape {shape[1:]} look like channels last: give channels='last' "
+            f"{how.format('last')} or channels='first' where they are first"
         )
     short, long = sorted(shape[-2:])
     if len(shape) == 3 and short >= 2 * SMALLEST_SIDE and long <= _OBLONG * short:
-        warnings.warn(
-            f"examples of shape {shape[1:]} are taken as series, {shape[1]} channels of "
-            f"{shape[2]} steps: gray images have the shape (1, {shape[1]}, {shape[2]}), as after "
-            "x.unsqueeze(1)",
-            stacklevel=4,
+        raise DataError(
+            f"examples of shape {shape[1:]} are gray images of {shape[1]} x {shape[2]} pixels or "
+            f"series of {shape[1]} channels: give channels='none' for images, "
+            f"{how.format('none')} or channels='first' for series"
         )
 
 

@@ -22,11 +22,12 @@ _READABLE = 64  # pixels; shorter sides are enlarged to about that
 _LARGE = 90  # pixels; images with a longer side than this are not enlarged
 _SHEET = 1 << 25  # pixels of a picture
 _BAND = 6  # white pixels between channels
+_SLICES = 4  # of a volume
 
 
 def kind_of(event_shape: Sequence[int]) -> Kind:
-    """Kind of picture of an event: images, with channels, of the middle slice for volumes; curves
-    for series, shape `(channels, length)`; numbers of a table."""
+    """Kind of picture of an event: images, with channels, of slices for volumes; curves for series,
+    shape `(channels, length)`; numbers of a table."""
     if len(event_shape) in (3, 4) and min(event_shape[-2:]) > 1:
         return "images"
     return "table" if len(event_shape) == 1 else "series"
@@ -74,23 +75,30 @@ class Look:
 
         Three channels that share a range are colors, one part; other channels are parts of their
         own, each black at its smallest value and white at its largest. The usual ranges [0, 1],
-        [-1, 1] and [0, 255] are black to white where the data fill one of them.
+        [-1, 1] and [0, 255] are black to white where the data fill one of them. A volume is some of
+        its slices side by side, see `slices`.
         """
         raw = self.raw(x)
-        if raw.ndim == 5:
-            raw = raw[:, :, raw.shape[2] // 2]
-        ends = self._ends(raw)
-        if self._has_colors(raw.shape[1], ends):
-            ends = [_usual(min(low for low, _ in ends), max(high for _, high in ends))] * 3
-        else:
-            ends = [_usual(low, high) for low, high in ends]
-            raw = raw.unsqueeze(2)
-        if raw.ndim == 4:
-            raw = raw.unsqueeze(1)
-        shape = (1, 1, -1, 1, 1) if raw.shape[2] == 3 else (1, -1, 1, 1, 1)
+        raw = slices(raw) if raw.ndim == 5 else raw
+        ends = self.ends(x)
+        shape = (-1, *[1] * (raw.ndim - 2))
         low, high = (torch.tensor(side).double().reshape(shape) for side in zip(*ends, strict=True))
-        shares = ((raw - low) / (high - low)).clamp(0, 1)
-        return (255 * shares).round().to(torch.uint8)
+        pixels = (255 * ((raw - low) / (high - low)).clamp(0, 1)).round().to(torch.uint8)
+        pixels = side_by_side(pixels) if pixels.ndim == 5 else pixels
+        return pixels.unsqueeze(1 if len(ends) < pixels.shape[1] else 2)
+
+    def ends(self, x: Tensor) -> list[tuple[float, float]]:
+        """Values that are drawn black and white: one pair for colors, else one for each channel."""
+        ends = self._ends(self.raw(x))
+        if self._has_colors(x.shape[1], ends):
+            return [_usual(min(low for low, _ in ends), max(high for _, high in ends))]
+        return [_usual(low, high) for low, high in ends]
+
+    def is_field(self, x: Tensor) -> bool:
+        """Whether the channels of images are quantities that need a scale, neither gray nor
+        colors."""
+        ends = self.ends(x)
+        return len(ends) > 1 or (self.scaling.levels is None and ends[0] not in _USUAL)
 
     def _ends(self, raw: Tensor) -> list[tuple[float, float]]:
         """Smallest and largest value of each channel."""
@@ -112,11 +120,16 @@ class Look:
 
         Channels that are no colors lie apart, each with all images.
         """
-        parts = _enlarged(self.images(x)).unbind(1)
-        sheets = [mosaic(part, columns).expand(-1, -1, 3) for part in parts]
+        sheets = self.sheets(x, columns)
         band = torch.full((len(sheets[0]), _BAND, 3), 255, dtype=torch.uint8)
         joined = [piece for sheet in sheets for piece in (band, sheet)]
         return torch.cat(joined[1:], dim=1)
+
+    def sheets(self, x: Tensor, columns: int) -> list[Tensor]:
+        """The sheet of each part of images, see `images`; volumes, which are wide, lie apart."""
+        gap = 2 * _BAND if x.ndim == 5 else 1
+        parts = _enlarged(self.images(x)).unbind(1)
+        return [mosaic(part, columns, gap).expand(-1, -1, 3) for part in parts]
 
     def most(self, event_shape: Sequence[int]) -> int:
         """Number of images that a picture of bearable size holds, at least 1."""
@@ -128,20 +141,35 @@ def cell(event_shape: Sequence[int]) -> tuple[int, int]:
     """Height and width in pixels of an image with its channels side by side, as if none were
     colors."""
     channels, height, width = event_shape[0], *event_shape[-2:]
+    if len(event_shape) == 4:
+        width = (width + 1) * min(event_shape[1], _SLICES) - 1
     return height, channels * width if channels != 3 else width
 
 
-def mosaic(images: Tensor, columns: int) -> Tensor:
+def slices(volumes: Tensor) -> Tensor:
+    """Some slices of volumes `(n, C, depth, height, width)`, evenly spaced in depth, at most 4."""
+    depth = volumes.shape[2]
+    count = min(depth, _SLICES)
+    return volumes[:, :, [(2 * k + 1) * depth // (2 * count) for k in range(count)]]
+
+
+def side_by_side(pixels: Tensor) -> Tensor:
+    """Slices of uint8 `(n, C, S, H, W)` as images `(n, C, H, W')`, one white pixel between them."""
+    spaced = F.pad(pixels, (0, 1), value=255).transpose(2, 3).flatten(3)
+    return spaced[..., :-1]
+
+
+def mosaic(images: Tensor, columns: int, gap: int = 1) -> Tensor:
     """Images of uint8 `(n, C, H, W)` side by side: shape `(h, w, C)`.
 
-    One white pixel stands between neighbors; places left over are white.
+    White pixels stand between neighbors, `gap` of them; places left over are white.
     """
     count, channels, height, width = images.shape
     rows = -(-count // columns)
-    shape = (rows * (height + 1) - 1, columns * (width + 1) - 1, channels)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
     sheet = torch.full(shape, 255, dtype=torch.uint8)
     for index, image in enumerate(images.permute(0, 2, 3, 1)):
-        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
 

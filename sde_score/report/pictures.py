@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _DPI = 110  # of pictures on pages
 _PANEL = 480  # pixels of a panel in a page, which one image may exceed
+_WIDE = 14.0  # inches of a figure, which one map may exceed
 _CURVES = 64  # series drawn over one another
 _PAIRED, _COLUMNS = 5, 30  # columns of a table of which all pairs, and all marginals, are drawn
 _SHARES = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
@@ -54,7 +55,8 @@ def draw_examples(
     """Draw examples in model range into a panel of a figure, without ticks.
 
     Images lie side by side, channels of fields apart; series are curves, channels one above the
-    other; of a table of two columns there are points, of more the spread of each column.
+    other, each in the range of the data; of a table of two columns there are points, of more the
+    spread of each column.
 
     Args:
         axes: the panel.
@@ -74,7 +76,7 @@ def draw_examples(
         axes.set_axis_off()
         for index, part in enumerate(_parts(axes, values.shape[1])):
             _draw_curves(part, values[:, index])
-            part.set(xticks=[], yticks=[])
+            part.set(xticks=[], yticks=[], ylim=_window(look, index))
         return
     values = x.detach().cpu().double()
     if values.shape[1] == 2:
@@ -88,6 +90,16 @@ def draw_examples(
     else:
         draw_spread(axes, values)
         axes.set(ylim=None if limit is None else (-limit, limit))
+
+
+def _window(look: Look, channel: int) -> tuple[float, float] | None:
+    """The range of the data in a channel and a quarter beyond, alike in all panels; None fits what
+    is drawn."""
+    if not look.low:
+        return None
+    low, high = look.low[channel], look.high[channel]
+    beyond = (high - low) / 4 or 1.0
+    return low - beyond, high + beyond
 
 
 def _parts(axes: Axes, count: int) -> list[Axes]:
@@ -119,9 +131,10 @@ def examples_figure(
 ) -> Figure:
     """Examples in model range as one figure, in the data's own terms.
 
-    Images are a sheet. Series have a panel for each channel. Tables of one column are a histogram,
-    of up to 5 columns histograms with points of every pair, of up to 30 a histogram for each
-    column, of more the spread of each.
+    Images are a sheet; channels that are no colors, and values that are no gray levels, have a map
+    and a scale for each channel. Series have a panel for each channel. Tables of one column are a
+    histogram, of up to 5 columns histograms with points of every pair, of up to 30 a histogram for
+    each column, of more the spread of each.
 
     Args:
         x: shape `(n, *event)`.
@@ -131,7 +144,9 @@ def examples_figure(
     """
     look = _plain(x.shape[1:]) if look is None else look
     kind = kind_of(x.shape[1:])
-    if kind == "images":
+    if kind == "images" and look.is_field(x):
+        figure = _field_figure(x, look, columns)
+    elif kind == "images":
         sheet = look.sheet(x, columns)
         height, width = (max(side / _DPI, 1.0) for side in sheet.shape[:2])
         figure = new_figure(width + 0.1, height + 0.1 + (0.3 if title else 0))
@@ -148,6 +163,27 @@ def _plain(event_shape: Sequence[int]) -> Look:
     """The look of data of which nothing is known: from -1 to 1."""
     ends = (1.0,) * event_shape[0]
     return Look(low=tuple(-end for end in ends), high=ends)
+
+
+def _field_figure(x: Tensor, look: Look, columns: int) -> Figure:
+    """A map for each channel, of all examples side by side, with its scale."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    maps, ends = look.sheets(x, columns), look.ends(x)
+    height, width = (max(side / _DPI, 1.5) for side in maps[0].shape[:2])
+    across = max(1, min(len(maps), int(_WIDE / (width + 0.9))))
+    rows = -(-len(maps) // across)
+    figure = new_figure((width + 0.9) * across, (height + 0.3) * rows)
+    grid = figure.subplots(rows, across, squeeze=False).flatten()
+    for index, (axes, pixels) in enumerate(zip(grid, maps, strict=False)):
+        axes.imshow(pixels.numpy())
+        axes.set_title(f"channel {index + 1}" if len(maps) > 1 else "", fontsize=TEXT)
+        scale = figure.colorbar(ScalarMappable(Normalize(*ends[index]), "gray"), ax=axes)
+        scale.ax.tick_params(labelsize=SMALL)
+    for axes in grid:
+        axes.set_axis_off()
+    return figure
 
 
 def _series_figure(values: Tensor) -> Figure:
@@ -214,8 +250,8 @@ def save_examples(x: Tensor, path: Path, columns: int = 8, look: Look | None = N
     Every pixel of an image is there; see `examples_figure`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if kind_of(x.shape[1:]) == "images":
-        look = _plain(x.shape[1:]) if look is None else look
+    look = _plain(x.shape[1:]) if look is None else look
+    if kind_of(x.shape[1:]) == "images" and not look.is_field(x):
         content = png_of_pixels(look.sheet(x, columns))
     else:
         content = png(examples_figure(x, columns, look=look), dpi=150)
@@ -261,22 +297,26 @@ def labeled_panels(
         size: of a panel, in inches, at least.
         per_row: panels side by side.
     """
-    event_shape, limit = panels[0][1].shape[1:], None
+    event_shape, limit, share = panels[0][1].shape[1:], None, 1.0
     if kind_of(event_shape) == "images":
         height, width = (side + 1 for side in cell(event_shape))
         columns = max(1, min(columns, _PANEL // width))
         panels = [(label, x[: columns * columns]) for label, x in panels]
         size = max(size, 0.1 + 1.06 * columns * max(height, width) / _DPI)  # and margins
+        share = min(1.0, height / width)
     else:
         limit = max(_reach(x) for _, x in panels)
     rows = -(-len(panels) // per_row)
-    figure = new_figure(size * min(per_row, len(panels)), (size + 0.4) * rows)
+    figure = new_figure(size * min(per_row, len(panels)), (share * size + 0.4) * rows)
     grid = figure.subplots(rows, min(per_row, len(panels)), squeeze=False).flatten()
     for axes, (label, x) in zip(grid, panels, strict=False):
         draw_examples(axes, x, look, columns, limit)
         axes.set_title(label, fontsize=8)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
+    if kind_of(event_shape) == "images" and look.is_field(panels[0][1]):
+        ends = "; ".join(f"{low:.4g} to {high:.4g}" for low, high in look.ends(panels[0][1]))
+        figure.supxlabel(f"channels left to right, black to white: {ends}", fontsize=SMALL)
     return figure
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sde_score.evaluation.restoration import Restoration
-from sde_score.report.look import Look, kind_of
+from sde_score.report.look import Look, kind_of, slices
 from sde_score.report.pictures import ACCENT, FAINT, HEAD, INK, SMALL, draw_examples, new_figure
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def restoration_figure(found: Restoration, look: Look, title: str = "") -> Figur
 
 def _draw_spread(axes: Axes, std: Tensor, look: Look) -> None:
     """The standard deviation of each pixel in the data's own terms, with its scale below."""
-    spread = std[:, std.shape[1] // 2] if std.ndim == 4 else std
+    spread = slices(std[None])[0].transpose(1, 2).flatten(2) if std.ndim == 4 else std
     width = look.scaling.width if isinstance(look.scaling.width, float) else 1.0
     shown = axes.imshow(width * spread.square().mean(0).sqrt().numpy(), cmap="magma", vmin=0)
     axes.set_axis_off()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sde_score._core.progress import say
 from sde_score._core.registry import parse_spec
-from sde_score.data import is_image
+from sde_score.data import DataSet, Scaling, is_image
 from sde_score.sdes import EDM, SDES, VE
 from sde_score.training.config import TrainConfig, is_auto, is_whole
 from sde_score.training.prepare import Job
@@ -24,10 +24,13 @@ def say_choices(given: TrainConfig, job: Job) -> None:
 
 
 def _lines(given: TrainConfig, job: Job) -> Iterator[str]:
+    held_out = len(job.whole) - len(job.examples)
+    left = f", {held_out} held out" if held_out else ""
+    chosen = not is_whole(given.model) and is_auto(given.backbone)
+    network = network_words(str(job.config.backbone), job.whole.event_shape) if chosen else ""
+    yield f"data: {data_words(job.whole)}{left}" + f" -> {network}" * chosen
     if is_whole(given.model):
         return
-    if is_auto(given.backbone):
-        yield network_line(str(job.config.backbone), job.whole.event_shape)
     if is_auto(given.precision) and job.config.precision == "bf16":
         yield "precision: bf16, about twice as fast here; --precision float32 for all digits"
     if not isinstance(given.sde, str) or (job.out / "config.yaml").exists():
@@ -38,23 +41,51 @@ def _lines(given: TrainConfig, job: Job) -> Iterator[str]:
         yield f'hint: for these data, --sde "{name}(sigma_max={largest:.3g})"'
 
 
-def network_line(spec: str, event_shape: Sequence[int]) -> str:
-    """The network that was taken, and for what: columns, series, images, volumes, or numbers of
-    another shape.
+def data_words(dataset: DataSet) -> str:
+    """What examples were taken for and how they are scaled: `500 series of 3 channels x 64 steps
+    (float, scaled by (x - 0.5) / 2)`."""
+    return f"{len(dataset)} {_kind(dataset.event_shape)} ({_scale(dataset.scaling)})"
+
+
+def _kind(event_shape: Sequence[int]) -> str:
+    shape = tuple(event_shape)
+    if len(shape) == 1:
+        return f"rows of {_several(shape[0], 'column')}"
+    channels = f"{_several(shape[0], 'channel')} x "
+    if len(shape) == 2:
+        return f"series of {channels}{_several(shape[1], 'step')}"
+    if not (is_image(shape) or len(shape) == 4):
+        return f"examples of shape {shape}"
+    kind, unit = ("images", "pixels") if len(shape) == 3 else ("volumes", "voxels")
+    return f"{kind} of {channels}{' x '.join(map(str, shape[1:]))} {unit}"
+
+
+def _several(count: int, unit: str) -> str:
+    return f"{count} {unit}{'s' * (count > 1)}"
+
+
+def _scale(scaling: Scaling) -> str:
+    if scaling.levels is not None:
+        return f"{scaling.levels} levels"
+    if isinstance(scaling.center, tuple) or isinstance(scaling.width, tuple):
+        return "float, each column scaled by its own mean and deviation"
+    if (scaling.center, scaling.width) == (0, 1):
+        return "float, as they are"
+    return f"float, scaled by (x - {scaling.center:.4g}) / {scaling.width:.4g}"
+
+
+def network_words(spec: str, event_shape: Sequence[int]) -> str:
+    """The network that was taken, the dimensions it works in, and what it does not use.
 
     Args:
         spec: of the network.
         event_shape: shape of one example.
     """
-    shape, name = tuple(event_shape), parse_spec(spec)[0]
-    if len(shape) == 1:
-        return f"network: {spec} for {shape[0]} column{'s' * (shape[0] > 1)}"
-    kind = "images" if is_image(shape) else "volumes" if len(shape) == 4 else "examples"
-    what = f"{kind} of shape {shape}"
-    if len(shape) == 2:
-        what = f"series of {shape[0]} channel{'s' * (shape[0] > 1)}, {shape[1]} steps"
-    if name == "mlp":
-        what += f", flattened to {math.prod(shape)} numbers: their neighborhood is not used"
+    shape, words = tuple(event_shape), spec
+    if parse_spec(spec)[0] == "unet":
+        words += f" in {_several(len(shape) - 1, 'dimension')}"
+    elif len(shape) > 1:
+        words += f" on {math.prod(shape)} numbers: no U-Net fits, so neighbors are not used"
     if len(shape) == 2 and shape[0] > shape[1]:
-        what += "; transpose examples that are (steps, channels)"
-    return f"network: {spec} for {what}"
+        words += "; give channels='last' for examples that are (steps, channels)"
+    return words

@@ -270,4 +270,4 @@ def test_a_subset_is_a_random_choice_in_order_named_by_its_seed(small):
 )
 def test_an_image_has_channels_and_at_least_four_by_four_pixels(shape, image):
     assert is_image(shape) is image
-    assert from_tensor(torch.randn(2, *shape)).is_image is image
+    assert from_tensor(torch.randn(2, *shape), channels="first").is_image is image

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import warnings
 import zlib
 
 import numpy as np
@@ -122,28 +121,54 @@ def test_labels_from_zero_are_as_they_were():
     assert torch.equal(found.labels, labels)
 
 
+def ways(saved, x, **told):
+    """The same examples from a file, an array and a data set of torch, by functions."""
+    words = ", ".join(f"{name}={value!r}" for name, value in told.items())
+    return {
+        "file": lambda: load(f"{saved(x)}({words})" if told else saved(x)),
+        "array": lambda: from_tensor(x, **told),
+        "torch": lambda: from_torch(list(x), **told),
+    }
+
+
 @pytest.mark.parametrize("form", ["file", "array", "torch"])
 @pytest.mark.parametrize("kind", [np.float32, np.uint8])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_channels_last_are_refused_with_the_fix(saved, form, kind, channels):
-    images = (255 * RNG.random((5, 32, 31, channels))).astype(kind)
-    source = {"file": lambda: saved(images), "array": lambda: images, "torch": lambda: list(images)}
-    with pytest.raises(DataError, match=r"channels last.*(permute|transpose)\(0, 3, 1, 2\)"):
-        load(source[form]())
-    assert from_torch(list(images.transpose(0, 3, 1, 2))).event_shape == (channels, 32, 31)
+@pytest.mark.parametrize("sides", [(32, 31), (5, 6, 7)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_channels_last_are_refused_with_the_fix_that_works(saved, form, kind, sides, channels):
+    images = (255 * RNG.random((5, *sides, channels))).astype(kind)
+    with pytest.raises(DataError, match=r"look like channels last: give channels='last' to from_t"):
+        ways(saved, images)[form]()
+    found, moved = ways(saved, images, channels="last")[form](), np.moveaxis(images, -1, 1)
+    assert np.array_equal(found.raw().numpy(), moved)
+    assert found[:2].is_contiguous()
+    if kind is np.float32 or len(sides) == 3:
+        assert ways(saved, images, channels="first")[form]().event_shape == images.shape[1:]
 
 
-@pytest.mark.parametrize("read", [from_tensor, lambda x: from_torch(list(x))])
-@pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
-def test_gray_images_without_a_channel_are_told_from_series(read, kind):
-    images = (255 * torch.rand(5, 28, 28)).to(kind)
-    said = r"as series, 28 channels of 28 steps.* have the shape \(1, 28, 28\)"
-    with pytest.warns(UserWarning, match=said):
-        read(images)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        read(images.unsqueeze(1))
-        read(images[:, :9])  # three times as long as high
+@pytest.mark.parametrize("form", ["file", "array", "torch"])
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+def test_gray_images_without_a_channel_are_told_from_series(saved, form, kind):
+    images = (255 * RNG.random((5, 28, 28))).astype(kind)
+    if form != "file" or kind is np.float32:  # files of 8 bits are images
+        with pytest.raises(DataError, match=r"28 x 28 pixels or series.* channels='none'"):
+            ways(saved, images)[form]()
+    found = ways(saved, images, channels="none")[form]()
+    assert np.array_equal(found.raw().numpy(), images[:, None])
+    assert ways(saved, images, channels="first")[form]().event_shape == (28, 28)
+    oblong = from_tensor(images[:, :9])  # three times as long as high: a series of 9 channels
+    assert oblong.event_shape == (9, 28)
+
+
+def test_series_take_their_channels_from_behind_or_from_nowhere(saved):
+    steps = RNG.random((7, 50, 3))
+    found = load(f"{saved(steps)}(channels='last')")
+    assert np.array_equal(found.raw().numpy(), steps.transpose(0, 2, 1))
+    assert from_tensor(steps[..., 0], channels="none").event_shape == (1, 50)
+    with pytest.raises(DataError, match=r"channels='last' needs examples \(\*sides, channels\)"):
+        from_tensor(steps[..., 0], channels="last")
+    with pytest.raises(TypeError, match=r"channels='middle'.*'first', 'last' or 'none'"):
+        from_tensor(steps, channels="middle")
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,47 @@ def test_channels_of_a_field_lie_apart_each_in_its_own_range():
     assert (first[0, 0].item(), first[0, -1].item()) == (0, 255)
 
 
+def test_a_field_is_saved_as_a_map_for_each_channel_with_its_scale():
+    wave = torch.linspace(-1, 1, 16).expand(5, 16, 16)
+    data = from_tensor(torch.stack([wave, 1e5 + 300 * wave.mT], 1))
+    figure = examples_figure(data.tensor(), 3, look=look_of(data))
+    maps, scales = figure.axes[:2], figure.axes[2:]
+    assert [axes.get_title() for axes in maps] == ["channel 1", "channel 2"]
+    assert [scale.get_ylim() for scale in scales] == [(-1, 1), pytest.approx((99700, 100300))]
+    assert torch.as_tensor(maps[1].images[0].get_array()).shape == (2 * 65 - 1, 3 * 65 - 1, 3)
+    for x, scaled in ((data.tensor()[:, 1:], True), (data.tensor(), True), (wave[:, None], False)):
+        shown = from_tensor(x if scaled else x.float())
+        assert look_of(shown).is_field(shown.tensor()) is scaled
+
+
+def test_panels_of_fields_name_their_scales():
+    data = from_tensor(torch.linspace(250, 290, 2 * 2 * 64).reshape(2, 2, 8, 8))
+    figure = labeled_panels([("a", data.tensor())], look_of(data), 2, 1.0, 1)
+    assert figure.get_supxlabel().endswith("black to white: 250 to 280; 260 to 290")
+
+
+def test_a_volume_is_slices_side_by_side_evenly_spaced_in_depth(tmp_path):
+    depth = torch.arange(12, dtype=torch.uint8).reshape(1, 1, 12, 1, 1).expand(2, 1, 12, 16, 17)
+    scaling = Scaling.discrete(12)
+    look, x = Look(scaling), scaling.to_model(depth)
+    drawn = look.images(x)
+    assert drawn.shape == (2, 1, 1, 16, 4 * 18 - 1)
+    levels = [round(255 * level / 11) for level in (1, 4, 7, 10)]
+    assert drawn[0, 0, 0, 5, ::18].tolist() == levels
+    assert drawn[0, 0, 0, 5, 16:20].tolist() == [levels[0], 255, levels[1], levels[1]]
+    assert look.images(x[:, :, :3]).shape[-1] == 3 * 18 - 1
+    save_samples(x, tmp_path / "x.png", look)
+    assert Image.open(tmp_path / "x.png").size == (71 * 4, 2 * 64 + 12)
+
+
+def test_panels_show_series_in_the_range_of_the_data():
+    data = from_tensor(torch.stack([torch.linspace(0, 4, 90).reshape(9, 10)] * 2, 1))
+    x = data.tensor()
+    figure = labeled_panels([("a", x), ("b", 9 * x)], look_of(data), 1, 1.0, 2)
+    windows = [part.get_ylim() for axes in figure.axes[:2] for part in axes.child_axes]
+    assert windows == [(-1, 5)] * 4
+
+
 @pytest.mark.parametrize(
     ("widths", "parts"), [((1, 1, 1), 1), ((0.5, 1, 0.9), 1), ((3, 2, 2), 1), ((1, 40, 1e5), 3)]
 )

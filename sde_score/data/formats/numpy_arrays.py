@@ -14,7 +14,7 @@ from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, naming
 from sde_score.data.dataset import DataSet
 from sde_score.data.limits import Limits, require_file
-from sde_score.data.tensors import from_tensor
+from sde_score.data.tensors import Channels, from_tensor
 from sde_score.scaling import Scaling
 
 _KEYS = ("x", "data", "images", "samples")
@@ -23,7 +23,12 @@ _CHANNELS = (1, 3, 4)
 
 
 @checked
-def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -> DataSet:
+def array(
+    path: Path,
+    levels: int | None = None,
+    max_bytes: int | None = None,
+    channels: Channels | None = None,
+) -> DataSet:
     """A NumPy file: floating-point arrays are continuous data, uint8 arrays are 8-bit data.
 
     A `.npy` file holds one array `(count, *event)` and is memory-mapped, so it may exceed the
@@ -34,13 +39,16 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
     Continuous data are
     standardized: tables `(count, features)` column by column, all else by one mean and one standard
     deviation. 8-bit images are `(count, channels, height, width)`, or `(count, height, width)` for
-    grey ones; channels last is refused.
+    gray ones.
 
     Args:
         path: the file.
         levels: number of levels of integers 0 ... levels - 1; by default see `from_tensor`.
         max_bytes: limit of what the members of a `.npz` unpack to; None for 100 MB, or 300 times
             the file where that is more.
+        channels: where the channels are: `"first"`, `"last"` as in `(count, height, width, 3)`, or
+            `"none"` as in `(count, height, width)`; None takes them first and refuses what is in
+            doubt.
 
     Raises:
         DataError: if the file is damaged or the array is not such a one.
@@ -53,7 +61,7 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
         # written.
         opened = np.load(path, allow_pickle=False, mmap_mode="c")
     if isinstance(opened, np.ndarray):
-        return _data_set(opened, None, {}, levels, path.name)
+        return _data_set(opened, None, {}, levels, path.name, channels)
     with opened:
         key = _key(list(opened.keys()))
         limits.require_unpacked(_unpacked(opened, key))
@@ -65,7 +73,7 @@ def array(path: Path, levels: int | None = None, max_bytes: int | None = None) -
             columns = opened["columns"] if "columns" in opened.files else None
         if levels is None and number is not None:
             levels = _told(number)
-    found = _data_set(values, labels, told, levels, path.name)
+    found = _data_set(values, labels, told, levels, path.name, channels)
     return found if columns is None else _with_columns(found, columns)
 
 
@@ -81,7 +89,12 @@ def _with_columns(dataset: DataSet, columns: Any) -> DataSet:
 
 
 def _data_set(
-    values: Any, labels: Any, told: dict[str, Any], levels: int | None, name: str
+    values: Any,
+    labels: Any,
+    told: dict[str, Any],
+    levels: int | None,
+    name: str,
+    channels: Channels | None,
 ) -> DataSet:
     scaling = None if levels is None else Scaling.discrete(levels)
     named = {key[len(_NAMED) :]: _to_tensor(value) for key, value in told.items() if key != _ONE}
@@ -89,8 +102,11 @@ def _data_set(
         raise DataError(f"holds {_ONE} and {_NAMED}{next(iter(named))}: give one kind of them")
     condition = named or (_to_tensor(told[_ONE]) if told else None)
     x, found = _examples(values, levels), _labels(labels)
+    if channels is None and x.dtype == torch.uint8:
+        channels = _of_images(tuple(x.shape))
+    given: dict[str, Any] = {"condition": condition, "channels": channels}
     try:
-        return from_tensor(x, found, scaling, name=name, condition=condition)
+        return from_tensor(x, found, scaling, name=name, **given)
     except TypeError as error:
         raise DataError(f"holds what is no data set: {error}") from error
 
@@ -191,15 +207,18 @@ def _examples(values: np.ndarray[Any, Any], levels: int | None) -> Tensor:
             f"holds {values.dtype}; accepted: floating-point (continuous) or uint8 (8-bit), "
             "so convert it first, as with .astype('float64'), or give levels=... for integers"
         )
-    if x.dtype == torch.uint8 and x.ndim == 3:
-        return x.unsqueeze(1)
-    if x.dtype == torch.uint8 and x.ndim == 4 and x.shape[3] in _CHANNELS:
-        doubt = "are ambiguous" if x.shape[1] in _CHANNELS else "look like channels last"
-        raise DataError(
-            f"8-bit images of shape {tuple(x.shape)} {doubt}; "
-            "accepted: (count, channels, height, width), perhaps after transpose(0, 3, 1, 2)"
-        )
     return x
+
+
+def _of_images(shape: tuple[int, ...]) -> Channels | None:
+    """Where the channels of 8-bit arrays are, which are images; None leaves it to the shape."""
+    last = len(shape) == 4 and shape[3] in _CHANNELS
+    if last and shape[1] in _CHANNELS:
+        raise DataError(
+            f"8-bit images of shape {shape} are ambiguous: give channels='first' or "
+            "channels='last', as in x.npy(channels='first')"
+        )
+    return "none" if len(shape) == 3 else None
 
 
 def _labels(values: np.ndarray[Any, Any] | None) -> Tensor | None:

@@ -14,13 +14,19 @@ from sde_score._core.progress import progress_bar
 from sde_score.data.dataset import DataSet
 from sde_score.data.formats.images import from_pil
 from sde_score.data.limits import require_room
-from sde_score.data.tensors import from_tensor
+from sde_score.data.tensors import Channels, from_tensor
 from sde_score.scaling import Scaling
 
 Told: TypeAlias = int | Tensor | dict[str, int | Tensor]
 
 
-def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None = None) -> DataSet:
+def from_torch(
+    dataset: Any,
+    scaling: Scaling | None = None,
+    *,
+    name: str | None = None,
+    channels: Channels | None = None,
+) -> DataSet:
     """Read a map-style data set once, into memory.
 
     An item is an example, or a pair of an example and its label, or a vector or image that is its
@@ -34,6 +40,7 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
         dataset: has `__len__` and `__getitem__`, such as `torch.utils.data.Dataset`.
         scaling: as for `from_tensor`.
         name: of the data set, in reports; by default that of its class.
+        channels: where they are in tensors and arrays, as for `from_tensor`.
 
     Raises:
         TypeError: if `dataset` is not map-style, or an item is something else.
@@ -66,6 +73,7 @@ def from_torch(dataset: Any, scaling: Scaling | None = None, *, name: str | None
         name=name,
         class_names=tuple(map(str, names)) if isinstance(names, (list, tuple)) else (),
         condition=None if whole or not labels else _together(labels),
+        channels=channels,
     )
 
 
