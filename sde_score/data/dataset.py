@@ -13,19 +13,14 @@ from torch import Tensor
 
 from sde_score._core.checks import is_integer, plain, refusal, require_count
 from sde_score._core.conditions import Condition, ConditionShape, rows_of
-from sde_score._core.statistics import chunks, largest_spread, mean_squares
+from sde_score._core.errors import DataError
+from sde_score._core.statistics import chunks
+from sde_score.data.info import DataInfo, info_of, range_of, scales_of
 from sde_score.data.limits import require_room
-from sde_score.data.sources.base import Rows, few
+from sde_score.data.sources.base import Rows, is_of_this_machine, standing_in
 from sde_score.random import generator_from
 from sde_score.scaling import ConditionScaling, Scaling, condition_to_model
 
-# The largest pairwise distance costs count^2: above this many examples, or numbers, a random subset
-# stands in.
-_DISTANCE_EXAMPLES = 5000
-_DISTANCE_NUMBERS = 1 << 26
-# Other statistics read all examples in memory, and of those that are read lazily a random subset.
-_MEASURED_EXAMPLES = 5000
-_MEASURED_NUMBERS = 1 << 28
 SMALLEST_SIDE = 4
 """Smallest side of an image, in pixels."""
 
@@ -51,50 +46,17 @@ class Batch(NamedTuple):
     condition: Condition
 
 
-@dataclass(frozen=True)
-class DataInfo:
-    """Facts of a data set by which a diffusion is chosen.
+class Examples(NamedTuple):
+    """Raw examples as they were read.
 
-    Attributes:
-        name: name of the data set.
-        count: number of examples.
-        event_shape: shape of one example.
-        raw_min: smallest raw value.
-        raw_max: largest raw value.
-        levels: number of levels of discrete data, None for continuous data.
-        num_classes: number of classes, 0 without labels.
-        condition_shape: of one condition, or of each in a dictionary; empty without.
-        sigma_data: root mean square of all entries in model range, by which networks scale their
-            input (EDM's `sigma_data`); 1 for standardized data.
-        deviation: root of the variance averaged over dimensions, in model range: about the mean
-            example, the length over which the density changes. At most `sigma_data`.
-        sigma_max: largest Euclidean distance between two examples in model range: the noise with
-            which a variance-exploding diffusion should end (Song & Ermon 2020, technique 1,
-            https://arxiv.org/abs/2006.09011).
-        sigma_max_examples: how many examples `sigma_max` was measured on; below `count` it is a
-            random subset, and `sigma_max` a lower bound.
-        measured_examples: how many examples the other figures were measured on; below `count`,
-            where examples are read lazily, it is a random subset.
+    `raw` has the shape `(n, *event)`; `rows` are those of the source that were read, int64 `(n,)`;
+    `skipped` counts the examples in whose place others were read, and `reasons` say why.
     """
 
-    name: str
-    count: int
-    event_shape: tuple[int, ...]
-    raw_min: float
-    raw_max: float
-    levels: int | None
-    num_classes: int
-    sigma_data: float
-    deviation: float
-    sigma_max: float
-    sigma_max_examples: int
-    condition_shape: ConditionShape = ()
-    measured_examples: int = 0
-
-    @property
-    def sigma_max_is_exact(self) -> bool:
-        """Whether every pair of examples was measured."""
-        return self.sigma_max_examples == self.count
+    raw: Tensor
+    rows: Tensor
+    skipped: int = 0
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,6 +84,8 @@ class DataSet:
             classes; empty without.
         condition_names: column of each entry of a vector condition that was cut from a table, see
             `with_condition_columns`; else empty.
+        on_bad_example: `"stop"`, or `"skip"`: the next example that can be read takes the place of
+            one that cannot; of examples that are read lazily.
     """
 
     name: str
@@ -136,6 +100,7 @@ class DataSet:
     condition_scaling: ConditionScaling = field(default_factory=Scaling)
     condition_shape: ConditionShape = ()
     condition_names: tuple[str, ...] = ()
+    on_bad_example: str = "stop"
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -178,8 +143,34 @@ class DataSet:
         Args:
             indices: n integers, 0 ... len(self) - 1; None for all.
         """
-        found = self._all() if indices is None else self._source[self._rows(indices)]
-        return found.contiguous()  # a view whose channels are last has copies as it has
+        if indices is not None:
+            return self.read(indices).raw
+        if not self.is_lazy:
+            return self._all().contiguous()  # a view whose channels are last has copies as it has
+        size = len(self) * math.prod(self.event_shape) * self.dtype.itemsize
+        require_room(size, "read them in parts, as with dataset[:1000]")
+        return self.read(torch.arange(len(self))).raw
+
+    def read(self, indices: Indices) -> Examples:
+        """Examples as `raw` gives them, and which were read.
+
+        Raises:
+            DataError: for an example that cannot be read, unless it is to be skipped; or if none of
+                many that follow can be read either.
+        """
+        rows, source = self._rows(indices), self._source
+        if not isinstance(source, Rows):
+            return Examples(source[rows].contiguous(), rows)
+        try:
+            found = Examples(source[rows], rows)
+        except DataError as error:
+            if self.on_bad_example != "skip" or is_of_this_machine(error):
+                raise
+            kept, reasons = standing_in(source, self._rows, torch.as_tensor(indices), len(self))
+            return Examples(source[kept], kept, int((kept != rows).sum()), reasons)
+        if self.on_bad_example == "skip":
+            source.note_read(rows)
+        return found
 
     @property
     def is_image(self) -> bool:
@@ -188,24 +179,34 @@ class DataSet:
 
     def batch(self, indices: Indices) -> Batch:
         """Examples in model range with their conditions, in the order of `indices`, as `raw`."""
-        return Batch(self.scaling.to_model(self.raw(indices)), self.conditions_at(indices))
+        found = self.read(indices)
+        return Batch(self.scaling.to_model(found.raw), self.conditions_of(found.rows))
 
     def conditions_at(self, indices: Indices) -> Condition:
         """Conditions in model range, or labels, in the order of `indices`; None for neither."""
+        return self.conditions_of(self._good(indices))
+
+    def conditions_of(self, rows: Tensor) -> Condition:
+        """Conditions as `conditions_at` gives them, of rows of the source, as `read` tells them."""
         if self.conditions is None:
-            return self.labels_at(indices)
-        found = rows_of(self.conditions, self._rows(indices))
-        return condition_to_model(found, self.condition_scaling)
+            return None if self.labels is None else self.labels[rows]
+        return condition_to_model(rows_of(self.conditions, rows), self.condition_scaling)
 
     def labels_at(self, indices: Indices) -> Tensor | None:
         """Labels of examples, int64, in the order of `indices`; None for data without labels."""
-        return None if self.labels is None else self.labels[self._rows(indices)]
+        return None if self.labels is None else self.labels[self._good(indices)]
+
+    def _good(self, indices: Indices) -> Tensor:
+        """Rows of the source, with those that stand in for what cannot be read."""
+        if self.on_bad_example != "skip" or not isinstance(self._source, Rows):
+            return self._rows(indices)
+        return standing_in(self._source, self._rows, torch.as_tensor(indices), len(self))[0]
 
     @property
     def sigma_data(self) -> float:
         """Root mean square of all entries in model range; reads all examples, or of those that are
         read lazily a random subset."""
-        return self._scales()[0]
+        return scales_of(self)[0]
 
     @property
     def is_lazy(self) -> bool:
@@ -218,13 +219,7 @@ class DataSet:
 
         Both run over the first dimension of an event.
         """
-        lows, highs = [], []
-        for piece in self._pieces():
-            values = piece.transpose(0, 1).flatten(1)
-            lows.append(values.amin(1).double())
-            highs.append(values.amax(1).double())
-        low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
-        return tuple(low.tolist()), tuple(high.tolist())
+        return range_of(self)
 
     def tensor(self, limit: int | None = None) -> Tensor:
         """All examples, or the first `limit`, in model range: float32, shape `(count, *event)`."""
@@ -234,7 +229,7 @@ class DataSet:
         require_room(4 * count * math.prod(self.event_shape), "take fewer with limit=...")
         out = torch.empty((count, *self.event_shape), dtype=torch.float32)
         first = 0
-        for piece in chunks(self._source, self._rows(torch.arange(count))):
+        for piece in chunks(self._source, self._good(torch.arange(count))):
             out[first : first + len(piece)] = self.scaling.to_model(piece)
             first += len(piece)
         return out
@@ -286,60 +281,10 @@ class DataSet:
 
         Of examples that are read lazily it reads a random subset of thousands.
         """
-        size = max(1, math.prod(self.event_shape))
-        examples = min(len(self), _DISTANCE_EXAMPLES, max(2, _DISTANCE_NUMBERS // size))
-        rows = self._subset(examples)
-        if rows is None:
-            chosen = torch.arange(len(self))
-            if examples < len(self):
-                chosen = torch.randperm(len(self), generator=generator_from(0))[:examples]
-            rows = self._rows(chosen)
-        ends = [(piece.min().item(), piece.max().item()) for piece in self._pieces()]
-        sigma_data, deviation = self._scales()
-        return DataInfo(
-            name=self.name,
-            count=len(self),
-            event_shape=self.event_shape,
-            raw_min=min(low for low, _ in ends),
-            raw_max=max(high for _, high in ends),
-            levels=self.scaling.levels,
-            num_classes=self.num_classes,
-            sigma_data=sigma_data,
-            deviation=deviation,
-            sigma_max=largest_spread(self._source, self.scaling.to_model, rows),
-            sigma_max_examples=examples,
-            condition_shape=self.condition_shape,
-            measured_examples=min(len(self), self._most()) if self.is_lazy else len(self),
-        )
-
-    def _pieces(self) -> Iterator[Tensor]:
-        return chunks(self._source, self._measured())
-
-    def _measured(self) -> Tensor | None:
-        """Rows on which figures are measured: None for all, as of examples in memory."""
-        return self._subset(self._most()) if self.is_lazy else self.rows
-
-    def _most(self) -> int:
-        """Examples on which figures are measured, where these are read lazily."""
-        size = max(1, math.prod(self.event_shape))
-        return min(_MEASURED_EXAMPLES, max(2, _MEASURED_NUMBERS // size))
-
-    def _subset(self, count: int) -> Tensor | None:
-        """A random subset of rows that are read lazily; None for examples in memory."""
-        source = self._source
-        return few(source, self.rows, count) if isinstance(source, Rows) else None
-
-    def _scales(self) -> tuple[float, float]:
-        """Root mean square about zero, and about the mean example, in model range."""
-        square, variance = mean_squares(self._source, self.scaling.to_model, self._measured())
-        return math.sqrt(square), math.sqrt(variance)
+        return info_of(self)
 
     def _all(self) -> Tensor:
-        source = self._source
-        if isinstance(source, Rows):
-            size = len(self) * math.prod(self.event_shape) * self.dtype.itemsize
-            require_room(size, "read them in parts, as with dataset[:1000]")
-            return source[torch.arange(len(source)) if self.rows is None else self.rows]
+        source = cast(Tensor, self._source)
         return source if self.rows is None else source[self.rows]
 
     def _rows(self, indices: Indices) -> Tensor:

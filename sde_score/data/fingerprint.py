@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.conditions import Condition, rows_of, tensors_of
+from sde_score._core.errors import DataError
 from sde_score._core.records import Record
 from sde_score.data.dataset import DataSet
 from sde_score.data.sources.base import Part, Rows
@@ -139,7 +140,8 @@ def _looked_at(dataset: DataSet, places: Tensor) -> tuple[str, float, float]:
     projection = squares = 0.0
     step = max(1, _CHUNK // max(1, math.prod(dataset.event_shape)))
     for first in range(0, len(places), step):
-        piece = dataset.raw(places[first : first + step])
+        piece, lost = _read(dataset, places[first : first + step])
+        rows.update(lost)
         if first == 0:
             rows.update(f"{piece.dtype} {dataset.event_shape}".encode())
         rows.update(_bytes(piece))
@@ -148,6 +150,19 @@ def _looked_at(dataset: DataSet, places: Tensor) -> tuple[str, float, float]:
             projection += terms.sum().item()
             squares += terms.square().sum().item()
     return rows.hexdigest(), projection, squares
+
+
+def _read(dataset: DataSet, places: Tensor) -> tuple[Tensor, bytes]:
+    """Examples, and where among them one cannot be read and is left out: empty if all can."""
+    source: Any = dataset._source
+    if not isinstance(source, Rows):
+        return dataset.raw(places), b""
+    rows = dataset._rows(places)
+    try:
+        return source[rows], b""
+    except DataError:
+        good = source.readable(rows)[0]
+        return source[rows[good]], (~good).numpy().tobytes()
 
 
 def _weighted(piece: Tensor, first: int) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import sde_score.data.dataset as dataset_module
+import sde_score.data.info as info_module
 from sde_score._core.statistics import chunks, largest_distance, moments
 from sde_score.data import Batch, DataError, Scaling, from_tensor, from_torch, is_image, load
 from sde_score.random import generator_from
@@ -109,12 +109,12 @@ def test_info_agrees_with_brute_force():
 
 
 def test_sigma_max_of_a_large_set_says_that_a_subset_was_measured(monkeypatch):
-    monkeypatch.setattr(dataset_module, "_DISTANCE_EXAMPLES", 50)
+    monkeypatch.setattr(info_module, "_DISTANCE_EXAMPLES", 50)
     data = load("ring(n=400)")
     info = data.info()
     assert (info.sigma_max_examples, info.sigma_max_is_exact) == (50, False)
     assert 0 < info.sigma_max <= largest_distance(data.tensor())
-    monkeypatch.setattr(dataset_module, "_DISTANCE_NUMBERS", 40)
+    monkeypatch.setattr(info_module, "_DISTANCE_NUMBERS", 40)
     assert data.info().sigma_max_examples == 20
     assert data.info() == data.info()
 

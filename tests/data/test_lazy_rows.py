@@ -8,20 +8,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sde_score.data import Fingerprint, Scaling, dataset, fingerprint, from_tensor
+from sde_score.data import DataError, Fingerprint, Scaling, fingerprint, from_tensor, info
 from sde_score.data.sources.base import Part, Rows, few
 
 
 class Numbers(Rows):
-    """Rows of a tensor, with a record of those that were read."""
+    """Rows of a tensor, with a record of those that were read; some cannot be."""
 
-    def __init__(self, x, blocks=None, parts=()):
+    def __init__(self, x, blocks=None, parts=(), bad=(), cause=None):
         self.x, self.shape, self.dtype = x, tuple(x.shape), x.dtype
         self.blocks, self.parts = blocks, parts
+        self.bad, self.cause = set(bad), cause
         self.seen = set()
 
     def __getitem__(self, rows):
         self.seen |= set(rows.tolist())
+        if wrong := [row for row in rows.tolist() if row in self.bad]:
+            raise DataError(f"row {wrong[0]} is damaged") from self.cause
         return self.x[rows]
 
 
@@ -59,19 +62,19 @@ def test_everything_is_as_in_memory(pair):
 
 
 def test_many_rows_are_measured_on_a_random_subset_and_that_is_said(images, monkeypatch):
-    monkeypatch.setattr(dataset, "_MEASURED_EXAMPLES", 20)
-    monkeypatch.setattr(dataset, "_DISTANCE_EXAMPLES", 10)
+    monkeypatch.setattr(info, "_MEASURED_EXAMPLES", 20)
+    monkeypatch.setattr(info, "_DISTANCE_EXAMPLES", 10)
     source = Numbers(images)
     part, _ = replace(from_tensor(images), _source=source).split(0.5)
-    info = part.info()
-    assert (info.count, info.measured_examples, info.sigma_max_examples) == (30, 20, 10)
+    found = part.info()
+    assert (found.count, found.measured_examples, found.sigma_max_examples) == (30, 20, 10)
     assert 20 <= len(source.seen) <= 30
     assert source.seen <= set(part.rows.tolist())
     chosen = few(source, part.rows, 20)
     x = images[chosen].double()
-    assert (info.raw_min, info.raw_max) == (x.min(), x.max())
-    assert info.sigma_data == pytest.approx(((2 * x + 1) / 256 - 1).square().mean().sqrt().item())
-    assert part.sigma_data == info.sigma_data
+    assert (found.raw_min, found.raw_max) == (x.min(), x.max())
+    assert found.sigma_data == pytest.approx(((2 * x + 1) / 256 - 1).square().mean().sqrt().item())
+    assert part.sigma_data == found.sigma_data
 
 
 def test_a_random_subset_comes_from_few_blocks(images):
@@ -136,3 +139,57 @@ def test_a_file_that_changed_is_named(images, few_are_read, text):
 def test_files_behind_the_first_rows_are_not_asked_for(images, few_are_read):
     before, _ = _fingerprint(images[:40], PARTS[:2])
     assert _fingerprint(images, PARTS, count=40)[0] == before
+
+
+def _damaged(images, bad, how="skip", cause=None, labels=None):
+    whole = from_tensor(images, labels, Scaling.discrete(256))
+    return replace(whole, _source=Numbers(images, bad=bad, cause=cause), on_bad_example=how)
+
+
+def test_the_next_example_of_the_part_stands_in_for_one_that_cannot_be_read(images):
+    """Not a neighbor of another part, and with its own label; after the last comes the first."""
+    labels = torch.arange(60)
+    part = replace(_damaged(images, {6, 8, 58}, labels=labels), rows=torch.arange(0, 60, 2))
+    found = part.read([0, 3, 4, 29])
+    assert found.rows.tolist() == [0, 10, 10, 0]
+    assert (found.skipped, len(found.reasons)) == (3, 3)
+    assert torch.equal(found.raw, images[[0, 10, 10, 0]])
+    assert part.read([3, 4]).reasons == ()
+    assert part.labels_at([3, 4]).tolist() == [10, 10]
+    batch = part.batch([4])
+    assert torch.equal(batch.x0, part.scaling.to_model(images[[10]]))
+    assert batch.condition.tolist() == [10]
+    fresh = replace(_damaged(images, {6, 8, 58}, labels=labels), rows=torch.arange(0, 60, 2))
+    assert fresh.labels_at([3, 29]).tolist() == [10, 0]
+    assert torch.equal(fresh.tensor(4)[3], part.scaling.to_model(images[[10]])[0])
+
+
+def test_a_damaged_example_is_named_unless_it_is_to_be_skipped(images):
+    stopping = _damaged(images, {7}, how="stop")
+    for read in (lambda: stopping[7], lambda: stopping.info(), lambda: stopping.raw()):
+        with pytest.raises(DataError, match="row 7 is damaged"):
+            read()
+    skipping = _damaged(images, {7})
+    others = images[[row for row in range(60) if row != 7]].double()
+    assert skipping.info().raw_max == others.max()
+    assert skipping.sigma_data == from_tensor(others.byte(), None, Scaling.discrete(256)).sigma_data
+
+
+def test_what_cannot_be_read_for_want_of_memory_is_not_skipped(images):
+    """Another machine, or the same one a minute later, would read it."""
+    for cause in (MemoryError(), OSError(24, "Too many open files")):
+        with pytest.raises(DataError, match="row 7 is damaged"):
+            _damaged(images, {7}, cause=cause).raw([7])
+    assert _damaged(images, {7}, cause=OSError(5, "Input/output error")).raw([7]).shape[0] == 1
+
+
+def test_a_set_that_is_damaged_as_a_whole_is_not_skipped(images):
+    with pytest.raises(DataError, match="60 examples in a row cannot be read, the last as row 4"):
+        _damaged(images, range(60)).raw([5])
+
+
+def test_a_fingerprint_knows_where_an_example_cannot_be_read(images):
+    one, other = (Fingerprint.of(_damaged(images, {row})) for row in (7, 8))
+    assert one == Fingerprint.of(_damaged(images, {7}, how="stop"))
+    assert not one.same_rows(other)
+    assert not one.same_rows(Fingerprint.of(_damaged(images, ())))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from sde_score._core.errors import DataError
 from sde_score._core.records import Record
 from sde_score.random import generator_from
 
+_OF_THIS_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_IN_A_ROW = 100  # examples that are skipped, at most
 _BLOCKS = 64  # of which a random subset is drawn, where whole blocks are read
 
 
@@ -49,6 +55,7 @@ class Rows(ABC):
     dtype: torch.dtype
     blocks: Tensor | None = None
     parts: tuple[Part, ...] = ()
+    _met: Tensor | None = None  # of each row: 0 not met yet, 1 read, 2 not readable
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -60,6 +67,39 @@ class Rows(ABC):
         Raises:
             DataError: for one that cannot be read, naming it.
         """
+
+    def note_read(self, rows: Tensor) -> None:
+        """Remember that rows were read, so that `readable` need not try."""
+        if self._met is None:
+            self._met = torch.zeros(len(self), dtype=torch.uint8)
+        self._met[rows] = 1
+
+    def readable(self, rows: Tensor) -> tuple[Tensor, list[str]]:
+        """Which rows can be read, bool, and why others cannot; reads those not met before.
+
+        Raises:
+            DataError: for what has its reason in this machine, such as too little memory, and may
+                be readable elsewhere.
+        """
+        self.note_read(rows[:0])
+        met, reasons = cast(Tensor, self._met), []
+        for row in rows[met[rows] == 0].tolist():
+            try:
+                _ = self[torch.tensor([row])]
+                met[row] = 1
+            except DataError as error:
+                if is_of_this_machine(error):
+                    raise
+                reasons.append(str(error))
+                met[row] = 2
+        return met[rows] == 1, reasons
+
+
+def is_of_this_machine(error: BaseException) -> bool:
+    """Whether an error says nothing about the data: no memory, or no more files may be open."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THIS_MACHINE
 
 
 def few(source: Rows, rows: Tensor | None, count: int, seed: int = 0) -> Tensor:
@@ -88,3 +128,35 @@ def few(source: Rows, rows: Tensor | None, count: int, seed: int = 0) -> Tensor:
         if found == count:
             break
     return torch.cat(chosen).sort().values
+
+
+def standing_in(
+    source: Rows, rows_of: Callable[[Tensor], Tensor], indices: Tensor, count: int
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Rows that can be read: in place of one that cannot, the row of the next index that can.
+
+    A function of the index alone, whatever is read beside it.
+
+    Args:
+        source: of the rows.
+        rows_of: rows of indices.
+        indices: wanted, int64, shape `(n,)`.
+        count: number of indices there are; after the last comes the first.
+
+    Returns:
+        Rows, and why others cannot be read, of those met for the first time.
+
+    Raises:
+        DataError: if too many in a row cannot be read.
+    """
+    rows = rows_of(indices)
+    good, reasons = source.readable(rows)
+    for step in range(1, min(count, _IN_A_ROW) + 1):
+        if bool(good.all()):
+            return rows, tuple(reasons)
+        others = rows_of((indices[~good] + step) % count)
+        found, more = source.readable(others)
+        rows, reasons = rows.masked_scatter(~good, others), reasons + more
+        good = good.masked_scatter(~good, found)
+    last = f", the last as {reasons[-1]}" if reasons else ""
+    raise DataError(f"{min(count, _IN_A_ROW)} examples in a row cannot be read{last}")
