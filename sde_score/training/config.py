@@ -139,7 +139,8 @@ class TrainConfig:
     """Optimizer steps in all, at least 1."""
 
     batch_size: int = 128
-    """Examples per process and step, at least 1."""
+    """Examples per process and step, at least 1; a run that is continued by another number of
+    processes keeps those of all processes together."""
 
     accumulate: int = 1
     """Parts into which a batch is cut to save memory; divides batch_size."""

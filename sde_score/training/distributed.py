@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import inspect
 import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from sde_score.training.checkpoint import Checkpoints
+from sde_score.training.errors import TrainingError
 
 
 def accelerator_for(device: str) -> Any:
@@ -80,19 +87,74 @@ def seed_network(seed: int, device: torch.device) -> None:
 
 
 class Vote:
-    """A yes or no shared by all processes, without making a GPU wait.
+    """What all processes agree on, without making a GPU wait; all must ask together.
 
     Args:
         processes: number of processes.
     """
 
     def __init__(self, processes: int) -> None:
-        self._group = torch.distributed.new_group(backend="gloo") if processes > 1 else None
+        self._group = distributed.new_group(backend="gloo") if processes > 1 else None
 
     def any(self, value: bool) -> bool:
-        """Whether `value` is true on some process; all must ask together."""
+        """Whether `value` is true on some process."""
         if self._group is None:
             return value
         flag = torch.tensor(int(value))
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._group)
         return bool(flag)
+
+    def token(self) -> int:
+        """A random number, the same on all processes, and never the same again."""
+        drawn = torch.tensor(secrets.randbits(62))
+        if self._group is not None:
+            distributed.broadcast(drawn, src=0, group=self._group)
+        return int(drawn)
+
+
+@contextmanager
+def as_one_line(rank: int, processes: int, checkpoints: Checkpoints) -> Iterator[None]:
+    """Turn what a backend says when another process is gone into one line.
+
+    Args:
+        rank: of this process.
+        processes: number of processes.
+        checkpoints: of the run.
+
+    Raises:
+        TrainingError: in place of the error of the backend; said by all processes but the first,
+            whose caller says it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        known = isinstance(error, getattr(distributed, "DistError", ())) or "gloo" in str(error)
+        if processes == 1 or not known:
+            raise
+        lost = TrainingError(ending("another process of this run has ended", checkpoints))
+        say_elsewhere(rank, lost)
+        raise lost from None
+
+
+@contextmanager
+def heard_of(rank: int) -> Iterator[None]:
+    """Say what a process alone has met, such as a full disk or a damaged file."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        say_elsewhere(rank, error)
+        raise
+
+
+def say_elsewhere(rank: int, error: Exception) -> None:
+    """Print an error in one line on all processes but the first, whose caller prints it."""
+    if rank:
+        text = " ".join(str(error).split())
+        print(f"error in process {rank}: {text}", file=sys.stderr, flush=True)
+
+
+def ending(what: str, checkpoints: Checkpoints) -> str:
+    """What happened to a run of several processes, and how to go on."""
+    newest = checkpoints.newest()
+    kept = "there is no checkpoint yet" if newest is None else f"checkpoint step-{newest} stays"
+    return f"{what}; {kept}: run the same command again to go on"

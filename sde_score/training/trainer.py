@@ -8,6 +8,7 @@ numbers up to rounding.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 from collections.abc import Callable
@@ -27,8 +28,16 @@ from sde_score.training.build import in_float32
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import save_config
 from sde_score.training.data_record import NAME
-from sde_score.training.distributed import Vote, accelerator_for, wrap
+from sde_score.training.distributed import (
+    Vote,
+    accelerator_for,
+    as_one_line,
+    ending,
+    heard_of,
+    wrap,
+)
 from sde_score.training.divergence import DivergenceCheck
+from sde_score.training.elastic import shared
 from sde_score.training.errors import TrainingError, TrainingInterrupted
 from sde_score.training.excess import ExcessLoss
 from sde_score.training.half_precision import LossScaler, autocast
@@ -48,6 +57,7 @@ from sde_score.training.signals import StopRequest
 from sde_score.training.snapshots import FOLDER, PowerAverages, Snapshots
 from sde_score.training.state import DataFacts, TrainState, require_continuation
 from sde_score.training.teacher import place_teacher
+from sde_score.training.watch import Watch
 
 OnSamples = Callable[[Run, Path], None]
 """Called with the run so far (averaged weights, evaluation mode) and the picture to write."""
@@ -89,18 +99,23 @@ class Trainer:
         self.accelerator = accelerator_for(self.config.device)
         self.device: torch.device = self.accelerator.device
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches = batches_of(job, rank, processes, self.device)
+        self.vote = Vote(processes)
         self.model, self.objective = job.model, place_teacher(job.objective, self.device)
-        self.excess = ExcessLoss(job, self.batches) if self.config.excess else None
         self.facts = DataFacts.of(job.examples)
         size = math.prod(self.facts.event_shape)
         self.check = DivergenceCheck(self.config, self.objective, size)
         self.noise = NetworkNoise(self.device, self.config.compile)
-        with only_trainer(self.out):
+        with only_trainer(self.out), as_one_line(rank, processes, self.checkpoints):
             job.require_own()
+            newest = self.checkpoints.newest()
+            state = None if newest is None else self.checkpoints.state(newest)
+            self.share = shared(self.config, state, processes, self.out)
+            cut = dataclasses.replace(job, config=self.share)
+            self.batches = batches_of(cut, rank, processes, self.device)
+            self.excess = ExcessLoss(job, self.batches) if self.config.excess else None
             self._wrap()
             self._check_derivatives()
-            self._restore()
+            self._restore(state)
 
     def _wrap(self) -> None:
         config = self.config
@@ -141,12 +156,10 @@ class Trainer:
             second_derivatives=self.objective.second_derivatives,
         )
 
-    def _restore(self) -> None:
+    def _restore(self, state: TrainState | None) -> None:
         """Take up the newest checkpoint, or start at step 0, and bring the directory in line."""
-        newest = self.checkpoints.newest()
-        state = None if newest is None else self.checkpoints.state(newest)
         if state is not None:
-            steps, size = self.config.steps, self.config.batch_size
+            steps, size = self.config.steps, self.share.batch_size
             require_continuation(state, steps, size, self.batches.total, self.facts, self.out)
             weights, step = self.model.state_dict(), state.step
             model = self.checkpoints.tensors(step, "model", weights)
@@ -187,10 +200,13 @@ class Trainer:
             TrainingError: if the loss or a weight is no longer a finite number.
         """
         devices = [self.device] if self.device.type == "cuda" else []
-        vote = Vote(self.accelerator.num_processes)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.meter.start()
         with (
             only_trainer(self.out),
+            as_one_line(rank, processes, self.checkpoints),
+            heard_of(rank),
+            Watch(rank, processes, self.vote.token(), self._ending),
             closing(self.noise),
             torch.random.fork_rng(devices),
             StopRequest() as stop,
@@ -202,10 +218,13 @@ class Trainer:
                 self._train_step()
                 bar.update()
                 self._after_step(bar)
-                if vote.any(stop.signum is not None) and self.step < self.config.steps:
+                if self.vote.any(stop.signum is not None) and self.step < self.config.steps:
                     self._stop(stop.signum or signal.SIGTERM)
         job = self.job
         return load_run(self.out, data=job.whole, **job.objects())
+
+    def _ending(self, what: str) -> str:
+        return ending(what, self.checkpoints)
 
     def _bar(self) -> Any:
         shown = self.progress and self.accelerator.is_main_process
@@ -214,7 +233,7 @@ class Trainer:
 
     def _train_step(self) -> None:
         """Forward and backward over the micro-batches, then one update."""
-        rank, parts = self.accelerator.process_index, self.config.accumulate
+        rank, parts = self.accelerator.process_index, self.share.accumulate
         total = torch.zeros((), device=self.device)
         with self.noise.step(mix(self.config.seed, streams.NETWORK, self.step, rank)):
             for index, part in enumerate(self.batches.step(self.step)):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,3 +68,30 @@ def measured():
         return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
     return read
+
+
+@pytest.fixture
+def run_ranks():
+    """`run_ranks(body, folder)` runs a script in a process of its own, with `folder` as `out` and
+    its configuration as `config`, and returns what was said.
+
+    Its `together(processes, work)` forks processes of one run from one that has imported all.
+    """
+
+    def run(body: str, folder: Path) -> str:
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        script = Path(__file__).with_name("ranks.txt").read_text() + body
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(folder)],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said
+        return said
+
+    return run
