@@ -34,6 +34,7 @@ class Train(Command):
         sde-score train --data new/ --init-from runs/images --learning-rate 1e-4 --out runs/new
         sde-score train --preset edm --data cifar10.parquet --steps 50000 --out runs/edm
         sde-score train ... --out runs/digits --continue-with learning_rate=1e-4
+        sde-score train ... --out runs/digits --log tensorboard --sample-every 500
     """
 
     out: Path
@@ -44,6 +45,10 @@ class Train(Command):
     flags that are given besides override it."""
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+    log: tuple[str, ...] = ()
+    """Trackers that get measurements and samples besides metrics.jsonl: tensorboard, wandb,
+    trackio, mlflow or others that accelerate knows."""
 
     continue_with: tuple[str, ...] = ()
     """Changes to a run on its way, such as learning_rate=1e-4 clip=0.5; of learning_rate,
@@ -81,6 +86,7 @@ class Train(Command):
             continue_with=changes_of(self.continue_with),
             progress=self.progress,
             on_samples=write_samples,
+            log=self.log,
         )
         last = (run.metrics or [{}])[-1]  # of no measurement, where the file was lost
         if self.json:

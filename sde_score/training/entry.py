@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from sde_score.training.first_weights import Imported
 from sde_score.training.lock import only_trainer
 from sde_score.training.prepare import prepare
 from sde_score.training.run import Run
+from sde_score.training.trackers import Tracker, Trackers
 from sde_score.training.trainer import OnMetrics, OnSamples, Trainer
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def train(
     continue_with: Mapping[str, Any] | None = None,
     on_metrics: OnMetrics | None = None,
     on_samples: OnSamples | None = None,
+    log: str | Tracker | Sequence[str | Tracker] = (),
     resume: bool = True,
     progress: bool = True,
 ) -> Run:
@@ -66,6 +68,8 @@ def train(
         on_metrics: called with the step and each line of `metrics.jsonl`.
         on_samples: called every `config.sample_every` steps with the run so far (averaged weights)
             and the path of the picture to write.
+        log: trackers that get both as well: names that accelerate knows, such as `"tensorboard"`,
+            or objects with `log(values, step=...)`.
         resume: True continues a run of the same configuration and data found in `out` (fields in
             `sde_score.training.FREE` may change, `steps` may grow); False refuses to.
         progress: show a progress bar, and what was chosen.
@@ -86,7 +90,11 @@ def train(
     """
     given = {"objective": objective, "data": data, "init_from": init_from, **as_fields(model)}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    trackers = Trackers(log, Path(out))
+    hooks = trackers.on_samples(on_samples), trackers.on_metrics(on_metrics)
     with progress_shown(progress), only_trainer(Path(out)):
         job = prepare(config, out, resume=resume, continue_with=continue_with)
         say_choices(config, job)
-        return Trainer(job, progress=progress, on_samples=on_samples, on_metrics=on_metrics).run()
+        trainer = Trainer(job, progress=progress, on_samples=hooks[0], on_metrics=hooks[1])
+        with trackers.following(job.config):
+            return trainer.run()
