@@ -50,7 +50,7 @@ class Trackers:
     A tracker takes each step once: the file `trackers.json` of the run remembers the last step that
     each was told, and under which name there, so that a run which is continued goes on where its
     curves end. What a tracker does not take (no network, a full disk, no answer in `LONGEST`
-    seconds) is said once; it is told no more in this session, and training goes on.
+    seconds) is said once; it is told no more until training is begun again, and training goes on.
 
     Args:
         chosen: a name such as `"tensorboard"`, a `Tracker`, or several of both.
