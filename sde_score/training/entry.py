@@ -45,9 +45,7 @@ def train(
 
     The directory holds `config.yaml`, `data.json`, `checkpoints/step-N/`, `metrics.jsonl` and
     `samples/`. Under `torchrun` or `accelerate launch` every process calls this, and the first one
-    writes.
-
-    What a configuration leaves open is said on standard error, such as the network that was taken.
+    writes. What the configuration leaves open is said on standard error.
 
     Objects are copied. One that no text names is noted in the configuration by its class: the same
     call continues the run, and `load_run` requires the object.
@@ -61,8 +59,7 @@ def train(
         data: instead of `config.data`: a tensor, a `DataSet`, a data set of torch, text or a path.
         init_from: weights to start from at step 0: a run, its directory, a checkpoint folder, a
             `.safetensors` file, a model, or any checkpoint that `sde_score.interop.load` reads, or
-            what it returns. What the configuration leaves open, such as the network, is that of the
-            run or checkpoint.
+            what it returns, whose network is taken where the configuration leaves it open.
         continue_with: new values of `sde_score.training.ADJUSTABLE` fields, such as
             `{"learning_rate": 1e-4}`, from the newest checkpoint on; noted in `metrics.jsonl`.
         on_metrics: called with the step and each line of `metrics.jsonl`.
@@ -82,19 +79,16 @@ def train(
             an argument does not fit.
         DataError: if the data cannot be loaded, or are others than those of the run in `out`.
         CheckpointError: if the newest checkpoint, or what `init_from` names, is damaged.
-        TrainingError: if the loss or a weight is no longer a finite number, or the directory is
-            gone.
+        TrainingError: if the loss or a weight is no finite number, or the directory is gone.
         OSError: if a file cannot be written, as on a full disk; checkpoints stay.
         TrainingInterrupted: after SIGINT or SIGTERM, with a checkpoint of the last step; the same
             call goes on from there.
     """
     given = {"objective": objective, "data": data, "init_from": init_from, **as_fields(model)}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
-    trackers = Trackers(log, Path(out))
-    hooks = trackers.on_samples(on_samples), trackers.on_metrics(on_metrics)
+    told = Trackers(log, Path(out), on_samples, on_metrics)
     with progress_shown(progress), only_trainer(Path(out)):
         job = prepare(config, out, resume=resume, continue_with=continue_with)
         say_choices(config, job)
-        trainer = Trainer(job, progress=progress, on_samples=hooks[0], on_metrics=hooks[1])
-        with trackers.following(job.config):
-            return trainer.run()
+        with told.following(job.config):
+            return Trainer(job, progress=progress, **told.callbacks).run()

@@ -55,19 +55,28 @@ class Trackers:
     Args:
         chosen: a name such as `"tensorboard"`, a `Tracker`, or several of both.
         out: run directory.
+        on_samples: writes a grid of samples, which is shown to the trackers; None for none.
+        on_metrics: called with each line as well.
 
     Raises:
         ValueError: for an unknown name, one whose package is not installed, or two alike.
         TypeError: for what is neither name nor tracker.
     """
 
-    def __init__(self, chosen: str | Tracker | Sequence[str | Tracker], out: Path) -> None:
+    def __init__(
+        self,
+        chosen: str | Tracker | Sequence[str | Tracker],
+        out: Path,
+        on_samples: OnSamples | None = None,
+        on_metrics: OnMetrics | None = None,
+    ) -> None:
         alone = isinstance(chosen, (str, Tracker))
         given = cast("list[str | Tracker]", [chosen] if alone else list(cast(Any, chosen)))
         self._makers = {_name(one): _maker(one, out) for one in given}
         if len(self._makers) < len(given):
             raise ArgumentError(f"log={[*map(_name, given)]} names a tracker twice")
         self._path, self._lines = out / _FILE, list[_Line]()
+        self._samples, self._also = on_samples, on_metrics
 
     @contextlib.contextmanager
     def following(self, config: TrainConfig) -> Iterator[None]:
@@ -83,29 +92,23 @@ class Trackers:
             for line in self._lines:
                 line.finish()
 
-    def on_metrics(self, also: OnMetrics | None) -> OnMetrics:
-        """A callback of the trainer that tells a line of `metrics.jsonl`, then calls another."""
+    @property
+    def callbacks(self) -> dict[str, Any]:
+        """Arguments of a `Trainer`: each calls what it was given, and tells the trackers."""
+        return {"on_samples": self._samples and self._picture, "on_metrics": self._metrics}
 
-        def tell(step: int, record: dict[str, Any]) -> None:
-            values = {name: value for name, value in record.items() if name != "step"}
-            for line in self._lines:
-                line.tell("step", step, lambda tracker: tracker.log(values, step=step))
-            if also is not None:
-                also(step, record)
+    def _metrics(self, step: int, record: dict[str, Any]) -> None:
+        values = {name: value for name, value in record.items() if name != "step"}
+        for line in self._lines:
+            line.tell("step", step, lambda tracker: tracker.log(values, step=step))
+        if self._also is not None:
+            self._also(step, record)
 
-        return tell
-
-    def on_samples(self, write: OnSamples | None) -> OnSamples | None:
-        """A callback of the trainer that shows the grid of samples that another has written."""
-        if write is None:
-            return None
-
-        def show(run: Run, path: Path) -> None:
-            write(run, path)
-            for line in self._lines:
-                line.tell("picture", run.step, lambda tracker: _show(tracker, run.step, path))
-
-        return show
+    def _picture(self, run: Run, path: Path) -> None:
+        if self._samples is not None:
+            self._samples(run, path)
+        for line in self._lines:
+            line.tell("picture", run.step, lambda tracker: _show(tracker, run.step, path))
 
 
 class _Line:

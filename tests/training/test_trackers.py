@@ -233,9 +233,9 @@ def test_other_processes_tell_nothing(config, tmp_path, monkeypatch):
     notes = Notes()
     told = trackers.Trackers(notes, tmp_path)
     with told.following(config):
-        told.on_metrics(None)(5, {"step": 5, "loss": 1.0})
+        told.callbacks["on_metrics"](5, {"step": 5, "loss": 1.0})
     assert notes.lines == notes.said == []
     monkeypatch.setenv("RANK", "0")
     with told.following(config):
-        told.on_metrics(None)(5, {"step": 5, "loss": 1.0})
+        told.callbacks["on_metrics"](5, {"step": 5, "loss": 1.0})
     assert notes.lines == [(5, {"loss": 1.0})]
