@@ -34,7 +34,7 @@ SMALLER = {
         "found.sample(300)": "found.sample(9)",
         "(run, 300)": "(run, 3, 9)",
     },
-    "from_noise": {"1200, replace": "200, replace", "dpi=110": "dpi=40"},
+    "from_noise": {"1200": "200", "dpi=110": "dpi=40"},
     "log_likelihood": {"log_prob(mixture, x)": "log_prob(mixture, x, rtol=1e-2, atol=1e-2)"},
     "swap_samplers": {"in samplers.available()": "in samplers.available()[::6]"},
     "train_tensor": {"torch.arange(32)": "torch.arange(2)", "(64, *run": "(9, *run"},
