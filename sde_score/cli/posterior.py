@@ -79,7 +79,7 @@ class Posterior(RunCommand):
 
     out: Path = Path("posterior.png")
     """File to write: .png, a picture of truth, observation, mean, spread and samples; or the
-    samples as .npz, .npy or, for tables, .csv."""
+    samples as .npz, .npy or, for tables, .csv or .parquet."""
 
     def run(self) -> None:
         """Draw, measure, write, print."""

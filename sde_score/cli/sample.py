@@ -25,7 +25,7 @@ from sde_score.models import Model
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
 from sde_score.scaling import Scaling, condition_from_model
-from sde_score.training import Run
+from sde_score.training import Run, coding_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,9 @@ class Sample(RunCommand):
     """
 
     out: Path = Path("samples.npz")
-    """File to write: .npz, .npy or, for tables, .csv in the data's own terms, or .png, a picture. A
-    path without an ending is a folder with a file for each sample: .png for images, else .npy."""
+    """File to write: .npz, .npy or, for tables, .csv or .parquet with the columns and types that
+    they came with, in the data's own terms, or .png, a picture. A path without an ending is a
+    folder with a file for each sample: .png for images, else .npy."""
 
     sampler: str = "auto"
     """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
@@ -165,7 +166,7 @@ def _as_in_data(run: Run, condition: Condition) -> Condition:
         if run.condition_names and isinstance(scaling, Scaling):  # 1.2 again, not 1.2000000477
             return mapped(raw, lambda value: value.to(scaling.raw_dtype))
         return raw
-    if not names or not all(name.isdecimal() for name in names):
+    if not names or not all(name.isdecimal() for name in names) or coding_of(run) is not None:
         return condition
     return mapped(
         condition, lambda labels: torch.tensor([int(name) for name in names])[labels.cpu()]

@@ -1,7 +1,7 @@
 """Data sets: tensors, digits, toys, image folders, MNIST, parquet and NumPy files, tables.
 
-`load` finds a data set by name or path and takes what is in memory, as `from_tensor` and
-`from_torch` do with more options. Each is a `DataSet`: raw examples in their own terms, and a
+`load` finds a data set by name or path and takes what is in memory, as `from_tensor`, `from_table`
+and `from_torch` do with more options. Each is a `DataSet`: raw examples in their own terms, and a
 `Scaling` that maps them into the range that models see. `Fingerprint` recognizes the content of a
 data set; `EpochOrder` is the order of the examples in training.
 """
@@ -27,6 +27,9 @@ from sde_score.data.loading import (
     text_of,
 )
 from sde_score.data.order import EpochOrder
+from sde_score.data.tables.coding import TableCoding
+from sde_score.data.tables.column import Column
+from sde_score.data.tables.frames import from_table
 from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
@@ -34,6 +37,7 @@ __all__ = [
     "FORMATS",
     "NAMED",
     "Batch",
+    "Column",
     "DataError",
     "DataInfo",
     "DataSet",
@@ -42,9 +46,11 @@ __all__ = [
     "Fingerprint",
     "Scaling",
     "Source",
+    "TableCoding",
     "absolute",
     "available",
     "column_names",
+    "from_table",
     "from_tensor",
     "from_torch",
     "image_with_hole",

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import require_condition_shape
 from sde_score._core.errors import DataError
 from sde_score.data.dataset import DataSet
+from sde_score.data.tables.coding import BESIDE, entry_name, with_roles
 from sde_score.scaling import Scaling
 
 
@@ -31,9 +33,10 @@ def split_names(columns: str | Sequence[str]) -> list[str]:
 
 
 def with_condition_columns(dataset: DataSet, columns: str | Sequence[str]) -> DataSet:
-    """The same table with some of its columns as a vector condition, and the rest as examples.
+    """The same table with some of its columns as condition, and the rest as examples.
 
-    Both keep the scaling of their columns.
+    Columns of numbers are a vector, encoded and scaled as they were; with categorical ones it is a
+    dictionary of their classes by name, and of the vector under `numbers`.
 
     Args:
         dataset: a table, event `(columns,)`, without labels and conditions.
@@ -54,7 +57,15 @@ def with_condition_columns(dataset: DataSet, columns: str | Sequence[str]) -> Da
             f"condition_columns={shown!r}: {dataset.name} has labels or conditions already; leave "
             "one of them out"
         )
+    coding = dataset.coding
+    if coding is not None and coding.transformer:
+        raise DataError(
+            f"condition_columns={shown!r}: the columns are changed together by "
+            f"{coding.transformer}; leave the transformer out"
+        )
     names = column_names(dataset.column_names, dataset.event_shape[0])
+    if coding is not None:
+        names = list(coding.learned)
     wrong = [name for name in wanted if names.count(name) != 1 or wanted.count(name) != 1]
     if wrong or len(wanted) == len(names):
         reason = f"{wrong[0]!r} is not one of them, once" if wrong else "no column is left over"
@@ -62,20 +73,62 @@ def with_condition_columns(dataset: DataSet, columns: str | Sequence[str]) -> Da
             f"condition_columns={shown!r}: {reason}; {dataset.name} has the columns "
             f"{', '.join(names)}"
         )
-    told = [names.index(name) for name in wanted]
-    rest = [index for index, name in enumerate(names) if name not in wanted]
+    groups = coding.groups if coding is not None else tuple(range(len(names)))
+    own = column_names(dataset.column_names, len(groups))
+    rest = [index for index, group in enumerate(groups) if names[group] not in wanted]
     whole = dataset._source if isinstance(dataset._source, Tensor) else dataset.raw()
-    return replace(
+    kept = replace(
         dataset,
         rows=dataset.rows if isinstance(dataset._source, Tensor) else None,
         _source=whole[:, rest],
         scaling=_of_columns(dataset.scaling, rest),
-        column_names=tuple(names[index] for index in rest),
-        conditions=whole[:, told],
-        condition_names=tuple(wanted),
-        condition_scaling=_of_columns(dataset.scaling, told),
-        condition_shape=(len(told),),
+        column_names=tuple(own[index] for index in rest),
+        coding=None if coding is None else with_roles(coding, conditions=wanted),
     )
+    return _told(dataset, kept, {name: _places(groups, names.index(name)) for name in wanted})
+
+
+def _told(dataset: DataSet, kept: DataSet, places: Mapping[str, list[int]]) -> DataSet:
+    """The table that is kept, with the encoded columns at these places as its condition."""
+    coding = dataset.coding
+    source = dataset._source if isinstance(dataset._source, Tensor) else dataset.raw()
+    classes = [
+        name for name in places if coding is not None and coding.column(name).kind == "categorical"
+    ]
+    numbers = [index for name in places if name not in classes for index in places[name]]
+    gone = [name for name in places if bool(source[:, places[name]].isnan().any())]
+    if gone:
+        raise DataError(
+            f"condition_columns: column {gone[0]} has missing cells: fill them in, or leave these "
+            "rows or the column out"
+        )
+    vector, scaling = source[:, numbers], _of_columns(dataset.scaling, numbers)
+    names = tuple(name for name in places if name not in classes)
+    kept = replace(kept, condition_names=names)
+    if coding is None or not classes:
+        shape = (len(numbers),)
+        return replace(kept, conditions=vector, condition_scaling=scaling, condition_shape=shape)
+    conditions: dict[str, Tensor] = {
+        entry_name(name): torch.from_numpy(
+            coding.column(name).nearest(source[:, places[name]].numpy())
+        )
+        for name in classes
+    }
+    shapes: dict[str, int | tuple[int, ...]] = {
+        entry_name(name): len(coding.column(name).categories) for name in classes
+    }
+    if numbers:
+        conditions[BESIDE], shapes[BESIDE] = vector, (len(numbers),)
+    return replace(
+        kept,
+        conditions=conditions,
+        condition_shape=require_condition_shape(shapes),
+        condition_scaling={BESIDE: scaling} if numbers else {},
+    )
+
+
+def _places(groups: Sequence[int], group: int) -> list[int]:
+    return [index for index, each in enumerate(groups) if each == group]
 
 
 def vectors_of(values: Mapping[str, Any], names: Sequence[str]) -> Tensor:

@@ -18,6 +18,7 @@ from sde_score._core.statistics import chunks
 from sde_score.data.info import DataInfo, info_of, range_of, scales_of
 from sde_score.data.limits import require_room
 from sde_score.data.sources.base import Rows, is_of_this_machine, standing_in
+from sde_score.data.tables.coding import TableCoding
 from sde_score.random import generator_from
 from sde_score.scaling import ConditionScaling, Scaling, condition_to_model
 
@@ -86,6 +87,7 @@ class DataSet:
             `with_condition_columns`; else empty.
         on_bad_example: `"stop"`, or `"skip"`: the next example that can be read takes the place of
             one that cannot; of examples that are read lazily.
+        coding: of a table, the columns that the raw examples are the encoding of; else None.
     """
 
     name: str
@@ -101,6 +103,7 @@ class DataSet:
     condition_shape: ConditionShape = ()
     condition_names: tuple[str, ...] = ()
     on_bad_example: str = "stop"
+    coding: TableCoding | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:

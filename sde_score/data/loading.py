@@ -28,6 +28,7 @@ from sde_score.data.formats.numpy_arrays import array
 from sde_score.data.formats.parquet import parquet
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.limits import require_file
+from sde_score.data.tables.frames import from_table, is_frame
 from sde_score.data.targets import target
 from sde_score.data.tensors import from_tensor
 from sde_score.data.toys import checkerboard, gaussians, moons, ring, spirals
@@ -120,8 +121,8 @@ def load(source: Source, condition_columns: str | Sequence[str] | None = None) -
     - a format and a path, such as `mnist:data/` or `csv:table.txt` (see `FORMATS`);
     - either of these with arguments of the format, such as `table.csv(delimiter=';')`,
       `photos/(size=64)` or, beyond the limits of what is unpacked, `a.npz(max_bytes=2000000000)`;
-    - a tensor or NumPy array (see `from_tensor`), a map-style data set of torch (see `from_torch`),
-      or a `DataSet`, which is returned as it is.
+    - a tensor or NumPy array (see `from_tensor`), a data frame (see `from_table`), a map-style data
+      set of torch (see `from_torch`), or a `DataSet`, which is returned as it is.
 
     A name comes before a path: write `./digits` for a folder of that name.
 
@@ -145,7 +146,7 @@ def _load(source: Source) -> DataSet:
         return source
     text = text_of(source)
     if text is None:
-        return _from_memory(source, "tensor")
+        return _from_memory(source, "table" if is_frame(source) else "tensor")
     form, place, arguments = _parts(text)
     if form is None and place in NAMED:
         return _from_memory(NAMED.create(place, **arguments), place)
@@ -211,6 +212,8 @@ def _from_memory(source: Any, name: str) -> DataSet:
         raise TypeError("source is a list of rows of numbers: give torch.tensor(source)")
     if isinstance(source, (type, bytes, dict)):
         raise TypeError(_unknown(source))
+    if is_frame(source):
+        return from_table(source, name=name)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         return from_torch(source)
     raise TypeError(_unknown(source))
@@ -223,15 +226,19 @@ def _is_row(item: object) -> bool:
 def _unknown(source: object) -> str:
     return (
         f"source={reprlib.repr(source)} is {class_of(source)}; accepted: text, a path, a tensor, "
-        "an array, a map-style data set of torch, a DataSet"
+        "an array, a data frame, a map-style data set of torch, a DataSet"
     )
 
 
 def _recognize(path: Path) -> str:
     if path.is_dir():
         return "folder"
-    if path.suffix.lower() in _SUFFIXES:
-        return _SUFFIXES[path.suffix.lower()]
+    suffix = path.suffix.lower()
+    inner = path.with_suffix("").suffix.lower() if suffix == ".gz" else ""
+    if _SUFFIXES.get(inner) == "csv":
+        return "csv"
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
     try:
         with path.open("rb") as file:
             head = file.read(8)

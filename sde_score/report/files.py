@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from sde_score._core.conditions import Condition
+from sde_score._core.errors import require_extra
 from sde_score._core.files import new_folder, replace_file, require_new_folder, require_writable
 from sde_score.data import Scaling
 from sde_score.report.look import Look, kind_of
 from sde_score.report.pictures import png_of_pixels, save_examples
 
-FORMATS = (".npz", ".npy", ".csv", ".png")
+FORMATS = (".npz", ".npy", ".csv", ".parquet", ".png")
+_TABLES = (".csv", ".parquet")
 _DRAWN = 256
 _LOST = 1e-4  # of the width of the data; float32 that loses more becomes float64
 
@@ -40,7 +42,9 @@ def require_samples_file(path: Path, event_shape: Sequence[int] | None = None) -
         raise ValueError(f"out={path} ends with {path.suffix}; {accepted}")
     else:
         require_writable(path, "out")
-    if path.suffix == ".csv" and event_shape is not None and len(event_shape) != 1:
+    if path.suffix == ".parquet":
+        require_extra("pyarrow.parquet")
+    if path.suffix in _TABLES and event_shape is not None and len(event_shape) != 1:
         raise ValueError(
             f"out={path} takes tables, one sample a line, and samples of this run have the shape "
             f"{tuple(event_shape)}: take .npz, .npy, .png or a folder"
@@ -51,10 +55,11 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Conditi
     """Write samples, in one step.
 
     `.npz` holds `samples`, for conditional samples `labels` and for discrete data `levels`; `.npy`
-    the samples alone; `.csv` a table with the names of its columns, and behind them the columns
-    that are conditions, or a column `label`; all in the data's own terms, so that
-    `sde_score.data.load` reads them back. They are float32, or float64 where float32 has too few
-    digits for the data. `.png` is a picture of the first 256, or of as many as fit. A path without
+    the samples alone; `.csv` and `.parquet` a table with the columns, order and types of the data,
+    those that are conditions or the label included, or behind them a column `label`; all in the
+    data's own terms, so that `sde_score.data.load` reads them back. Of a table whose columns are
+    encoded, `.npz` holds an array for each column. They are float32, or float64 where float32 has
+    too few digits for the data. `.png` is a picture of the first 256, or of as many as fit. A path without
     an ending is a new folder with a file for each sample: `.png` at its own size for gray and
     color images, otherwise `.npy`.
 
@@ -80,7 +85,8 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Conditi
         _write_folder(x, path, look)
     else:
         raw = _raw(x, look.scaling)
-        content = {".csv": _csv, ".npy": _npy, ".npz": _npz}[path.suffix](raw, look, condition)
+        write = {".csv": _csv, ".parquet": _parquet, ".npy": _npy, ".npz": _npz}[path.suffix]
+        content = write(raw, look, condition)
         replace_file(path, content)
 
 
@@ -102,7 +108,10 @@ def _npy(raw: Any, look: Look, condition: Condition) -> bytes:
 
 def _npz(raw: Any, look: Look, condition: Condition) -> bytes:
     buffer, arrays = io.BytesIO(), {"samples": raw}
-    if isinstance(condition, Mapping):
+    if look.coding is not None and not look.coding.is_plain:
+        columns = table_of(raw, look, condition).items()
+        arrays = {n: v.astype(str) if v.dtype == object else v for n, v in columns}
+    elif isinstance(condition, Mapping):
         arrays |= {f"condition_{name}": value.cpu().numpy() for name, value in condition.items()}
     elif (labels := _labels(condition)) is not None:
         arrays["labels"] = labels
@@ -120,19 +129,41 @@ def _labels(condition: Condition) -> Any:
     return condition.cpu().numpy().astype(int) if alone else None  # type: ignore[union-attr]
 
 
+def table_of(raw: Any, look: Look, condition: Condition = None) -> dict[str, Any]:
+    """Samples as columns by name, of the types they came with.
+
+    Args:
+        raw: encoded where the look has a coding, shape `(n, columns)`.
+        look: of the data.
+        condition: raw; its columns are put where they were, labels without a name behind.
+    """
+    if look.coding is not None:
+        found = look.coding.decode(torch.from_numpy(raw), condition)
+    else:
+        found = dict(zip(look.names(raw.shape[1]), raw.T, strict=True))
+        names = look.condition_names
+        if isinstance(condition, Tensor) and condition.ndim == 2 and names:
+            found |= dict(zip(names, condition.cpu().numpy().T, strict=True))
+    labels = _labels(condition)
+    named = look.coding is not None and look.coding.label
+    return found if labels is None or named else {**found, "label": labels}
+
+
 def _csv(raw: Any, look: Look, condition: Condition) -> bytes:
     text = io.StringIO()
-    labels, names = _labels(condition), look.condition_names
-    beside: Any = [[]] * len(raw)
-    if labels is not None:
-        names, beside = ("label",), labels[:, None]
-    elif isinstance(condition, Tensor) and names:
-        beside = condition.cpu().numpy()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*look.names(raw.shape[1]), *(names if len(beside[0]) else ())])
-    for row, told in zip(raw, beside, strict=True):
-        writer.writerow([*map(str, row), *map(str, told)])
+    table = table_of(raw, look, condition)
+    writer.writerow(table)
+    short = raw.dtype == np.float32  # no digits beyond those that were drawn
+    columns = [v.astype(raw.dtype) if short and v.dtype.kind == "f" else v for v in table.values()]
+    writer.writerows(zip(*([str(cell) for cell in column] for column in columns), strict=True))
     return text.getvalue().encode()
+
+
+def _parquet(raw: Any, look: Look, condition: Condition) -> bytes:
+    pq, buffer = require_extra("pyarrow.parquet"), io.BytesIO()
+    pq.write_table(require_extra("pyarrow").table(table_of(raw, look, condition)), buffer)
+    return buffer.getvalue()
 
 
 def _write_folder(x: Tensor, path: Path, look: Look) -> None:

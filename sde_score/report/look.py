@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sde_score.data import Scaling, column_names
-from sde_score.training import Run
+from sde_score.data import Scaling, TableCoding, column_names
+from sde_score.training import Run, coding_of
 
 Kind = Literal["images", "series", "table"]
 
@@ -44,6 +44,7 @@ class Look:
         high: the largest values.
         column_names: of a table; empty where it has none.
         condition_names: of the columns that are conditions; empty where there are none.
+        coding: of the columns of a table, None where it is not known.
     """
 
     scaling: Scaling = Scaling()  # noqa: RUF009
@@ -51,6 +52,7 @@ class Look:
     high: tuple[float, ...] = ()
     column_names: tuple[str, ...] = ()
     condition_names: tuple[str, ...] = ()
+    coding: TableCoding | None = None
 
     @classmethod
     def of(cls, run: Run) -> Look:
@@ -59,7 +61,7 @@ class Look:
             return cls(run.scaling)
         record = run.record
         names = record.column_names, record.condition_names
-        return cls(run.scaling, record.low, record.high, *names)
+        return cls(run.scaling, record.low, record.high, *names, coding_of(run))
 
     def names(self, columns: int) -> list[str]:
         """Names of the columns of a table."""

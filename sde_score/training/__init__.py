@@ -23,6 +23,7 @@ from sde_score.training.prepare import Job, prepare
 from sde_score.training.run import WEIGHTS, Run, load_run
 from sde_score.training.schedules import SCHEDULES, Schedule
 from sde_score.training.state import DataFacts, TrainState
+from sde_score.training.tables import as_table, coding_of
 from sde_score.training.trainer import Trainer
 
 __all__ = [
@@ -53,7 +54,9 @@ __all__ = [
     "TrainingError",
     "TrainingInterrupted",
     "Update",
+    "as_table",
     "build_model",
+    "coding_of",
     "distill",
     "distillation",
     "load_config",

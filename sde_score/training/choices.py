@@ -29,6 +29,9 @@ def _lines(given: TrainConfig, job: Job) -> Iterator[str]:
     chosen = not is_whole(given.model) and is_auto(given.backbone)
     network = network_words(str(job.config.backbone), job.whole.event_shape) if chosen else ""
     yield f"data: {data_words(job.whole)}{left}" + f" -> {network}" * chosen
+    coding = job.whole.coding
+    if coding is not None and (line := coding.summary()):
+        yield f"table: {line}"
     if is_whole(given.model):
         return
     if is_auto(given.precision) and job.config.precision == "bf16":

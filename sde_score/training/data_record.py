@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from sde_score._core.checks import require_count, require_finite
 from sde_score._core.conditions import ConditionShape, require_condition_shape
 from sde_score._core.files import read_text, replace_file
 from sde_score._core.records import Record
-from sde_score.data import DataError, DataSet, Fingerprint, Scaling
+from sde_score.data import DataError, DataSet, Fingerprint, Scaling, TableCoding
+from sde_score.data.tables.coding import BESIDE
 from sde_score.scaling import ConditionScaling
 from sde_score.training.checkpoint import refusing
 from sde_score.training.config import is_note, note
@@ -48,6 +50,7 @@ class DataRecord(Record):
             classes; empty without.
         condition_scaling: the map between raw conditions and model range, or one for each name.
         condition_names: columns of a table that are its condition, empty where there are none.
+        coding: columns of a table and how they are encoded, None for other data.
     """
 
     text: str
@@ -65,6 +68,7 @@ class DataRecord(Record):
     condition_shape: ConditionShape = ()
     condition_scaling: ConditionScaling = field(default_factory=Scaling)
     condition_names: tuple[str, ...] = ()
+    coding: TableCoding | None = None
 
     def __post_init__(self) -> None:
         require_count(count=self.count)
@@ -75,7 +79,9 @@ class DataRecord(Record):
         for name in ("low", "high", "column_names"):
             if len(getattr(self, name)) not in (0, self.event_shape[0]):
                 raise ValueError(f"{name} must have {self.event_shape[0]} entries, or none")
-        if self.condition_names and self.condition_shape != (len(self.condition_names),):
+        told = self.condition_shape
+        told = told.get(BESIDE) if isinstance(told, Mapping) else told
+        if self.condition_names and told != (len(self.condition_names),):
             raise ValueError(
                 f"condition_names={self.condition_names} does not fit {self.condition_shape}"
             )
@@ -105,6 +111,7 @@ class DataRecord(Record):
             dataset.condition_shape,
             dataset.condition_scaling,
             dataset.condition_names,
+            None if dataset.coding is None else dataset.coding.plain(),
         )
 
     def write(self, path: Path) -> None:
@@ -150,8 +157,9 @@ class DataRecord(Record):
         Raises:
             DataError: if these are other data, saying what changed.
         """
-        if self.condition_names and not found.condition_names:
-            found = data_sets.with_condition_columns(found, self.condition_names)
+        told = self.condition_names if self.coding is None else self.coding.conditions
+        if told and found.conditions is None:
+            found = data_sets.with_condition_columns(found, told)
         changes = self._changes(found)
         if changes:
             raise DataError(
@@ -175,16 +183,21 @@ class DataRecord(Record):
             num_classes=self.num_classes,
             class_names=self.class_names,
             rows=rows,
+            coding=found.coding if self.coding and self.coding.transformer else self.coding,
         )
 
     def _changes(self, found: DataSet) -> list[str]:
-        if found.event_shape != self.event_shape:
+        if found.event_shape != self.event_shape and not (self.coding and found.coding):
             return [f"examples have the shape {found.event_shape}, had {self.event_shape}"]
         fewer = []
         if len(found) < self.count:
             fewer = [f"there are {len(found)} examples, there were {self.count}"]
             if not found.is_lazy:
                 return fewer
+        if self.coding is not None and found.coding is not None:
+            changed = self.coding.difference(found.coding)
+            if changed:
+                return [changed]
         generated = self.absolute is None and not self.in_memory
         then = self.fingerprint
         now = Fingerprint.of(found, self.count, like=then)

@@ -142,10 +142,11 @@ def test_a_mistake_reads_a_fix_that_works(call, said):
 @pytest.mark.parametrize(
     ("content", "spec", "said"),
     [
-        ("a;b\n1;2\n", "", "try delimiter=';'"),
+        ("a|b\n1|2\n", "", r"try delimiter='\|'"),
+        ("a;b\n1;2\n", "(delimiter=',')", "try delimiter=';'"),
         ("1 2\n3 4\n", "", "try delimiter=' '"),
         ("1\t2\n3\t4\n", "", r"try delimiter='\\t'"),
-        ("1,5;2\n3,5;4\n", "(delimiter=';')", "write decimals with a point"),
+        ("1,5;2\n3,5;4\n", "(delimiter=';', decimal='.')", "write decimals with a point"),
     ],
 )
 def test_a_table_with_other_marks_names_them(content, spec, said, tmp_path):

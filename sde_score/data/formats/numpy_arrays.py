@@ -14,10 +14,15 @@ from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, naming
 from sde_score.data.dataset import DataSet
 from sde_score.data.limits import Limits, require_file
+from sde_score.data.tables.build import dataset_of
+from sde_score.data.tables.column import Cells
+from sde_score.data.tables.frames import named_arrays
+from sde_score.data.tables.kinds import kinds_of
 from sde_score.data.tensors import Channels, from_tensor
 from sde_score.scaling import Scaling
 
 _KEYS = ("x", "data", "images", "samples")
+_BESIDE = ("labels", "levels", "columns")
 _ONE, _NAMED = "condition", "condition_"
 _CHANNELS = (1, 3, 4)
 
@@ -28,6 +33,8 @@ def array(
     levels: int | None = None,
     max_bytes: int | None = None,
     channels: Channels | None = None,
+    kinds: str | None = None,
+    label: str | None = None,
 ) -> DataSet:
     """A NumPy file: floating-point arrays are continuous data, uint8 arrays are 8-bit data.
 
@@ -35,7 +42,8 @@ def array(
     memory. A `.npz` file holds it under one of the keys x, data, images, samples, and optionally
     integers under `labels` or vectors `(count, n)` or images under `condition`, or a dictionary of
     named conditions, each under `condition_` and its name, the number of levels under `levels`, and
-    the names of the columns of a table, as text, under `columns`.
+    the names of the columns of a table, as text, under `columns`. A `.npz` file of arrays that are
+    all one-dimensional and as long is a table, each array a column, see `data.from_table`.
     Continuous data are
     standardized: tables `(count, features)` column by column, all else by one mean and one standard
     deviation. 8-bit images are `(count, channels, height, width)`, or `(count, height, width)` for
@@ -49,11 +57,13 @@ def array(
         channels: where the channels are: `"first"`, `"last"` as in `(count, height, width, 3)`, or
             `"none"` as in `(count, height, width)`; None takes them first and refuses what is in
             doubt.
+        kinds: of the columns of a table of named arrays, see `data.from_table`.
+        label: of them, the column that is the label of each row.
 
     Raises:
         DataError: if the file is damaged or the array is not such a one.
     """
-    path = Path(path)
+    path, given = Path(path), kinds_of(kinds)
     require_file(path)
     limits = Limits(path.stat().st_size, max_bytes)
     with damaged("a NumPy file"):
@@ -61,8 +71,14 @@ def array(
         # written.
         opened = np.load(path, allow_pickle=False, mmap_mode="c")
     if isinstance(opened, np.ndarray):
+        if kinds is not None or label is not None:
+            raise DataError("kinds and label are of a table, a .npz of columns alone")
         return _data_set(opened, None, {}, levels, path.name, channels)
     with opened:
+        if (cells := _columns(opened, limits)) is not None:
+            return dataset_of(list(cells), list(cells.values()), path.name, given, label)
+        if kinds is not None or label is not None:
+            raise DataError("kinds and label are of a table, an archive of columns alone")
         key = _key(list(opened.keys()))
         limits.require_unpacked(_unpacked(opened, key))
         with damaged("a NumPy file"):
@@ -75,6 +91,27 @@ def array(
             levels = _told(number)
     found = _data_set(values, labels, told, levels, path.name, channels)
     return found if columns is None else _with_columns(found, columns)
+
+
+def _columns(opened: Any, limits: Limits) -> dict[str, Cells] | None:
+    """The columns of a table of named arrays; None for an archive of examples."""
+    others = any(name in _BESIDE or _is_condition(name) for name in opened.files)
+    with damaged("a NumPy file"):
+        if others or len(opened.files) == 1 or not all(_is_flat(opened, key) for key in _KEYS):
+            return None
+        limits.require_unpacked(_unpacked(opened, *opened.files))
+        return named_arrays({name: opened[name] for name in opened.files})
+
+
+def _is_flat(opened: Any, name: str) -> bool:
+    """Whether a member has one dimension, by its header, or is not there."""
+    if name not in opened.files:
+        return True
+    with opened.zip.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            return len(np.lib.format.read_array_header_1_0(file)[0]) == 1
+        return len(np.lib.format.read_array_header_2_0(file)[0]) == 1
 
 
 def _with_columns(dataset: DataSet, columns: Any) -> DataSet:
@@ -157,7 +194,7 @@ def load_condition(path: Path, count: int) -> Tensor | dict[str, Tensor]:
         found = {_ONE: opened} if isinstance(opened, np.ndarray) else {}
         if not isinstance(opened, np.ndarray):
             with opened:
-                limits.require_unpacked(_unpacked(opened, ""))
+                limits.require_unpacked(_unpacked(opened))
                 with damaged("a NumPy file"):
                     found = {name: opened[name] for name in opened.files if _is_condition(name)}
         if not found:
@@ -185,10 +222,10 @@ def _key(keys: list[str]) -> str:
     return found[0]
 
 
-def _unpacked(archive: Any, key: str) -> int:
+def _unpacked(archive: Any, *keys: str) -> int:
     """Bytes of the members that are read, by the directory of the archive."""
     sizes = {each.filename.removesuffix(".npy"): each.file_size for each in archive.zip.infolist()}
-    wanted = (key, "labels", "levels", "columns")
+    wanted = (*keys, *_BESIDE)
     return sum(size for name, size in sizes.items() if name in wanted or _is_condition(name))
 
 

@@ -1,4 +1,4 @@
-"""Parquet files: images, as the Hugging Face hub writes them, and tables of numbers."""
+"""Parquet files: images, as the Hugging Face hub writes them, and tables."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor
 from sde_score._core.arguments import checked
 from sde_score._core.errors import DataError, damaged, require_extra
 from sde_score.data.dataset import DataSet
-from sde_score.data.formats.csv_tables import named_table
 from sde_score.data.formats.images import decode_all
 from sde_score.data.limits import MAX_PIXELS, Limits, require_file, require_room, require_side
+from sde_score.data.tables.build import dataset_of
+from sde_score.data.tables.frames import columns_of_arrow
+from sde_score.data.tables.kinds import DROP, kinds_of
 from sde_score.data.tensors import from_tensor
 
 _TOGETHER = 1024  # rows that become objects of Python at once
@@ -24,30 +26,34 @@ _TOGETHER = 1024  # rows that become objects of Python at once
 @checked
 def parquet(
     path: Path,
-    label: str = "label",
+    label: str | None = None,
     size: int | None = None,
     max_bytes: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    kinds: str | None = None,
 ) -> DataSet:
-    """Images of a parquet file, `(channels, height, width)`, 256 levels, or a table of numbers.
+    """Images of a parquet file, `(channels, height, width)`, 256 levels, or a table.
 
     The image column is the one that holds `{bytes, path}`; images are decoded once into memory.
     Labels are integers; where every one is -1, as hidden labels are written, there are none.
-    A file whose columns are all numbers is a table, event `(columns,)`, each column standardized.
+    A file without images, of numbers, texts and flags, is a table, see `data.from_table`.
 
     Args:
         path: the file.
-        label: column of the labels; a file without that column has none.
+        label: column of the labels; by default `label` of images, where the file has such a column,
+            and none of tables.
         size: side in pixels to which images are scaled after their middle square is cut out; None
             takes them as they are.
         max_bytes: limit of what the file unpacks to; None for 100 MB, or 300 times the file where
             that is more.
         max_pixels: limit of the pixels of one image.
+        kinds: of the columns of a table by name, see `data.from_table`.
 
     Raises:
-        DataError: if the file or an image is damaged, there is not exactly one image column beside
-            other columns than numbers, or a number is missing or a column constant.
+        DataError: if the file or an image is damaged, or there are several image columns, or
+            columns of other kinds beside none.
     """
+    given = kinds_of(kinds)
     require_side(size, max_pixels)
     pq = require_extra("pyarrow.parquet")
     path = Path(path)
@@ -58,12 +64,15 @@ def parquet(
     with file:
         if _is_table(schema):
             require_room(8 * count * len(schema.names))
+            kept = [name for name in schema.names if given.get(name, ("",))[0] != DROP]
             with damaged("a parquet file"):
-                columns = [_numbers(file, name) for name in schema.names]
-            return named_table(torch.stack(columns, 1), schema.names, path.name)
+                read = file.read(columns=kept)
+            cells = columns_of_arrow(read)
+            return dataset_of(list(cells), list(cells.values()), path.name, given, label)
         encoded = _encoded(file, _image_column(schema))
         limits = Limits(path.stat().st_size, max_bytes, max_pixels)
         images = decode_all(encoded, count, path.name, limits, size)
+        label = "label" if label is None else label
         labels = _labels(file, label) if label in schema.names else None
     if labels is None or bool((labels == -1).all()):
         return from_tensor(images, name=path.name)
@@ -72,17 +81,14 @@ def parquet(
 
 
 def _is_table(schema: Any) -> bool:
+    """Whether every column holds numbers, texts or flags."""
     kinds = require_extra("pyarrow.types")
+    tests = ("is_integer", "is_floating", "is_boolean", "is_decimal", "is_string")
+    tests = (*tests, "is_large_string", "is_dictionary")
     with damaged("a parquet file"):
         return len(schema) > 0 and all(
-            kinds.is_integer(field.type) or kinds.is_floating(field.type) for field in schema
+            any(getattr(kinds, test)(field.type) for test in tests) for field in schema
         )
-
-
-def _numbers(file: Any, column: str) -> Tensor:
-    """A column of numbers, float64; what is missing is NaN."""
-    read = file.read(columns=[column]).column(0)
-    return torch.as_tensor(read.to_numpy().astype("float64"), dtype=torch.float64)
 
 
 def _image_column(schema: Any) -> str:
@@ -95,7 +101,7 @@ def _image_column(schema: Any) -> str:
     if len(found) != 1:
         raise DataError(
             f"has {len(found)} columns of images among {', '.join(schema.names) or 'none'}; "
-            "accepted: exactly one column of {bytes, path}, or columns of numbers alone"
+            "accepted: exactly one column of {bytes, path}, or columns of numbers, texts and flags"
         )
     return found[0]
 

@@ -1,0 +1,1 @@
+"""Tables of mixed columns: kinds, encodings, data frames, and the way back."""
