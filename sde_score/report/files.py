@@ -59,9 +59,9 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Conditi
     those that are conditions or the label included, or behind them a column `label`; all in the
     data's own terms, so that `sde_score.data.load` reads them back. Of a table whose columns are
     encoded, `.npz` holds an array for each column. They are float32, or float64 where float32 has
-    too few digits for the data. `.png` is a picture of the first 256, or of as many as fit. A path without
-    an ending is a new folder with a file for each sample: `.png` at its own size for gray and
-    color images, otherwise `.npy`.
+    too few digits for the data. `.png` is a picture of the first 256, or of as many as fit. A path
+    without an ending is a new folder with a file for each sample: `.png` at its own size for gray
+    and color images, otherwise `.npy`.
 
     Args:
         x: in model range, shape `(n, *event)`.

@@ -79,8 +79,8 @@ class DataRecord(Record):
         for name in ("low", "high", "column_names"):
             if len(getattr(self, name)) not in (0, self.event_shape[0]):
                 raise ValueError(f"{name} must have {self.event_shape[0]} entries, or none")
-        told = self.condition_shape
-        told = told.get(BESIDE) if isinstance(told, Mapping) else told
+        shape = self.condition_shape
+        told = shape.get(BESIDE) if isinstance(shape, Mapping) else shape
         if self.condition_names and told != (len(self.condition_names),):
             raise ValueError(
                 f"condition_names={self.condition_names} does not fit {self.condition_shape}"

@@ -71,13 +71,7 @@ def table(
     """
     path = Path(path)
     given = kinds_of(kinds)
-    for name, mark in (("delimiter", delimiter), ("decimal", decimal)):
-        if mark is not None and len(mark) != 1:
-            raise ValueError(f"{name}={mark!r} must be one character")
-    if decimal is not None:
-        require_choice("decimal", decimal, (".", ","))
-        if decimal == delimiter:
-            raise ArgumentError(f"decimal={decimal!r} is the delimiter as well")
+    _require_marks(delimiter, decimal)
     require_file(path)
     limits = Limits(path.stat().st_size, max_bytes)
     require_room(_SPREAD * limits.stored, "save the table as .npy, which is read from disk")
@@ -105,6 +99,15 @@ def table(
         for title, key, cells in zip(titles, keys, columns, strict=True)
     ]
     return dataset_of(keys, parsed, path.name, given, label, named=bool(names))
+
+
+def _require_marks(delimiter: str | None, decimal: str | None) -> None:
+    if delimiter is not None and len(delimiter) != 1:
+        raise ValueError(f"delimiter={delimiter!r} must be one character")
+    if decimal is not None:
+        require_choice("decimal", decimal, (".", ","))
+        if decimal == delimiter:
+            raise ArgumentError(f"decimal={decimal!r} is the delimiter as well")
 
 
 def _read(

@@ -20,6 +20,7 @@ from sde_score.data.tables.frames import columns_of_arrow
 from sde_score.data.tables.kinds import DROP, kinds_of
 from sde_score.data.tensors import from_tensor
 
+_CELLS = "integer floating boolean decimal string large_string dictionary".split()
 _TOGETHER = 1024  # rows that become objects of Python at once
 
 
@@ -83,11 +84,9 @@ def parquet(
 def _is_table(schema: Any) -> bool:
     """Whether every column holds numbers, texts or flags."""
     kinds = require_extra("pyarrow.types")
-    tests = ("is_integer", "is_floating", "is_boolean", "is_decimal", "is_string")
-    tests = (*tests, "is_large_string", "is_dictionary")
     with damaged("a parquet file"):
         return len(schema) > 0 and all(
-            any(getattr(kinds, test)(field.type) for test in tests) for field in schema
+            any(getattr(kinds, f"is_{kind}")(field.type) for kind in _CELLS) for field in schema
         )
 
 

@@ -188,13 +188,14 @@ class TableCoding(Record):
         """The columns by kind on one line; empty where all are numeric."""
         kinds: dict[str, list[str]] = {}
         for column in self.examples:
-            note = f" ({len(column.categories)})" if column.kind == "categorical" else ""
-            kinds.setdefault(column.kind, []).append(column.name + note)
+            kinds.setdefault(column.kind, []).append(column.title)
         share = [column.missing for column in self.examples if column.width]
-        if set(kinds) == {"numeric"} and not any(share) and not self.label:
+        if set(kinds) == {"numeric"} and not any(share) and not (self.label or self.conditions):
             return ""
         parts = [f"{len(kinds.pop('numeric', []))} numeric"]
         parts += [f"{len(found)} {kind}: {_few(found)}" for kind, found in kinds.items()]
+        told = [self.column(name).title for name in self.conditions]
+        parts += [f"told: {_few(told)}"] if told else []
         parts += [f"label: {self.label}"] if self.label else []
         if any(share):
             whole = sum(share) / len(share)

@@ -115,6 +115,11 @@ class Column(Record):
         return self.codes.shape[1] if self.kind in ("categorical", "constant") else 1
 
     @property
+    def title(self) -> str:
+        """Its name, with the number of its categories."""
+        return self.name + f" ({len(self.categories)})" * (self.kind == "categorical")
+
+    @property
     def names(self) -> list[str]:
         """Names of the encoded columns."""
         if self.width < 2:

@@ -135,7 +135,9 @@ def as_cells(name: str, values: Any, missing: Any = None) -> Cells:
     """
     if isinstance(values, np.ma.MaskedArray):
         values, missing = values.data, np.ma.getmaskarray(values)
-    array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+    listed = isinstance(values, (list, tuple))  # NumPy would make texts of 1 and "x"
+    values = values.to_numpy() if hasattr(values, "to_numpy") else values
+    array = np.array(values, dtype=object) if listed else np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"column {name} has shape {array.shape}; accepted: one cell for each row")
     gone = np.zeros(len(array), bool) if missing is None else np.asarray(missing, dtype=bool)
