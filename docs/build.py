@@ -58,8 +58,9 @@ def build(site: Path) -> None:
     tables.PAGE.write_text(tables.page(), encoding="utf-8")
     zensical = Path(sys.executable).with_name("zensical")
     subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT, check=True)
-    for script in site.glob("*.py"):
+    for script in site.rglob("*.py"):
         script.unlink()
+    shutil.copyfile(ROOT / "sde_score" / "report" / "scene.js", site / "interactive" / "scene.js")
     for page in site.rglob("*.html"):
         text = with_mathml(page.read_text(encoding="utf-8"))
         page.write_text(with_sources(text, page, site), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 from pathlib import Path
 
@@ -149,3 +150,16 @@ def bars(monkeypatch):
 
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     return made
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all tests of pages."""
+    spec = importlib.util.spec_from_file_location("chromium", TESTS / "chromium.py")
+    chromium = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(chromium)
+    if chromium.NAME is None:
+        pytest.skip("Chromium is not installed")
+    found = chromium.Chromium()
+    yield found
+    found.close()
