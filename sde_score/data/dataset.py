@@ -17,6 +17,7 @@ from sde_score._core.errors import DataError
 from sde_score._core.statistics import chunks
 from sde_score.data.info import DataInfo, info_of, range_of, scales_of
 from sde_score.data.limits import require_room
+from sde_score.data.order import EpochOrder
 from sde_score.data.sources.base import Rows, is_of_this_machine, standing_in
 from sde_score.data.tables.coding import TableCoding
 from sde_score.random import generator_from
@@ -109,6 +110,28 @@ class DataSet:
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return tuple(self._source.shape[1:])
+
+    def order(self, seed: int = 0) -> EpochOrder:
+        """The order of the examples in training, epoch after epoch.
+
+        Args:
+            seed: random seed.
+        """
+        source, rows = self._source, self.rows
+        if not isinstance(source, Rows) or source.blocks is None:
+            return EpochOrder(len(self), seed)
+        if rows is None:
+            return EpochOrder(len(self), seed, source.blocks, source.window)
+        if not bool((rows.diff() > 0).all()):
+            return EpochOrder(len(self), seed)
+        blocks = torch.unique(torch.searchsorted(rows, source.blocks))
+        return EpochOrder(len(self), seed, blocks, source.window)
+
+    def part_of(self, index: int) -> str:
+        """Name of the file or folder that holds an example; empty where there is none."""
+        source, rows = self._source, self.rows
+        row = index if rows is None else int(rows[index])
+        return source.part_of(row) if isinstance(source, Rows) else ""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,16 +6,18 @@ one line in `FORMATS`; those of users are added by `register` and `register_form
 
 from __future__ import annotations
 
+import inspect
 import os
 import reprlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from sde_score._core.checks import class_of, is_number
+from sde_score._core.checks import class_of, is_number, require_choice
 from sde_score._core.errors import DataError, naming
 from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.data.columns import with_condition_columns
@@ -110,7 +112,11 @@ def register_format(
     return reader
 
 
-def load(source: Source, condition_columns: str | Sequence[str] | None = None) -> DataSet:
+def load(
+    source: Source,
+    condition_columns: str | Sequence[str] | None = None,
+    on_bad_example: str = "stop",
+) -> DataSet:
     """A data set by name or path, or what is in memory as a data set.
 
     Accepted are
@@ -130,6 +136,8 @@ def load(source: Source, condition_columns: str | Sequence[str] | None = None) -
         source: one of these.
         condition_columns: columns of a table that become its condition, such as `"a,b"`; see
             `with_condition_columns`.
+        on_bad_example: `"skip"` reads pictures and shards lazily, and takes the next example that
+            can be read in place of one that cannot; `"stop"` refuses it, naming it.
 
     Raises:
         DataError: if there is no such thing, or it is damaged, truncated, empty or not what was
@@ -137,11 +145,13 @@ def load(source: Source, condition_columns: str | Sequence[str] | None = None) -
         ValueError: if an argument is not accepted.
         TypeError: for anything else.
     """
-    found = _load(source)
+    require_choice("on_bad_example", on_bad_example, ("stop", "skip"))
+    found = _load(source, {"lazy": True} if on_bad_example == "skip" else {})
+    found = replace(found, on_bad_example=on_bad_example) if found.is_lazy else found
     return found if condition_columns is None else with_condition_columns(found, condition_columns)
 
 
-def _load(source: Source) -> DataSet:
+def _load(source: Source, wanted: dict[str, Any]) -> DataSet:
     if isinstance(source, DataSet):
         return source
     text = text_of(source)
@@ -160,7 +170,10 @@ def _load(source: Source) -> DataSet:
         )
     with naming(path):
         require_file(path)
-        return FORMATS.create(form or _recognize(path), **{**arguments, "path": path})
+        form = form or _recognize(path)
+        taken = inspect.signature(FORMATS[form]).parameters
+        wanted = {name: value for name, value in wanted.items() if name in taken}
+        return FORMATS.create(form, **{**wanted, **arguments, "path": path})
 
 
 def text_of(source: Source) -> str | None:

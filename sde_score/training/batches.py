@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sde_score._core.conditions import Condition, mapped, tensors_of
-from sde_score.data import DataSet, EpochOrder
+from sde_score.data import DataSet
 from sde_score.random import BatchSlice, PairedSlice, generator_from, mix, normal
 from sde_score.training import rng_streams as streams
 from sde_score.training.augmentation import Augmentation, NoAugmentation
 from sde_score.training.condition_dropout import dropped
 from sde_score.training.config import TrainConfig
 from sde_score.training.couplings import Coupling, Independent
+from sde_score.training.reading import Reader, Request, launched_here, workers_for
 
 
 class MicroBatch(NamedTuple):
@@ -45,6 +47,9 @@ class Batches:
         device: of the network.
         augmentation: changes the examples; None leaves them.
         coupling: pairs examples and noise, already begun; None leaves them independent.
+
+    Attributes:
+        reader: of the examples.
     """
 
     def __init__(
@@ -62,20 +67,37 @@ class Batches:
         self.augmentation: Augmentation = augmentation or NoAugmentation()
         self.coupling = coupling or Independent()
         self.total = config.batch_size * processes
-        self._order = EpochOrder(len(dataset), seed=mix(config.seed, streams.ORDER))
+        self._order = dataset.order(mix(config.seed, streams.ORDER))
+        self.reader = Reader(dataset, workers_for(config.workers, dataset, launched_here()))
+
+    def reading(self, step: int, last: int) -> AbstractContextManager[None]:
+        """Read the examples of the steps `step ... last - 1` ahead, while the block runs."""
+        rows, start = self._rows, self.rank * self.config.batch_size
+        firsts = range(start, start + self.config.batch_size, rows)
+        places = (k * self.total + first for k in range(step, last) for first in firsts)
+        return self.reader.ahead(self._request(place) for place in places)
+
+    @property
+    def _rows(self) -> int:
+        """Examples of a micro-batch."""
+        return self.config.batch_size // self.config.accumulate
+
+    def _request(self, place: int) -> Request:
+        return Request(place, self._order.indices(place, self._rows))
 
     def step(self, step: int) -> Iterator[MicroBatch]:
         """The micro-batches of this process in a step, counted from 0."""
-        rows = self.config.batch_size // self.config.accumulate
+        rows = self._rows
         start = self.rank * self.config.batch_size
         for first in range(start, start + self.config.batch_size, rows):
-            indices = self._order.indices(step * self.total + first, rows)
+            request = self._request(step * self.total + first)
             noise = None
             if not isinstance(self.coupling, Independent):
                 like = torch.empty(rows, *self.dataset.event_shape, device=self.device)
                 noise = normal(like, self._draws(streams.COUPLE, step, first, self.device))
-                indices = self.coupling.choose(indices, noise.cpu())
-            x0, condition = self._examples(indices, step, first)
+                chosen = self.coupling.choose(request.indices, noise.cpu())
+                request = request._replace(indices=chosen)
+            x0, condition = self._examples(request, step, first)
             changes = self._draws(streams.AUGMENT, step, first, self.device)
             x0, condition, augment = self._augmented(x0.to(self.device), condition, changes)
             draws = self._draws(streams.OBJECTIVE, step, first, self.device)
@@ -85,11 +107,14 @@ class Batches:
                 draws = PairedSlice(draws.generator, draws.start, draws.total, noise)
             yield MicroBatch(x0, condition, draws, augment, step)
 
-    def _examples(self, indices: Tensor, step: int, first: int) -> tuple[Tensor, Condition]:
-        x0, condition = self.dataset.batch(indices)
+    def _examples(self, request: Request, step: int, first: int) -> tuple[Tensor, Condition]:
+        found, scaling = self.reader(request), self.dataset.scaling
         if self.config.dequantize:
             draws = self._draws(streams.DEQUANTIZE, step, first, torch.device("cpu"))
-            x0 = self.dataset.scaling.dequantize(self.dataset.raw(indices), draws)
+            x0 = scaling.dequantize(found.raw, draws)
+        else:
+            x0 = scaling.to_model(found.raw)
+        condition = self.dataset.conditions_of(found.rows)
         if condition is None or not self.config.conditional:
             return x0, None
         if share := self.config.condition_dropout:

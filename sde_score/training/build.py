@@ -392,7 +392,8 @@ def split_data(config: TrainConfig, whole: DataSet | None = None) -> tuple[DataS
         DataError: if the data cannot be loaded.
         ValueError: if `held_out` leaves one part empty.
     """
-    whole = data.load(config.data, config.condition_columns) if whole is None else whole
+    if whole is None:
+        whole = data.load(config.data, config.condition_columns, config.on_bad_example)
     if config.held_out == 0:
         return whole, None
     return whole.split(float(config.held_out), seed=_SPLIT_SEED)

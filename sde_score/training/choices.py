@@ -11,6 +11,7 @@ from sde_score.data import DataSet, Scaling, is_image
 from sde_score.sdes import EDM, SDES, VE
 from sde_score.training.config import TrainConfig, is_auto, is_whole
 from sde_score.training.prepare import Job
+from sde_score.training.reading import launched_here, workers_for
 
 
 def say_choices(given: TrainConfig, job: Job) -> None:
@@ -32,6 +33,9 @@ def _lines(given: TrainConfig, job: Job) -> Iterator[str]:
     coding = job.whole.coding
     if coding is not None and (line := coding.summary()):
         yield f"table: {line}"
+    if job.whole.is_lazy and given.workers is None:
+        workers = workers_for(None, job.whole, launched_here())
+        yield f"read lazily, by {workers} processes beside each that trains: --workers"
     if is_whole(given.model):
         return
     if is_auto(given.precision) and job.config.precision == "bf16":

@@ -87,6 +87,8 @@ FREE = (
     "sample_every",
     "log_every",
     "excess",
+    "workers",
+    "on_bad_example",
 )
 """Fields that a continued run may change: what is learned does not depend on them, provided that
 the examples of a step stay the same in all (`batch_size` times processes; the trainer checks)."""
@@ -196,6 +198,14 @@ class TrainConfig:
     held_out: float = 0.1
     """Fraction of the data kept out of training for evaluation, in [0, 1)."""
 
+    workers: int | None = None
+    """Processes that read the examples ahead of training; 0 reads them in between. None takes 0 for
+    data in memory, and up to 4, by the cores, for data that are read lazily. Changes no bit."""
+
+    on_bad_example: Literal["stop", "skip"] = "stop"
+    """What to do where an image file or a row of a shard cannot be read: stop and name it, or skip
+    it, which takes the next one in its place and counts."""
+
     seed: int = 0
     """Random seed."""
 
@@ -257,6 +267,8 @@ class TrainConfig:
         )
         require_count(0, warmup=self.warmup, sample_every=self.sample_every)
         require_count(0, snapshot_every=self.snapshot_every)
+        if self.workers is not None:
+            require_count(0, workers=self.workers)
         require_positive(learning_rate=self.learning_rate)
         if self.sigma_data is not None:
             require_positive(sigma_data=self.sigma_data)

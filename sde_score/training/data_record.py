@@ -123,8 +123,11 @@ class DataRecord(Record):
         """Whether the data were given as an object, which no text finds again."""
         return is_note(self.text)
 
-    def load(self) -> DataSet:
+    def load(self, on_bad_example: str = "stop") -> DataSet:
         """The data at the absolute path, or else at the path as typed, after a comparison.
+
+        Args:
+            on_bad_example: as for `sde_score.data.load`.
 
         Raises:
             DataError: if they are not there, cannot be read or have changed, with what to do.
@@ -135,7 +138,7 @@ class DataRecord(Record):
                 "load_run(path, data=...) or run.with_data(...)"
             )
         try:
-            return self.recognize(data_sets.load(self.text_at_hand()))
+            return self.recognize(data_sets.load(self.text_at_hand(), None, on_bad_example))
         except DataError as error:
             raise DataError(
                 f"the data of the run, {self.text!r}, are not at hand: {error}. If they moved, say "

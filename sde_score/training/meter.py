@@ -22,7 +22,9 @@ class Meter:
 
     def __init__(self, accelerator: Any, state: TrainState | None = None) -> None:
         self._accelerator = accelerator
-        start = (0.0, 0.0) if state is None else (state.loss_sum, state.grad_norm_sum)
+        start = (0.0, 0.0, 0.0)
+        if state is not None:
+            start = (state.loss_sum, state.grad_norm_sum, state.skipped_examples)
         # Sums of float32 have no rounding in float64, so that it does not matter when processes
         # were averaged, as at a checkpoint of a run that was stopped.
         self._sums = torch.tensor(start, device=accelerator.device, dtype=torch.float64)
@@ -41,24 +43,30 @@ class Meter:
         """Training time, earlier sessions included."""
         return self._before + time.perf_counter() - self._began
 
-    def add(self, loss: Tensor, grad_norm: Tensor | None) -> None:
-        """Count one step; both are scalars on the device, and None is a step that was left out."""
+    def add(self, loss: Tensor, grad_norm: Tensor | None, skipped: int = 0) -> None:
+        """Count one step.
+
+        Args:
+            loss: a scalar on the device.
+            grad_norm: a scalar on the device; None for a step that was left out.
+            skipped: examples of this process that could not be read.
+        """
         self.skipped += grad_norm is None
-        self._sums += torch.stack(
-            [loss, torch.zeros_like(loss) if grad_norm is None else grad_norm]
-        )
+        norm = torch.zeros_like(loss) if grad_norm is None else grad_norm
+        self._sums += torch.stack([loss, norm, torch.full_like(loss, skipped)])
         self.window += 1
         self._fresh += 1
 
-    def totals(self) -> tuple[float, float]:
-        """Sums of loss and gradient norm since the last line, averaged over processes.
+    def totals(self) -> tuple[float, float, float]:
+        """Sums of loss, gradient norm and skipped examples since the last line, averaged over
+        processes.
 
         All processes must ask together.
         """
         if self._accelerator.num_processes > 1:
             self._sums = self._accelerator.reduce(self._sums, "mean")
-        loss, grad_norm = self._sums.tolist()
-        return loss, grad_norm
+        loss, grad_norm, skipped = self._sums.tolist()
+        return loss, grad_norm, skipped
 
     def is_finite(self) -> bool:
         """Whether every loss and gradient since the last line was a finite number."""
@@ -71,7 +79,7 @@ class Meter:
             batch: examples per step over all processes.
             loss_scale: of the next step; None for a loss that is not scaled.
         """
-        loss, grad_norm = self.totals()
+        loss, grad_norm, skipped = self.totals()
         now = self.seconds
         measures = {
             "loss": loss / self.window,
@@ -81,6 +89,8 @@ class Meter:
         }
         if loss_scale is not None:
             measures |= {"loss_scale": loss_scale, "skipped_steps": self.skipped}
+        if skipped:
+            measures["skipped_examples"] = round(skipped * self._accelerator.num_processes)
         self._sums.zero_()
         self.window = self.skipped = self._fresh = 0
         self._last = now

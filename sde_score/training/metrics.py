@@ -20,7 +20,9 @@ class Metrics:
     all processes) and `seconds` (of training, earlier sessions included); with `excess`, also
     `excess_loss` (of the last batch, above that of the best model for the training data); with
     fp16, `loss_scale` (of the next step) and `skipped_steps` (left out since the line before, as
-    their gradients overflowed).
+    their gradients overflowed); with data that are read lazily, `data_seconds` (of waiting for
+    examples in this process); and `skipped_examples` (over all processes), where some could not be
+    read.
     A line without a loss notes what was done to the run: `init_from`, or `continue_with` with
     values before and after.
 

@@ -196,9 +196,10 @@ def _data(config: TrainConfig, out: Path, stored: TrainConfig | None) -> tuple[D
             f"{config.condition_columns!r}: give its own, or another folder"
         )
     if record is not None and text == record.text:
-        whole = record.load()
+        whole = record.load(config.on_bad_example)
         return whole, record
-    found = data.load(config.data, None if record else config.condition_columns)
+    columns = None if record else config.condition_columns
+    found = data.load(config.data, columns, config.on_bad_example)
     if record is None:
         if stored is not None and text is not None and text != stored.data:
             raise ValueError(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +162,8 @@ class Run:
     @cached_property
     def _whole(self) -> DataSet:
         if self.record is not None:
-            return self.record.load() if self._given is None else self.record.recognize(self._given)
+            given, how = self._given, self.config.on_bad_example
+            return self.record.load(how) if given is None else self.record.recognize(given)
         if self.trained_elsewhere:
             return self._fitting()
         whole = data_sets.load(self.config.data) if self._given is None else self._given
@@ -204,7 +204,7 @@ class Run:
                 f"{found.name} does not fit the network in {self.path}: {'; '.join(wrong)}"
             )
         scalings = {"scaling": self.scaling, "condition_scaling": self.data.condition_scaling}
-        return dataclasses.replace(found, **scalings)  # type: ignore[arg-type]
+        return replace(found, **scalings)  # type: ignore[arg-type]
 
     def measured_parts(self) -> tuple[DataSet, DataSet]:
         """Real data that give a noise floor, and those that samples are measured against.
@@ -227,7 +227,7 @@ class Run:
         Args:
             data: anything that `sde_score.data.load` takes; compared with `data.json` when used.
         """
-        return dataclasses.replace(self, _given=data_sets.load(data))
+        return replace(self, _given=data_sets.load(data, None, self.config.on_bad_example))
 
     def labels_in_turn(self, count: int) -> Condition:
         """Classes 0, 1, ... in turn, on the device; None for a model without condition.
@@ -377,8 +377,8 @@ def load_run(
     everywhere = state.all_noise_levels
     if everywhere is None:  # a run of version 0.1.0
         everywhere = OBJECTIVES.resolve(config.objective).all_noise_levels
-    at_hand = None if data is None else data_sets.load(data)
-    return Run(path, config, built.eval(), step, state.data, everywhere, read_record(path), at_hand)
+    run = Run(path, config, built.eval(), step, state.data, everywhere, read_record(path))
+    return run if data is None else run.with_data(data)
 
 
 def _step_of(path: Path, checkpoints: Checkpoints, step: int | None) -> int:
@@ -393,7 +393,7 @@ def _step_of(path: Path, checkpoints: Checkpoints, step: int | None) -> int:
 def _filled(config: TrainConfig, given: dict[str, Any], path: Path) -> TrainConfig:
     """The configuration with objects that are given, after asking for those that are missing."""
     taken = {name: value for name, value in given.items() if value is not None}
-    filled = dataclasses.replace(config, **taken)
+    filled = replace(config, **taken)
     if "model" not in taken:
         require_objects(filled, OPENING, f"the run in {path}", "load_run(path, {}=...)")
     return filled

@@ -92,6 +92,8 @@ class TrainState(Record):
         clean_steps: steps since the scale was last changed.
         all_noise_levels: whether the objective trains every noise level, or data without noise
             alone; None in version 0.1.0, where it follows from the configuration.
+        skipped_examples: examples since the last line of metrics that could not be read, averaged
+            over processes.
         versions: of the software that wrote the checkpoint.
     """
 
@@ -106,6 +108,7 @@ class TrainState(Record):
     loss_scale: float | None = None
     clean_steps: int = 0
     all_noise_levels: bool | None = None
+    skipped_examples: float = 0.0
     versions: dict[str, str] = field(default_factory=lambda: current_versions())
 
     def __post_init__(self) -> None:

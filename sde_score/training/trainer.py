@@ -20,7 +20,7 @@ import torch
 
 from sde_score._core.conditions import rows_of
 from sde_score._core.modules import evaluating
-from sde_score._core.progress import progress_bar
+from sde_score._core.progress import progress_bar, say
 from sde_score.models import ScoreModel, check_differentiable
 from sde_score.random import mix
 from sde_score.training import rng_streams as streams
@@ -50,6 +50,7 @@ from sde_score.training.objective_state import ObjectiveState
 from sde_score.training.optimizer import Update
 from sde_score.training.optimizers import OPTIMIZERS
 from sde_score.training.prepare import Job
+from sde_score.training.reading import skipped_words
 from sde_score.training.recipe import batches_of
 from sde_score.training.run import Run, load_run
 from sde_score.training.schedules import SCHEDULES
@@ -211,6 +212,7 @@ class Trainer:
             torch.random.fork_rng(devices),
             StopRequest() as stop,
             self._bar() as bar,
+            self.batches.reading(self.step, self.config.steps),
         ):
             self.job.require_own(self.saved)
             self._sample_if_due(again=False)  # a kill may have come before the last samples
@@ -220,6 +222,7 @@ class Trainer:
                 self._after_step(bar)
                 if self.vote.any(stop.signum is not None) and self.step < self.config.steps:
                     self._stop(stop.signum or signal.SIGTERM)
+        say(skipped_words(self.metrics))
         job = self.job
         return load_run(self.out, data=job.whole, **job.objects())
 
@@ -242,7 +245,8 @@ class Trainer:
                     loss = self.loss(*part) / parts
                     self.accelerator.backward(self.update.scaled(loss), **self._backward)
                 total += loss.detach()
-        self.meter.add(total, self.update.apply(self.step))
+        skipped = self.batches.reader.take_skipped()
+        self.meter.add(total, self.update.apply(self.step), skipped)
         self.remembered.finish_step()
         self.step += 1
 
@@ -268,6 +272,7 @@ class Trainer:
         rate = self.update.rate(self.step - 1)
         if self.accelerator.is_main_process:
             record = {"step": self.step, "learning_rate": rate, **line}
+            record |= self.batches.reader.figures()
             if self.excess is not None:
                 record["excess_loss"] = self.excess.measure(self.step - 1)
             self.metrics.write(record)
@@ -290,11 +295,12 @@ class Trainer:
                 self.batches.total,
                 self.facts,
                 self.meter.seconds,
-                *totals,
+                *totals[:2],
                 self.meter.window,
                 self.meter.skipped,
                 *self.update.scaling,
                 self.objective.all_noise_levels,
+                skipped_examples=totals[2],
             )
             weights = self.model.state_dict()
             average = dict(zip(self.update.parameters, self.update.ema.shadow, strict=True))

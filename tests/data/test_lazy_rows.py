@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sde_score.data import DataError, Fingerprint, Scaling, fingerprint, from_tensor, info
+from sde_score.data import (
+    DataError,
+    EpochOrder,
+    Fingerprint,
+    Scaling,
+    fingerprint,
+    from_tensor,
+    info,
+)
 from sde_score.data.sources.base import Part, Rows, few
 
 
@@ -152,9 +160,9 @@ def test_the_next_example_of_the_part_stands_in_for_one_that_cannot_be_read(imag
     part = replace(_damaged(images, {6, 8, 58}, labels=labels), rows=torch.arange(0, 60, 2))
     found = part.read([0, 3, 4, 29])
     assert found.rows.tolist() == [0, 10, 10, 0]
-    assert (found.skipped, len(found.reasons)) == (3, 3)
+    assert (found.skipped, len(found.reasons)) == (3, 4)
     assert torch.equal(found.raw, images[[0, 10, 10, 0]])
-    assert part.read([3, 4]).reasons == ()
+    assert part.read([4]).reasons == ("row 8 is damaged",)
     assert part.labels_at([3, 4]).tolist() == [10, 10]
     batch = part.batch([4])
     assert torch.equal(batch.x0, part.scaling.to_model(images[[10]]))
@@ -184,7 +192,7 @@ def test_what_cannot_be_read_for_want_of_memory_is_not_skipped(images):
 
 
 def test_a_set_that_is_damaged_as_a_whole_is_not_skipped(images):
-    with pytest.raises(DataError, match="60 examples in a row cannot be read, the last as row 4"):
+    with pytest.raises(DataError, match="60 examples in a row cannot be read, the last as row 5"):
         _damaged(images, range(60)).raw([5])
 
 
@@ -193,3 +201,17 @@ def test_a_fingerprint_knows_where_an_example_cannot_be_read(images):
     assert one == Fingerprint.of(_damaged(images, {7}, how="stop"))
     assert not one.same_rows(other)
     assert not one.same_rows(Fingerprint.of(_damaged(images, ())))
+
+
+def test_the_order_of_a_part_follows_the_blocks_of_its_source(images):
+    source = Numbers(images, blocks=torch.tensor([0, 20, 21, 60]))
+    whole = replace(from_tensor(images), _source=source)
+    assert whole.order(3).blocks.tolist() == [0, 20, 21, 60]
+    part = replace(whole, rows=torch.arange(0, 60, 2))
+    assert part.order(3).blocks.tolist() == [0, 10, 11, 30]
+    gap = replace(whole, rows=torch.arange(1, 60, 2))
+    assert gap.order(3).blocks.tolist() == [0, 10, 30]  # no example of the second block
+    met = torch.bucketize(part.order(3).indices(0, 30), part.order(3).blocks, right=True)
+    assert len(met.unique_consecutive()) == 3
+    inside = from_tensor(images)
+    assert torch.equal(inside.order(3).indices(0, 90), EpochOrder(60, 3).indices(0, 90))

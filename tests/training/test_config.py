@@ -43,6 +43,8 @@ OTHER = {
     "sigma_data": 0.1 + 0.2,
     "dequantize": True,
     "held_out": 0.0,
+    "workers": 3,
+    "on_bad_example": "skip",
     "seed": -5,
     "device": "cpu",
     "checkpoint_every": 3,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 import torch
@@ -16,6 +18,7 @@ from sde_score._core.records import Record
 from sde_score.random import generator_from
 
 _OF_THIS_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_READ, _LOST = 1, 2  # of a row: it was read, or cannot be
 _IN_A_ROW = 100  # examples that are skipped, at most
 _BLOCKS = 64  # of which a random subset is drawn, where whole blocks are read
 
@@ -48,14 +51,16 @@ class Rows(ABC):
         dtype: of the examples.
         blocks: numbers of the first rows of the blocks, and the count, int64, increasing from 0,
             where a row is read with those about it; None where any row costs the same.
+        window: number of blocks that may be read in turn again and again, at least 1.
         parts: what the rows are in, in their order; empty where they are in no files.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     blocks: Tensor | None = None
+    window: int = 1
     parts: tuple[Part, ...] = ()
-    _met: Tensor | None = None  # of each row: 0 not met yet, 1 read, 2 not readable
+    _met: Tensor | None = None  # of each row: 0, or one of the two
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -68,11 +73,17 @@ class Rows(ABC):
             DataError: for one that cannot be read, naming it.
         """
 
+    def part_of(self, row: int) -> str:
+        """Name of the file or folder that holds a row; empty where there is none."""
+        ends = list(accumulate(part.count for part in self.parts))
+        place = bisect_right(ends, row)
+        return self.parts[place].name if place < len(ends) else ""
+
     def note_read(self, rows: Tensor) -> None:
         """Remember that rows were read, so that `readable` need not try."""
         if self._met is None:
-            self._met = torch.zeros(len(self), dtype=torch.uint8)
-        self._met[rows] = 1
+            self._met, self._lost = torch.zeros(len(self), dtype=torch.uint8), {}
+        self._met[rows] = _READ
 
     def readable(self, rows: Tensor) -> tuple[Tensor, list[str]]:
         """Which rows can be read, bool, and why others cannot; reads those not met before.
@@ -82,17 +93,17 @@ class Rows(ABC):
                 be readable elsewhere.
         """
         self.note_read(rows[:0])
-        met, reasons = cast(Tensor, self._met), []
+        met = cast(Tensor, self._met)
         for row in rows[met[rows] == 0].tolist():
             try:
                 _ = self[torch.tensor([row])]
-                met[row] = 1
+                met[row] = _READ
             except DataError as error:
                 if is_of_this_machine(error):
                     raise
-                reasons.append(str(error))
-                met[row] = 2
-        return met[rows] == 1, reasons
+                self._lost[row], met[row] = str(error), _LOST
+        good = met[rows] == _READ
+        return good, [self._lost[row] for row in rows[~good].tolist()]
 
 
 def is_of_this_machine(error: BaseException) -> bool:
@@ -144,7 +155,7 @@ def standing_in(
         count: number of indices there are; after the last comes the first.
 
     Returns:
-        Rows, and why others cannot be read, of those met for the first time.
+        Rows, and why others cannot be read.
 
     Raises:
         DataError: if too many in a row cannot be read.
@@ -158,5 +169,5 @@ def standing_in(
         found, more = source.readable(others)
         rows, reasons = rows.masked_scatter(~good, others), reasons + more
         good = good.masked_scatter(~good, found)
-    last = f", the last as {reasons[-1]}" if reasons else ""
-    raise DataError(f"{min(count, _IN_A_ROW)} examples in a row cannot be read{last}")
+    number = min(count, _IN_A_ROW)
+    raise DataError(f"{number} examples in a row cannot be read, the last as {reasons[-1]}")
