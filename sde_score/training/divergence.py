@@ -43,7 +43,7 @@ class DivergenceCheck:
             self._stop(f"the loss or its gradient {where} is not a finite number", kept)
         if not meter.window or math.isinf(self.limit):
             return
-        mean, gradient = (total / meter.window for total in meter.totals())
+        mean, gradient, _ = (total / meter.window for total in meter.totals())
         limit = self.limit * self.size
         if abs(mean) > limit:
             self._stop(
