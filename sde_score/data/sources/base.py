@@ -82,7 +82,8 @@ class Rows(ABC):
     def note_read(self, rows: Tensor) -> None:
         """Remember that rows were read, so that `readable` need not try."""
         if self._met is None:
-            self._met, self._lost = torch.zeros(len(self), dtype=torch.uint8), {}
+            self._met = torch.zeros(len(self), dtype=torch.uint8)
+            self._lost: dict[int, str] = {}
         self._met[rows] = _READ
 
     def readable(self, rows: Tensor) -> tuple[Tensor, list[str]]:
