@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import is_integer, plain, refusal, require_count
-from sde_score._core.conditions import Condition, ConditionShape, rows_of
+from sde_score._core.conditions import Condition, ConditionShape, mapped
 from sde_score._core.errors import DataError
 from sde_score._core.statistics import chunks
 from sde_score.data.info import DataInfo, info_of, range_of, scales_of
@@ -177,8 +177,14 @@ class DataSet:
         require_room(size, "read them in parts, as with dataset[:1000]")
         return self.read(torch.arange(len(self))).raw
 
-    def read(self, indices: Indices) -> Examples:
+    def read(self, indices: Indices, draws: Tensor | None = None) -> Examples:
         """Examples as `raw` gives them, and which were read.
+
+        Args:
+            indices: n integers, 0 ... len(self) - 1.
+            draws: int64, `(n,)`, not negative: what random numbers that reading draws are a
+                function of, as those of augmentations in a data set of torch; None for those with
+                which the data set is measured.
 
         Raises:
             DataError: for an example that cannot be read, unless it is to be skipped; or if none of
@@ -187,13 +193,16 @@ class DataSet:
         rows, source = self._rows(indices), self._source
         if not isinstance(source, Rows):
             return Examples(source[rows].contiguous(), rows)
+        plain_rows, rows = rows, rows if draws is None else source.drawn(rows, draws)
         try:
             found = Examples(source[rows], rows)
         except DataError as error:
             if self.on_bad_example != "skip" or is_of_this_machine(error):
                 raise
             kept, reasons = standing_in(source, self._rows, torch.as_tensor(indices), len(self))
-            return Examples(source[kept], kept, int((kept != rows).sum()), reasons)
+            skipped = int((kept != plain_rows).sum())
+            kept = kept if draws is None else source.drawn(kept, draws)
+            return Examples(source[kept], kept, skipped, reasons)
         if self.on_bad_example == "skip":
             source.note_read(rows)
         return found
@@ -203,9 +212,9 @@ class DataSet:
         """Whether an example is an image, see `is_image`."""
         return is_image(self.event_shape)
 
-    def batch(self, indices: Indices) -> Batch:
-        """Examples in model range with their conditions, in the order of `indices`, as `raw`."""
-        found = self.read(indices)
+    def batch(self, indices: Indices, draws: Tensor | None = None) -> Batch:
+        """Examples in model range with their conditions, in the order of `indices`, as `read`."""
+        found = self.read(indices, draws)
         return Batch(self.scaling.to_model(found.raw), self.conditions_of(found.rows))
 
     def conditions_at(self, indices: Indices) -> Condition:
@@ -214,9 +223,11 @@ class DataSet:
 
     def conditions_of(self, rows: Tensor) -> Condition:
         """Conditions as `conditions_at` gives them, of rows of the source, as `read` tells them."""
+        plain_rows = rows % len(self._source)
         if self.conditions is None:
-            return None if self.labels is None else self.labels[rows]
-        return condition_to_model(rows_of(self.conditions, rows), self.condition_scaling)
+            return None if self.labels is None else self.labels[plain_rows]
+        found = mapped(self.conditions, lambda v: v[rows if isinstance(v, Rows) else plain_rows])
+        return condition_to_model(found, self.condition_scaling)
 
     def labels_at(self, indices: Indices) -> Tensor | None:
         """Labels of examples, int64, in the order of `indices`; None for data without labels."""
@@ -238,6 +249,11 @@ class DataSet:
     def is_lazy(self) -> bool:
         """Whether examples are read when they are asked for."""
         return isinstance(self._source, Rows)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether examples are drawn anew in every epoch, as by augmentations."""
+        return isinstance(self._source, Rows) and self._source.random
 
     def value_range(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Smallest and largest raw value of each channel or column; reads all examples, or of

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_score._core.conditions import Condition, rows_of, tensors_of
+from sde_score._core.conditions import Condition, mapped, tensors_of
 from sde_score._core.errors import DataError
 from sde_score._core.records import Record
 from sde_score.data.dataset import DataSet
@@ -75,8 +75,8 @@ class Fingerprint(Record):
         rows, projection, squares = _looked_at(dataset, _places(count, examples))
         kept: Condition = dataset.labels_at(torch.arange(count))
         if dataset.conditions is not None:
-            chosen = slice(count) if dataset.rows is None else dataset.rows[:count]
-            kept = rows_of(dataset.conditions, chosen)
+            whole, some = (dataset._rows(_places(count, n)) for n in (None, examples))
+            kept = mapped(dataset.conditions, lambda v: v[some if isinstance(v, Rows) else whole])
         labels = "" if kept is None else _digest(kept)
         return cls(rows, labels, projection, math.sqrt(squares), examples, parts)
 

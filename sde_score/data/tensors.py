@@ -75,11 +75,7 @@ def from_tensor(
             f"x has shape {tuple(x.shape)}, accepted: (count, *event) with at least one example; "
             "reshape single numbers to (count, 1)"
         )
-    x = x.detach().cpu()
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
-    _require_finite(x)
-    x = channels_first(x, channels)
+    x = _plain(x, channels)
     if scaling is not None and not isinstance(scaling, Scaling):
         raise refusal("scaling", scaling, "a Scaling, such as Scaling.discrete(256), or None")
     if scaling is None:
@@ -92,13 +88,22 @@ def from_tensor(
         return _with_conditions(DataSet(name, x, scaling), condition, labels)
     if labels is None:
         return DataSet(name, x, scaling)
-    labels = _checked_labels(labels, len(x), class_names)
+    return with_labels(DataSet(name, x, scaling), labels, tuple(class_names))
+
+
+def with_labels(dataset: DataSet, labels: Any, class_names: tuple[str, ...] = ()) -> DataSet:
+    """The same examples with labels, as of `from_tensor`.
+
+    Raises:
+        TypeError, DataError: for other labels.
+    """
+    labels = _checked_labels(labels, len(dataset), class_names)
     if not class_names:
         found = torch.unique(labels)
         if int(found[-1]) >= len(found):
             labels, class_names = torch.searchsorted(found, labels), tuple(map(str, found.tolist()))
     num_classes = len(class_names) or int(labels.max()) + 1
-    return DataSet(name, x, scaling, labels, num_classes, tuple(class_names))
+    return replace(dataset, labels=labels, num_classes=num_classes, class_names=class_names)
 
 
 def _with_conditions(dataset: DataSet, condition: Any, labels: Any) -> DataSet:
@@ -218,6 +223,29 @@ def _levels(x: Tensor) -> int:
             f"scaling=Scaling.discrete({largest + 1})"
         )
     return largest + 1
+
+
+def placed(x: Tensor, channels: Channels | None, levels: int | None) -> Tensor:
+    """Examples as `from_tensor` keeps them, of a kind that is known.
+
+    Args:
+        x: shape `(count, *event)`.
+        channels: as for `from_tensor`; None is first.
+        levels: number of levels, None for continuous data.
+
+    Raises:
+        DataError: for a value that is not finite or no level.
+    """
+    x = _plain(x, channels or "first")
+    return x if levels is None else _as_levels(x, levels)
+
+
+def _plain(x: Tensor, channels: Channels | None) -> Tensor:
+    x = x.detach().cpu()
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    _require_finite(x)
+    return channels_first(x, channels)
 
 
 def channels_first(x: Tensor, channels: Channels | None) -> Tensor:

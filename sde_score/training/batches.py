@@ -83,7 +83,8 @@ class Batches:
         return self.config.batch_size // self.config.accumulate
 
     def _request(self, place: int) -> Request:
-        return Request(place, self._order.indices(place, self._rows))
+        indices = self._order.indices(place, self._rows)
+        return Request(place, indices, self._item_draws(place) if self.dataset.is_random else None)
 
     def step(self, step: int) -> Iterator[MicroBatch]:
         """The micro-batches of this process in a step, counted from 0."""
@@ -121,6 +122,12 @@ class Batches:
             draws = self._draws(streams.CONDITION, step, first, torch.device("cpu"))
             condition = dropped(condition, share, draws)
         return x0, mapped(condition, lambda value: value.to(self.device))
+
+    def _item_draws(self, place: int) -> Tensor:
+        """What the random numbers of data sets that draw some are a function of: seed and epoch."""
+        epochs = [each // len(self.dataset) for each in range(place, place + self._rows)]
+        seeds = {e: mix(self.config.seed, streams.ITEMS, e) for e in set(epochs)}
+        return torch.tensor([seeds[e] for e in epochs])
 
     def _augmented(
         self, x0: Tensor, condition: Condition, changes: BatchSlice

@@ -51,7 +51,8 @@ def _lines(given: TrainConfig, job: Job) -> Iterator[str]:
 def data_words(dataset: DataSet) -> str:
     """What examples were taken for and how they are scaled: `500 series of 3 channels x 64 steps
     (float, scaled by (x - 0.5) / 2)`."""
-    return f"{len(dataset)} {_kind(dataset.event_shape)} ({_scale(dataset.scaling)})"
+    anew = ", drawn anew in every epoch" if dataset.is_random else ""
+    return f"{len(dataset)} {_kind(dataset.event_shape)} ({_scale(dataset.scaling)}{anew})"
 
 
 def _kind(event_shape: Sequence[int]) -> str:

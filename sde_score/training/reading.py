@@ -37,10 +37,12 @@ _DEAD = (RuntimeError, OSError, EOFError)  # what it is like to lose a process
 
 
 class Request(NamedTuple):
-    """Examples that come next: the position of the first, and their indices."""
+    """Examples that come next: the position of the first, their indices, and what random numbers of
+    reading them are a function of."""
 
     first: int
     indices: Tensor
+    draws: Tensor | None = None
 
 
 class _Failure(NamedTuple):
@@ -97,7 +99,7 @@ class Reader:
         """
         began = time.perf_counter()
         with self._watch.over(request):
-            found = self._next() if self._is_next(request) else self.dataset.read(request.indices)
+            found = self._next() if self._is_next(request) else self.dataset.read(*request[1:])
         self.waited += time.perf_counter() - began
         self._count(found)
         return found
@@ -147,7 +149,8 @@ class Reader:
         def keys() -> Iterator[Any]:
             for request in requests:
                 self._coming.append(request)
-                yield request.indices.numpy()
+                draws = request.draws
+                yield request.indices.numpy(), None if draws is None else draws.numpy()
 
         task: Any = _Task(self.dataset)
         given: dict[str, Any] = {
@@ -213,9 +216,10 @@ class _Task:
     def __init__(self, dataset: DataSet) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, indices: np.ndarray[Any, Any]) -> Any:
+    def __getitem__(self, key: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]) -> Any:
+        indices, draws = key
         try:
-            found = self.dataset.read(indices)
+            found = self.dataset.read(indices, None if draws is None else torch.from_numpy(draws))
         except DataError as error:
             return _Failure(str(error))
         except MemoryError:

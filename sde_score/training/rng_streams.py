@@ -31,3 +31,6 @@ AUGMENT = 8
 
 COUPLE = 7
 """Noise that examples are paired with, per step; potentials of a coupling."""
+
+ITEMS = 9
+"""Random numbers of data sets of others, per epoch and item."""

@@ -137,7 +137,7 @@ def test_a_torch_data_set_beyond_the_memory_is_refused_after_its_first_item(monk
             return torch.zeros(10**3)
 
     with pytest.raises(DataError, match="the examples take 4 TB"):
-        from_torch(Large())
+        from_torch(Large(), frozen=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")

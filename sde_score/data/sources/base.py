@@ -53,6 +53,8 @@ class Rows(ABC):
             where a row is read with those about it; None where any row costs the same.
         window: number of blocks that may be read in turn again and again, at least 1.
         parts: what the rows are in, in their order; empty where they are in no files.
+        random: whether reading draws from the global generators, see `drawn`, which it seeds: in
+            the thread that trains, or in processes of its own.
     """
 
     shape: tuple[int, ...]
@@ -60,6 +62,7 @@ class Rows(ABC):
     blocks: Tensor | None = None
     window: int = 1
     parts: tuple[Part, ...] = ()
+    random: bool = False
     _met: Tensor | None = None  # of each row: 0, or one of the two
 
     def __len__(self) -> int:
@@ -79,12 +82,21 @@ class Rows(ABC):
         place = bisect_right(ends, row)
         return self.parts[place].name if place < len(ends) else ""
 
+    def drawn(self, rows: Tensor, draws: Tensor) -> Tensor:
+        """Numbers of the same rows under other random numbers, where reading draws any.
+
+        Args:
+            rows: numbers of rows.
+            draws: of which the random numbers are a function, int64, not negative, same shape.
+        """
+        return rows
+
     def note_read(self, rows: Tensor) -> None:
         """Remember that rows were read, so that `readable` need not try."""
         if self._met is None:
             self._met = torch.zeros(len(self), dtype=torch.uint8)
             self._lost: dict[int, str] = {}
-        self._met[rows] = _READ
+        self._met[rows % len(self)] = _READ  # of numbers under any draws
 
     def readable(self, rows: Tensor) -> tuple[Tensor, list[str]]:
         """Which rows can be read, bool, and why others cannot; reads those not met before.
