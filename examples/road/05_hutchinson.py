@@ -3,11 +3,12 @@
     python examples/road/05_hutchinson.py
 
 Implicit score matching needs the trace of the score's Jacobian J, one backward pass for each of
-its d diagonal entries. For random v of covariance 1, E[v^T J v] = tr J, and v^T J v takes one pass
-whatever d; its variance is 2 |J|^2 for Gaussian v and 2 (|J|^2 - sum of J_ii^2) for random signs.
+its d diagonal entries. For random u of covariance 1, E[u^T J u] = tr J, and u^T J u takes one pass
+whatever d; its variance is 2 |J|^2 for Gaussian u and 2 (|J|^2 - sum of J_ii^2) for random signs.
 The data in d dimensions are d / 2 copies of the mixture, seen in turned coordinates.
 """
 
+from time import process_time
 from timeit import repeat
 
 import picture
@@ -35,7 +36,9 @@ def milliseconds(objective, d, tries):
     """One loss and its gradient for a small network and 16 examples: the best of some tries."""
     model = ScoreModel(nn.create("mlp(width=64, depth=1)", event_shape=(d,)), VE(), "scaled_score")
     x0 = torch.randn(16, d)
-    times = repeat(lambda: objective(model, x0).sum().backward(), number=1, repeat=tries)
+    times = repeat(
+        lambda: objective(model, x0).sum().backward(), number=1, repeat=tries, timer=process_time
+    )
     return 1e3 * min(times)
 
 
@@ -59,7 +62,7 @@ for values, place in (a / top, (0, 16, 0, 16)), (v, (0, 16, 17, 18)), (v.T, (-2,
     matrix.imshow((0.8 * values).numpy(), extent=place, **style)
 matrix.set(xlim=(-2.2, 16.2), ylim=(-6.2, 18.2))
 matrix.axis("off")
-words = f"sum of the diagonal: {a.trace():.1f}\nvᵀ J v for the signs v shown: {v[0] @ a @ v[0]:.1f}"
+words = f"sum of the diagonal: {a.trace():.1f}\nuᵀ J u for the signs u shown: {v[0] @ a @ v[0]:.1f}"
 picture.say(matrix, 7, -0.8, words.replace("-", "−"), ha="center", va="top")
 matrix.set_title("J: how the score changes with x")
 
@@ -67,7 +70,7 @@ picture.other(cost, SIZES, [milliseconds(exact, d, 1 + 60 // d) for d in SIZES],
 picture.learned(cost, SIZES, [milliseconds(one_probe, d, 20) for d in SIZES], marker="o")
 picture.name(cost, "Time of one step", "dimension d", "milliseconds", **picture.LOGARITHMIC)
 picture.say(cost, 2.2, 300, "exact trace:\nd backward passes", picture.OTHER)
-picture.say(cost, 512, 22, "one vector v:\none backward pass", picture.LEARNED, ha="right")
+picture.say(cost, 512, 22, "one vector u:\none backward pass", picture.LEARNED, ha="right")
 
 matrices = [jacobian(*copies(d, 16)).detach() for d in SIZES]
 expected = [deviations(a) for a in matrices]
@@ -85,7 +88,7 @@ alone = float(exact(truth, target.sample(50000, generator)).detach().std())
 picture.other(noise, SIZES, [alone * (d / 2) ** 0.5 for d in SIZES], linestyle="--")
 title = "It adds about the noise of the data"
 picture.name(noise, title, "dimension d", "standard deviation in nats", **picture.LOGARITHMIC)
-picture.say(noise, 22, 52, "v Gaussian", picture.TRUTH, ha="right")
-picture.say(noise, 45, 8.5, "v of signs,\nor on a sphere", picture.TRUTH)
+picture.say(noise, 22, 52, "u Gaussian", picture.TRUTH, ha="right")
+picture.say(noise, 45, 8.5, "u of signs,\nor on a sphere", picture.TRUTH)
 picture.say(noise, 16, 1.9, "dashes: the data's own,\nwith the exact trace", picture.OTHER)
 picture.save(figure, options.out)

@@ -19,13 +19,16 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+# A block of Python, and the block of text under it, if any, which is what it prints.
+BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", flags=re.S)
 BLOCKS = [
-    pytest.param(block, id=f"{name}-{index}")
+    pytest.param(*block.groups(), id=f"{name}-{index}")
     for name, text in TEXTS.items()
-    for index, block in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.S))
+    for index, block in enumerate(BLOCK.finditer(text))
 ]
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 COMMAND = re.compile(r"^(?:sde-score|torchrun) .*$", flags=re.MULTILINE)
-# Blocks run as they stand but for these numbers, which are for readers with more time.
+# Blocks that show no output run with these numbers, as theirs are for readers with more time.
 SMALLER = {
     "TrainConfig(data": "TrainConfig(backbone='mlp(width=32, depth=1)', data",
     'multipliers=(1, 2))", conditional=True, steps=300': (
@@ -52,8 +55,8 @@ def run_block(monkeypatch, tmp_path, fresh_registries):
     """Run Python in this process, from an empty folder; the names that it leaves behind."""
     monkeypatch.chdir(tmp_path)
 
-    def run(code):
-        for large, small in SMALLER.items():
+    def run(code, smaller=True):
+        for large, small in SMALLER.items() if smaller else ():
             code = code.replace(large, small)
         names = {"__name__": "__main__"}
         with torch.random.fork_rng():
@@ -71,9 +74,51 @@ def tables():
     return module
 
 
-@pytest.mark.parametrize("block", BLOCKS[1:])  # the first has a test of its own
-def test_python_block_runs(block, run_block):
-    run_block(block)
+def unit(number):
+    """One in the last digit of a printed number."""
+    mantissa, _, exponent = number.partition("e")
+    return 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+
+
+def agrees(printed, shown):
+    """Whether words are equal and numbers differ by at most one in the last digit shown."""
+    words = [" ".join(NUMBER.sub("0", text).split()) for text in (printed, shown)]
+    numbers = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=words[0] == words[1])
+    close = [abs(float(new) - float(old)) < 1.01 * unit(old) for new, old in numbers]
+    return words[0] == words[1] and all(close)
+
+
+@pytest.mark.parametrize(("block", "shown"), BLOCKS[1:])  # the first has a test of its own
+def test_python_block_runs_and_prints_what_the_page_shows(block, shown, run_block, capsys):
+    run_block(block, smaller=shown is None)
+    printed = capsys.readouterr().out
+    assert shown is None or agrees(printed, shown), printed
+
+
+@pytest.mark.parametrize(
+    ("printed", "agree"),
+    [
+        ("a  1.25 +- 3e-07\n", True),
+        ("a 1.24 +- 4e-07", True),
+        ("a 1.23 +- 3e-07", False),
+        ("a 1.25 +- 5e-07", False),
+        ("a 1.25 +- 3e-06", False),
+        ("b 1.25 +- 3e-07", False),
+        ("a 1.25 +- 3e-07 2", False),
+        ("a -1.25 +- 3e-07", False),
+    ],
+)
+def test_printed_numbers_may_differ_in_the_last_digit(printed, agree):
+    assert agrees(printed, "a 1.25 +- 3e-07") is agree
+
+
+def test_pages_of_the_course_show_what_they_print_and_solve_their_exercises():
+    pages = {name: text for name, text in TEXTS.items() if name.startswith("docs/course/")}
+    del pages["docs/course/index.md"]
+    assert [name for name, text in pages.items() if "```\n\n```text\n" not in text] == []
+    assert [
+        name for name, text in pages.items() if text.count("<summary>Solution</summary>") < 2
+    ] == []
 
 
 def test_the_numbers_made_smaller_are_on_a_page():

@@ -40,6 +40,11 @@ SMALLER = {
         "(5, 20, 100, 1000)": "(5, 20, 50, 100)",
         "(5, 10, 20, 50, 100, 200, 500, 1000)": "(5, 20, 100)",
     },
+    "17_posterior": {
+        "ancestral(steps=100)": "ancestral(steps=4)",
+        "smc(steps=50, particles=500, islands=3)": "smc(steps=4, particles=3, islands=2)",
+    },
+    "18_flow_map": {"steps=200": "steps=10", "401": "81", "16, 32)": "16)"},
     "14_ode_and_sde": {"steps=500": "steps=20", "steps=200": "steps=10", "(4000,": "(400,"},
 }
 
@@ -83,8 +88,8 @@ def width(path):
         return image.width
 
 
-def test_there_are_fifteen_in_order():
-    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(1, 16)]
+def test_there_are_eighteen_in_order():
+    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(1, 19)]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
@@ -118,4 +123,4 @@ def test_page_shows_and_links_all_in_order():
     assert re.findall(r"!\[.+\]\(road/(\w+)\.png\)", text) == NAMES
     assert re.findall(r"\[script\]\(\.\./examples/road/(\w+)\.py\)", text) == NAMES
     assert re.findall(r"`python examples/road/(\w+)\.py`", text) == NAMES
-    assert [int(n) for n in re.findall(r"^## (\d+)\. ", text, flags=re.M)] == list(range(1, 16))
+    assert [int(n) for n in re.findall(r"^## (\d+)\. ", text, flags=re.M)] == list(range(1, 19))
