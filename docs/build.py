@@ -30,7 +30,8 @@ def with_mathml(text: str) -> str:
     def drawn(match: re.Match[str]) -> str:
         tag, formula = match[1], html.unescape(match[2])
         display = "block" if tag == "div" else "inline"
-        return f'<{tag} class="formula">{convert(formula, display=display)}</{tag}>'
+        scrolls = ' style="overflow-x: auto"' if tag == "div" else ""  # wide ones, on a phone
+        return f'<{tag} class="formula"{scrolls}>{convert(formula, display=display)}</{tag}>'
 
     return _FORMULA.sub(drawn, text)
 
