@@ -15,6 +15,7 @@ from sde_score.cli.evaluate import Evaluate
 from sde_score.cli.likelihood import Likelihood
 from sde_score.cli.objectives import Objectives
 from sde_score.cli.optimise_grid import OptimiseGrid
+from sde_score.cli.plan import Plan
 from sde_score.cli.posterior import Posterior
 from sde_score.cli.sample import Sample
 from sde_score.cli.samplers import Samplers
@@ -24,6 +25,7 @@ from sde_score.cli.tune import Tune
 VERBS: Registry[Any] = Registry(
     "command",
     {
+        "plan": Plan,
         "train": Train,
         "distill": Distill,
         "sample": Sample,

@@ -56,6 +56,15 @@ from sde_score.evaluation.metrics.kernel import kernel_distance
 from sde_score.evaluation.metrics.precision_recall import NeighborScores, neighbor_scores
 from sde_score.evaluation.metrics.sliced_wasserstein import sliced_wasserstein2
 from sde_score.evaluation.out_of_distribution import FAMILIARITY, auroc, familiarity
+from sde_score.evaluation.planning import (
+    GPU,
+    GPUS,
+    Cluster,
+    Estimate,
+    TrainingCost,
+    estimates,
+    training_cost,
+)
 from sde_score.evaluation.samples import Evaluation, SamplesRow, evaluate
 from sde_score.evaluation.views.compare import VIEW_BUDGETS, ViewedModel, compare, compare_views
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow
@@ -68,6 +77,8 @@ __all__ = [
     "DISTANCES",
     "EXTRACTORS",
     "FAMILIARITY",
+    "GPU",
+    "GPUS",
     "OTHER",
     "VIEWS",
     "VIEW_BUDGETS",
@@ -78,10 +89,12 @@ __all__ = [
     "Bits",
     "Calibration",
     "ClassifierExtractor",
+    "Cluster",
     "Comparison",
     "Distance",
     "DistanceEstimator",
     "Entry",
+    "Estimate",
     "Evaluation",
     "Extractor",
     "FeatureDistance",
@@ -96,6 +109,7 @@ __all__ = [
     "RunBits",
     "RunLikelihood",
     "SamplesRow",
+    "TrainingCost",
     "View",
     "ViewRow",
     "ViewedModel",
@@ -111,6 +125,7 @@ __all__ = [
     "distances",
     "endpoint_error",
     "energy_distance",
+    "estimates",
     "evaluate",
     "exact_flow",
     "exact_target",
@@ -136,5 +151,6 @@ __all__ = [
     "target_of_run",
     "tarp",
     "train_classifier",
+    "training_cost",
     "view_of",
 ]

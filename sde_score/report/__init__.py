@@ -10,6 +10,7 @@ from sde_score.report.guidance import guidance_figure
 from sde_score.report.layers import layer_bits, layers_figure, likelihood_table, write_layers
 from sde_score.report.page import Section, render, save
 from sde_score.report.pictures import examples_figure, save_examples
+from sde_score.report.planning import gpu_table, step_table
 from sde_score.report.run_report import put_views_on_page, write_report
 from sde_score.report.tables import Table
 from sde_score.report.views.picture import comparison_figure
@@ -29,6 +30,7 @@ __all__ = [
     "comparison_table",
     "evaluation_table",
     "examples_figure",
+    "gpu_table",
     "guidance_figure",
     "layer_bits",
     "layers_figure",
@@ -39,6 +41,7 @@ __all__ = [
     "render",
     "save",
     "save_examples",
+    "step_table",
     "write_benchmark",
     "write_comparison",
     "write_layers",

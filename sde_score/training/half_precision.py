@@ -93,26 +93,38 @@ def automatic(
 ) -> Literal["float32", "bf16"]:
     """The precision to train in where none was chosen: bf16 where it is faster and as good.
 
-    That is convolutional networks of a million weights or more, trained at all noise levels without
-    derivatives in x, on a processor or GPU that multiplies bfloat16 itself.
-
     Args:
         objective: of the run.
         model: what is trained.
         device: kind of device, or `"auto"`.
         differentiates: whether the loss holds derivatives in x.
     """
+    suits = suits_bfloat16(objective, model, differentiates)
+    return "bf16" if suits and multiplies_bfloat16(device) else "float32"
+
+
+def suits_bfloat16(objective: Objective, model: nn.Module, differentiates: bool) -> bool:
+    """Whether bf16 is as good, and faster on a processor or GPU that multiplies it itself.
+
+    That is for convolutional networks of a million weights or more, trained at all noise levels
+    without derivatives in x.
+
+    Args:
+        objective: of the run.
+        model: what is trained.
+        differentiates: whether the loss holds derivatives in x.
+    """
     weights = sum(weight.numel() for weight in model.parameters())
     convolves = any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in model.modules())
     as_good = objective.all_noise_levels and not differentiates
-    if not (as_good and convolves and weights >= LARGE and multiplies_bfloat16(device)):
-        return "float32"
+    if not (as_good and convolves and weights >= LARGE):
+        return False
     try:
         if isinstance(objective, BaseObjective):
             objective.require_precision(model, torch.finfo(torch.bfloat16).eps)  # type: ignore[arg-type]
     except ValueError:
-        return "float32"
-    return "bf16"
+        return False
+    return True
 
 
 def multiplies_bfloat16(device: str) -> bool:
