@@ -258,6 +258,9 @@ SECTIONS = [
     ),
     Section("Features", evaluation.EXTRACTORS, "What `frechet` and `kernel` look at."),
     Section(
+        "GPUs", evaluation.GPUS, "For `sde-score plan --gpu`, which estimates a training on them."
+    ),
+    Section(
         "Checkpoints of other code",
         {family.name: family.read for family in FAMILIES},
         "What `sde-score convert` and `interop.load` read, recognized by the names of the tensors; "

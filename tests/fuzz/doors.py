@@ -220,6 +220,7 @@ def examples() -> dict[str, Any]:
         "high": 2.0,
         "target": "gaussian",
         "spread": 0.5,
+        **dict.fromkeys(("half", "full", "memory", "bandwidth", "link"), 1e12),
         "observation": Measurement(Mask(torch.tensor([True, False])), torch.zeros(1), 0.1),
         "model": GaussianMixture([[0.0, 0.0]], 1.0, "vp"),
     }

@@ -20,7 +20,7 @@ from sde_score.data.tables.frames import columns_of_arrow
 from sde_score.data.tables.kinds import DROP, kinds_of
 from sde_score.data.tensors import from_tensor
 
-_CELLS = "integer floating boolean decimal string large_string dictionary".split()
+_CELLS = ["integer", "floating", "boolean", "decimal", "string", "large_string", "dictionary"]
 _TOGETHER = 1024  # rows that become objects of Python at once
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_count, require_nonnegative, require_positive
 from sde_score.evaluation.planning.ledger import Operation, at_batch
 from sde_score.evaluation.planning.machines import GPU
@@ -43,6 +44,7 @@ class Cluster:
     price: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_count(per_machine=self.per_machine)
         require_positive(network=self.network, utilisation=self.utilisation)
         require_nonnegative(price=self.price)

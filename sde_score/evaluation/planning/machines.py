@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
+from sde_score._core.arguments import check_fields
 from sde_score._core.checks import require_positive
 from sde_score._core.registry import Registry
 
@@ -27,10 +29,8 @@ class GPU:
     link: float
 
     def __post_init__(self) -> None:
-        require_positive(
-            half=self.half, full=self.full, memory=self.memory, bandwidth=self.bandwidth
-        )
-        require_positive(link=self.link)
+        check_fields(self)
+        require_positive(**dataclasses.asdict(self))
 
     def flops(self, precision: str) -> float:
         """Peak FLOP/s of a precision of training."""
@@ -38,34 +38,50 @@ class GPU:
 
 
 def v100() -> GPU:
-    """Tesla V100 SXM2 32 GB, float16. Reference: NVIDIA V100 data sheet, January 2020."""
+    """Tesla V100 SXM2, 32 GB; float16 in place of bfloat16.
+
+    Reference: NVIDIA V100 data sheet, January 2020.
+    """
     return GPU(half=125e12, full=15.7e12, memory=32e9, bandwidth=0.9e12, link=150e9)
 
 
 def a100() -> GPU:
-    """A100 SXM 80 GB. Reference: NVIDIA A100 data sheet, June 2021."""
+    """A100 SXM, 80 GB.
+
+    Reference: NVIDIA A100 data sheet, June 2021.
+    """
     return GPU(half=312e12, full=19.5e12, memory=80e9, bandwidth=2.039e12, link=300e9)
 
 
 def h100() -> GPU:
-    """H100 SXM. Reference: NVIDIA H100 data sheet, whose tensor figures are with sparsity, twice
-    the dense ones."""
+    """H100 SXM, 80 GB.
+
+    Reference: NVIDIA H100 data sheet, whose tensor figures are with sparsity, twice the dense.
+    """
     return GPU(half=989e12, full=67e12, memory=80e9, bandwidth=3.35e12, link=450e9)
 
 
 def h200() -> GPU:
-    """H200 SXM, an H100 with more memory. Reference: NVIDIA H200 data sheet."""
+    """H200 SXM, 141 GB.
+
+    Reference: NVIDIA H200 data sheet, as of the H100.
+    """
     return GPU(half=989e12, full=67e12, memory=141e9, bandwidth=4.8e12, link=450e9)
 
 
 def l40s() -> GPU:
-    """L40S on PCIe 4. Reference: NVIDIA L40S data sheet."""
+    """L40S, 48 GB, on PCIe 4.
+
+    Reference: NVIDIA L40S data sheet.
+    """
     return GPU(half=362e12, full=91.6e12, memory=48e9, bandwidth=0.864e12, link=32e9)
 
 
 def rtx4090() -> GPU:
-    """GeForce RTX 4090 on PCIe 4, sums in float32. Reference: NVIDIA Ada architecture paper,
-    appendix A."""
+    """GeForce RTX 4090, 24 GB, on PCIe 4.
+
+    Reference: NVIDIA Ada GPU architecture paper, appendix A; sums in float32.
+    """
     return GPU(half=165.2e12, full=82.6e12, memory=24e9, bandwidth=1.008e12, link=32e9)
 
 
