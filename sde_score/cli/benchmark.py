@@ -46,7 +46,7 @@ class Benchmark(Command):
     """Run directory, in place of a target."""
 
     data: str | None = None
-    """Of a model: data in place of those it remembers, or for one that was trained elsewhere."""
+    """Of a model: other data to measure its samples against, or its own where they have moved."""
 
     samplers: tuple[str, ...] | None = None
     """Samplers to measure, such as heun or "ddim(grid='karras')"; all if not given, and of a flow

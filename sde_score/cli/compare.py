@@ -25,8 +25,9 @@ class Compare(RunCommand):
     in bits per dimension of held-out data.
 
     Writes comparison.json, .csv and .png into the run directory, or into --out, and puts them on
-    the report.html there. Results with the same settings are kept in comparison.jsonl and not
-    measured again. Two to five minutes on two cores for the demo.
+    the report.html there; comparison-scores.csv has the bits of each example. Results with the same
+    settings are kept in comparison.jsonl and not measured again. Two to five minutes on two cores
+    for the demo.
 
     For example:
         sde-score compare runs/demo

@@ -12,7 +12,7 @@ from sde_score.cli.options import RunCommand, require_output, saved
 from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import likelihood
 from sde_score.likelihood import LIKELIHOODS
-from sde_score.report import likelihood_table, write_layers
+from sde_score.report import likelihood_table, require_scores_file, write_layers, write_scores
 from sde_score.training.distributed import accelerator_for
 
 
@@ -33,6 +33,7 @@ class Likelihood(RunCommand):
         sde-score likelihood runs/digits --by "elbo(layers=300)" --picture bits.png
         sde-score likelihood runs/digits --by "flow(dequantization='truncated-normal')" --json
         sde-score likelihood runs/energy --chains 4096
+        sde-score likelihood runs/benign --data tumours.csv --num 569 --out scores.csv
     """
 
     by: tuple[str, ...] | None = None
@@ -45,8 +46,12 @@ class Likelihood(RunCommand):
     num: int = 128
     """Number of examples, the first of the part."""
 
+    out: Path | None = None
+    """File with a row for each example, .csv, .json, .npy or .parquet: its number in the data, its
+    label, its bits per dimension and log p in nats by each likelihood."""
+
     part: Literal["held_out", "train", "all"] = "held_out"
-    """Part of the data: held out of training, trained on, or all."""
+    """Part of the run's own data: held out of training, trained on, or all."""
 
     label: Literal["own", "none"] = "own"
     """Condition of a conditional model: the own label of each example, or none, for the likelihood
@@ -65,6 +70,8 @@ class Likelihood(RunCommand):
             LIKELIHOODS.create(spec)  # refuses mistakes before the run is opened
         if self.picture is not None:
             require_output(self.picture, [".png"], "picture")
+        if self.out is not None:
+            require_scores_file(self.out)
         run = self.open()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             run.model.to(accelerator_for(self.device).device)
@@ -87,6 +94,9 @@ class Likelihood(RunCommand):
             show_record(found.record())
         else:
             show(likelihood_table(found))
+        if self.out is not None and is_main_process():
+            saved(self.out, lambda path: write_scores(found.scores, path))
+            say(f"scores of {found.examples} examples: {self.out}")
         if (layers := found.layers) is not None and self.picture and is_main_process():
             saved(self.picture, lambda path: write_layers(layers, run.scaling, path))
             say(f"picture: {self.picture}")

@@ -49,6 +49,8 @@ class OptimiseGrid(RunCommand):
     method: str = "auto"
     """Method: gradient, search (no gradients, one step size at a time), or auto."""
 
+    takes_other = False
+
     def run(self) -> None:
         """Search, write, print the errors."""
         require_output(self.out, [".json"])

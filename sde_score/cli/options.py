@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
@@ -47,8 +47,8 @@ class RunCommand(Command):
     """Run directory."""
 
     data: str | None = None
-    """Data of the run, where they have moved since; they are checked against the run's record.
-    A network that was trained elsewhere, which has none, is measured on them."""
+    """Other data than the run's own, measured whole in its scaling; or its own, by their record,
+    where they have moved since. A network that was trained elsewhere has no other ones."""
 
     batch_size: int = 256
     """Examples that the network sees at once."""
@@ -66,17 +66,20 @@ class RunCommand(Command):
     progress: bool = True
     """Show progress bars."""
 
+    takes_other: ClassVar[bool] = True  # whether other data than the run's own have a meaning
+
     def open(self) -> Run:
         """Open the run with its model on the device.
 
         Raises:
             ValueError: if the device is not there.
             CheckpointError: if the run cannot be read.
+            DataError: for data that are not the run's own and do not fit, or have no meaning here.
         """
         require_count(batch_size=self.batch_size)
         run = load_run(self.path, self.weights, data=self.data)
         if self.data is not None:
-            run.dataset()  # refuses other data, whatever the command does with them
+            _ = run.other if self.takes_other or run.trained_elsewhere else run.recognized
         run.model.to(pick_device(self.device))
         return run
 

@@ -83,6 +83,8 @@ class Sample(RunCommand):
     "apg(4, radius=5)" or "cfg(3, interval=(0.2, 5))" for noise levels sigma / alpha; or away from a
     weaker model, "cfg(2, against='ema(0.02)')" or "cfg(2, against='runs/small')"."""
 
+    takes_other = False
+
     def run(self) -> None:
         """Draw, write, print a line."""
         require_samples_file(self.out)

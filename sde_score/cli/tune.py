@@ -53,6 +53,8 @@ class Tune(RunCommand):
     """Time for all but the errors on fresh noise, after which the best so far is taken; the result
     then depends on the machine."""
 
+    takes_other = False
+
     def run(self) -> None:
         """Race, write, print the errors."""
         require_count(nfe=self.nfe)

@@ -66,6 +66,7 @@ from sde_score.evaluation.planning import (
     training_cost,
 )
 from sde_score.evaluation.samples import Evaluation, SamplesRow, evaluate
+from sde_score.evaluation.scores import Columns, sample_scores
 from sde_score.evaluation.views.compare import VIEW_BUDGETS, ViewedModel, compare, compare_views
 from sde_score.evaluation.views.comparison import Bits, Comparison, ViewRow
 from sde_score.evaluation.views.views import OTHER, VIEWS, View, family_of, view_of
@@ -90,6 +91,7 @@ __all__ = [
     "Calibration",
     "ClassifierExtractor",
     "Cluster",
+    "Columns",
     "Comparison",
     "Distance",
     "DistanceEstimator",
@@ -146,6 +148,7 @@ __all__ = [
     "register",
     "register_target",
     "run_benchmark",
+    "sample_scores",
     "sbc",
     "sliced_wasserstein2",
     "target_of_run",

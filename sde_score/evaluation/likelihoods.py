@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
-from sde_score._core.conditions import Condition, mapped
-from sde_score.data import DataSet
+from sde_score._core.conditions import Condition, described, mapped
+from sde_score._core.processes import gather_rows, own_rows, place
+from sde_score.data import DataSet, Source
 from sde_score.discrete import ELBO
+from sde_score.evaluation.scores import Columns, class_texts, numbers_in
 from sde_score.likelihood import (
     LIKELIHOODS,
     BitsPerDim,
@@ -24,13 +27,13 @@ from sde_score.likelihood import (
     Problem,
     bits_per_dim,
     energy_bits_per_dim,
-    gather_rows,
     log_partition,
-    own_rows,
 )
 from sde_score.models import EnergyModel
 from sde_score.random import example_seeds
 from sde_score.training import Run
+
+_MOST = 1 << 16  # examples that the reference of a partition function is fitted to
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,29 @@ class RunLikelihood:
         """Number of examples that are measured."""
         return min(self.num, len(self.dataset))
 
+    def require_conditions(self) -> None:
+        """Refuse data without the labels or conditions that the model is told.
+
+        Raises:
+            ValueError: naming the data and what is missing.
+        """
+        told, data = self._told, self.dataset
+        if told and (data.labels if self.run.num_classes else data.conditions) is None:
+            shape = self.run.condition_shape
+            what = described(shape) if shape else f"one of {self.run.num_classes} labels"
+            raise ValueError(
+                f"{data.name} does not say what the model is told, {what}: give data that do, or, "
+                "of a run trained with condition_dropout, labelled=False (--label none)"
+            )
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Columns of a table: number of each example in the data, and label where there is one."""
+        rows = torch.arange(self.examples)
+        texts = class_texts(self.dataset.labels_at(rows), self.dataset.class_names)
+        columns: dict[str, Any] = {"index": numbers_in(self.dataset, rows).tolist()}
+        return columns if texts is None else {**columns, "label": texts}
+
     def bits(self, by: str | Likelihood) -> BitsPerDim:
         """By a likelihood of a model of all noise levels.
 
@@ -74,7 +100,7 @@ class RunLikelihood:
             ValueError: for fewer examples than processes, or as `bits_per_dim` does.
         """
         rows = own_rows(self.examples)
-        if len(rows) == 0:
+        if self.examples < place()[1]:
             raise ValueError(f"{self.examples} examples are fewer than the processes: start fewer")
         seeds = example_seeds(self.seed, self.examples)
         found = bits_per_dim(
@@ -87,7 +113,12 @@ class RunLikelihood:
             condition=self._condition(rows),
             progress=self.progress,
         )
-        return BitsPerDim(gather_rows(found.values, self.examples), found.nfe)
+        errors = found.value_errors
+        return BitsPerDim(
+            gather_rows(found.values, self.examples),
+            found.nfe,
+            value_errors=None if errors is None else gather_rows(errors, self.examples),
+        )
 
     def layers(self, bound: LayeredBound) -> ELBO:
         """The terms of an evidence lower bound on the first batch of the examples."""
@@ -111,7 +142,9 @@ class RunLikelihood:
         Raises:
             ValueError: for a run that has no partition function.
         """
-        data = self.dataset.tensor().to(self.run.device)
+        other = self.run.other
+        part = self.dataset if other is None else self.run.measured_parts().floor
+        data = part.subset(_MOST, self.seed).tensor().to(self.run.device)
         return log_partition(
             self._energy,
             GaussianReference.fit(data, 1.5),
@@ -143,12 +176,16 @@ class RunLikelihood:
             )
         return model
 
+    @property
+    def _told(self) -> bool:
+        """Whether the model is told something of each example."""
+        return bool(self.run.num_classes or self.run.condition_shape) and self.labelled
+
     def _raw(self, rows: Tensor) -> Tensor:
         return self.dataset.raw(rows).to(self.run.device)
 
     def _condition(self, rows: Tensor) -> Condition:
-        given = (self.run.num_classes or self.run.condition_shape) and self.labelled
-        found = self.dataset.conditions_at(rows) if given else None
+        found = self.dataset.conditions_at(rows) if self._told else None
         return mapped(found, lambda value: value.to(self.run.device))
 
 
@@ -162,6 +199,9 @@ class RunBits:
         by: results by likelihood, as text.
         partition: log Z of an energy trained without noise, else None.
         layers: terms of the first evidence lower bound, if they were asked for.
+        data: name of other data than the run's own; empty for its own.
+        dimensions: of one example.
+        columns: number of each example in the data, and its label where there is one.
     """
 
     part: str
@@ -169,6 +209,23 @@ class RunBits:
     by: Mapping[str, BitsPerDim]
     partition: LogPartition | None = None
     layers: ELBO | None = None
+    data: str = ""
+    dimensions: int = 1
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> Columns:
+        """A row for each example: its number in the data, its label, and by each likelihood the
+        bits per dimension, their standard error where there is one, and log p in nats."""
+        columns = dict(self.columns)
+        for name, bits in self.by.items():
+            columns[f"bits_per_dim[{name}]"] = bits.values.tolist()
+            errors = bits.value_errors
+            if errors is not None and bool((errors > 0).any()):
+                columns[f"standard_error[{name}]"] = errors.tolist()
+            nats = -math.log(2) * self.dimensions * bits.values
+            columns[f"log_prob[{name}]"] = nats.tolist()
+        return columns
 
     def record(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -177,7 +234,8 @@ class RunBits:
              "nfe": bits.nfe}
             for name, bits in self.by.items()
         ]  # fmt: skip
-        return {"part": self.part, "examples": self.examples, "rows": rows}
+        data = {"data": self.data} if self.data else {}
+        return {"part": self.part, **data, "examples": self.examples, "rows": rows}
 
 
 def likelihood(
@@ -192,9 +250,10 @@ def likelihood(
     dequantizations: int | None = None,
     layers: bool = False,
     labelled: bool = True,
+    data: Source | None = None,
     progress: bool = True,
 ) -> RunBits:
-    """Bits per dimension of the data of a run.
+    """Bits per dimension of the data of a run, or of other data under its model.
 
     Args:
         run: an open run. One of all noise levels is measured by each of `by`; an energy trained
@@ -212,13 +271,17 @@ def likelihood(
         layers: keep the terms of the first evidence lower bound among `by`, on its first batch.
         labelled: give a conditional model the label of each example; False gives none, which takes
             a run that was trained with `condition_dropout`.
+        data: anything that `sde_score.data.load` takes: other data, measured whole in the run's
+            scaling; or the run's own, at another place.
         progress: show bars.
 
     Raises:
-        ValueError: for an unknown likelihood, a run that has none, or an argument that has no
-            effect on it.
+        ValueError: for an unknown likelihood, a run that has none, an argument that has no effect
+            on it, or data without what the model is told.
+        DataError: for data that do not fit.
     """
     require_count(num=num, batch_size=batch_size)
+    run = run if data is None else run.with_data(data)
     _require_effect(run, by, chains, dequantizations, layers)
     by = ("flow",) if by is None else by
     chosen = [LIKELIHOODS.resolve(each) for each in by]
@@ -228,13 +291,24 @@ def likelihood(
     if not labelled and not run.num_classes and not run.condition_shape:
         raise ValueError(f"labelled=False has no effect: {run.path} takes no labels")
     measured = RunLikelihood(run, part, num, seed, batch_size, progress, labelled)
+    measured.require_conditions()
+    if run.other is not None and part == "train":
+        raise ValueError(
+            f"part='train' is of the run's own data, and {run.other.name} is other: leave it out"
+        )
+    what: Any = {
+        "data": "" if run.other is None else run.other.name,
+        "dimensions": math.prod(run.event_shape),
+        "columns": measured.scores,
+    }
+    part = part if run.other is None else "all"
     if run.all_noise_levels:
         found = {str(each): measured.bits(made) for each, made in zip(by, chosen, strict=True)}
         terms = measured.layers(bounds[0]) if bounds else None
-        return RunBits(part, measured.examples, found, layers=terms)
+        return RunBits(part, measured.examples, found, layers=terms, **what)
     partition = measured.log_partition(1024 if chains is None else chains)
     bits = measured.energy_bits(partition, 1 if dequantizations is None else dequantizations)
-    return RunBits(part, measured.examples, {"partition": bits}, partition)
+    return RunBits(part, measured.examples, {"partition": bits}, partition, **what)
 
 
 def _require_effect(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.records import Record
-from sde_score.data import Fingerprint
+from sde_score.data import DataError, DataSet, Fingerprint, Source
 from sde_score.evaluation.features.classifier import ClassifierExtractor, classifier_for
 from sde_score.evaluation.guided import followed, guided_run, parts_of
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
@@ -39,6 +39,7 @@ class SamplesRow(Record):
         guidance: of the model, as text; empty for none.
         accuracy: share of the samples that a classifier of the data finds in the class that was
             asked for; None where it was not measured.
+        labels: classes that the samples were drawn for; None where there are none.
     """
 
     sampler: str
@@ -48,6 +49,7 @@ class SamplesRow(Record):
     samples: Tensor
     guidance: str = ""
     accuracy: Interval | None = None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,8 @@ class Evaluation(Record):
         rows: one for each sampler under each guidance.
         accuracy: of the classifier on real data that it was not trained on; None where there is
             none.
+        data: other data than the run's own, in words; empty for its held-out data.
+        floor_by: what gave the floors, in words; empty for the run's training data.
     """
 
     names: tuple[str, ...]
@@ -72,6 +76,8 @@ class Evaluation(Record):
     held_out: int
     rows: tuple[SamplesRow, ...]
     accuracy: Interval | None = None
+    data: str = ""
+    floor_by: str = ""
 
 
 def evaluate(
@@ -83,12 +89,16 @@ def evaluate(
     batch_size: int = 256,
     distances: Sequence[str | Distance] = DEFAULT,
     guidance: Sequence[str] = (),
+    data: Source | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Sample a run by each sampler, from the same seeds, and measure the samples.
 
     Samples are scaled to the data's own terms, as a user would save them, and compared with the
-    data that training never saw; the training data give the noise floor.
+    data that training never saw; the training data give the noise floor. Other data are compared
+    with whole, beside the same floor: the distance of the training data from them. Where the
+    training data are not at hand, samples are compared with half of the other data, and the other
+    half gives the floor.
 
     Args:
         run: an open run with held-out data.
@@ -100,20 +110,24 @@ def evaluate(
         guidance: of the model, one after the other, such as `["cfg(1)", "cfg(3)"]`; see
             `guided_run`. Where the run has classes, a classifier of its data, trained in seconds
             and kept in the run directory, tells how many samples are of the class they should be.
+        data: anything that `sde_score.data.load` takes: other data, measured whole in the run's
+            scaling; or the run's own, at another place.
         progress: show bars.
 
     Raises:
         ValueError: for an unknown sampler, distance or guidance, guidance that the model does not
             suit, or a run without held-out data, before anything is computed; for samples that are
             not finite.
+        DataError: for data that do not fit, or are not at hand.
     """
     if not samplers:
         raise ValueError("samplers is empty: name at least one, such as 'heun(steps=18)'")
+    run = run if data is None else run.with_data(data)
     plan = _plan(run, samplers, guidance)
     estimator = run_estimator(run, count, distances, seed=seed)
     condition, rows = run.draw_labels(count, seed), []
-    labels = condition if guidance and run.num_classes > 1 else None
-    judge = None if labels is None else run_classifier(run, progress)
+    labels = condition if run.num_classes and isinstance(condition, Tensor) else None
+    judge = run_classifier(run, progress) if guidance and run.num_classes > 1 else None
     for text, given, model, sampler in plan:
         began = time.perf_counter()
         drawn = draw(
@@ -132,12 +146,15 @@ def evaluate(
         accuracy = None if judge is None else class_accuracy(judge, delivered, labels)
         found = estimator(delivered)
         rows.append(
-            SamplesRow(str(given), round(drawn.nfe), seconds, found, samples, text or "", accuracy)
+            SamplesRow(
+                str(given), round(drawn.nfe), seconds, found, samples, text or "", accuracy, labels
+            )
         )
     real = None if judge is None else share(round(judge.accuracy * judge.held_out), judge.held_out)
+    parts = run.measured_parts()
     return Evaluation(
         estimator.names, estimator.floors, count, estimator.size, len(estimator.held_out),
-        tuple(rows), real,
+        tuple(rows), real, parts.data, parts.floor_by,
     )  # fmt: skip
 
 
@@ -161,8 +178,11 @@ def run_classifier(run: Run, progress: bool = True) -> ClassifierExtractor:
     Args:
         run: with labelled data.
         progress: show a bar while it is trained.
+
+    Raises:
+        ValueError: if the data have no labels.
     """
-    dataset = run.dataset("all")
+    dataset = labelled_data(run)
     rows = torch.arange(len(dataset))
     return classifier_for(
         dataset.batch(rows).x0,
@@ -172,6 +192,17 @@ def run_classifier(run: Run, progress: bool = True) -> ClassifierExtractor:
         name=f"{dataset.name}-classifier",
         progress=progress,
     )
+
+
+def labelled_data(run: Run) -> DataSet:
+    """All data whose classes a classifier learns: the run's own, or others if they are not at hand
+    and have the same classes."""
+    if run.other is None:
+        return run.own()
+    try:
+        return run.own()
+    except DataError:
+        return run.other
 
 
 def class_accuracy(judge: ClassifierExtractor, samples: Tensor, labels: Any) -> Interval:
@@ -195,21 +226,24 @@ def share(hits: int, count: int) -> Interval:
 def run_estimator(
     run: Run, count: int, distances: Sequence[str | Distance], seed: int
 ) -> DistanceEstimator:
-    """Distances to the held-out data of a run, at most 4096 of them, and their noise floors.
+    """Distances to the held-out data of a run, at most 4096 of them, and their noise floors; or to
+    the other data that were given.
 
     Raises:
         ValueError: for a run without held-out data, or arguments as for `DistanceEstimator`.
     """
-    train, held_out = (part.subset(_MOST, seed).tensor() for part in run.measured_parts())
+    parts = run.measured_parts()
+    train, held_out = (part.subset(_MOST, seed).tensor() for part in (parts.floor, parts.reference))
     return DistanceEstimator(train, held_out, count, distances, seed=seed)
 
 
 def run_identity(run: Run) -> tuple[str, str, str]:
     """Digests of weights, data and code, guidance included, which name a run in a journal."""
-    if run.record is not None:
+    if run.other is not None:
+        found, floor = Fingerprint.of(run.other), run.measured_parts().floor_by
+        data = " ".join(filter(None, [found.rows, found.labels, floor]))
+    elif run.record is not None:
         data = run.record.fingerprint.rows
-    elif run.trained_elsewhere:
-        data = Fingerprint.of(run.dataset()).rows
     else:
         data = str(run.config.data)
     model = run.model

@@ -14,6 +14,7 @@ numbers differ, and neither bounds the other. An energy without noise levels has
 its partition function, see `log_partition`.
 """
 
+from sde_score._core.processes import gather_rows, own_rows
 from sde_score.likelihood.base import LIKELIHOODS, Estimate, Likelihood, Problem
 from sde_score.likelihood.bits import BitsPerDim, bits_per_dim, energy_bits_per_dim
 from sde_score.likelihood.continuous_bound import (
@@ -29,7 +30,6 @@ from sde_score.likelihood.dequantization import (
     Dequantized,
     VariationalDequantization,
 )
-from sde_score.likelihood.distributed import gather_rows, own_rows
 from sde_score.likelihood.few_steps import (
     STEP_METHODS,
     FewSteps,

@@ -12,11 +12,13 @@ from sde_score.report.page import Section, render, save
 from sde_score.report.pictures import examples_figure, save_examples
 from sde_score.report.planning import gpu_table, step_table
 from sde_score.report.run_report import put_views_on_page, write_report
+from sde_score.report.scores import SCORE_ENDINGS, require_scores_file, write_scores
 from sde_score.report.tables import Table
 from sde_score.report.views.picture import comparison_figure
 from sde_score.report.views.table import comparison_csv, comparison_table, write_comparison
 
 __all__ = [
+    "SCORE_ENDINGS",
     "Section",
     "Table",
     "benchmark_csv",
@@ -39,6 +41,7 @@ __all__ = [
     "predictive_table",
     "put_views_on_page",
     "render",
+    "require_scores_file",
     "save",
     "save_examples",
     "step_table",
@@ -46,4 +49,5 @@ __all__ = [
     "write_comparison",
     "write_layers",
     "write_report",
+    "write_scores",
 ]

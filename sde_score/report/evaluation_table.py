@@ -31,8 +31,14 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 def samples_caption(found: Evaluation | Comparison) -> str:
     """The numbers of samples and examples, and the meaning of the floor."""
     under = f" under {found.guidance}" if isinstance(found, Comparison) and found.guidance else ""
+    real = "as many real examples"
+    if found.data:
+        real = f"as many of {found.floor_by or 'the training data of the run'}"
+    against = f"{found.held_out} held-out examples"
+    if found.data:
+        against = f"{found.data}, which are not the run's own"
     return (
-        f"{found.count} samples each{under}, measured {found.size} at a time against "
-        f"{found.held_out} held-out examples; ± is the 95% interval. The floor is the distance of "
-        "as many real examples, with the interval in which they would fall."
+        f"{found.count} samples each{under}, measured {found.size} at a time against {against}; "
+        f"± is the 95% interval. The floor is the distance of {real}, with the interval in which "
+        "they would fall."
     )

@@ -72,8 +72,8 @@ def write_layers(elbo: ELBO, scaling: Scaling | None, path: Path) -> None:
 def likelihood_table(found: RunBits) -> Table:
     """A row for each likelihood."""
     rows = [
-        [name, found.part, str(found.examples), f"{bits.mean:.4f} ± {bits.standard_error:.4f}",
-         str(bits.nfe)]
+        [name, found.data or found.part, str(found.examples),
+         f"{bits.mean:.4f} ± {bits.standard_error:.4f}", str(bits.nfe)]
         for name, bits in found.by.items()
     ]  # fmt: skip
-    return Table(["by", "part", "examples", "bits/dim", "NFE"], rows)
+    return Table(["by", "data" if found.data else "part", "examples", "bits/dim", "NFE"], rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sde_score._core.files import replace_file
+from sde_score.data import DataSet
 from sde_score.evaluation import Evaluation
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
@@ -97,7 +98,7 @@ def _training(run: Run) -> Section:
 
 
 def _forward(run: Run) -> Section:
-    sde, dataset = run.model.sde, run.dataset("train")
+    sde, dataset = run.model.sde, _shown_data(run)
     images = kind_of(run.event_shape) == "images"
     x0 = dataset.batch(torch.arange(min(len(dataset), 4 if images else 500))).x0
     noise = torch.randn(x0.shape, generator=generator_from(run.config.seed))
@@ -121,6 +122,11 @@ def _forward(run: Run) -> Section:
     )
 
 
+def _shown_data(run: Run) -> DataSet:
+    """The data that pictures show: those the run was trained on, or the other ones given."""
+    return run.own("train") if run.other is None else run.other
+
+
 def _samplers(evaluation: Evaluation) -> Section:
     return Section(
         "One model, many samplers",
@@ -139,7 +145,7 @@ def _samples(run: Run, evaluation: Evaluation) -> Section:
 def samples_figure(run: Run, evaluation: Evaluation) -> Figure:
     """Data and the samples of each sampler, side by side."""
     shown = _SHOWN if kind_of(run.event_shape) == "images" else 500
-    dataset = run.dataset("train")
+    dataset = _shown_data(run)
     panels = [("data", dataset.batch(torch.arange(min(shown, len(dataset)))).x0)]
     panels += [
         (

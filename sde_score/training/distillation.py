@@ -156,6 +156,6 @@ def distill(
     run = source if isinstance(source, Run) else load_run(source, data=data)
     if data is not None:
         run, changes = run.with_data(data), {**changes, "data": data}
-        run.dataset()  # refuses other data
+        _ = run.dataset() if run.trained_elsewhere else run.recognized  # refuses other data
     config = distillation(run, objective, out=out, from_data=from_data, **changes)
     return train(config, out, resume=resume, progress=progress)

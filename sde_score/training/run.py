@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,7 @@ from sde_score._core.conditions import (
     tensors_of,
 )
 from sde_score._core.modules import weights_digest
-from sde_score.data import DataError, DataSet, Scaling
+from sde_score.data import DataSet, Scaling
 from sde_score.objectives import OBJECTIVES
 from sde_score.scaling import condition_to_model
 from sde_score.training.build import (
@@ -32,13 +30,13 @@ from sde_score.training.build import (
     as_fields,
     build_model,
     require_objects,
-    split_data,
 )
 from sde_score.training.checkpoint import Checkpoints, refusing
-from sde_score.training.config import TrainConfig, is_note, load_config
+from sde_score.training.config import TrainConfig, load_config
 from sde_score.training.data_record import DataRecord, read_record
 from sde_score.training.errors import CheckpointError
 from sde_score.training.metrics import Metrics
+from sde_score.training.run_data import RunData
 from sde_score.training.snapshots import FOLDER, Snapshots, length_of
 from sde_score.training.state import DataFacts
 from sde_score.training.suited import few_steps, sampler_for
@@ -52,7 +50,7 @@ WEIGHTS = {"ema": "ema", "raw": "model"}
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(RunData):
     """A trained model with what is needed to use it.
 
     Attributes:
@@ -131,101 +129,11 @@ class Run:
         """The map between the data's own terms and the model's range."""
         return self.data.scaling
 
-    @property
-    def trained_elsewhere(self) -> bool:
-        """Whether the weights come from other code, so that the training data are not known."""
-        return self.record is None and is_note(self.config.data)
-
-    def dataset(self, part: str = "all") -> DataSet:
-        """The data of the run, compared with `data.json`.
-
-        Of a network that was trained elsewhere these are the data that are given, in the network's
-        own scaling; all of them count as held out, and every part is all of them.
-
-        Args:
-            part: `"all"`, `"train"`, or `"held_out"`, which training never saw.
-
-        Raises:
-            DataError: if the data cannot be loaded, or are no longer those of the run.
-            ValueError: for another part, or if nothing was held out.
-        """
-        require_choice("part", part, ("all", "train", "held_out"))
-        if part == "all" or self.trained_elsewhere:
-            return self._whole
-        train, held_out = split_data(self.config, self._whole)
-        if part == "train":
-            return train
-        if held_out is None:
-            raise ValueError("this run was trained with held_out=0: all examples were trained on")
-        return held_out
-
-    @cached_property
-    def _whole(self) -> DataSet:
-        if self.record is not None:
-            given, how = self._given, self.config.on_bad_example
-            return self.record.load(how) if given is None else self.record.recognize(given)
-        if self.trained_elsewhere:
-            return self._fitting()
-        whole = data_sets.load(self.config.data) if self._given is None else self._given
-        found = DataFacts.of(split_data(self.config, whole)[0])
-        if not self.data.agrees(found):
-            raise DataError(
-                f"the run in {self.path} was trained on {self.data}; at hand are {found}: give its "
-                "own data, --data on the command line, load_run(path, data=...) in Python"
-            )
-        warnings.warn(
-            f"{self.path} was written by version 0.1.0, which kept no fingerprint of the data: "
-            f"{whole.name!r} has the right shape and scaling, its content is not checked",
-            stacklevel=3,
-        )
-        return whole
-
-    def _fitting(self) -> DataSet:
-        """The data that are given, as a network sees them that was trained elsewhere."""
-        if self._given is None:
-            raise DataError(
-                f"the network in {self.path} was trained elsewhere, {self.config.data}, and brings "
-                "no data: give some to measure it on, --data on the command line, "
-                "load_run(path, data=...) in Python"
-            )
-        found, levels = self._given, self.scaling.levels
-        wrong = []
-        if found.event_shape != self.event_shape:
-            wrong.append(f"examples have the shape {found.event_shape}, not {self.event_shape}")
-        if found.scaling.levels != levels:
-            wrong.append(f"they have levels={found.scaling.levels}, not {levels}")
-        if self.num_classes and found.num_classes not in (0, self.num_classes):
-            wrong.append(f"they have {found.num_classes} classes, not {self.num_classes}")
-        if self.condition_shape and found.condition_shape not in ((), self.condition_shape):
-            told = described(self.condition_shape)
-            wrong.append(f"their conditions are {described(found.condition_shape)}, not {told}")
-        if wrong:
-            raise DataError(
-                f"{found.name} does not fit the network in {self.path}: {'; '.join(wrong)}"
-            )
-        scalings = {"scaling": self.scaling, "condition_scaling": self.data.condition_scaling}
-        return replace(found, **scalings)  # type: ignore[arg-type]
-
-    def measured_parts(self) -> tuple[DataSet, DataSet]:
-        """Real data that give a noise floor, and those that samples are measured against.
-
-        The training and the held-out part; of a network that was trained elsewhere, halves of what
-        is given.
-
-        Raises:
-            DataError: as for `dataset`.
-            ValueError: if nothing was held out, or a single example was given.
-        """
-        if self.trained_elsewhere:
-            return self._whole.split(0.5)
-        held_out = self.dataset("held_out")
-        return self.dataset("train"), held_out
-
     def with_data(self, data: data_sets.Source) -> Run:
-        """The same run with its data at hand: in memory, or at another place than before.
+        """The same run with data at hand: its own, in memory or at another place, or other data.
 
         Args:
-            data: anything that `sde_score.data.load` takes; compared with `data.json` when used.
+            data: anything that `sde_score.data.load` takes; see `dataset`.
         """
         return replace(self, _given=data_sets.load(data, None, self.config.on_bad_example))
 
@@ -302,7 +210,8 @@ class Run:
 
         These are labels in the proportions of the data, or other conditions in model range.
 
-        Of a network that was trained elsewhere in those of the data that are given, or all alike.
+        Of other data that have conditions, theirs; of a network that was trained elsewhere without
+        such data all labels alike.
 
         Args:
             count: number of conditions.
@@ -313,7 +222,7 @@ class Run:
         """
         if not self.num_classes and not self.condition_shape:
             return None
-        train = self.dataset("train")
+        train = self.told_by()
         generator = torch.Generator().manual_seed(seed)
         if self.trained_elsewhere and train.labels is None and self.num_classes:
             return torch.randint(self.num_classes, (count,), generator=generator).to(self.device)

@@ -43,7 +43,7 @@ def test_an_old_run_knows_the_shape_of_its_data_alone(old):
     assert torch.equal(held_out.raw(), expected.raw())
     other = from_tensor(torch.randn(60, 2), torch.arange(60) % 8, name="gaussians")
     with pytest.raises(DataError, match=r"trained on 45 examples .* at hand are 54 examples"):
-        load_run(old, data=other).dataset()
+        _ = load_run(old, data=other).recognized
 
 
 def test_an_old_run_of_data_in_memory_is_not_measured_against_others(old):
@@ -64,7 +64,7 @@ def test_an_old_run_goes_on_and_knows_its_data_from_then_on(old):
     assert run.step == 8
     assert json.loads((old / "data.json").read_text())["count"] == 50
     with pytest.raises(DataError, match="has changed"):
-        load_run(old, data=from_tensor(torch.zeros(50, 2) + torch.arange(50.0)[:, None])).dataset()
+        _ = load_run(old, data=torch.zeros(50, 2) + torch.arange(50.0)[:, None]).recognized
     with pytest.raises(ValueError, match=r"data is 'gaussians\(n=60\)'"):
         train(replace(config, data="gaussians(n=60)"), old, progress=False)
 

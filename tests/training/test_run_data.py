@@ -119,10 +119,12 @@ def test_data_in_memory_are_noted_and_asked_for(run_to, tmp_path):
         assert torch.equal(given.dataset("held_out").raw(), held_out)
     other = from_tensor(x + 1, torch.arange(60) % 2, name="mine", class_names=("no", "yes"))
     with pytest.raises(DataError, match="examples are others"):
-        opened.with_data(other).dataset()
+        _ = opened.with_data(other).recognized
+    with pytest.warns(UserWarning, match="60 examples of mine are not the run's own"):
+        assert torch.equal(opened.with_data(other).dataset().raw(), other.raw())
     renamed = from_tensor(x, torch.arange(60) % 2, name="mine", class_names=("yes", "no"))
     with pytest.raises(DataError, match=r"classes are named \('yes', 'no'\)"):
-        opened.with_data(renamed).dataset()
+        _ = opened.with_data(renamed).recognized
 
 
 def test_another_scaling_of_the_same_numbers_is_refused(run_to, tmp_path):

@@ -67,6 +67,7 @@ class Benchmark(Record):
         floors: values of as many perfect samples: the distances and, where the density is known,
             `nll gap`.
         rows: one for each entry and seed.
+        data: other data than a run's own that samples were measured against, in words; else empty.
     """
 
     target: str
@@ -76,6 +77,7 @@ class Benchmark(Record):
     names: tuple[str, ...]
     floors: Mapping[str, Interval]
     rows: tuple[BenchmarkRow, ...] = ()
+    data: str = ""
 
     @property
     def means(self) -> list[BenchmarkRow]:

@@ -274,7 +274,10 @@ def run_benchmark(
     target = bench.target
     names = tuple(name for name in floors if name != "nll gap")
     sde = repr(target.model.sde)
-    return Benchmark(target.name, sde, target.flow_note, bench.count, names, floors, tuple(rows))
+    return Benchmark(
+        target.name, sde, target.flow_note, bench.count, names, floors, tuple(rows),
+        target.data_note,
+    )  # fmt: skip
 
 
 def _floors(bench: Bench, journal: Journal) -> dict[str, Interval]:

@@ -66,6 +66,8 @@ class BenchmarkTarget:
         condition: `count -> (count, ...)`, passed to the model; None for no condition.
         deliver: from samples to what is compared with data.
         samplers: measured beside all others where none are named, such as the steps of a flow map.
+        data_note: the data that samples are measured against, where they are no draws of the target
+            and not held out of the training of its network, for captions.
     """
 
     name: str
@@ -81,6 +83,7 @@ class BenchmarkTarget:
     condition: Callable[[int], Condition] = field(default=lambda count: None)
     deliver: Callable[[Tensor], Tensor] = field(default=lambda samples: samples)
     samplers: tuple[str, ...] = ()
+    data_note: str = ""
 
     @property
     def dimensions(self) -> int:

@@ -26,7 +26,8 @@ def target_of_run(run: Run, guidance: str | None = None) -> BenchmarkTarget:
 
     Args:
         run: an open run, trained at all noise levels, with held-out data.
-        guidance: of its model, such as `"cfg(3)"`; see `guided_run`.
+        guidance: of its model, such as `"cfg(3)"`; see `guided_run`. Of a run with other data,
+            samples are measured against these.
 
     Raises:
         ValueError: for a run without one of them, or guidance that the model does not suit or that
@@ -39,7 +40,8 @@ def target_of_run(run: Run, guidance: str | None = None) -> BenchmarkTarget:
         )
     run = guided_run(run, guidance)
     require_flow(run.model, "there is no flow to measure solvers against; compare measures samples")
-    train, held_out = run.measured_parts()
+    parts = run.measured_parts()
+    train, held_out = parts.floor, parts.reference
     precise = copy.deepcopy(run.model).double()
     end = run.model.sde.sampling_t_min
     weights, data, code = run_identity(run)
@@ -59,4 +61,7 @@ def target_of_run(run: Run, guidance: str | None = None) -> BenchmarkTarget:
         condition=run.draw_labels,
         deliver=lambda samples: as_data(run, samples.float()),
         samplers=run.few_steps,
+        data_note=f"{parts.data}, the floor by {parts.floor_by or 'the training data'}"
+        if parts.data
+        else "",
     )

@@ -14,15 +14,17 @@ from torch import Tensor
 from sde_score._core.checks import require_count
 from sde_score._core.conditions import Condition
 from sde_score._core.progress import progress_bar
+from sde_score.data import Source
 from sde_score.evaluation.features.extractors import Extractor, create_extractor
 from sde_score.evaluation.guided import followed, guided_run, require_flow
 from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.likelihoods import RunLikelihood
-from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
+from sde_score.evaluation.metrics.confidence import DistanceEstimator
 from sde_score.evaluation.metrics.distances import Distance, create
 from sde_score.evaluation.provenance import provenance
 from sde_score.evaluation.samples import (
     as_data,
+    labelled_data,
     require_finite_samples,
     run_classifier,
     run_estimator,
@@ -79,10 +81,11 @@ def compare(
     seed: int = 0,
     batch_size: int = 256,
     guidance: str | None = None,
+    data: Source | None = None,
     folder: Path | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Compare a run's views against its held-out data.
+    """Compare a run's views against its held-out data, or against other data.
 
     Results are kept in `comparison.jsonl` of the folder as they are found, and not measured again
     with the same weights, data, settings and code.
@@ -99,6 +102,8 @@ def compare(
         seed: random seed.
         batch_size: examples that the model sees at once.
         guidance: of the model, such as `"cfg(3)"`; see `guided_run`.
+        data: anything that `sde_score.data.load` takes: other data, measured whole in the run's
+            scaling; or the run's own, at another place.
         folder: of the results, made if it is not there; the run directory if not given.
         progress: show bars.
 
@@ -107,27 +112,31 @@ def compare(
 
     Raises:
         ValueError: for a run without all noise levels or held-out data, guidance that the model or
-            a view does not suit, or arguments as for `compare_views`.
+            a view does not suit, data without the labels that likelihoods need, or arguments as for
+            `compare_views`.
+        DataError: for data that do not fit, or are not at hand.
     """
     require_count(4, count=count)
     require_count(batch_size=batch_size)
     if bits_examples != 0:
         require_count(2, bits_examples=bits_examples)
-    run = guided_run(run, guidance)
+    run = guided_run(run if data is None else run.with_data(data), guidance)
     views = (*VIEWS, *run.few_steps) if views is None else views
     plan_views(views, nfes, run.model)
     _require_noise_levels(run)
     if bits_examples:
         require_flow(run.model, "it has no likelihood, so that bits_examples must be 0")
+    weighed = RunLikelihood(run, "held_out", bits_examples, seed, batch_size, progress)
+    if bits_examples:
+        weighed.require_conditions()
+    estimator = _estimator(run, extractor, count, seed, progress)
     folder = run.path if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder / "comparison.jsonl")
-    estimator = _estimator(run, extractor, count, seed, progress)
-    data = RunLikelihood(run, "held_out", bits_examples, seed, batch_size, progress)
     viewed = ViewedModel(
         run.model,
         estimator,
-        data.bits if bits_examples else None,
+        weighed.bits if bits_examples else None,
         deliver=lambda samples: as_data(run, samples),
         dequantized=run.config.dequantize and run.scaling.levels is not None,
         condition=run.draw_labels(count, seed),
@@ -137,7 +146,8 @@ def compare(
     settings = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
     options: Any = {"journal": journal, "identity": json.dumps(settings), "progress": progress}
     found = compare_views(viewed, views=views, nfes=nfes, **options)
-    return replace(found, guidance=guidance or "")
+    parts = run.measured_parts()
+    return replace(found, guidance=guidance or "", data=parts.data, floor_by=parts.floor_by)
 
 
 def _require_noise_levels(run: Run) -> None:
@@ -190,8 +200,7 @@ def compare_views(
     for likelihood in dict.fromkeys(known[cell.key].likelihood for cell in plan):
         if viewed.weigh is not None and likelihood is not None and likelihood not in bits:
             began, found = time.perf_counter(), viewed.weigh(likelihood)
-            value = Interval(found.mean, found.standard_error)
-            bits[likelihood] = Bits(value, len(found.values), time.perf_counter() - began)
+            bits[likelihood] = Bits.of(found, time.perf_counter() - began)
             journal.put(bits_key + likelihood, bits[likelihood].record())
     estimator = viewed.estimator
     return Comparison(
@@ -297,7 +306,7 @@ def _estimator(
 def _extractor(run: Run, spec: str, progress: bool) -> Extractor:
     if spec != "auto":
         return create_extractor(spec)
-    dataset = run.dataset("all")
+    dataset = labelled_data(run)
     if dataset.labels is None or dataset.num_classes < 2:
         return create_extractor("random-convolution" if dataset.is_image else "pixels")
     return run_classifier(run, progress)

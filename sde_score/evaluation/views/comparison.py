@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sde_score._core.records import Record
 from sde_score.evaluation.metrics.confidence import Interval
 from sde_score.evaluation.views.views import VIEWS
+from sde_score.likelihood import BitsPerDim
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,24 @@ class Bits(Record):
         value: mean over the examples, with its standard error.
         examples: their number.
         seconds: for all examples.
+        values: of each example.
+        errors: standard error of each value over its own draws; empty where it is not known.
     """
 
     value: Interval
     examples: int
     seconds: float
+    values: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, found: BitsPerDim, seconds: float) -> Bits:
+        """From the values of all examples."""
+        errors: list[float] = [] if found.value_errors is None else found.value_errors.tolist()
+        known = all(map(math.isfinite, errors))
+        value = Interval(found.mean, found.standard_error)
+        values = tuple(found.values.tolist())
+        return cls(value, len(values), seconds, values, tuple(errors) if known else ())
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,8 @@ class Comparison(Record):
         bits: by likelihood.
         seed: random seed of the samples.
         guidance: of the model, as text; empty for none.
+        data: other data than the run's own, in words; empty for its held-out data.
+        floor_by: what gave the floors, in words; empty for the run's training data.
     """
 
     names: tuple[str, ...]
@@ -71,6 +88,8 @@ class Comparison(Record):
     bits: Mapping[str, Bits] = field(default_factory=dict)
     seed: int = 0
     guidance: str = ""
+    data: str = ""
+    floor_by: str = ""
 
     def row(self, view: str, sampler: str) -> ViewRow | None:
         """The row of a view and its sampler, if it was measured."""

@@ -68,7 +68,8 @@ def benchmark_table(benchmark: Benchmark) -> Table:
         rows,
         f"{benchmark.target}, {benchmark.sde}: {benchmark.count} samples for each of {seeds} "
         "random seed(s), the same starts for all; ± is the 95% interval. Errors are per dimension, "
-        f"to the flow ({benchmark.flow}). The floor is where perfect samples of one seed fall.",
+        f"to the flow ({benchmark.flow}). The floor is where perfect samples of one seed fall."
+        + (f" Samples are measured against {benchmark.data}." if benchmark.data else ""),
     )
 
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sde_score._core.files import replace_file
-from sde_score.evaluation import VIEWS, Comparison, family_of
+from sde_score.evaluation import (
+    VIEWS,
+    Columns,
+    Comparison,
+    RunBits,
+    RunLikelihood,
+    family_of,
+)
+from sde_score.likelihood import BitsPerDim
 from sde_score.report.evaluation_table import samples_caption
 from sde_score.report.page import Section
 from sde_score.report.pictures import png
+from sde_score.report.scores import write_scores
 from sde_score.report.tables import Table, csv_text, estimate_columns, figure_text
 from sde_score.report.views.picture import DPI, comparison_figure
 from sde_score.training import Run
@@ -23,6 +35,8 @@ _TITLE = "One network, all views"
 def write_comparison(run: Run, comparison: Comparison, folder: Path | None = None) -> None:
     """Write `comparison.json`, `.csv` and `.png` into a folder, each in one step.
 
+    Where likelihoods were measured, `comparison-scores.csv` has a line for each example.
+
     Args:
         run: of the comparison.
         comparison: from `sde_score.evaluation.compare`.
@@ -34,6 +48,28 @@ def write_comparison(run: Run, comparison: Comparison, folder: Path | None = Non
     replace_file(path, json.dumps(comparison.record(), indent=1).encode())
     replace_file(path.with_suffix(".csv"), comparison_csv(comparison).encode())
     replace_file(path.with_suffix(".png"), png(comparison_figure(run, comparison), DPI))
+    columns = comparison_scores(run, comparison)
+    if columns:
+        write_scores(columns, folder / f"{NAME}-scores.csv")
+
+
+def comparison_scores(run: Run, comparison: Comparison) -> Columns:
+    """A row for each example whose likelihoods were measured; empty if none were."""
+    values = {
+        name: BitsPerDim(
+            torch.tensor(bits.values, dtype=torch.float64),
+            0,
+            value_errors=torch.tensor(bits.errors).double() if bits.errors else None,
+        )
+        for name, bits in comparison.bits.items()
+        if bits.values
+    }
+    if not values:
+        return {}
+    measured = RunLikelihood(run, num=max(len(each.values) for each in values.values()))
+    examples, size = measured.examples, math.prod(run.event_shape)
+    found = RunBits("held_out", examples, values, dimensions=size, columns=measured.scores)
+    return found.scores
 
 
 def comparison_csv(comparison: Comparison) -> str:
