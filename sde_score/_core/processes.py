@@ -160,6 +160,10 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if not isinstance(error, getattr(distributed, "DistError", ())) and "gloo" not in str(
+            error
+        ):
+            raise
         raise ConnectionError(
             "another process ended before all results were gathered; what is on the disk stays: "
             "start the same command again"
