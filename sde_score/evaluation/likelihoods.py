@@ -68,12 +68,18 @@ class RunLikelihood:
         """Number of examples that are measured."""
         return min(self.num, len(self.dataset))
 
-    def require_conditions(self) -> None:
-        """Refuse data without the labels or conditions that the model is told.
+    def require_data(self) -> None:
+        """Refuse data without the labels or conditions that the model is told, and the training
+        part of other data.
 
         Raises:
             ValueError: naming the data and what is missing.
         """
+        other = self.run.other
+        if other is not None and self.part == "train":
+            raise ValueError(
+                f"part='train' is of the run's own data, and {other.name} is other: leave it out"
+            )
         told, data = self._told, self.dataset
         if told and (data.labels if self.run.num_classes else data.conditions) is None:
             shape = self.run.condition_shape
@@ -82,6 +88,13 @@ class RunLikelihood:
                 f"{data.name} does not say what the model is told, {what}: give data that do, or, "
                 "of a run trained with condition_dropout, labelled=False (--label none)"
             )
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What was measured, as fields of `RunBits`."""
+        name = "" if self.run.other is None else self.run.other.name
+        size = math.prod(self.run.event_shape)
+        return {"data": name, "dimensions": size, "columns": self.scores}
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -214,6 +227,13 @@ class RunBits:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What was measured, as fields of `RunBits`."""
+        name = "" if self.run.other is None else self.run.other.name
+        size = math.prod(self.run.event_shape)
+        return {"data": name, "dimensions": size, "columns": self.scores}
+
+    @property
     def scores(self) -> Columns:
         """A row for each example: its number in the data, its label, and by each likelihood the
         bits per dimension, their standard error where there is one, and log p in nats."""
@@ -291,17 +311,8 @@ def likelihood(
     if not labelled and not run.num_classes and not run.condition_shape:
         raise ValueError(f"labelled=False has no effect: {run.path} takes no labels")
     measured = RunLikelihood(run, part, num, seed, batch_size, progress, labelled)
-    measured.require_conditions()
-    if run.other is not None and part == "train":
-        raise ValueError(
-            f"part='train' is of the run's own data, and {run.other.name} is other: leave it out"
-        )
-    what: Any = {
-        "data": "" if run.other is None else run.other.name,
-        "dimensions": math.prod(run.event_shape),
-        "columns": measured.scores,
-    }
-    part = part if run.other is None else "all"
+    measured.require_data()
+    what, part = measured.described, part if run.other is None else "all"
     if run.all_noise_levels:
         found = {str(each): measured.bits(made) for each, made in zip(by, chosen, strict=True)}
         terms = measured.layers(bounds[0]) if bounds else None

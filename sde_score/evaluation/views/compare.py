@@ -128,7 +128,7 @@ def compare(
         require_flow(run.model, "it has no likelihood, so that bits_examples must be 0")
     weighed = RunLikelihood(run, "held_out", bits_examples, seed, batch_size, progress)
     if bits_examples:
-        weighed.require_conditions()
+        weighed.require_data()
     estimator = _estimator(run, extractor, count, seed, progress)
     folder = run.path if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
