@@ -227,13 +227,6 @@ class RunBits:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
-    def described(self) -> dict[str, Any]:
-        """What was measured, as fields of `RunBits`."""
-        name = "" if self.run.other is None else self.run.other.name
-        size = math.prod(self.run.event_shape)
-        return {"data": name, "dimensions": size, "columns": self.scores}
-
-    @property
     def scores(self) -> Columns:
         """A row for each example: its number in the data, its label, and by each likelihood the
         bits per dimension, their standard error where there is one, and log p in nats."""

@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sde_score._core.checks import require_count
 from sde_score._core.records import Record
 from sde_score.data import DataError, DataSet, Fingerprint, Source
 from sde_score.evaluation.features.classifier import ClassifierExtractor, classifier_for
@@ -122,34 +123,17 @@ def evaluate(
     """
     if not samplers:
         raise ValueError("samplers is empty: name at least one, such as 'heun(steps=18)'")
+    require_count(batch_size=batch_size)
     run = run if data is None else run.with_data(data)
     plan = _plan(run, samplers, guidance)
     estimator = run_estimator(run, count, distances, seed=seed)
-    condition, rows = run.draw_labels(count, seed), []
-    labels = condition if run.num_classes and isinstance(condition, Tensor) else None
+    condition = run.draw_labels(count, seed)
     judge = run_classifier(run, progress) if guidance and run.num_classes > 1 else None
-    for text, given, model, sampler in plan:
-        began = time.perf_counter()
-        drawn = draw(
-            model,
-            sampler,
-            run.event_shape,
-            count,
-            seed=seed,
-            condition=condition,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        seconds, samples = time.perf_counter() - began, drawn.samples.float()
-        require_finite_samples(samples, str(given))
-        delivered = as_data(run, samples)
-        accuracy = None if judge is None else class_accuracy(judge, delivered, labels)
-        found = estimator(delivered)
-        rows.append(
-            SamplesRow(
-                str(given), round(drawn.nfe), seconds, found, samples, text or "", accuracy, labels
-            )
-        )
+    options: dict[str, Any] = {"seed": seed, "condition": condition, "batch_size": batch_size}
+    rows = [
+        _row(run, cell, estimator, judge, {**options, "progress": progress, "shared": True})
+        for cell in plan
+    ]
     real = None if judge is None else share(round(judge.accuracy * judge.held_out), judge.held_out)
     parts = run.measured_parts()
     return Evaluation(
@@ -158,13 +142,45 @@ def evaluate(
     )  # fmt: skip
 
 
-def _plan(
-    run: Run, samplers: Sequence[str | Sampler], guidance: Sequence[str]
-) -> list[tuple[str | None, str | Sampler, Model, Sampler]]:
-    """Guidance, sampler as it was given, and model and sampler for it, of each row."""
+class _Cell(NamedTuple):
+    """A row to be measured: guidance, the sampler as it was given, the model and sampler for it."""
+
+    guidance: str | None
+    given: str | Sampler
+    model: Model
+    sampler: Sampler
+
+
+def _row(
+    run: Run,
+    cell: _Cell,
+    estimator: DistanceEstimator,
+    judge: ClassifierExtractor | None,
+    options: dict[str, Any],
+) -> SamplesRow:
+    """Sample and measure a row; the options are those of `samplers.run`."""
+    began = time.perf_counter()
+    drawn = draw(cell.model, cell.sampler, run.event_shape, estimator.count, **options)
+    seconds, samples = time.perf_counter() - began, drawn.samples.float()
+    require_finite_samples(samples, str(cell.given))
+    delivered, told = as_data(run, samples), options["condition"]
+    labels = told if run.num_classes and isinstance(told, Tensor) else None
+    return SamplesRow(
+        sampler=str(cell.given),
+        nfe=round(drawn.nfe),
+        seconds=seconds,
+        distances=estimator(delivered),
+        samples=samples,
+        guidance=cell.guidance or "",
+        accuracy=None if judge is None else class_accuracy(judge, delivered, labels),
+        labels=labels,
+    )
+
+
+def _plan(run: Run, samplers: Sequence[str | Sampler], guidance: Sequence[str]) -> list[_Cell]:
     texts: Sequence[str | None] = [guidance] if isinstance(guidance, str) else guidance
     return [
-        (text, given, followed(guided.model, sampler), sampler)
+        _Cell(text, given, followed(guided.model, sampler), sampler)
         for text in texts or [None]
         for guided in [guided_run(run, text)]
         for given in samplers

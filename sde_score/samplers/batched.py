@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from sde_score._core import processes
 from sde_score._core.checks import require_count, require_shape
 from sde_score._core.conditions import Condition, rows_of
 from sde_score._core.memory import require_memory
@@ -75,8 +76,16 @@ def run(
     batch_size: int = 256,
     progress: bool = True,
     callback: Callback | None = None,
+    shared: bool = False,
 ) -> Samples:
     """Draw samples as `sample` does, and count their cost.
+
+    Args:
+        model, sampler, event_shape, num, seed, condition, batch_size, progress: as for `sample`.
+        callback: called after each step of each batch, in the process that draws it.
+        shared: share the batches over the processes of a group, all of which must call this, and
+            get all samples: the same to the bit whatever the number of processes, for each batch
+            is drawn whole by one of them. There is no exchange before the end.
 
     Returns:
         the samples, and the network evaluations per sample: their mean over the batches.
@@ -86,8 +95,9 @@ def run(
     require_memory(4 * num * prod(event_shape), f"num={num} samples of shape {event_shape}")
     require_model(model, whole=False)
     condition = as_condition(condition, num)
-    chosen, parts = SAMPLERS.resolve(sampler, model=model), []
-    for first in range(0, num, batch_size):
+    chosen = SAMPLERS.resolve(sampler, model=model)
+
+    def batch(first: int) -> Samples:
         size = min(batch_size, num - first)
         part = chosen.run(
             model,
@@ -97,6 +107,9 @@ def run(
             progress=progress,
             callback=callback,
         )
-        parts.append(Samples(part.samples.cpu(), part.nfe))
+        return Samples(part.samples.cpu(), part.nfe)
+
+    starts = range(0, num, batch_size)
+    parts = processes.shared(starts, batch) if shared else [batch(first) for first in starts]
     nfe = sum(part.nfe for part in parts) / len(parts)
     return Samples(torch.cat([part.samples for part in parts]), nfe)

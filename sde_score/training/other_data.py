@@ -10,7 +10,9 @@ import torch
 
 from sde_score import data as data_sets
 from sde_score._core.conditions import described
+from sde_score._core.errors import naming
 from sde_score.data import DataError, DataSet
+from sde_score.data.tables.kinds import as_cells
 from sde_score.training.data_record import DataRecord
 from sde_score.training.state import DataFacts
 
@@ -53,9 +55,7 @@ class Fit:
         Raises:
             DataError: naming all that does not fit.
         """
-        names = () if self.record is None else self.record.condition_names
-        if names and not found.condition_names:
-            found = data_sets.with_condition_columns(found, names)
+        found = self._as_table(found)
         wrong = [*self._examples(found), *(self._conditions(found) if self.conditional else ())]
         if wrong:
             raise DataError(
@@ -67,6 +67,30 @@ class Fit:
         }
         found = replace(found, **scalings)  # type: ignore[arg-type]
         return self._with_classes(found) if self.conditional else found
+
+    def _as_table(self, found: DataSet) -> DataSet:
+        """A table with the columns that the run's own has, encoded as these are."""
+        if self.record is None:
+            return found
+        mine, theirs = self.record.coding, found.coding
+        told = self.record.condition_names if mine is None else mine.conditions
+        if told and found.conditions is None:
+            found = data_sets.with_condition_columns(found, told)
+            theirs = found.coding
+        if mine is None or theirs is None or not mine.difference(theirs):
+            return found
+        other = {c.name for c in mine.examples} != {c.name for c in theirs.examples}
+        if other or told or mine.transformer or theirs.transformer:
+            raise DataError(
+                f"{found.name} does not fit the network in {self.path}: {mine.difference(theirs)}"
+            )
+        columns = theirs.decode(found.raw())
+        cells = {name: as_cells(name, values) for name, values in columns.items()}
+        with naming(Path(found.name)):
+            x = mine.encode(cells).to(found.raw().dtype)
+        fields = {"rows": None, "labels": found.labels_at(torch.arange(len(found)))}
+        names = mine.names if self.record.column_names else ()
+        return replace(found, _source=x, column_names=names, coding=mine, **fields)  # type: ignore[arg-type]
 
     def _examples(self, found: DataSet) -> list[str]:
         wrong, levels = [], self.facts.scaling.levels

@@ -70,7 +70,7 @@ def test_the_own_data_are_split_and_others_taken_whole_in_the_scaling_of_the_run
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("named.csv", "columns are named a, c, not a, b"), ("wide.csv", r"shape \(3,\), not \(2,\)")],
+    [("named.csv", "columns are a, c, were a, b"), ("wide.csv", "columns are a, b, c, were a, b")],
 )
 def test_data_that_do_not_fit_are_refused_by_name(folder, run, name, why):
     with pytest.raises(DataError, match=rf"{name} does not fit.*{why}"):
@@ -225,3 +225,23 @@ def test_a_comparison_keeps_results_of_other_data_apart(folder, run, tmp_path):
     name = next(iter(own.bits))
     assert [float(row[f"bits_per_dim[{name}]"]) for row in rows] == list(own.bits[name].values)
     assert [int(row["index"]) for row in rows] == run.dataset("held_out").rows[:4].tolist()
+
+
+def test_a_table_is_encoded_as_the_own_one_is(tmp_path):
+    """A file that lacks a category has fewer columns until it is read as the run's own."""
+    letters = np.array(["x", "y", "z"])
+    for name, count, kinds in (("own.csv", 60, 3), ("few.csv", 10, 2), ("new.csv", 10, 1)):
+        rows = [f"{i / 7},{'q' if kinds == 1 else letters[i % kinds]}" for i in range(count)]
+        (tmp_path / name).write_text("\n".join(["a,kind", *rows]))
+    config = TrainConfig(
+        data=str(tmp_path / "own.csv"), steps=1, batch_size=8, backbone="mlp(width=8)"
+    )
+    run = train(config, tmp_path / "run", progress=False)
+    with pytest.warns(UserWarning, match="not the run's own"):
+        few = run.with_data(tmp_path / "few.csv").dataset()
+    own = run.dataset()[[0, 1, 3, 4]]  # their kinds are those of rows 0 1 0 1
+    assert torch.equal(few.raw()[[0, 1]], own[:2])
+    assert few.event_shape == run.event_shape
+    assert torch.equal(few.raw()[2, 1:], own[0, 1:])
+    with pytest.raises(DataError, match=r"new\.csv"):
+        run.with_data(tmp_path / "new.csv").dataset()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sde_score._core.conditions import Condition, rows_of
 from sde_score._core.files import replace_file
+from sde_score._core.processes import shared
 from sde_score.evaluation.benchmarks.targets import BenchmarkTarget
 from sde_score.evaluation.provenance import provenance
 from sde_score.random import example_seeds
@@ -22,8 +23,9 @@ PART = 256
 class FlowEnds:
     """Ends of the flow of a target from the starts of a seed.
 
-    They are found in parts of 256 starts, each kept in a file for later calls, with other numbers
-    of starts too; a damaged file is replaced, and one of another version is left aside.
+    They are found in parts of 256 starts, shared over processes, each kept in a file for later
+    calls, with other numbers of starts too; a damaged file is replaced, and one of another version
+    is left aside.
 
     Args:
         target: whose flow.
@@ -37,15 +39,15 @@ class FlowEnds:
     def __call__(self, seed: int, count: int) -> Tensor:
         """Ends of the first `count` starts of a seed, shape `(count, *event)`, on the CPU."""
         condition = self.target.condition(count)
-        parts = []
-        for first in range(0, count, PART):
-            size = min(PART, count - first)
-            part = rows_of(condition, slice(first, first + size))
-            where = seed, first, size
-            if where not in self._known:
-                self._known[where] = self._part(*where, part)
-            parts.append(self._known[where])
-        return torch.cat(parts)
+        places = [(seed, first, min(PART, count - first)) for first in range(0, count, PART)]
+        missing = [place for place in places if place not in self._known]
+
+        def found(place: tuple[int, int, int]) -> Tensor:
+            _, first, size = place
+            return self._part(*place, rows_of(condition, slice(first, first + size)))
+
+        self._known.update(zip(missing, shared(missing, found), strict=True))
+        return torch.cat([self._known[place] for place in places])
 
     def _part(self, seed: int, first: int, size: int, condition: Condition) -> Tensor:
         stored = self._stored(seed, first, size)

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from sde_score._core.checks import require_count, shown
 from sde_score._core.conditions import rows_of
+from sde_score._core.processes import place, shared
 from sde_score._core.progress import progress_bar
 from sde_score.evaluation.benchmarks.plan import (
     BENCHMARK_BUDGETS,
@@ -134,15 +135,18 @@ class Bench:
     def _samples(self, draw: Draw, seed: int) -> tuple[Tensor, float]:
         """Samples in float64 on the CPU, and the evaluations behind each."""
         condition, model = self.target.condition(self.count), self.target.model
-        parts, before = [], model.nfe
-        for first in range(0, self.count, self.batch_size):
-            size = min(self.batch_size, self.count - first)
+
+        def batch(first: int) -> tuple[Tensor, int]:
+            before, size = model.nfe, min(self.batch_size, self.count - first)
             seeds = example_seeds(seed, size, first)
             part = rows_of(condition, slice(first, first + size))
             with torch.no_grad():
                 found = draw(self.target, self.target.start(seeds), seeds, part)
-            parts.append(found.double().cpu())
-        return torch.cat(parts), (model.nfe - before) / len(parts)
+            return found.double().cpu(), model.nfe - before
+
+        parts = shared(range(0, self.count, self.batch_size), batch)
+        calls = sum(spent for _, spent in parts)
+        return torch.cat([samples for samples, _ in parts]), calls / len(parts)
 
     def _figures(self, row: BenchmarkRow, samples: Tensor, seed: int) -> BenchmarkRow:
         if not row.stochastic:
@@ -193,7 +197,8 @@ def benchmark(
     Results are kept in `benchmark.jsonl` of the folder as they are found, the ends of the flow in
     files beside it. Neither is computed again, unless the target, the sampler with all its defaults
     or their code is another: an edited sampler, or another version of this package, is measured
-    anew.
+    anew. Processes of a group, all of which call this, share the samples of each row: the same to
+    the bit whatever their number.
 
     Args:
         target: a name in `BENCHMARK_TARGETS`, a target, or a trained run.
@@ -229,7 +234,7 @@ def benchmark(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     path = None if folder is None else folder / "benchmark.jsonl"
-    if fresh and path is not None:
+    if fresh and path is not None and place()[0] == 0:
         path.unlink(missing_ok=True)
     everything = [*entries, *peers]
     return run_benchmark(bench, everything, seeds=seeds, journal=Journal(path), progress=progress)

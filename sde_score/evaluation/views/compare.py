@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -88,7 +88,7 @@ def compare(
     """Compare a run's views against its held-out data, or against other data.
 
     Results are kept in `comparison.jsonl` of the folder as they are found, and not measured again
-    with the same weights, data, settings and code.
+    with the same weights, data, settings and code. Processes share the samples.
 
     Args:
         run: an open run, trained at all noise levels.
@@ -118,36 +118,55 @@ def compare(
     """
     require_count(4, count=count)
     require_count(batch_size=batch_size)
-    if bits_examples != 0:
-        require_count(2, bits_examples=bits_examples)
     run = guided_run(run if data is None else run.with_data(data), guidance)
     views = (*VIEWS, *run.few_steps) if views is None else views
     plan_views(views, nfes, run.model)
     _require_noise_levels(run)
-    if bits_examples:
-        require_flow(run.model, "it has no likelihood, so that bits_examples must be 0")
-    weighed = RunLikelihood(run, "held_out", bits_examples, seed, batch_size, progress)
-    if bits_examples:
-        weighed.require_data()
+    weighed = _weighed(run, bits_examples, seed, batch_size, progress)
     estimator = _estimator(run, extractor, count, seed, progress)
     folder = run.path if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder / "comparison.jsonl")
-    viewed = ViewedModel(
+    viewed = _viewed(run, estimator, weighed, seed, batch_size)
+    settings = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
+    found = compare_views(
+        viewed, views=views, nfes=nfes, journal=journal, identity=json.dumps(settings),
+        progress=progress,
+    )  # fmt: skip
+    parts = run.measured_parts()
+    return replace(found, guidance=guidance or "", data=parts.data, floor_by=parts.floor_by)
+
+
+def _viewed(
+    run: Run,
+    estimator: DistanceEstimator,
+    weighed: RunLikelihood | None,
+    seed: int,
+    batch_size: int,
+) -> ViewedModel:
+    return ViewedModel(
         run.model,
         estimator,
-        weighed.bits if bits_examples else None,
+        None if weighed is None else weighed.bits,
         deliver=lambda samples: as_data(run, samples),
         dequantized=run.config.dequantize and run.scaling.levels is not None,
-        condition=run.draw_labels(count, seed),
+        condition=run.draw_labels(estimator.count, seed),
         seed=seed,
         batch_size=batch_size,
     )
-    settings = [*run_identity(run), estimator.identity, extractor, count, bits_examples, seed]
-    options: Any = {"journal": journal, "identity": json.dumps(settings), "progress": progress}
-    found = compare_views(viewed, views=views, nfes=nfes, **options)
-    parts = run.measured_parts()
-    return replace(found, guidance=guidance or "", data=parts.data, floor_by=parts.floor_by)
+
+
+def _weighed(
+    run: Run, examples: int, seed: int, batch_size: int, progress: bool
+) -> RunLikelihood | None:
+    """The examples whose likelihoods are measured; None for none."""
+    if examples == 0:
+        return None
+    require_count(2, bits_examples=examples)
+    require_flow(run.model, "it has no likelihood, so that bits_examples must be 0")
+    weighed = RunLikelihood(run, "held_out", examples, seed, batch_size, progress)
+    weighed.require_data()
+    return weighed
 
 
 def _require_noise_levels(run: Run) -> None:
@@ -279,6 +298,7 @@ def _measure(viewed: ViewedModel, cell: Cell, advance: Callable[[int], object]) 
         batch_size=viewed.batch_size,
         progress=False,
         callback=move,
+        shared=True,
     )
     seconds, samples, nfe = time.perf_counter() - began, drawn.samples.float(), round(drawn.nfe)
     advance(cell.budget - shown)
