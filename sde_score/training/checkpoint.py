@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from sde_score._core.files import read_text, sync
+from sde_score.training.distributed import Vote
 from sde_score.training.errors import CheckpointError
 from sde_score.training.state import TrainState
+from sde_score.training.tensor_files import Named, Part, begin_file, fill_file, read_file
 
 TENSORS = ("model", "ema", "optimizer", "objective")
 STATE = "state.json"
@@ -54,40 +56,40 @@ class Checkpoints:
         """Folder of the checkpoint of a step."""
         return self.folder / f"step-{step}"
 
-    def save(self, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    def save(
+        self,
+        state: TrainState,
+        tensors: Mapping[str, Named],
+        vote: Vote | None = None,
+    ) -> Path:
         """Write a checkpoint; it appears under its name in one step, when it is whole.
 
         Args:
             state: gives the step.
-            tensors: for each of `TENSORS`, tensors by name.
+            tensors: for each of `TENSORS`, tensors by name, or the parts that this process holds.
+            vote: of the processes that write it together; None for this one alone.
 
         Raises:
             CheckpointError: if the step has a checkpoint already.
             OSError: if a file cannot be written, naming it and the last good checkpoint; nothing
                 of the new one is left.
         """
-        from safetensors import SafetensorError
-
-        target, temporary = self.path(state.step), self._hidden(state.step)
+        target, vote = self.path(state.step), vote or Vote()
         if target.exists():
             raise CheckpointError(f"{target} exists already: a checkpoint is never overwritten")
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        kept, name = self.newest(), ""
+        # Under a name of its own, which a process of a former run that still writes does not know.
+        temporary = self.folder / f".step-{state.step}-{vote.token()}.tmp"
+        kept, writer = self.newest(), _Writer(temporary, state, tensors, vote.rank == 0)
         try:
-            temporary.mkdir(parents=True)
-            for name in (*_FILES, SUMS):
-                _write(temporary / name, state, tensors)
-            sync(temporary)
-            temporary.rename(target)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or error
+            for work in (writer.begin, writer.fill, lambda: writer.seal(target)):
+                vote.attempt(work)
+        except OSError as error:
+            if vote.rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
             raise OSError(
-                f"{target / name} cannot be written: {reason}; last good checkpoint: "
-                + ("none" if kept is None else self.path(kept).name)
+                f"{target / writer.name} cannot be written: {error.strerror or error}; last good "
+                "checkpoint: " + ("none" if kept is None else self.path(kept).name)
             ) from error
-        sync(self.folder)
         return target
 
     def tidy(self, keep: int) -> None:
@@ -131,10 +133,28 @@ class Checkpoints:
         Raises:
             CheckpointError: naming the file and the checkpoints that are whole.
         """
+        found = self.parts(step, name, expected)
+        return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+    def parts(
+        self, step: int, name: str, expected: Named, verify: bool = True
+    ) -> dict[str, Tensor | Part]:
+        """Read `<name>.safetensors` of a step, of some tensors the rows that are expected.
+
+        Args:
+            step: which checkpoint.
+            name: one of `TENSORS`.
+            expected: as for `tensors`; of a part its rows, shape and place.
+            verify: whether to read the whole file for its sum.
+
+        Raises:
+            CheckpointError: naming the file and the checkpoints that are whole.
+        """
         path = self.path(step) / f"{name}.safetensors"
         with self._helping(), refusing(path):
-            _verify(path)
-            found = _load(path)
+            if verify:
+                _verify(path)
+            found = read_file(path, expected)
             require_alike(found, expected)
         return found
 
@@ -190,19 +210,54 @@ def refusing(path: Path | str) -> Iterator[None]:
         raise CheckpointError(f"{path} cannot be used: {reason[:500]}") from error
 
 
-def _write(path: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write one file of a checkpoint, which its name tells, and bring it to the disk."""
-    from safetensors.torch import save_file
+class _Writer:
+    """A checkpoint on its way: begun, filled by all processes, and sealed.
 
-    if path.name == SUMS:
-        sums = [f"{_digest(path.with_name(name))}  {name}\n" for name in _FILES]
-        path.write_text("".join(sums))
-    elif path.name == STATE:
-        path.write_text(json.dumps(state.record(), indent=1) + "\n")
-    else:
-        named = tensors[path.stem]
-        save_file({key: value.detach().contiguous() for key, value in named.items()}, path)
-    sync(path)
+    Args:
+        folder: hidden, where it is written.
+        state: of the run.
+        tensors: of this process.
+        first: whether this process begins and seals.
+    """
+
+    def __init__(
+        self, folder: Path, state: TrainState, tensors: Mapping[str, Named], first: bool
+    ) -> None:
+        self.folder, self.state, self.tensors, self.first = folder, state, tensors, first
+        self.name = ""  # of the file at hand
+
+    def begin(self) -> None:
+        """Make the files, without their numbers."""
+        if not self.first:
+            return
+        self.folder.mkdir(parents=True)
+        for name in TENSORS:
+            begin_file(self._file(f"{name}.safetensors"), self.tensors[name])
+        text = json.dumps(self.state.record(), indent=1) + "\n"
+        self._file(STATE).write_text(text)
+        sync(self.folder / STATE)
+
+    def fill(self) -> None:
+        """Write the numbers of this process, and bring them to the disk."""
+        for name in TENSORS:
+            path = self._file(f"{name}.safetensors")
+            fill_file(path, self.tensors[name], first=self.first)
+            sync(path)
+
+    def seal(self, target: Path) -> None:
+        """Add the sums and give the folder its name."""
+        if not self.first:
+            return
+        path = self._file(SUMS)
+        path.write_text("".join(f"{_digest(self.folder / name)}  {name}\n" for name in _FILES))
+        sync(path)
+        sync(self.folder)
+        self.folder.rename(target)
+        sync(target.parent)
+
+    def _file(self, name: str) -> Path:
+        self.name = name
+        return self.folder / name
 
 
 def _digest(path: Path) -> str:
@@ -239,7 +294,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _load(path)
 
 
-def require_alike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def require_alike(found: Named, expected: Named) -> None:
     """Refuse tensors of other names, shapes or types than are expected.
 
     Raises:
@@ -253,7 +308,7 @@ def require_alike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
         )
     for name, want in expected.items():
         have = found[name]
-        if have.shape != want.shape or have.dtype != want.dtype:
+        if tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
             raise ValueError(
                 f"{name} is {have.dtype} of shape {tuple(have.shape)}, "
                 f"the model needs {want.dtype} of shape {tuple(want.shape)}"

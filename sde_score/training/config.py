@@ -81,6 +81,7 @@ FREE = (
     "batch_size",
     "accumulate",
     "compile",
+    "shard",
     "device",
     "checkpoint_every",
     "keep",
@@ -177,6 +178,10 @@ class TrainConfig:
 
     compile: bool = False
     """Compile the network: minutes of warm-up, then faster steps."""
+
+    shard: bool = False
+    """Share the weights, their averages and the optimizer among processes (FSDP2), for networks too
+    large for one GPU."""
 
     conditional: bool = False
     """Give the labels of the data, or their other conditions, to the network."""

@@ -6,16 +6,18 @@ import inspect
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from sde_score.training.checkpoint import Checkpoints
 
 
 def accelerator_for(device: str) -> Any:
@@ -48,7 +50,7 @@ def accelerator_for(device: str) -> Any:
     if accelerator.distributed_type in shared:
         raise ValueError(
             f"{accelerator.distributed_type.value} is not supported: launch with torchrun, or "
-            "accelerate launch without it; every process holds the whole network"
+            "accelerate launch without it; shard=True (--shard) shares the weights among processes"
         )
     return accelerator
 
@@ -90,10 +92,12 @@ class Vote:
     """What all processes agree on, without making a GPU wait; all must ask together.
 
     Args:
+        rank: of this process.
         processes: number of processes.
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, rank: int = 0, processes: int = 1) -> None:
+        self.rank = rank
         self._group = distributed.new_group(backend="gloo") if processes > 1 else None
 
     def any(self, value: bool) -> bool:
@@ -103,6 +107,20 @@ class Vote:
         flag = torch.tensor(int(value))
         distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._group)
         return bool(flag)
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do the work of this process; it has failed everywhere if it has on some process.
+
+        Raises:
+            OSError: where that of this process went well; its own error otherwise.
+        """
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as own:
+            error = own
+        if self.any(error is not None):
+            raise error or OSError("another process could not write its part")
 
     def token(self) -> int:
         """A random number, the same on all processes, and never the same again."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sde_score.objectives import Objective
 from sde_score.training.config import TrainConfig
+from sde_score.training.distributed import Vote
 from sde_score.training.errors import TrainingError
 from sde_score.training.meter import Meter
 
@@ -54,10 +55,20 @@ class DivergenceCheck:
         if gradient == 0:
             self._stop(f"no chain moved {where}: every step was rejected", kept)
 
-    def weights(self, tensors: Iterable[Tensor], step: int, kept: int | None) -> None:
-        """Refuse weights that are not finite; arguments and errors as for `losses`."""
-        largest = torch.stack(torch._foreach_norm(list(tensors), math.inf))
-        if not bool(largest.isfinite().all()):
+    def weights(self, tensors: Iterable[Tensor], step: int, kept: int | None, vote: Vote) -> None:
+        """Refuse weights that are not finite on some process.
+
+        Args:
+            tensors: of this process.
+            step: number of steps taken.
+            kept: step of the last good checkpoint, None if there is none.
+            vote: of all processes.
+
+        Raises:
+            TrainingError: saying what was seen and what to try.
+        """
+        norms = torch._foreach_norm([t for t in tensors if t.numel()], math.inf)
+        if vote.any(bool(norms) and not bool(torch.stack(norms).isfinite().all())):
             self._stop(f"a weight after step {step} is not a finite number", kept)
 
     def _stop(self, what: str, kept: int | None) -> None:

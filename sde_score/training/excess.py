@@ -18,6 +18,7 @@ from sde_score._core.conditions import Condition, described
 from sde_score._core.modules import evaluating
 from sde_score.models import EmpiricalDistribution, ScoreFunction
 from sde_score.training.batches import Batches, MicroBatch
+from sde_score.training.build import TrainedModel
 from sde_score.training.couplings import Independent
 from sde_score.training.prepare import Job
 
@@ -71,14 +72,16 @@ class ExcessLoss:
             score[rows] = self._classes.get(int(one), self._all).score(x[rows], t[rows])
         return score
 
-    def measure(self, step: int) -> float:
+    def measure(self, step: int, model: TrainedModel | None = None) -> float:
         """The mean over the first micro-batch of a step, counted from 0, with the weights of now.
 
         Args:
             step: whose examples, times and noise are met, once more.
+            model: with these weights; None for that of the job.
         """
-        with torch.no_grad(), evaluating(self._job.model), evaluating(self._job.objective):
-            ours = self._loss(self._job.model, next(self._batches.step(step)))
+        model = model or self._job.model
+        with torch.no_grad(), evaluating(model), evaluating(self._job.objective):
+            ours = self._loss(model, next(self._batches.step(step)))
             best = self._loss(self._best, next(self._batches.step(step)))
         return ours - best
 

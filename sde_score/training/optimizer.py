@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -38,6 +38,8 @@ class Update:
         schedule: factor on the learning rate, besides warm-up; None for `Constant()`.
         averages: of the same weights, whose length is chosen later; None keeps none.
         scaler: of the loss, whose gradients come scaled; None for a loss as it is.
+        clipped: clips gradients of which other processes hold others, and returns the norm of all;
+            None for whole ones.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Update:
         schedule: Schedule | None = None,
         averages: PowerAverages | None = None,
         scaler: LossScaler | None = None,
+        clipped: Callable[[Sequence[nn.Parameter], float], Tensor] | None = None,
     ) -> None:
         self.parameters = dict(parameters)
         self.learning_rate, self.warmup, self.clip = learning_rate, warmup, clip
         self.schedule: Schedule = schedule or Constant()
         self.optimizer = (optimizer or Adam()).begin(self.parameters, weight_decay)
         self.averages, self.scaler = averages, scaler
+        self._clipped = clipped or nn.utils.clip_grad_norm_
         self.ema = EMA(self.parameters.values(), ema)
 
     def rate(self, step: int) -> float:
@@ -83,11 +87,11 @@ class Update:
             The norm of the gradients before clipping, a scalar on the device; None if they
             overflowed, so that the weights stay.
         """
-        weights = self.parameters.values()
+        weights = list(self.parameters.values())
         zero_missing(weights)
         if self.scaler is not None:
             self.scaler.unscale(weights)
-        norm = nn.utils.clip_grad_norm_(weights, self.clip or math.inf)
+        norm = self._clipped(weights, self.clip or math.inf)
         taken = self.scaler is None or self.scaler.update(norm)
         if taken:
             self.optimizer.step(self.rate(step))

@@ -40,6 +40,9 @@ class Stepper(ABC):
 class Optimizer(ABC):
     """A choice of optimizer; an object of your own gives `begin`."""
 
+    by_entry = False
+    """Whether each number of a weight is changed by itself, so that it works on any rows of it."""
+
     @abstractmethod
     def begin(self, parameters: Parameters, weight_decay: float) -> Stepper:
         """The optimizer for parameters, by name, with the weight decay of the run."""
@@ -69,6 +72,7 @@ class Adam(Optimizer):
     decay: str = "decoupled"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    by_entry = True
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sde_score._core.files import replace_file
+from sde_score._core.files import sync
 from sde_score.training.checkpoint import refusing, require_alike
+from sde_score.training.distributed import Vote
 from sde_score.training.errors import CheckpointError
 from sde_score.training.posthoc_ema import (
     LONGEST,
@@ -20,6 +21,7 @@ from sde_score.training.posthoc_ema import (
     reconstruct,
     update_factor,
 )
+from sde_score.training.tensor_files import Named, begin_file, change_metadata, fill_file
 
 LENGTHS = (0.05, 0.10)
 """sigma_rel of the averages that are kept, those of EDM2."""
@@ -83,21 +85,51 @@ class Snapshots:
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
         return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
 
-    def write(self, step: int, averages: PowerAverages) -> None:
-        """Keep the averages after a step; one of the same step is replaced.
+    def write(self, step: int, tensors: Named, vote: Vote | None = None) -> None:
+        """Keep averages after a step; those of the same step are replaced.
+
+        Args:
+            step: of the run.
+            tensors: `state()` of `PowerAverages`, or the parts of it that this process holds.
+            vote: of the processes that write together; None for this one alone.
 
         Raises:
             OSError: if the file cannot be written.
         """
-        from safetensors.torch import save
+        vote = vote or Vote()
+        path, first = self._path(step), vote.rank == 0
+        temporary = self.folder / f".{vote.token()}.tmp"
+        unknown = {"sha256": "0" * 64}
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {n: t.detach().cpu().contiguous() for n, t in averages.state().items()}
-        content = save(tensors, metadata={"sha256": _digest(tensors)})
-        replace_file(self._path(step), content)
+        def begin() -> None:
+            if first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                begin_file(temporary, tensors, unknown)
+
+        def fill() -> None:
+            fill_file(temporary, tensors, first=first, metadata=unknown)
+            sync(temporary)
+
+        def seal() -> None:
+            if first:
+                change_metadata(temporary, tensors, {"sha256": _digest_of(temporary)[0]})
+                sync(temporary)
+                temporary.replace(path)
+                sync(self.folder)
+
+        try:
+            for work in (begin, fill, seal):
+                vote.attempt(work)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        finally:
+            if first:
+                temporary.unlink(missing_ok=True)
 
     def rewind(self, step: int) -> None:
         """Remove snapshots of steps after `step`, which a resumed run takes again."""
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
         for later in self.steps():
             if later > step:
                 self._path(later).unlink(missing_ok=True)
@@ -127,16 +159,15 @@ class Snapshots:
         return reconstruct(found, sigma_rel)
 
     def _read(self, step: int, expected: Mapping[str, Tensor]) -> list[Snapshot]:
-        from safetensors import safe_open
+        from safetensors.torch import load_file
 
         path = self._path(step)
         names = {f"{name}/average-{length}": name for length in LENGTHS for name in expected}
         with refusing(path):
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                promised = (file.metadata() or {}).get("sha256")
-            if promised != _digest(tensors):
+            found, promised = _digest_of(path)
+            if promised != found:
                 raise ValueError("it is damaged: its SHA-256 is not the one that it names")
+            tensors = load_file(path)
             require_alike(tensors, {full: expected[name] for full, name in names.items()})
         return [
             Snapshot(step, length, {name: tensors[f"{name}/average-{length}"] for name in expected})
@@ -166,10 +197,14 @@ def length_of(weights: str) -> float | None:
     return length
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest_of(path: Path) -> tuple[str, str | None]:
+    """The SHA-256 of what a file holds, tensor by tensor, and the one that it names."""
+    from safetensors import safe_open
+
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    with safe_open(path, "pt") as file:
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest(), (file.metadata() or {}).get("sha256")

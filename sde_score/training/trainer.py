@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from sde_score._core.conditions import rows_of
+from sde_score._core.conditions import Condition, mapped, rows_of
 from sde_score._core.modules import evaluating
 from sde_score._core.progress import progress_bar, say
-from sde_score.models import ScoreModel, check_differentiable
+from sde_score.models import EnergyBased, ScoreModel, check_differentiable
 from sde_score.random import mix
 from sde_score.training import rng_streams as streams
-from sde_score.training.build import in_float32
+from sde_score.training.build import TrainedModel, in_float32
 from sde_score.training.checkpoint import Checkpoints
 from sde_score.training.config import save_config
 from sde_score.training.data_record import NAME
@@ -53,7 +54,9 @@ from sde_score.training.prepare import Job
 from sde_score.training.reading import skipped_words
 from sde_score.training.recipe import batches_of
 from sde_score.training.run import Run, load_run
+from sde_score.training.run_tensors import RunTensors
 from sde_score.training.schedules import SCHEDULES
+from sde_score.training.sharding import Shards, blocks_of, require_rows
 from sde_score.training.signals import StopRequest
 from sde_score.training.snapshots import FOLDER, PowerAverages, Snapshots
 from sde_score.training.state import DataFacts, TrainState, require_continuation
@@ -100,7 +103,7 @@ class Trainer:
         self.accelerator = accelerator_for(self.config.device)
         self.device: torch.device = self.accelerator.device
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.vote = Vote(processes)
+        self.vote = Vote(rank, processes)
         self.model, self.objective = job.model, place_teacher(job.objective, self.device)
         self.facts = DataFacts.of(job.examples)
         size = math.prod(self.facts.event_shape)
@@ -115,20 +118,30 @@ class Trainer:
             self.batches = batches_of(cut, rank, processes, self.device)
             self.excess = ExcessLoss(job, self.batches) if self.config.excess else None
             self._wrap()
-            self._check_derivatives()
             self._restore(state)
 
     def _wrap(self) -> None:
-        config = self.config
-        if config.compile:
-            getattr(self.model, "backbone", self.model).compile()
+        config, optimizer = self.config, OPTIMIZERS.resolve(self.job.settled.optimizer)
         precision = autocast(self.device.type, config.precision)
         loss = LossModule(self.model, self.objective, precision).train()
-        unused = not isinstance(self.model, ScoreModel)
-        self.loss = wrap(self.accelerator, loss, unused=unused)
+        self.shards: Shards | None = None
+        if config.shard and self.accelerator.num_processes > 1:
+            require_rows(optimizer)
+            blocks = self._blocks()
+            self._check_derivatives(torch.device("cpu"))
+            self._compile()
+            self.shards = Shards(loss, self.model, self.device, blocks)
+            self.loss: nn.Module = loss
+        else:
+            self._compile()
+            unused = not isinstance(self.model, ScoreModel)
+            self.loss = wrap(self.accelerator, loss, unused=unused)
+            self._check_derivatives(self.device)
         self.remembered = ObjectiveState(self.objective)
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         parameters = {**trained, **self.remembered.parameters}
+        if self.shards is not None:
+            parameters = self.shards.local(parameters)
         # Objectives that differentiate in x leave it in the graph: its own gradient is not needed.
         # Distributed training takes hold of all gradients or none.
         alone = self.accelerator.num_processes == 1
@@ -140,19 +153,38 @@ class Trainer:
             config.clip,
             config.ema,
             config.weight_decay,
-            OPTIMIZERS.resolve(self.job.settled.optimizer),
+            optimizer,
             SCHEDULES.resolve(self.job.settled.schedule),
             PowerAverages(parameters) if config.snapshot_every else None,
             LossScaler() if config.precision == "fp16" else None,
+            None if self.shards is None else self.shards.clip,
         )
+        self.tensors = RunTensors(self.model, self.update, self.remembered, self.shards)
 
-    def _check_derivatives(self) -> None:
-        """Refuse a network that does not have the derivatives that the objective takes of it."""
+    def _compile(self) -> None:
+        if self.config.compile:
+            getattr(self.model, "backbone", self.model).compile()
+
+    def _examples(self, count: int, device: torch.device) -> tuple[Tensor, Condition]:
+        """A few examples of the first step."""
         part = next(self.batches.step(0))
+        condition = mapped(rows_of(part.condition, slice(count)), lambda value: value.to(device))
+        return part.x0[:count].to(device), condition
+
+    def _blocks(self) -> list[nn.Module]:
+        """Parts of the network whose weights can come and go: none where derivatives in x are
+        taken, which pass through all of it twice."""
+        if self.objective.second_derivatives or isinstance(self.model, EnergyBased):
+            return []
+        return blocks_of(self.model, *self._examples(2, torch.device("cpu")))
+
+    def _check_derivatives(self, device: torch.device) -> None:
+        """Refuse a network that does not have the derivatives that the objective takes of it."""
+        x0, condition = self._examples(4, device)
         check_differentiable(
             self.model,
-            part.x0[:4],
-            condition=rows_of(part.condition, slice(4)),
+            x0,
+            condition=condition,
             needs="energy" if self.objective.needs == "energy" else "score",
             second_derivatives=self.objective.second_derivatives,
         )
@@ -162,15 +194,8 @@ class Trainer:
         if state is not None:
             steps, size = self.config.steps, self.share.batch_size
             require_continuation(state, steps, size, self.batches.total, self.facts, self.out)
-            weights, step = self.model.state_dict(), state.step
-            model = self.checkpoints.tensors(step, "model", weights)
-            average = self.checkpoints.tensors(step, "ema", weights)
-            moments = self.checkpoints.tensors(step, "optimizer", self.update.expected_state())
-            self.model.load_state_dict(model)
-            remembered = self.checkpoints.tensors(step, "objective", self.remembered.tensors())
-            average.update(self.remembered.restore(remembered))
-            scaling = state.loss_scale, state.clean_steps
-            self.update.restore(step, moments, average, scaling)
+            verify = self.shards is None or self.accelerator.is_main_process
+            self.tensors.load(self.checkpoints, state, verify)
         self.step = self.saved = 0 if state is None else state.step
         self.meter = Meter(self.accelerator, state)
         self.accelerator.wait_for_everyone()
@@ -224,6 +249,8 @@ class Trainer:
                     self._stop(stop.signum or signal.SIGTERM)
         say(skipped_words(self.metrics))
         job = self.job
+        if self.shards is not None:
+            job = dataclasses.replace(job, model=self.shards.blank())
         return load_run(self.out, data=job.whole, **job.objects())
 
     def _ending(self, what: str) -> str:
@@ -237,14 +264,19 @@ class Trainer:
     def _train_step(self) -> None:
         """Forward and backward over the micro-batches, then one update."""
         rank, parts = self.accelerator.process_index, self.share.accumulate
+        if self.shards is not None:
+            self.shards.before_step()
         total = torch.zeros((), device=self.device)
         with self.noise.step(mix(self.config.seed, streams.NETWORK, self.step, rank)):
             for index, part in enumerate(self.batches.step(self.step)):
                 last = index == parts - 1
-                with nullcontext() if last else self.accelerator.no_sync(self.loss):
+                alone = last or self.shards is not None  # rows are summed part by part
+                with nullcontext() if alone else self.accelerator.no_sync(self.loss):
                     loss = self.loss(*part) / parts
                     self.accelerator.backward(self.update.scaled(loss), **self._backward)
                 total += loss.detach()
+        if self.shards is not None:
+            self.shards.collect()
         skipped = self.batches.reader.take_skipped()
         self.meter.add(total, self.update.apply(self.step), skipped)
         self.remembered.finish_step()
@@ -252,7 +284,8 @@ class Trainer:
 
     def _after_step(self, bar: Any) -> None:
         config, finished = self.config, self.step == self.config.steps
-        if self.accelerator.is_main_process and not (self.out / "config.yaml").exists():
+        first = self.accelerator.is_main_process
+        if first and not (self.out / "config.yaml").exists():
             raise TrainingError(
                 f"{self.out} was removed, or its config.yaml, before step {self.step}: nothing "
                 "more can be saved there"
@@ -260,8 +293,10 @@ class Trainer:
         if self.step % config.log_every == 0 or finished:
             self._log(bar)
         averages, every = self.update.averages, config.snapshot_every
-        if averages and (self.step % every == 0 or finished) and self.accelerator.is_main_process:
-            self.snapshots.write(self.step, averages)
+        together = None if self.shards is None else self.vote
+        if averages and (self.step % every == 0 or finished) and (together or first):
+            parts = self.tensors.in_parts(averages.state())
+            self.snapshots.write(self.step, parts, together)
         if self.step % config.checkpoint_every == 0 or finished:
             self._save()
         self._sample_if_due()
@@ -270,11 +305,12 @@ class Trainer:
         self.check.losses(self.meter, self.step, self.checkpoints.newest())
         line = self.meter.line(self.batches.total, self.update.scaling[0])
         rate = self.update.rate(self.step - 1)
+        whole = self.shards.whole_model() if self.shards and self.excess else None
         if self.accelerator.is_main_process:
             record = {"step": self.step, "learning_rate": rate, **line}
             record |= self.batches.reader.figures()
             if self.excess is not None:
-                record["excess_loss"] = self.excess.measure(self.step - 1)
+                record["excess_loss"] = self.excess.measure(self.step - 1, whole)
             self.metrics.write(record)
             if self.on_metrics is not None:
                 self.on_metrics(self.step, record)
@@ -286,10 +322,13 @@ class Trainer:
         kept = self.checkpoints.newest()
         self.check.losses(self.meter, self.step, kept)
         self.check.weights(
-            [*self.update.parameters.values(), *self.update.ema.shadow], self.step, kept
+            [*self.update.parameters.values(), *self.update.ema.shadow],
+            self.step,
+            kept,
+            self.vote,
         )
         totals = self.meter.totals()
-        if self.accelerator.is_main_process:
+        if self.shards is not None or self.accelerator.is_main_process:
             state = TrainState(
                 self.step,
                 self.batches.total,
@@ -302,15 +341,9 @@ class Trainer:
                 self.objective.all_noise_levels,
                 skipped_examples=totals[2],
             )
-            weights = self.model.state_dict()
-            average = dict(zip(self.update.parameters, self.update.ema.shadow, strict=True))
-            tensors = {
-                "model": weights,
-                "ema": {name: average.get(name, value) for name, value in weights.items()},
-                "optimizer": self.update.state(),
-                "objective": self.remembered.tensors(average),
-            }
-            self.checkpoints.save(state, tensors)
+            vote = None if self.shards is None else self.vote
+            self.checkpoints.save(state, self.tensors.named(), vote)
+        if self.accelerator.is_main_process:
             self.checkpoints.tidy(self.config.keep)
         self.saved = self.step
         self.accelerator.wait_for_everyone()
@@ -320,21 +353,17 @@ class Trainer:
         if not every or not self.step or self.step % every:
             return
         wanted = again or not picture.exists()
-        if self.accelerator.is_main_process and self.on_samples and wanted:
-            picture.parent.mkdir(exist_ok=True)
-            so_far = Run(
-                self.out,
-                self.config,
-                self.model,
-                self.step,
-                self.facts,
-                self.objective.all_noise_levels,
-                self.job.record,
-                self.job.whole,
-            )
-            averaged = self.update.ema.swapped(self.update.parameters.values())
-            with averaged, evaluating(self.model):
-                self.on_samples(so_far, picture)
+        model: TrainedModel | None = self.model
+        with self.update.ema.swapped(self.update.parameters.values()):
+            if self.shards is not None:
+                model = self.shards.whole_model()
+            if self.accelerator.is_main_process and self.on_samples and wanted and model:
+                picture.parent.mkdir(exist_ok=True)
+                levels = self.objective.all_noise_levels
+                data = self.job.record, self.job.whole
+                so_far = Run(self.out, self.config, model, self.step, self.facts, levels, *data)
+                with evaluating(model):
+                    self.on_samples(so_far, picture)
         self.accelerator.wait_for_everyone()
 
     def _stop(self, signum: int) -> None:

@@ -72,18 +72,18 @@ def measured():
 
 @pytest.fixture
 def run_ranks():
-    """`run_ranks(body, folder)` runs a script in a process of its own, with `folder` as `out` and
-    its configuration as `config`, and returns what was said.
+    """`run_ranks(body, folder, *words)` runs a script in a process of its own, with `folder` as
+    `out` and its configuration as `config`, and returns what was said.
 
     Its `together(processes, work)` forks processes of one run from one that has imported all.
     """
 
-    def run(body: str, folder: Path) -> str:
+    def run(body: str, folder: Path, *words: str) -> str:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         script = Path(__file__).with_name("ranks.txt").read_text() + body
         done = subprocess.run(
-            [sys.executable, "-c", script, str(folder)],
+            [sys.executable, "-c", script, str(folder), *words],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,

@@ -37,6 +37,7 @@ OTHER = {
     "weight_decay": 0.1,
     "precision": "bf16",
     "compile": True,
+    "shard": True,
     "conditional": True,
     "condition_columns": "a,b",
     "condition_dropout": 0.25,

@@ -187,14 +187,14 @@ def test_each_file_of_a_checkpoint_that_a_full_disk_stops_is_named(tmp_path, mon
     from sde_score.training import checkpoint
 
     names = {"state": "state.json", "sums": "SHA256SUMS"}
-    name, write = names.get(full, f"{full}.safetensors"), checkpoint._write
+    name, write = names.get(full, f"{full}.safetensors"), checkpoint.sync
 
-    def writing(path, *given):
-        write(path, *given)
+    def writing(path):
+        write(path)
         if path.name == name:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write", writing)
+    monkeypatch.setattr(checkpoint, "sync", writing)
     facts = DataFacts("toy", 50, (2,), 0, Scaling())
     tensors = {name: {"w": torch.zeros(3)} for name in TENSORS}
     checkpoints = Checkpoints(tmp_path)
