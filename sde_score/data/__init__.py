@@ -9,8 +9,8 @@ data set; `EpochOrder` is the order of the examples in training.
 from sde_score._core.errors import DataError
 from sde_score.data.columns import column_names, vectors_of, with_condition_columns
 from sde_score.data.dataset import Batch, DataSet, Examples, is_image
+from sde_score.data.decoding import image_with_hole
 from sde_score.data.fingerprint import Fingerprint
-from sde_score.data.formats.images import image_with_hole
 from sde_score.data.formats.numpy_arrays import load_array, load_condition
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.info import DataInfo

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from sde_score._core.checks import class_of, is_number, require_choice
-from sde_score._core.errors import DataError, naming
+from sde_score._core.errors import DataError, damaged, naming
 from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.data.columns import with_condition_columns
 from sde_score.data.dataset import DataSet
@@ -29,7 +29,9 @@ from sde_score.data.formats.images import folder
 from sde_score.data.formats.numpy_arrays import array
 from sde_score.data.formats.parquet import parquet
 from sde_score.data.formats.torch_dataset import from_torch
+from sde_score.data.formats.webdataset import webdataset
 from sde_score.data.limits import require_file
+from sde_score.data.sources.files import any_of, is_pattern
 from sde_score.data.tables.frames import from_table, is_frame
 from sde_score.data.targets import target
 from sde_score.data.tensors import from_tensor
@@ -58,7 +60,14 @@ NAMED: Registry[DataSet] = Registry(
 
 FORMATS: Registry[DataSet] = Registry(
     "data format",
-    {"mnist": mnist, "folder": folder, "parquet": parquet, "array": array, "csv": table},
+    {
+        "mnist": mnist,
+        "folder": folder,
+        "parquet": parquet,
+        "array": array,
+        "csv": table,
+        "webdataset": webdataset,
+    },
     base=DataSet,
 )
 
@@ -68,6 +77,7 @@ _SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
+    ".tar": "webdataset",
     ".gz": "mnist",
 }
 _MAGIC = {
@@ -123,7 +133,8 @@ def load(
 
     - a name with optional arguments, such as `digits` or `moons(n=5000, seed=1)` (see `available`);
     - the path of a file or folder, recognized by its ending or content, such as `photos/` or
-      `cifar.parquet`, as text or as a `pathlib.Path`;
+      `cifar.parquet`, as text or as a `pathlib.Path`; a folder of shards, or a pattern of their
+      names, such as `train-{0000..0127}.tar` or `"shards/*.parquet"`;
     - a format and a path, such as `mnist:data/` or `csv:table.txt` (see `FORMATS`);
     - either of these with arguments of the format, such as `table.csv(delimiter=';')`,
       `photos/(size=64)` or, beyond the limits of what is unpacked, `a.npz(max_bytes=2000000000)`;
@@ -146,7 +157,8 @@ def load(
         TypeError: for anything else.
     """
     require_choice("on_bad_example", on_bad_example, ("stop", "skip"))
-    found = _load(source, {"lazy": True} if on_bad_example == "skip" else {})
+    skipping = {"lazy": True, "on_bad_example": "skip"} if on_bad_example == "skip" else {}
+    found = _load(source, skipping)
     found = replace(found, on_bad_example=on_bad_example) if found.is_lazy else found
     return found if condition_columns is None else with_condition_columns(found, condition_columns)
 
@@ -163,13 +175,14 @@ def _load(source: Source, wanted: dict[str, Any]) -> DataSet:
     path = Path(place).expanduser()
     if os.path.islink(path) and not os.path.exists(path):
         raise DataError(f"{place!r} is a link that leads to {os.readlink(path)!r}, which is absent")
-    if not place or not os.path.exists(path):
+    if not place or not _is_there(place):
         raise DataError(
             f"there is no file and no data set {place!r}; "
             f"accepted: a path, or one of {', '.join(available())}"
         )
     with naming(path):
-        require_file(path)
+        if not is_pattern(place):
+            require_file(path)
         form = form or _recognize(path)
         taken = inspect.signature(FORMATS[form]).parameters
         wanted = {name: value for name, value in wanted.items() if name in taken}
@@ -195,17 +208,21 @@ def absolute(text: str) -> str | None:
 
 def is_there(text: str) -> bool:
     """Whether there is a file or folder at the path in a text."""
-    return os.path.exists(os.path.expanduser(_parts(text)[1]))
+    return _is_there(_parts(text)[1])
+
+
+def _is_there(place: str) -> bool:
+    return os.path.exists(os.path.expanduser(place)) or (is_pattern(place) and any_of(place))
 
 
 def _parts(text: str) -> tuple[str | None, str, dict[str, Any]]:
     """Format, name or path, and arguments of a text."""
     prefix, _, rest = text.partition(":")
     form, place = (prefix, rest) if prefix in FORMATS and rest else (None, text)
-    if os.path.exists(os.path.expanduser(place)):
+    if _is_there(place):
         return form, place, {}
     path = place[: place.rfind("(")]  # may hold brackets itself
-    if os.path.exists(os.path.expanduser(path)):
+    if _is_there(path):
         return form, path, parse_spec("file" + place[len(path) :])[1]
     name = place.partition("(")[0].strip()
     try:
@@ -243,9 +260,21 @@ def _unknown(source: object) -> str:
     )
 
 
+def _kind_of_folder(path: Path) -> str:
+    """The format of what is in a folder: shards, or else images."""
+    with damaged("a folder"):
+        names = [name for name in os.listdir(path) if not name.startswith(".")]
+    if "state.json" in names and "dataset_info.json" in names:
+        return "arrow"
+    for ending in (".tar", ".parquet"):
+        if any(name.lower().endswith(ending) for name in names):
+            return _SUFFIXES[ending]
+    return "folder"
+
+
 def _recognize(path: Path) -> str:
     if path.is_dir():
-        return "folder"
+        return _kind_of_folder(path)
     suffix = path.suffix.lower()
     inner = path.with_suffix("").suffix.lower() if suffix == ".gz" else ""
     if _SUFFIXES.get(inner) == "csv":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sde_score.data import DataError, Scaling, from_tensor, from_torch, load
-from sde_score.data.formats.images import decode
+from sde_score.data.decoding import decode
 
 RNG = np.random.default_rng(0)
 

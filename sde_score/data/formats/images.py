@@ -1,36 +1,24 @@
-"""Image files: decoding one, and a folder of them."""
+"""Folders of image files, decoded into memory or read lazily."""
 
 from __future__ import annotations
 
-import io
-import math
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from sde_score._core.arguments import checked
-from sde_score._core.errors import DataError, damaged, naming, require_extra
-from sde_score._core.progress import progress_bar
+from sde_score._core.errors import DataError, damaged, naming
 from sde_score.data.dataset import DataSet
+from sde_score.data.decoding import SUFFIXES, decode_all
 from sde_score.data.limits import MAX_PIXELS, Limits, require_file, require_side
+from sde_score.data.sources.encoded import LAZY, lazy_images
+from sde_score.data.sources.folder import FolderImages
 from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
-# Formats that are decoded in this process and hold one picture; others may start programs (EPS) or
-# are rare.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
-_SMALLER = "read them smaller, such as with size=64, or take fewer of them"
-_TRANSPARENT = "is partly transparent; accepted: opaque images, so put it on a background"
-_BICUBIC = 3  # of PIL
-_LIMITS = Limits(stored=0)
-_TO_MODE = {"1": "L", "L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "CMYK": "RGB"}
+Files = list[tuple[str, int]]
+"""Names relative to the folder, and sizes in bytes."""
 
 
 @checked
@@ -40,6 +28,7 @@ def folder(
     size: int | None = None,
     max_bytes: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    lazy: bool | None = None,
 ) -> DataSet:
     """All images in a folder, `(channels, height, width)`, 256 levels; subfolders are classes.
 
@@ -51,9 +40,10 @@ def folder(
         levels: number of levels of masks or label maps; by default see `from_tensor`.
         size: side in pixels to which photographs are scaled after their middle square is cut out;
             None takes images as they are.
-        max_bytes: limit of what all images take once they are decoded; None for 100 MB, or 300
-            times the files where that is more.
+        max_bytes: limit of what all images take once they are decoded into memory; None for 100 MB,
+            or 300 times the files where that is more.
         max_pixels: limit of the pixels of one image file.
+        lazy: decode images when they are asked for; None where all together take more than 1 GB.
 
     Raises:
         DataError: if there are no images, one cannot be decoded or is beyond the limits, they
@@ -63,210 +53,58 @@ def folder(
     require_side(size, max_pixels)
     path = Path(path)
     require_file(path)
-    files, labels, class_names = _files(path)
-    limits = Limits(sum(_stored(file) for file in files), max_bytes, max_pixels)
-    contents = ((str(file.relative_to(path)), _content(file)) for file in files)
-    images = decode_all(contents, len(files), path.name, limits, size)
+    files, class_names = _files(path)
+    labels = None
+    if class_names:
+        counts = torch.tensor([len(inside) for inside in files.values()])
+        labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    stored = sum(length for inside in files.values() for _, length in inside)
+    limits = Limits(stored, max_bytes, max_pixels)
+    source = FolderImages(path, files, limits, size)
+    if lazy or (lazy is None and max_bytes is None and source.nbytes > LAZY):
+        return lazy_images(source, path.name, labels, class_names, levels)
+    images = decode_all(source.encoded(), len(source), path.name, limits, size)
     return from_tensor(images, labels, scaling, name=path.name, class_names=class_names)
 
 
-def decode_all(
-    contents: Iterable[tuple[str, bytes]],
-    count: int,
-    name: str,
-    limits: Limits,
-    size: int | None = None,
-) -> Tensor:
-    """Decode images into one uint8 tensor `(count, channels, height, width)`, showing progress.
-
-    Args:
-        contents: where each image comes from, for messages, and its encoded bytes.
-        count: how many there are.
-        name: what is being read, for the progress bar.
-        limits: of what the images take.
-        size: side to which they are scaled; None takes them as they are.
-
-    Raises:
-        DataError: as `decode`; or if images differ in shape, `count` is wrong, or all of them
-            would go beyond the limits.
-    """
-    images = torch.empty(0)
-    done = 0
-    for where, content in progress_bar(contents, name=f"reading {name}", total=count, unit="image"):
-        with naming(where):
-            image = decode(content, limits, size)
-        if done == 0:
-            # The bytes of the encoded images stand for their number, where they are tiny.
-            limits.require_unpacked(count * max(image.numel(), len(content)), _SMALLER)
-            images = torch.empty((count, *image.shape), dtype=torch.uint8)
-        with naming(where):
-            _require_same_shape(image, images)
-        if done == count:
-            raise DataError(f"holds more than the {count} images it promises")
-        images[done] = image
-        done += 1
-    if done < count or count == 0:
-        raise DataError(f"holds {done} images where at least {max(1, count)} were promised")
-    return images
-
-
-def decode(content: bytes, limits: Limits = _LIMITS, size: int | None = None) -> Tensor:
-    """One encoded image as uint8 `(channels, height, width)`: 1 channel for grey, 3 for color.
-
-    Raises:
-        DataError: if the bytes are no image, damaged or truncated, hold transparency or more than
-            8 bits, or more pixels than the limit.
-    """
-    pixels, known = _opened(content, limits, size)
-    if not bool(known.all()):
-        raise DataError(_TRANSPARENT)
-    return pixels
-
-
-def _opened(content: bytes, limits: Limits, size: int | None) -> tuple[Tensor, Tensor]:
-    """One encoded image as uint8 `(channels, height, width)`, and where it is opaque."""
-    image_module = require_extra("PIL.Image")
-    with _without_limit(image_module):
-        with damaged("an image"):
-            image = image_module.open(io.BytesIO(content), formats=_FORMATS)
-        limits.require_pixels(*image.size)
-        if size is None:
-            limits.require_unpacked(math.prod(image.size) * _channels(image), _SMALLER)
-        with damaged("an image"):
-            frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            raise DataError(f"has several frames ({frames}); save one of them")
-        return _pixels(image, size)
-
-
-def _channels(image: Any) -> int:
-    return 1 if _TO_MODE.get(image.mode) == "L" else 3
-
-
-@contextmanager
-def _without_limit(image_module: Any) -> Iterator[None]:
-    """Leave the limit of PIL aside, which warns of some pictures and refuses others: ours holds."""
-    before, image_module.MAX_IMAGE_PIXELS = image_module.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        image_module.MAX_IMAGE_PIXELS = before
-
-
-def from_pil(image: Any, size: int | None = None) -> Tensor:
-    """A PIL image as uint8 `(channels, height, width)`, turned as its EXIF orientation says.
-
-    Args:
-        image: the image.
-        size: side to which its middle square is scaled; None takes it as it is.
-
-    Raises:
-        DataError: if it holds transparency or more than 8 bits.
-    """
-    pixels, known = _pixels(image, size)
-    if not bool(known.all()):
-        raise DataError(_TRANSPARENT)
-    return pixels
-
-
-def image_with_hole(path: Path | str) -> tuple[Tensor, Tensor]:
-    """An image that is transparent where it is not known, as one for inpainting.
-
-    Args:
-        path: an image file, such as `.png`.
-
-    Returns:
-        uint8 pixels `(channels, height, width)`, and where they are opaque, `(height, width)`.
-
-    Raises:
-        DataError: as for `decode`, naming the file.
-    """
-    path = Path(path)
-    with naming(path):
-        require_file(path)
-        return _opened(path.read_bytes(), Limits(path.stat().st_size), None)
-
-
-def _pixels(image: Any, size: int | None) -> tuple[Tensor, Tensor]:
-    """A PIL image as uint8 `(channels, height, width)`, and where it is opaque."""
-    if image.mode not in _TO_MODE:
-        raise DataError(f"has mode {image.mode}; accepted: 8-bit grey or color, convert it first")
-    if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
-        # PIL would cut these to 8 bits; what it knows of the file is gone once it is loaded.
-        raise DataError("has 16 bits per channel; accepted: 8 bits, convert it first")
-    opaque = None
-    with damaged("an image"):
-        image = require_extra("PIL.ImageOps").exif_transpose(image)
-        if "A" in image.mode or "transparency" in image.info:
-            opaque = np.asarray(image.convert("RGBA"))[..., 3] == 255
-        image = image.convert(_TO_MODE[image.mode])
-        if size is not None:
-            image = _middle_square(image).resize((size, size), _BICUBIC)
-        pixels = np.array(image)
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    known = np.ones(pixels.shape[1:], dtype=bool) if opaque is None else opaque
-    return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(known)
-
-
-def _middle_square(image: Any) -> Any:
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    return image.crop((left, top, left + side, top + side))
-
-
-def _require_same_shape(image: Tensor, images: Tensor) -> None:
-    """Refuse an image `(channels, height, width)` that does not fit among `(count, *event)`."""
-    if image.shape != images.shape[1:]:
-        found, first = ("x".join(map(str, s)) for s in (image.shape, images.shape[1:]))
-        raise DataError(
-            f"is {found} (channels x height x width) where the first image is {first}: "
-            "convert them so that all agree, or give size=64 to crop and scale"
-        )
-
-
-def _files(path: Path) -> tuple[list[Path], Tensor | None, tuple[str, ...]]:
-    loose = _images_in(path)
-    classes = [entry for entry in _listed(path) if entry.is_dir()]
+def _files(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """Image files by class folder, or under the name `.` where there are no classes."""
+    listed = _listed(path)
+    loose = _images_in(listed, "")
+    classes = [entry.name for entry in listed if entry.is_dir()]
     if loose and not classes:
-        return loose, None, ()
+        return {".": loose}, ()
     if loose:
-        raise DataError(
-            f"holds images ({loose[0].name}) beside folders ({classes[0].name}): move either"
-        )
-    files, labels = [], []
-    for label, directory in enumerate(classes):
-        inside = _images_in(directory)
+        raise DataError(f"holds images ({loose[0][0]}) beside folders ({classes[0]}): move either")
+    files = {name: _images_in(_listed(path / name), name) for name in classes}
+    for name, inside in files.items():
         if not inside:
-            raise DataError(f"the class folder {directory.name} holds no images")
-        files += inside
-        labels += [label] * len(inside)
+            raise DataError(f"the class folder {name} holds no images")
     if not files:
-        raise DataError(f"holds no images; accepted: {', '.join(sorted(_SUFFIXES))}")
-    return files, torch.tensor(labels), tuple(p.name for p in classes)
+        raise DataError(f"holds no images; accepted: {', '.join(sorted(SUFFIXES))}")
+    return files, tuple(classes)
 
 
-def _images_in(path: Path) -> list[Path]:
-    found = [file for file in _listed(path) if file.suffix.lower() in _SUFFIXES]
-    for file in found:
-        with naming(file.name):
-            require_file(file)
-    return [file for file in found if file.is_file()]
-
-
-def _listed(path: Path) -> list[Path]:
-    with damaged("a folder"):
-        found = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    for entry in found:
-        if entry.is_symlink() and not entry.exists():
-            raise DataError(f"the link {entry.name} leads to {os.readlink(entry)}, which is absent")
+def _images_in(listed: list[os.DirEntry[str]], folder: str) -> Files:
+    found = []
+    for entry in listed:
+        if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            with naming(entry.name):
+                require_file(Path(entry.path))
+                if entry.is_file():
+                    with damaged("an image"):
+                        found.append((os.path.join(folder, entry.name), entry.stat().st_size))
     return found
 
 
-def _stored(file: Path) -> int:
-    with naming(file.name), damaged("an image"):
-        return file.stat().st_size
-
-
-def _content(file: Path) -> bytes:
-    with naming(file.name), damaged("an image"):
-        return file.read_bytes()
+def _listed(path: Path) -> list[os.DirEntry[str]]:
+    with damaged("a folder"), os.scandir(path) as entries:
+        found = sorted(
+            (entry for entry in entries if not entry.name.startswith(".")),
+            key=lambda entry: entry.name,
+        )
+    for entry in found:
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            where = os.readlink(entry.path)
+            raise DataError(f"the link {entry.name} leads to {where}, which is absent")
+    return found

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from sde_score._core.arguments import checked
-from sde_score._core.errors import DataError, damaged, require_extra
+from sde_score._core.errors import damaged, require_extra
 from sde_score.data.dataset import DataSet
-from sde_score.data.formats.images import decode_all
-from sde_score.data.limits import MAX_PIXELS, Limits, require_file, require_room, require_side
+from sde_score.data.decoding import decode_all
+from sde_score.data.limits import MAX_PIXELS, Limits, require_room, require_side
+from sde_score.data.sources.encoded import LAZY, lazy_images
+from sde_score.data.sources.files import shards_of
+from sde_score.data.sources.parquet import ParquetImages
 from sde_score.data.tables.build import dataset_of
 from sde_score.data.tables.frames import columns_of_arrow
 from sde_score.data.tables.kinds import DROP, kinds_of
 from sde_score.data.tensors import from_tensor
+from sde_score.scaling import Scaling
 
 _CELLS = ["integer", "floating", "boolean", "decimal", "string", "large_string", "dictionary"]
-_TOGETHER = 1024  # rows that become objects of Python at once
 
 
 @checked
@@ -32,23 +31,27 @@ def parquet(
     max_bytes: int | None = None,
     max_pixels: int = MAX_PIXELS,
     kinds: str | None = None,
+    levels: int | None = None,
+    lazy: bool | None = None,
 ) -> DataSet:
-    """Images of a parquet file, `(channels, height, width)`, 256 levels, or a table.
+    """Images of parquet files, `(channels, height, width)`, 256 levels, or a table.
 
-    The image column is the one that holds `{bytes, path}`; images are decoded once into memory.
+    The image column is the one that holds `{bytes, path}`.
     Labels are integers; where every one is -1, as hidden labels are written, there are none.
     A file without images, of numbers, texts and flags, is a table, see `data.from_table`.
 
     Args:
-        path: the file.
+        path: a file, a folder of `*.parquet`, or a pattern such as `"train-*.parquet"`.
         label: column of the labels; by default `label` of images, where the file has such a column,
             and none of tables.
         size: side in pixels to which images are scaled after their middle square is cut out; None
             takes them as they are.
-        max_bytes: limit of what the file unpacks to; None for 100 MB, or 300 times the file where
-            that is more.
+        max_bytes: limit of what all images take once they are decoded into memory; None for 100 MB,
+            or 300 times the files where that is more.
         max_pixels: limit of the pixels of one image.
         kinds: of the columns of a table by name, see `data.from_table`.
+        levels: number of levels of masks or label maps; by default see `from_tensor`.
+        lazy: decode images when they are asked for; None where all together take more than 1 GB.
 
     Raises:
         DataError: if the file or an image is damaged, or there are several image columns, or
@@ -58,27 +61,32 @@ def parquet(
     require_side(size, max_pixels)
     pq = require_extra("pyarrow.parquet")
     path = Path(path)
-    require_file(path)
-    with damaged("a parquet file"):
-        file = pq.ParquetFile(path)
-        schema, count = file.schema_arrow, file.metadata.num_rows
-    with file:
-        if _is_table(schema):
-            require_room(8 * count * len(schema.names))
-            kept = [name for name in schema.names if given.get(name, ("",))[0] != DROP]
-            with damaged("a parquet file"):
-                read = file.read(columns=kept)
-            cells = columns_of_arrow(read)
-            return dataset_of(list(cells), list(cells.values()), path.name, given, label)
-        encoded = _encoded(file, _image_column(schema))
-        limits = Limits(path.stat().st_size, max_bytes, max_pixels)
-        images = decode_all(encoded, count, path.name, limits, size)
-        label = "label" if label is None else label
-        labels = _labels(file, label) if label in schema.names else None
+    files = shards_of(path, ".parquet")
+    with damaged("a parquet file"), pq.ParquetFile(files[0]) as file:
+        schema = file.schema_arrow
+    if _is_table(schema):
+        cells = columns_of_arrow(_table(files, schema, given))
+        return dataset_of(list(cells), list(cells.values()), path.name, given, label)
+    limits = Limits(sum(file.stat().st_size for file in files), max_bytes, max_pixels)
+    source = ParquetImages(files, "label" if label is None else label, limits, size)
+    labels, names = source.labels, source.class_names
+    if lazy or (lazy is None and max_bytes is None and source.nbytes > LAZY):
+        return lazy_images(source, path.name, labels, names, levels)
+    images = decode_all(source.encoded(), len(source), path.name, limits, size)
+    scaling = None if levels is None else Scaling.discrete(levels)
     if labels is None or bool((labels == -1).all()):
-        return from_tensor(images, name=path.name)
-    class_names = _class_names(schema.metadata or {}, label)
-    return from_tensor(images, labels, name=path.name, class_names=class_names)
+        return from_tensor(images, None, scaling, name=path.name)
+    return from_tensor(images, labels, scaling, name=path.name, class_names=names)
+
+
+def _table(files: list[Path], schema: Any, kinds: Mapping[str, Any]) -> Any:
+    """The columns of a table that are kept, of all its files."""
+    arrow, pq = require_extra("pyarrow"), require_extra("pyarrow.parquet")
+    kept = [name for name in schema.names if kinds.get(name, ("",))[0] != DROP]
+    with damaged("parquet files of one table"):
+        count = sum(pq.read_metadata(file).num_rows for file in files)
+        require_room(8 * count * len(schema.names))
+        return arrow.concat_tables([pq.read_table(file, columns=kept) for file in files])
 
 
 def _is_table(schema: Any) -> bool:
@@ -88,54 +96,3 @@ def _is_table(schema: Any) -> bool:
         return len(schema) > 0 and all(
             any(getattr(kinds, f"is_{kind}")(field.type) for kind in _CELLS) for field in schema
         )
-
-
-def _image_column(schema: Any) -> str:
-    found = []
-    with damaged("a parquet file"):
-        for field in schema:
-            parts = [field.type.field(i).name for i in range(field.type.num_fields)]
-            if "bytes" in parts and "path" in parts:
-                found.append(str(field.name))
-    if len(found) != 1:
-        raise DataError(
-            f"has {len(found)} columns of images among {', '.join(schema.names) or 'none'}; "
-            "accepted: exactly one column of {bytes, path}, or columns of numbers, texts and flags"
-        )
-    return found[0]
-
-
-def _encoded(file: Any, column: str) -> Iterator[tuple[str, bytes]]:
-    row = 0
-    for group in range(file.num_row_groups):
-        for image in _read(file, group, column):
-            content = image and image["bytes"]
-            if not content:
-                raise DataError(f"row {row}: the image holds no bytes, only a path or nothing")
-            yield f"row {row}", content
-            row += 1
-
-
-def _labels(file: Any, column: str) -> Tensor:
-    labels = [v for group in range(file.num_row_groups) for v in _read(file, group, column)]
-    wrong = [v for v in labels if isinstance(v, bool) or not isinstance(v, int)]
-    if wrong:
-        raise DataError(f"column {column!r} holds {wrong[0]!r}; accepted: integers")
-    with damaged("a parquet file"):
-        return torch.tensor(labels, dtype=torch.int64)
-
-
-def _read(file: Any, group: int, column: str) -> Iterator[Any]:
-    with damaged("a parquet file"):
-        for batch in file.iter_batches(_TOGETHER, row_groups=[group], columns=[column]):
-            batch.validate(full=True)
-            yield from batch.column(column).to_pylist()
-
-
-def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
-    """Class names that the hub keeps beside the schema; empty where it has none."""
-    if b"huggingface" not in metadata:
-        return ()
-    with damaged("hub metadata"):
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features.get(label, {}).get("names", ()))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.errors import DataError, damaged, naming
-from sde_score.data.formats.images import from_pil
+from sde_score.data.decoding import from_pil
 from sde_score.data.sources.base import Rows
 from sde_score.random import mix
 
