@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         from sde_score._core.errors import NumericalError
-        from sde_score._core.progress import progress_shown
+        from sde_score._core.progress import is_main_process, progress_shown
         from sde_score.cli.output import say, speak_plainly, warnings_as_lines
         from sde_score.training import TrainingError, TrainingInterrupted
     except KeyboardInterrupt:
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings_as_lines():
             command = _parse(words)
             with progress_shown(getattr(command, "progress", True)):
-                command.run()
+                if is_main_process() or getattr(command, "shares", True):
+                    command.run()
     except TrainingInterrupted as stop:
         say(str(stop))
         return 128 + stop.signum

@@ -88,6 +88,8 @@ class Benchmark(Command):
     progress: bool = True
     """Show a progress bar."""
 
+    shares = True
+
     def run(self) -> None:
         """Measure, write, print."""
         if self.num is not None:
@@ -124,12 +126,13 @@ class Benchmark(Command):
             ):
                 if value not in usual:
                     raise ValueError(f"{name}={value} is of --model; targets are exact, on the CPU")
+            pick_device("cpu", shared=True)
             target = BENCHMARK_TARGETS.create(self.target or "ring")
             return target, self.out or Path("runs") / f"benchmark-{target.name}"
         if self.target is not None:
             raise ValueError(f"target={self.target} and model={self.model} were given: take one")
         run = load_run(self.model, self.weights, data=self.data)
-        run.model.to(pick_device(self.device))
+        run.model.to(pick_device(self.device, shared=True))
         if self.samplers is None and self.guidance is None:
             hint_at_flow_map(run)
         return target_of_run(run, self.guidance), self.out or self.model / "benchmark"

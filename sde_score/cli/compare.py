@@ -61,6 +61,8 @@ class Compare(RunCommand):
     out: Path | None = None
     """Folder for the results; the run directory if not given."""
 
+    shares = True
+
     def run(self) -> None:
         """Measure, print, write."""
         require_count(4, num=self.num)

@@ -60,6 +60,8 @@ class Distill(Command):
     progress: bool = True
     """Show a progress bar."""
 
+    shares = True
+
     def run(self) -> None:
         """Train, then print the commands for what was written."""
         name = OBJECTIVES.listed(parse_spec(self.objective)[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sde_score._core.checks import require_count
 from sde_score._core.files import replace_file, require_writable
+from sde_score._core.progress import is_main_process
 from sde_score.cli.options import (
     RunCommand,
     chosen_sampler,
@@ -61,6 +62,8 @@ class Evaluate(RunCommand):
     report: bool = False
     """Write report.html into the run directory."""
 
+    shares = True
+
     def run(self) -> None:
         """Measure, print, perhaps write the page."""
         require_count(4, num=self.num)
@@ -87,6 +90,8 @@ class Evaluate(RunCommand):
             show_record({"run": str(run.path), **found.record()})
         else:
             show(evaluation_table(found))
+        if not is_main_process():
+            return
         if self.out is not None and self._scored:
             columns = sample_scores(run, found)
             saved(self.out, lambda path: write_scores(columns, path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,6 @@ from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import likelihood
 from sde_score.likelihood import LIKELIHOODS
 from sde_score.report import likelihood_table, require_scores_file, write_layers, write_scores
-from sde_score.training.distributed import accelerator_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +62,8 @@ class Likelihood(RunCommand):
     """Draws of the noise that fills the gray levels of discrete data, for an energy; 1 if not
     given."""
 
+    shares = True
+
     def run(self) -> None:
         """Measure and print."""
         for spec in self.by or ():
@@ -73,8 +73,6 @@ class Likelihood(RunCommand):
         if self.out is not None:
             require_scores_file(self.out)
         run = self.open()
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            run.model.to(accelerator_for(self.device).device)
         found = likelihood(
             run,
             self.by,
@@ -94,7 +92,7 @@ class Likelihood(RunCommand):
             show_record(found.record())
         else:
             show(likelihood_table(found))
-        if self.out is not None and is_main_process():
+        if self.out is not None:
             saved(self.out, lambda path: write_scores(found.scores, path))
             say(f"scores of {found.examples} examples: {self.out}")
         if (layers := found.layers) is not None and self.picture and is_main_process():

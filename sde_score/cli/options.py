@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from sde_score import samplers
 from sde_score._core.checks import require_count
 from sde_score._core.files import require_writable
 from sde_score._core.modules import weights_digest
+from sde_score._core.progress import is_main_process
 from sde_score._core.registry import format_spec, parse_spec
 from sde_score.cli.output import say
 from sde_score.objectives import OBJECTIVES
 from sde_score.samplers.grids import read_grid_file
 from sde_score.training import Run, load_run
 from sde_score.training.config import is_note
+from sde_score.training.distributed import accelerator_for
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -37,6 +40,8 @@ class Command:
 
     json: bool = False
     """Print the result as JSON."""
+
+    shares: ClassVar[bool] = False  # whether processes share the work, or leave it to the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +85,23 @@ class RunCommand(Command):
         run = load_run(self.path, self.weights, data=self.data)
         if self.data is not None:
             _ = run.other if self.takes_other or run.trained_elsewhere else run.recognized
-        run.model.to(pick_device(self.device))
+        run.model.to(pick_device(self.device, self.shares))
         return run
 
 
-def pick_device(device: Device) -> torch.device:
+def pick_device(device: Device, shared: bool = False) -> torch.device:
     """The device of a name; auto takes a GPU where there is one.
+
+    Args:
+        device: the name.
+        shared: form a group of the processes that a launcher has started, each with its own device.
 
     Raises:
         ValueError: if the device is not there.
     """
+    if shared and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        own: torch.device = accelerator_for(device).device
+        return own
     has_gpu = torch.cuda.is_available()
     if device == "auto":
         return torch.device("cuda" if has_gpu else "cpu")
@@ -115,7 +127,8 @@ def require_output(out: Path, endings: Sequence[str], name: str = "out") -> None
 
 
 def saved(place: Path, write: Callable[[Path], object]) -> None:
-    """Write a result, or write it beside where its place cannot be written any more.
+    """Write a result, or write it beside where its place cannot be written any more; of several
+    processes the first does.
 
     Args:
         place: where it was to be.
@@ -124,6 +137,8 @@ def saved(place: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: if it could not be written to its place, saying where it is.
     """
+    if not is_main_process():
+        return
     try:
         write(place)
     except OSError as error:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from sde_score import samplers
-from sde_score._core.conditions import Condition, mapped
+from sde_score._core.checks import require_count
+from sde_score._core.conditions import Condition, mapped, rows_of
+from sde_score._core.progress import progress_bar
 from sde_score.cli.options import (
     RunCommand,
     chosen_sampler,
@@ -24,6 +29,7 @@ from sde_score.evaluation.samples import FiniteWatch, require_finite_samples
 from sde_score.models import Model
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
+from sde_score.report.sample_shards import SampleShards
 from sde_score.scaling import Scaling, condition_from_model
 from sde_score.training import Run, coding_of
 
@@ -39,6 +45,7 @@ class Sample(RunCommand):
         sde-score sample runs/digits --sampler pc --steps 500 --num 64 --seed 0 --out samples.npz
         sde-score sample runs/digits --sampler "heun(churn=10)" --steps 18 --out samples.png
         sde-score sample runs/digits --grid grid.json --out samples.png
+        sde-score sample runs/digits --num 100000 --shard-size 5000 --out samples/
         sde-score sample runs/classes --label 7 --guidance "cfg(2)" --out sevens.png
         sde-score sample runs/energy --sampler "mcmc(kernel='hmc')" --steps 500 --out samples.png
     """
@@ -47,6 +54,12 @@ class Sample(RunCommand):
     """File to write: .npz, .npy or, for tables, .csv or .parquet with the columns and types that
     they came with, in the data's own terms, or .png, a picture. A path without an ending is a
     folder with a file for each sample: .png for images, else .npy."""
+
+    shard_size: int | None = None
+    """Samples in each file of a folder, for any number of them in bounded memory: --out samples/
+    makes samples/00000.npz and so on, --out samples/part.csv makes samples/part-00000.csv; .png a
+    folder of pictures of each shard. The same command goes on after a kill, and with a larger
+    --num."""
 
     sampler: str = "auto"
     """Sampler, such as pc, "ddim(eta=0.5)" or "mcmc(kernel='hmc')"; see sde-score samplers. Auto
@@ -83,42 +96,74 @@ class Sample(RunCommand):
     "apg(4, radius=5)" or "cfg(3, interval=(0.2, 5))" for noise levels sigma / alpha; or away from a
     weaker model, "cfg(2, against='ema(0.02)')" or "cfg(2, against='runs/small')"."""
 
+    shares = True
     takes_other = False
 
     def run(self) -> None:
         """Draw, write, print a line."""
-        require_samples_file(self.out)
+        require_count(num=self.num)
+        if self.shard_size is None:
+            require_samples_file(self.out)
         run = self.open()
-        require_samples_file(self.out, run.event_shape)
-        guided = guided_run(run, self.guidance).model
-        spec = self._spec(run, guided)
-        hint_at_noise(run, [spec])
+        guided = guided_run(run, self.guidance)
+        spec = self._spec(run, guided.model)
         condition = self._condition(run)
-        model = followed(guided, samplers.create(spec, model=guided))
-        watch, start = FiniteWatch(), time.perf_counter()
-        drawn = samplers.run(
-            model,
-            spec,
-            run.event_shape,
-            self.num,
-            seed=self.seed,
-            condition=condition,
-            batch_size=self.batch_size,
-            progress=self.progress,
-            callback=watch,
-        )
-        seconds = time.perf_counter() - start
-        require_finite_samples(drawn.samples, spec, watch.hint)
-        nfe = round(drawn.nfe)
-        look, labels = Look.of(run), _as_in_data(run, condition)
-        saved(self.out, lambda path: save_samples(drawn.samples, path, look, labels))
+        shards = self._shards(guided, spec, _as_in_data(run, condition))
+        if shards is None:
+            require_samples_file(self.out, run.event_shape)
+        else:
+            shards.require()
+        hint_at_noise(run, [spec])
+        model = followed(guided.model, samplers.create(spec, model=guided.model))
+        start = time.perf_counter()
+
+        def draw(rows: range, shared: bool) -> tuple[Tensor, float]:
+            watch, told = FiniteWatch(), rows_of(condition, slice(rows.start, rows.stop))
+            drawn = samplers.run(
+                model,
+                spec,
+                run.event_shape,
+                len(rows),
+                seed=self.seed,
+                condition=told,
+                batch_size=self.batch_size,
+                progress=self.progress,
+                callback=watch,
+                shared=shared,
+                first=rows.start,
+            )
+            require_finite_samples(drawn.samples, spec, watch.hint)
+            return drawn.samples, drawn.nfe
+
+        if shards is None:
+            x, nfe = draw(range(self.num), True)
+            look, labels = Look.of(run), _as_in_data(run, condition)
+            saved(self.out, lambda path: save_samples(x, path, look, labels))
+        else:
+            with progress_bar(total=self.num, unit="sample", shown=self.progress) as bar:
+                nfe = shards.write(lambda rows: draw(rows, False), Look.of(run), bar.update)
+        self._report(spec, nfe, time.perf_counter() - start)
+
+    def _report(self, spec: str, nfe: float, seconds: float) -> None:
         if self.json:
-            record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": nfe}
+            cost = None if math.isnan(nfe) else round(nfe)
+            record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": cost}
             record |= {} if self.guidance is None else {"guidance": self.guidance}
+            if self.shard_size is not None:
+                record["shard_size"] = self.shard_size
             show_record({**record, "seconds": seconds, "seed": self.seed})
         else:
             how = spec if self.guidance is None else f"{spec} under {self.guidance}"
-            say(f"{self.out}: {self.num} samples, {how}, {nfe} NFE, {seconds:.1f} s")
+            cost = "all there already" if math.isnan(nfe) else f"{nfe:.0f} NFE, {seconds:.1f} s"
+            say(f"{self.out}: {self.num} samples, {how}, {cost}")
+
+    def _shards(self, run: Run, spec: str, condition: Condition) -> SampleShards | None:
+        """Where shards are written; None for one file."""
+        if self.shard_size is None:
+            return None
+        settings: dict[str, Any] = {"weights": run.digest[:16], "sampler": spec}
+        settings |= {"seed": self.seed, "guidance": self.guidance or ""}
+        return SampleShards(self.out, self.num, self.shard_size, settings, condition)
 
     def _spec(self, run: Run, guided: Model) -> str:
         """The sampler in words; one that was tuned without guidance is not for a guided model."""

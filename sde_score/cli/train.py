@@ -73,6 +73,8 @@ class Train(Command):
             return None
         return cls(out=tyro.MISSING, preset=given[-1], config=preset(given[-1]).config())
 
+    shares = True
+
     def run(self) -> None:
         """Train, then print the commands for what was written."""
         from sde_score.report.training_samples import write_samples

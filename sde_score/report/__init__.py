@@ -12,6 +12,7 @@ from sde_score.report.page import Section, render, save
 from sde_score.report.pictures import examples_figure, save_examples
 from sde_score.report.planning import gpu_table, step_table
 from sde_score.report.run_report import put_views_on_page, write_report
+from sde_score.report.sample_shards import SampleShards
 from sde_score.report.scores import SCORE_ENDINGS, require_scores_file, write_scores
 from sde_score.report.tables import Table
 from sde_score.report.views.picture import comparison_figure
@@ -19,6 +20,7 @@ from sde_score.report.views.table import comparison_csv, comparison_table, write
 
 __all__ = [
     "SCORE_ENDINGS",
+    "SampleShards",
     "Section",
     "Table",
     "benchmark_csv",

@@ -77,6 +77,7 @@ def run(
     progress: bool = True,
     callback: Callback | None = None,
     shared: bool = False,
+    first: int = 0,
 ) -> Samples:
     """Draw samples as `sample` does, and count their cost.
 
@@ -86,30 +87,32 @@ def run(
         shared: share the batches over the processes of a group, all of which must call this, and
             get all samples: the same to the bit whatever the number of processes, for each batch
             is drawn whole by one of them. There is no exchange before the end.
+        first: number of the first sample, of which its noise is made.
 
     Returns:
         the samples, and the network evaluations per sample: their mean over the batches.
     """
     require_count(num=num, batch_size=batch_size)
+    require_count(0, first=first)
     event_shape = require_shape("event_shape", event_shape)
     require_memory(4 * num * prod(event_shape), f"num={num} samples of shape {event_shape}")
     require_model(model, whole=False)
     condition = as_condition(condition, num)
     chosen = SAMPLERS.resolve(sampler, model=model)
 
-    def batch(first: int) -> Samples:
-        size = min(batch_size, num - first)
+    def batch(start: int) -> Samples:
+        size = min(batch_size, num - start)
         part = chosen.run(
             model,
             (size, *event_shape),
-            seed=example_seeds(seed, size, first),
-            condition=rows_of(condition, slice(first, first + size)),
+            seed=example_seeds(seed, size, first + start),
+            condition=rows_of(condition, slice(start, start + size)),
             progress=progress,
             callback=callback,
         )
         return Samples(part.samples.cpu(), part.nfe)
 
     starts = range(0, num, batch_size)
-    parts = processes.shared(starts, batch) if shared else [batch(first) for first in starts]
+    parts = processes.shared(starts, batch) if shared else [batch(start) for start in starts]
     nfe = sum(part.nfe for part in parts) / len(parts)
     return Samples(torch.cat([part.samples for part in parts]), nfe)
