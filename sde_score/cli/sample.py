@@ -147,8 +147,14 @@ class Sample(RunCommand):
     def _report(self, spec: str, nfe: float, seconds: float) -> None:
         if self.json:
             cost = None if math.isnan(nfe) else round(nfe)
-            record = {"out": str(self.out), "sampler": spec, "num": self.num, "nfe": cost}
-            record |= {} if self.guidance is None else {"guidance": self.guidance}
+            record: dict[str, Any] = {
+                "out": str(self.out),
+                "sampler": spec,
+                "num": self.num,
+                "nfe": cost,
+            }
+            if self.guidance is not None:
+                record["guidance"] = self.guidance
             if self.shard_size is not None:
                 record["shard_size"] = self.shard_size
             show_record({**record, "seconds": seconds, "seed": self.seed})
