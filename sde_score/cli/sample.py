@@ -160,8 +160,8 @@ class Sample(RunCommand):
             show_record({**record, "seconds": seconds, "seed": self.seed})
         else:
             how = spec if self.guidance is None else f"{spec} under {self.guidance}"
-            cost = "all there already" if math.isnan(nfe) else f"{nfe:.0f} NFE, {seconds:.1f} s"
-            say(f"{self.out}: {self.num} samples, {how}, {cost}")
+            spent = "all there already" if math.isnan(nfe) else f"{nfe:.0f} NFE, {seconds:.1f} s"
+            say(f"{self.out}: {self.num} samples, {how}, {spent}")
 
     def _shards(self, run: Run, spec: str, condition: Condition) -> SampleShards | None:
         """Where shards are written; None for one file."""
