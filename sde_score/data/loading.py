@@ -23,6 +23,7 @@ from sde_score._core.registry import Registry, format_spec, parse_spec
 from sde_score.data.columns import with_condition_columns
 from sde_score.data.dataset import DataSet
 from sde_score.data.digits import digits
+from sde_score.data.formats.arrow import arrow
 from sde_score.data.formats.csv_tables import table
 from sde_score.data.formats.idx import mnist
 from sde_score.data.formats.images import folder
@@ -67,6 +68,7 @@ FORMATS: Registry[DataSet] = Registry(
         "array": array,
         "csv": table,
         "webdataset": webdataset,
+        "arrow": arrow,
     },
     base=DataSet,
 )
@@ -264,7 +266,7 @@ def _kind_of_folder(path: Path) -> str:
     """The format of what is in a folder: shards, or else images."""
     with damaged("a folder"):
         names = [name for name in os.listdir(path) if not name.startswith(".")]
-    if "state.json" in names and "dataset_info.json" in names:
+    if {"state.json", "dataset_info.json"} <= set(names) or "dataset_dict.json" in names:
         return "arrow"
     for ending in (".tar", ".parquet"):
         if any(name.lower().endswith(ending) for name in names):

@@ -331,3 +331,52 @@ def test_damaged_pictures_of_a_small_folder_are_skipped_where_that_is_asked_for(
     assert torch.equal(found.raw([4, 5, 6]), whole.raw([4, 6, 6]))
     assert found.labels_at([5]).tolist() == [1]
     assert found._source.nbytes < encoded.LAZY
+
+
+@pytest.fixture
+def saved(tmp_path, pictures, png):
+    """The pictures in a folder that `datasets` saved, in two files, with the data set itself."""
+    datasets = pytest.importorskip("datasets")
+    rows = [{"bytes": png(picture), "path": None} for picture in pictures]
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])}
+    whole = datasets.Dataset.from_dict(
+        {"image": rows, "label": LABELS.tolist()}, features=datasets.Features(features)
+    )
+    datasets.disable_progress_bars()
+    whole.save_to_disk(tmp_path / "saved", num_shards=2)
+    return tmp_path / "saved", whole
+
+
+def test_what_datasets_saved_is_read_lazily(saved, pictures):
+    path, whole = saved
+    lazy, inside = load(path), load(whole)
+    assert lazy.is_lazy
+    assert not inside.is_lazy
+    for found in (lazy, inside, pickle.loads(pickle.dumps(lazy))):
+        assert torch.equal(found.raw(), pictures)
+        assert torch.equal(found.labels, LABELS)
+        assert found.class_names == ("a", "b", "c")
+    assert [part.count for part in Fingerprint.of(lazy).parts] == [6, 6]
+    (path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(DataError, match="holds several data sets: give one of its folders"):
+        load(path)
+
+
+def test_saved_folders_that_are_damaged_or_lead_elsewhere_are_refused(saved):
+    path, _ = saved
+    last = path / "data-00001-of-00002.arrow"
+    content, state = last.read_bytes(), (path / "state.json").read_text()
+    last.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"data-00001-of-00002\.arrow: cannot be read as an Arrow"):
+        load(path)
+    last.unlink()
+    with pytest.raises(
+        DataError, match=r"data-00001-of-00002\.arrow: .* cannot be opened: No such"
+    ):
+        load(path)
+    (path / "state.json").write_text(state.replace("data-00001", "../data-00001"))
+    with pytest.raises(DataError, match=r"as a file of its own; accepted: names without folders"):
+        load(path)
+    (path / "state.json").write_text('{"_data_files": 3}')
+    with pytest.raises(DataError, match=r"cannot be read|holds no rows"):
+        load(path)

@@ -64,7 +64,7 @@ def parquet(
     files = shards_of(path, ".parquet")
     with damaged("a parquet file"), pq.ParquetFile(files[0]) as file:
         schema = file.schema_arrow
-    if _is_table(schema):
+    if is_table(schema):
         cells = columns_of_arrow(_table(files, schema, given))
         return dataset_of(list(cells), list(cells.values()), path.name, given, label)
     limits = Limits(sum(file.stat().st_size for file in files), max_bytes, max_pixels)
@@ -89,7 +89,7 @@ def _table(files: list[Path], schema: Any, kinds: Mapping[str, Any]) -> Any:
         return arrow.concat_tables([pq.read_table(file, columns=kept) for file in files])
 
 
-def _is_table(schema: Any) -> bool:
+def is_table(schema: Any) -> bool:
     """Whether every column holds numbers, texts or flags."""
     kinds = require_extra("pyarrow.types")
     with damaged("a parquet file"):

@@ -87,7 +87,7 @@ def from_torch(
         raise DataError("dataset holds no examples")
     name = name or type(dataset).__name__
     items = Items(dataset, Names(example, label))
-    found = getattr(dataset, "classes", None)
+    found = getattr(dataset, "classes", None) or _names_of_features(dataset, label or "label")
     classes = tuple(map(str, found)) if isinstance(found, (list, tuple)) else ()
     items.random, own = (False, False) if frozen else _draws(items)
     if own and frozen is False:
@@ -104,6 +104,12 @@ _OWN = (
     "gives other items under the same seed, from a generator of its own, so that it cannot be "
     "resumed exactly: draw by the functions of torch, numpy.random or random"
 )
+
+
+def _names_of_features(dataset: Any, label: str) -> Any:
+    """Class names of a data set of `datasets`."""
+    features = getattr(dataset, "features", None)
+    return getattr(features.get(label), "names", None) if isinstance(features, Mapping) else None
 
 
 def _draws(items: Items) -> tuple[bool, bool]:
