@@ -16,6 +16,8 @@ _WINDOWS = os.name == "nt"
 
 _HELD: set[tuple[str, int]] = set()
 """Directories that threads of this process hold, with the numbers of the threads."""
+_FILES: set[IO[str]] = set()
+"""The files by which they are held."""
 _ATTEMPTS = 1000  # to hold a file that others remove meanwhile
 
 
@@ -41,16 +43,30 @@ def only_trainer(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     file = _locked(out)
     _HELD.add(place)
+    _FILES.add(file)
     try:
         yield
     finally:
         _HELD.discard(place)
+        _FILES.discard(file)
         with suppress(OSError):
             # Before it is let go: who takes hold of a removed file notices and tries again.
             (out / _NAME).unlink(missing_ok=True)
             if begun:
                 out.rmdir()  # where nothing was written; refused otherwise
         file.close()
+
+
+def _let_go() -> None:
+    """Leave the locks to the process this one is a copy of, with which they must end."""
+    for file in _FILES:
+        file.close()
+    _FILES.clear()
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _locked(out: Path) -> IO[str]:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -67,6 +68,26 @@ def test_a_second_trainer_is_refused_until_the_first_has_died(
     holder.wait()
     assert run_to(tmp_path / "run").step == 12
     assert not (tmp_path / "run" / ".lock").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not copied here")
+def test_the_lock_ends_with_its_process_though_a_copy_of_it_lives_on(tmp_path):
+    """As the processes that read examples do for a moment."""
+    trainer = os.fork()
+    if trainer == 0:
+        with only_trainer(tmp_path / "run"):
+            reader = os.fork()
+            if reader == 0:
+                time.sleep(60)
+                os._exit(0)
+            (tmp_path / "reader").write_text(str(reader))
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(trainer, 0)
+    reader = int((tmp_path / "reader").read_text())
+    os.kill(reader, 0)  # it lives
+    with only_trainer(tmp_path / "run"):
+        pass
+    os.kill(reader, signal.SIGKILL)
 
 
 def test_the_directory_is_held_before_the_configuration_is_read_and_until_the_end(
