@@ -44,7 +44,7 @@ class Plan(Command):
     gpus: int = 1024
     """Largest number of GPUs."""
 
-    utilisation: float = 0.5
+    utilisation: float = 0.3
     """Share of the peak FLOP/s that matrix products and convolutions reach, in (0, 1]."""
 
     per_machine: int = 8

@@ -38,7 +38,7 @@ class Cluster:
     """
 
     gpu: GPU
-    utilisation: float = 0.5
+    utilisation: float = 0.3
     per_machine: int = 8
     network: float = 50e9
     price: float = 0.0
