@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import os
 import signal
 import sys
@@ -28,7 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from sde_score._core.errors import NumericalError
         from sde_score._core.progress import is_main_process, progress_shown
         from sde_score.cli.output import say, speak_plainly, warnings_as_lines
-        from sde_score.training import TrainingError, TrainingInterrupted
     except KeyboardInterrupt:
         return _stopped()
     try:
@@ -38,19 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with progress_shown(getattr(command, "progress", True)):
                 if is_main_process() or getattr(command, "shares", True):
                     command.run()
-    except TrainingInterrupted as stop:
-        say(str(stop))
-        return 128 + stop.signum
-    except KeyboardInterrupt:
-        return _stopped()
+    except KeyboardInterrupt as stop:
+        if (signum := getattr(stop, "signum", None)) is None:
+            return _stopped()
+        say(str(stop))  # of training, which has saved a checkpoint
+        return 128 + int(signum)
     except BrokenPipeError:  # as of `sde-score samplers | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + getattr(signal, "SIGPIPE", 13)  # which Windows has not
-    except TrainingError as error:
-        return _failed(error, 1)
     except (ValueError, TypeError, OSError, ImportError, NumericalError) as error:
         return _failed(error, 2)
     except (RuntimeError, MemoryError) as error:
+        if type(error).__name__ == "TrainingError":
+            return _failed(error, 1)
         if not (isinstance(error, MemoryError) or _out_of_memory(error)):
             raise
         return _failed(error, 2, "the memory is full: try smaller numbers, such as --batch-size; ")
@@ -98,8 +97,10 @@ def run() -> None:
     usual = signal.getsignal(signal.SIGINT)
     if usual is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(_stopped()))
-    importlib.import_module("sde_score.cli.verbs")
+    from sde_score.cli.verbs import listed, load
 
+    with contextlib.suppress(ValueError, IndexError):  # which `main` has words for
+        load(listed(sys.argv[1]))
     signal.signal(signal.SIGINT, usual)
     sys.exit(main())
 

@@ -8,10 +8,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sde_score._core.progress import is_main_process
-from sde_score.report import Table
+
+if TYPE_CHECKING:
+    from sde_score.report import Table
 
 _PLAIN = {"±": "+-", "×": "x", "–": "-", "—": "-"}
 

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import tyro
-
 from sde_score._core import __version__
 from sde_score._core.progress import is_main_process
-from sde_score.cli.verbs import VERBS
+from sde_score.cli.verbs import VERBS, listed, load
 
-_ABOUT = (
-    "Score matching and diffusion: train a score once, sample and measure it in every view.\n\n"
-    "Start with: sde-score demo. Each command explains itself: sde-score train --help. Every "
-    "command takes --import MODULE, for samplers, networks, data and more of your own."
+_ABOUT = "Score matching and diffusion: train a score once, sample and measure it in every view."
+_MORE = (
+    "Each command explains itself: sde-score train --help. With --json it speaks to programs; "
+    "--import MODULE brings samplers, networks, data and more of your own."
 )
 
 _ALIASES = {"--lr": "--learning-rate"}
@@ -36,15 +34,18 @@ def parse(words: Sequence[str]) -> Any:
         return Help()
     if words[0] in ("-V", "--version"):
         return Version()
-    verb = VERBS[words[0]]
+    name = listed(words[0])
+    verb = load(name)
     if is_main_process() and {"-h", "--help"} & set(words):
         # tyro would join the lines of a description, whatever the width.
         print(f"{wrapped(inspect.getdoc(verb) or '')}\n")
+    import tyro
+
     given = verb.defaults(words) if hasattr(verb, "defaults") else None
     defaults: dict[str, Any] = {} if given is None else {"default": given}
     return tyro.cli(
         verb,
-        prog=f"sde-score {VERBS.listed(words[0])}",
+        prog=f"sde-score {name}",
         description="",
         args=[_flag(word) for word in words[1:]],
         console_outputs=is_main_process(),
@@ -67,12 +68,11 @@ class Help:
         if not is_main_process():
             return
         print(f"usage: sde-score COMMAND [OPTIONS]\n\n{wrapped(_ABOUT)}\n")
-        for name, verb in VERBS.items():
-            summary = (inspect.getdoc(verb) or "").split("\n\n")[0]
+        for name, (_, purpose) in VERBS.items():
             print(textwrap.fill(
-                " ".join(summary.split()), _width(), initial_indent=f"  {name:15}",
-                subsequent_indent=" " * 17,
+                purpose, _width(), initial_indent=f"  {name:15}", subsequent_indent=" " * 17
             ))  # fmt: skip
+        print(f"\n{wrapped(_MORE)}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import tyro
 
 from sde_score.cli.options import Command
 from sde_score.cli.output import say, show_record
-from sde_score.training import TrainConfig, train
+from sde_score.training import TrainConfig, load_config, train
 from sde_score.training.presets import preset
 
 
@@ -22,8 +22,9 @@ from sde_score.training.presets import preset
 class Train(Command):
     """Train a score or an energy and write a run directory.
 
-    The same command again continues what was stopped, to the same bits. On several processes:
-    torchrun --nproc_per_node 2 -m sde_score train ...
+    The same command again continues what was stopped, to the same bits; what is left out beside
+    --out is as the run has it. On several processes: torchrun --nproc_per_node 2 -m sde_score
+    train ...
 
     For example:
         sde-score train --data digits --sde vp --steps 3000 --out runs/digits
@@ -33,8 +34,9 @@ class Train(Command):
         sde-score train --data moons --objective "contrastive-divergence(k=10)" --out runs/cd
         sde-score train --data new/ --init-from runs/images --learning-rate 1e-4 --out runs/new
         sde-score train --preset edm --data cifar10.parquet --steps 50000 --out runs/edm
-        sde-score train ... --out runs/digits --continue-with learning_rate=1e-4
-        sde-score train ... --out runs/digits --log tensorboard --sample-every 500
+        sde-score train --out runs/digits --steps 6000
+        sde-score train --out runs/digits --continue-with learning_rate=1e-4
+        sde-score train --out runs/digits --log tensorboard --sample-every 500
     """
 
     out: Path
@@ -62,16 +64,17 @@ class Train(Command):
 
     @classmethod
     def defaults(cls, words: Sequence[str]) -> Train | None:
-        """The command with the fields of the preset that the words name; None without one.
+        """The command with the fields of the preset that the words name, or of the run that is in
+        their directory; None without either.
 
         Raises:
             ValueError: for an unknown preset.
+            CheckpointError: if the run's configuration is damaged.
         """
-        joined = [word.split("=", 1)[1] for word in words if word.startswith("--preset=")]
-        apart = [value for word, value in pairwise(words) if word == "--preset"]
-        if not (given := [*joined, *apart]):
-            return None
-        return cls(out=tyro.MISSING, preset=given[-1], config=preset(given[-1]).config())
+        if name := _last(words, "--preset"):
+            return cls(out=tyro.MISSING, preset=name, config=preset(name).config())
+        file = Path(_last(words, "--out") or "") / "config.yaml"
+        return cls(out=tyro.MISSING, config=load_config(file)) if file.is_file() else None
 
     shares = True
 
@@ -100,6 +103,13 @@ class Train(Command):
             + f"{_count(run.model):,} parameters\n"
             f"next: sde-score sample {shlex.quote(str(run.path))} --out samples.png"
         )
+
+
+def _last(words: Sequence[str], flag: str) -> str | None:
+    """The value of a flag in the words, as `--flag value` or `--flag=value`; None if not there."""
+    joined = [word.split("=", 1)[1] for word in words if word.startswith(f"{flag}=")]
+    apart = [value for word, value in pairwise(words) if word == flag]
+    return [None, *joined, *apart][-1]
 
 
 def changes_of(words: Sequence[str]) -> dict[str, Any]:

@@ -1,46 +1,60 @@
-"""The verbs of `sde-score`, in the order in which a reader should meet them."""
+"""The verbs of `sde-score`, in the order in which a reader should meet them.
+
+Nothing here is imported but the verb that is asked for: help, versions and misspelled names answer
+at once.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 from typing import Any
 
-from sde_score._core.registry import Registry
-from sde_score.cli.benchmark import Benchmark
-from sde_score.cli.compare import Compare
-from sde_score.cli.convert import Convert, Inspect
-from sde_score.cli.data import Data
-from sde_score.cli.demo import Demo
-from sde_score.cli.distill import Distill
-from sde_score.cli.evaluate import Evaluate
-from sde_score.cli.likelihood import Likelihood
-from sde_score.cli.objectives import Objectives
-from sde_score.cli.optimise_grid import OptimiseGrid
-from sde_score.cli.plan import Plan
-from sde_score.cli.posterior import Posterior
-from sde_score.cli.sample import Sample
-from sde_score.cli.samplers import Samplers
-from sde_score.cli.train import Train
-from sde_score.cli.tune import Tune
+VERBS = {
+    "demo": ("Demo", "Train on digits and see every view: to begin with"),
+    "train": ("Train", "Train a model, or go on with a run that was stopped"),
+    "plan": ("Plan", "FLOPs, memory, time and cost of a training before it is begun"),
+    "distill": ("Distill", "Train a flow map from a run: samples in one or two evaluations"),
+    "sample": ("Sample", "Draw samples: a picture, arrays or a table"),
+    "posterior": ("Posterior", "Draw from the posterior of a measurement: inpainting and more"),
+    "likelihood": ("Likelihood", "Log-densities and bits per dimension of held-out data"),
+    "evaluate": ("Evaluate", "Distances of samples to held-out data, by sampler or guidance"),
+    "compare": ("Compare", "One network in every view, with what each costs"),
+    "benchmark": ("Benchmark", "Samplers against flows that are known exactly"),
+    "tune": ("Tune", "Find the best sampler of a run for a number of evaluations"),
+    "optimise-grid": ("OptimiseGrid", "Find a time grid for a run and a sampler"),
+    "convert": ("Convert", "Checkpoints of other code to runs, and runs to theirs"),
+    "inspect": ("Inspect", "What a checkpoint is, and what its network costs"),
+    "data": ("Data", "What a data set is, and which noise levels suit it"),
+    "samplers": ("Samplers", "List samplers by name"),
+    "objectives": ("Objectives", "List objectives by name"),
+    "completion": ("Completion", "A script that completes commands and flags in bash and zsh"),
+}
+"""Each verb's class, and its purpose on one line."""
 
-VERBS: Registry[Any] = Registry(
-    "command",
-    {
-        "plan": Plan,
-        "train": Train,
-        "distill": Distill,
-        "sample": Sample,
-        "posterior": Posterior,
-        "likelihood": Likelihood,
-        "evaluate": Evaluate,
-        "compare": Compare,
-        "benchmark": Benchmark,
-        "tune": Tune,
-        "optimise-grid": OptimiseGrid,
-        "convert": Convert,
-        "inspect": Inspect,
-        "data": Data,
-        "samplers": Samplers,
-        "objectives": Objectives,
-        "demo": Demo,
-    },
-)
+_FILES = {"inspect": "convert"}
+"""Files of verbs that share one with another."""
+
+
+def listed(name: str) -> str:
+    """A verb as it is listed, whatever its dashes and capitals.
+
+    Raises:
+        ValueError: for an unknown one, with the one that may be meant.
+    """
+    known = {_canonical(verb): verb for verb in VERBS}
+    if found := known.get(_canonical(name)):
+        return found
+    near = difflib.get_close_matches(_canonical(name), known, n=1, cutoff=0.6)
+    guess = f"did you mean {known[near[0]]!r}? " if near else ""
+    raise ValueError(f"unknown command {name!r}; {guess}accepted: {', '.join(VERBS)}")
+
+
+def load(name: str) -> Any:
+    """The class of a verb, whose module is imported."""
+    file = _FILES.get(name, name).replace("-", "_")
+    return getattr(importlib.import_module(f"sde_score.cli.{file}"), VERBS[name][0])
+
+
+def _canonical(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace("optimize", "optimise")

@@ -26,7 +26,7 @@ from sde_score.training.half_precision import autocast, suits_bfloat16
 from sde_score.training.loss import LossModule
 from sde_score.training.recipe import batches_of
 
-_REPEATS = 5
+_FEWEST, _MOST = 5, 50  # turns of a measurement
 _CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
 
 
@@ -186,32 +186,30 @@ def _measured(job: Job, seconds: float, precision: str, bar: Any) -> TrainingCos
     state = _state(trainer)
     bar.update()
     micro = job.config.batch_size // job.config.accumulate
-    each = _median(lambda: steps.both(1), 2)["seconds"]
-    share = max(seconds - (time.perf_counter() - began), seconds / 2) / (2 * _REPEATS)
-    many = max(1, min(micro, int(share / max(each, 1e-9))))
-    if many < micro:  # a larger batch is cheaper by the example: look again
-        many = max(
-            many, min(micro, int(share / (_median(lambda: steps.both(many), 1)["seconds"] / many)))
-        )
+    left = max(seconds - (time.perf_counter() - began), seconds / 2)
+    many = 1
+    for _ in range(2):  # a larger batch is cheaper by the example: look again
+        each = _timed(partial(steps.both, many))["seconds"] / many
+        many = max(many, min(micro, int(left / (2 * _FEWEST * max(each, 1e-9)))))
     few = max(1, many // 2)
     bar.update()
-    points = []
+    peaks = []
     for batch in (few, many):
         reset_peak(device)
-        times = _median(partial(steps.both, batch), _REPEATS)
-        rest = _median(lambda: trainer.update.apply(2), 1)
-        points.append((batch, times, rest, peak_memory(device)))
-        bar.update()
-    first, last = points
-    rest = {name: min(first[2][name], last[2][name]) for name in _CLOCKS}
-    lines = {n: Line.through((few, first[1][n]), (many, last[1][n])) for n in _CLOCKS}
+        steps.both(batch)
+        trainer.update.apply(2)
+        peaks.append(peak_memory(device))
+    bar.update()
+    times, rest = _turns(steps, (few, many), left)
+    lines = {n: Line.through((few, times[few][n]), (many, times[many][n])) for n in _CLOCKS}
+    bar.update()
     raw = job.examples.raw(torch.arange(1))
     return TrainingCost(
         job.config,
         sum(p.numel() for p in trainer.update.parameters.values()),
         state, (f1, f2), (b1, b2), update, Line.through((1, p1), (2, p2)), float(raw.nbytes),
         lines["seconds"], rest["seconds"], lines["cpu_seconds"], rest["cpu_seconds"],
-        Line.through((few, first[3]), (many, last[3])), device.type, precision,
+        Line.through((few, peaks[0]), (many, peaks[1])), device.type, precision,
     )  # fmt: skip
 
 
@@ -257,16 +255,33 @@ def _noted(what: Callable[[], object]) -> tuple[list[Operation], int]:
     return ledger.operations, ledger.peak
 
 
-def _median(what: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Median time by each clock."""
-    found = []
-    for _ in range(repeats):
-        before = {name: clock() for name, clock in _CLOCKS.items()}
-        what()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        found.append({name: clock() - before[name] for name, clock in _CLOCKS.items()})
-    return {name: statistics.median(one[name] for one in found) for name in _CLOCKS}
+def _turns(
+    steps: _Steps, batches: tuple[int, int], left: float
+) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
+    """Median times of both passes at each batch size, which take turns, and of the update."""
+    passes: dict[int, list[dict[str, float]]] = {batch: [] for batch in batches}
+    updates: list[dict[str, float]] = []
+    began = time.perf_counter()
+    for turn in range(_MOST):
+        if turn >= _FEWEST and time.perf_counter() - began > left:
+            break
+        for batch in passes:
+            passes[batch].append(_timed(partial(steps.both, batch)))
+            updates.append(_timed(partial(steps.trainer.update.apply, 2)))
+    return {batch: _medians(found) for batch, found in passes.items()}, _medians(updates)
+
+
+def _timed(what: Callable[[], object]) -> dict[str, float]:
+    """Time by each clock."""
+    before = {name: clock() for name, clock in _CLOCKS.items()}
+    what()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return {name: clock() - before[name] for name, clock in _CLOCKS.items()}
+
+
+def _medians(times: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(one[name] for one in times) for name in _CLOCKS}
 
 
 def _state(trainer: Trainer) -> State:
