@@ -74,13 +74,19 @@ class Plan(Command):
                 found = tyro.cli(cls, args=list(words[1:]))
             except SystemExit:  # help, or a mistake that is said by who parses in earnest
                 return None
-        if found.source is None:
-            return None
-        file = found.source / "config.yaml" if found.source.is_dir() else found.source
-        return cls(config=load_config(file))
+        file = found.file
+        return cls(config=load_config(file)) if file is not None and file.exists() else None
+
+    @property
+    def file(self) -> Path | None:
+        """The configuration's file, if one is named."""
+        is_run = self.source is not None and self.source.is_dir()
+        return self.source / "config.yaml" if is_run and self.source else self.source
 
     def run(self) -> None:
         """Measure, then print the tables."""
+        if self.file is not None:
+            load_config(self.file)  # which says what is wrong with one that is not there
         gpu = GPUS.resolve(self.gpu, name="gpu")
         cluster = Cluster(gpu, self.utilisation, self.per_machine, self.network, self.price)
         cost = training_cost(self.config, self.seconds)
