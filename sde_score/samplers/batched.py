@@ -79,10 +79,17 @@ def run(
     shared: bool = False,
     first: int = 0,
 ) -> Samples:
-    """Draw samples as `sample` does, and count their cost.
+    """Draw samples as `sample` does, whose arguments these are, and count their cost.
 
     Args:
-        model, sampler, event_shape, num, seed, condition, batch_size, progress: as for `sample`.
+        model: anything with the model protocol.
+        sampler: an object, or a name with arguments.
+        event_shape: of one sample.
+        num: number of samples.
+        seed: of all samples; sample i depends on it and on i.
+        condition: one entry for all samples, or `num` of them.
+        batch_size: samples that the network sees at once.
+        progress: show a progress bar.
         callback: called after each step of each batch, in the process that draws it.
         shared: share the batches over the processes of a group, all of which must call this, and
             get all samples: the same to the bit whatever the number of processes, for each batch
