@@ -82,8 +82,9 @@ class MinibatchOT(Coupling):
 class SemiDiscreteOT(Coupling):
     r"""Each noise meets the example that optimal transport to the whole data set sends it to.
 
-    .. math:: i(z) = \arg\max_i \langle z, x_i \rangle - g_i, \qquad
-              g = \arg\min E_z \max_i (\langle z, x_i \rangle - g_i) + \frac{1}{n} \sum_i g_i
+    .. math:: i(z) = \operatorname{argmax}_i \langle z, x_i \rangle - g_i, \qquad
+              g = \operatorname{argmin}\, E_z \max_i (\langle z, x_i \rangle - g_i)
+                  + \frac{1}{n} \sum_i g_i
 
     The potentials g are found by averaged stochastic descent before the first step, one set for
     each class where classes are conditions; no batch biases the pairs. A noise costs one product

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,12 @@ BLOCKS = [
     for name, text in TEXTS.items()
     for index, block in enumerate(BLOCK.finditer(text))
 ]
+# Blocks with a title, which need what is not installed, or a process of their own.
+TITLED = dict(
+    found
+    for text in TEXTS.values()
+    for found in re.findall(r'```python title="([^"]+)"\n(.*?)```', text, re.S)
+)
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 COMMAND = re.compile(r"^(?:sde-score|torchrun) .*$", flags=re.MULTILINE)
 # Blocks that show no output run with these numbers, as theirs are for readers with more time.
@@ -110,6 +118,31 @@ def test_python_block_runs_and_prints_what_the_page_shows(block, shown, run_bloc
 )
 def test_printed_numbers_may_differ_in_the_last_digit(printed, agree):
     assert agrees(printed, "a 1.25 +- 3e-07") is agree
+
+
+class Fit:
+    """What the page on loops asks of Lightning's trainer."""
+
+    def __init__(self, max_epochs):
+        self.epochs = max_epochs
+
+    def fit(self, module, loader):
+        optimizer = module.configure_optimizers()
+        for index, batch in [*enumerate(loader)] * self.epochs:
+            optimizer.zero_grad()
+            module.training_step(batch, index).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize(("title", "code"), TITLED.items(), ids=TITLED)
+def test_titled_block_trains(title, code, run_block, monkeypatch, capsys):
+    """Standard deviations of 1 and 0.2 are learned, roughly, in a few steps."""
+    stand_in = types.SimpleNamespace(LightningModule=torch.nn.Module, Trainer=Fit)
+    monkeypatch.setitem(sys.modules, "lightning", stand_in)
+    run_block(code)
+    one, other = map(float, re.findall(r"\d\.\d+", capsys.readouterr().out))
+    assert 0.5 < one < 1.5
+    assert other < 0.7 * one
 
 
 def test_pages_of_the_course_show_what_they_print_and_solve_their_exercises():

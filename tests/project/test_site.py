@@ -75,6 +75,8 @@ def test_no_formula_is_left_in_latex(site):
     assert "arithmatex" not in text
     assert ".. math::" not in text
     assert ":math:" not in text
+    formulas = [re.sub(r"<[^>]*>", "", math) for math in re.findall(r"<math.*?</math>", text)]
+    assert [formula for formula in formulas if "\\" in formula] == []
 
 
 def test_every_public_room_has_its_page():

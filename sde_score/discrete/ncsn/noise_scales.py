@@ -161,8 +161,8 @@ class NoiseScales:
     ) -> DenoisingScoreMatching:
         r"""Annealed denoising score matching: the levels drawn uniformly, for a model on any SDE.
 
-        .. math:: \frac1n \sum_i \lambda(\sigma_i)\, E \Big\lVert score(x_0 + \sigma_i z, \sigma_i)
-                  + \frac{z}{\sigma_i} \Big\rVert^2, \qquad \lambda(\sigma) = \sigma^2
+        .. math:: \frac1n \sum_i \lambda(\sigma_i)\, E \left\lVert score(x_0 + \sigma_i z, \sigma_i)
+                  + \frac{z}{\sigma_i} \right\rVert^2, \qquad \lambda(\sigma) = \sigma^2
 
         Losses are averaged over the entries of an event; NCSN's are half their sum, so D / 2 times
         as large.

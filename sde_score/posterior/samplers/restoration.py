@@ -177,7 +177,7 @@ class DDNM(PosteriorSampler):
 class DiffPIR(PosteriorSampler):
     r"""Plug-and-play restoration: the denoised mean is moved to where it fits y as well.
 
-    .. math:: D' = \arg\min_x \; (y - A x)^T R^{-1} (y - A x)
+    .. math:: D' = \operatorname{argmin}_x \; (y - A x)^T R^{-1} (y - A x)
               + \frac{\lambda}{r_t^2} \| x - D \|^2, \qquad \eta^2 = \zeta
 
     The last step ends at D', so that the samples fit y.
