@@ -12,6 +12,7 @@ from sde_score.data.dataset import Batch, DataSet, Examples, is_image
 from sde_score.data.decoding import image_with_hole
 from sde_score.data.fingerprint import Fingerprint
 from sde_score.data.formats.numpy_arrays import load_array, load_condition
+from sde_score.data.formats.streams import from_stream
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.info import DataInfo
 from sde_score.data.loading import (
@@ -50,6 +51,7 @@ __all__ = [
     "absolute",
     "available",
     "column_names",
+    "from_stream",
     "from_table",
     "from_tensor",
     "from_torch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from sde_score.data.sources.base import Rows, is_of_this_machine, standing_in
 from sde_score.data.tables.coding import TableCoding
 from sde_score.random import generator_from
 from sde_score.scaling import ConditionScaling, Scaling, condition_to_model
+
+if TYPE_CHECKING:
+    from sde_score.data.stream import Stream
 
 SMALLEST_SIDE = 4
 """Smallest side of an image, in pixels."""
@@ -89,6 +92,7 @@ class DataSet:
         on_bad_example: `"stop"`, or `"skip"`: the next example that can be read takes the place of
             one that cannot; of examples that are read lazily.
         coding: of a table, the columns that the raw examples are the encoding of; else None.
+        stream: what training reads instead, of which these are the first examples; else None.
     """
 
     name: str
@@ -105,6 +109,7 @@ class DataSet:
     condition_names: tuple[str, ...] = ()
     on_bad_example: str = "stop"
     coding: TableCoding | None = None
+    stream: Stream | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -304,7 +309,7 @@ class DataSet:
         order = torch.randperm(len(self), generator=generator_from(seed))
         # Sorted rows keep the order of the source, and reading them is local.
         parts = (self._rows(order[count:].sort().values), self._rows(order[:count].sort().values))
-        train, held = (replace(self, rows=part) for part in parts)
+        train, held = (replace(self, rows=part, stream=None) for part in parts)
         return train, held
 
     def subset(self, count: int, seed: int = 0) -> DataSet:
@@ -316,7 +321,7 @@ class DataSet:
         """
         require_count(count=count)
         order = torch.randperm(len(self), generator=generator_from(seed))
-        return replace(self, rows=self._rows(order[:count].sort().values))
+        return replace(self, rows=self._rows(order[:count].sort().values), stream=None)
 
     def info(self) -> DataInfo:
         """Measure the data set: reads all of it, seconds for tens of thousands of images.

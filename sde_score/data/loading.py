@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sde_score._core.checks import class_of, is_number, require_choice
 from sde_score._core.errors import DataError, damaged, naming
-from sde_score._core.registry import Registry, format_spec, parse_spec
+from sde_score._core.registry import Registry, format_spec, parse_spec, refuse_unknown
 from sde_score.data.columns import with_condition_columns
 from sde_score.data.dataset import DataSet
 from sde_score.data.digits import digits
@@ -29,6 +29,7 @@ from sde_score.data.formats.idx import mnist
 from sde_score.data.formats.images import folder
 from sde_score.data.formats.numpy_arrays import array
 from sde_score.data.formats.parquet import parquet
+from sde_score.data.formats.streams import HUB, from_stream, hub, is_stream
 from sde_score.data.formats.torch_dataset import from_torch
 from sde_score.data.formats.webdataset import webdataset
 from sde_score.data.limits import require_file
@@ -141,7 +142,9 @@ def load(
     - either of these with arguments of the format, such as `table.csv(delimiter=';')`,
       `photos/(size=64)` or, beyond the limits of what is unpacked, `a.npz(max_bytes=2000000000)`;
     - a tensor or NumPy array (see `from_tensor`), a data frame (see `from_table`), a map-style data
-      set of torch (see `from_torch`), or a `DataSet`, which is returned as it is.
+      set of torch (see `from_torch`), or a `DataSet`, which is returned as it is;
+    - a stream: an `IterableDataset`, a `DataLoader` or a function that returns an iterable (see
+      `from_stream`), or a data set of the Hugging Face hub, such as `hub:user/name(split='train')`.
 
     A name comes before a path: write `./digits` for a folder of that name.
 
@@ -171,6 +174,8 @@ def _load(source: Source, wanted: dict[str, Any]) -> DataSet:
     text = text_of(source)
     if text is None:
         return _from_memory(source, "table" if is_frame(source) else "tensor")
+    if text.startswith(HUB):
+        return _from_hub(text)
     form, place, arguments = _parts(text)
     if form is None and place in NAMED:
         return _from_memory(NAMED.create(place, **arguments), place)
@@ -202,7 +207,7 @@ def text_of(source: Source) -> str | None:
 def absolute(text: str) -> str | None:
     """The text with its path made absolute, for use from other folders; None for a name."""
     form, place, arguments = _parts(text)
-    if form is None and place in NAMED:
+    if text.startswith(HUB) or (form is None and place in NAMED):
         return None
     full = format_spec(os.path.abspath(os.path.expanduser(place)), arguments)
     return full if form is None else f"{form}:{full}"
@@ -235,6 +240,13 @@ def _parts(text: str) -> tuple[str | None, str, dict[str, Any]]:
         return form, place, {}  # a path, brackets and all, that does not exist
 
 
+def _from_hub(text: str) -> DataSet:
+    name, bracket, rest = text[len(HUB) :].partition("(")
+    arguments = parse_spec(f"hub({rest}")[1] if bracket else {}
+    refuse_unknown("hub", arguments, set(inspect.signature(hub).parameters) - {"name"})
+    return hub(name.strip(), **arguments)
+
+
 def _from_memory(source: Any, name: str) -> DataSet:
     if isinstance(source, DataSet):
         return source
@@ -246,6 +258,8 @@ def _from_memory(source: Any, name: str) -> DataSet:
         raise TypeError(_unknown(source))
     if is_frame(source):
         return from_table(source, name=name)
+    if is_stream(source):
+        return from_stream(source)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         return from_torch(source)
     raise TypeError(_unknown(source))
@@ -258,7 +272,8 @@ def _is_row(item: object) -> bool:
 def _unknown(source: object) -> str:
     return (
         f"source={reprlib.repr(source)} is {class_of(source)}; accepted: text, a path, a tensor, "
-        "an array, a data frame, a map-style data set of torch, a DataSet"
+        "an array, a data frame, a data set or loader of torch, a function that returns an "
+        "iterable, a DataSet"
     )
 
 

@@ -17,7 +17,8 @@ from sde_score.training.augmentation import Augmentation, NoAugmentation
 from sde_score.training.condition_dropout import dropped
 from sde_score.training.config import TrainConfig
 from sde_score.training.couplings import Coupling, Independent
-from sde_score.training.reading import Reader, Request, launched_here, workers_for
+from sde_score.training.reading import Request
+from sde_score.training.streaming import reader_for
 
 
 class MicroBatch(NamedTuple):
@@ -68,7 +69,7 @@ class Batches:
         self.coupling = coupling or Independent()
         self.total = config.batch_size * processes
         self._order = dataset.order(mix(config.seed, streams.ORDER))
-        self.reader = Reader(dataset, workers_for(config.workers, dataset, launched_here()))
+        self.reader = reader_for(dataset, config)
 
     def reading(self, step: int, last: int) -> AbstractContextManager[None]:
         """Read the examples of the steps `step ... last - 1` ahead, while the block runs."""
@@ -83,6 +84,8 @@ class Batches:
         return self.config.batch_size // self.config.accumulate
 
     def _request(self, place: int) -> Request:
+        if self.dataset.stream is not None:
+            return Request(place, torch.arange(place, place + self._rows))
         indices = self._order.indices(place, self._rows)
         return Request(place, indices, self._item_draws(place) if self.dataset.is_random else None)
 
@@ -115,7 +118,7 @@ class Batches:
             x0 = scaling.dequantize(found.raw, draws)
         else:
             x0 = scaling.to_model(found.raw)
-        condition = self.dataset.conditions_of(found.rows)
+        condition = self.reader.conditions(found)
         if condition is None or not self.config.conditional:
             return x0, None
         if share := self.config.condition_dropout:

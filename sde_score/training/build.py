@@ -386,7 +386,8 @@ def split_data(config: TrainConfig, whole: DataSet | None = None) -> tuple[DataS
 
     Args:
         config: data set and held-out fraction; the parts depend on nothing else.
-        whole: the data set if it is at hand, instead of loading it.
+        whole: the data set if it is at hand, instead of loading it; nothing is held out of a
+            stream.
 
     Raises:
         DataError: if the data cannot be loaded.
@@ -394,6 +395,6 @@ def split_data(config: TrainConfig, whole: DataSet | None = None) -> tuple[DataS
     """
     if whole is None:
         whole = data.load(config.data, config.condition_columns, config.on_bad_example)
-    if config.held_out == 0:
+    if config.held_out == 0 or whole.stream is not None:
         return whole, None
     return whole.split(float(config.held_out), seed=_SPLIT_SEED)

@@ -27,6 +27,8 @@ def say_choices(given: TrainConfig, job: Job) -> None:
 def _lines(given: TrainConfig, job: Job) -> Iterator[str]:
     held_out = len(job.whole) - len(job.examples)
     left = f", {held_out} held out" if held_out else ""
+    if job.whole.stream is not None:
+        left = ", nothing held out of a stream: measure on other data"
     chosen = not is_whole(given.model) and is_auto(given.backbone)
     network = network_words(str(job.config.backbone), job.whole.event_shape) if chosen else ""
     yield f"data: {data_words(job.whole)}{left}" + f" -> {network}" * chosen
@@ -52,7 +54,11 @@ def data_words(dataset: DataSet) -> str:
     """What examples were taken for and how they are scaled: `500 series of 3 channels x 64 steps
     (float, scaled by (x - 0.5) / 2)`."""
     anew = ", drawn anew in every epoch" if dataset.is_random else ""
-    return f"{len(dataset)} {_kind(dataset.event_shape)} ({_scale(dataset.scaling)}{anew})"
+    scale = f"{_scale(dataset.scaling)}{anew}"
+    if dataset.stream is not None:
+        scale += f", measured on its first {len(dataset)} examples, which data.json records"
+        return f"a stream of {_kind(dataset.event_shape)} ({scale})"
+    return f"{len(dataset)} {_kind(dataset.event_shape)} ({scale})"
 
 
 def _kind(event_shape: Sequence[int]) -> str:

@@ -192,6 +192,11 @@ class DataRecord(Record):
     def _changes(self, found: DataSet) -> list[str]:
         if found.event_shape != self.event_shape and not (self.coding and found.coding):
             return [f"examples have the shape {found.event_shape}, had {self.event_shape}"]
+        if found.stream is not None and len(found) != self.count:
+            return [
+                f"its first {len(found)} examples were measured, not {self.count}: give "
+                f"first={self.count}, if it is not the stream that has changed"
+            ]
         fewer = []
         if len(found) < self.count:
             fewer = [f"there are {len(found)} examples, there were {self.count}"]

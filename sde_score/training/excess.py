@@ -21,6 +21,7 @@ from sde_score.training.batches import Batches, MicroBatch
 from sde_score.training.build import TrainedModel
 from sde_score.training.couplings import Independent
 from sde_score.training.prepare import Job
+from sde_score.training.streaming import require_no_stream
 
 
 class ExcessLoss:
@@ -36,6 +37,7 @@ class ExcessLoss:
 
     def __init__(self, job: Job, batches: Batches) -> None:
         config, self._job, self._batches = job.config, job, batches
+        require_no_stream(job.examples, "excess=True")
         known = getattr(job.objective, "takes_pairs", False) and job.objective.needs == "score"
         plain = isinstance(batches.coupling, Independent) and str(config.augmentation) == "none"
         if config.conditional and job.examples.condition_shape:

@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sde_score._core.conditions import Condition
 from sde_score._core.progress import say
 from sde_score.data import DataError, DataSet, Examples
 from sde_score.training.errors import TrainingError
@@ -132,6 +133,17 @@ class Reader:
                 self._iterator._shutdown_workers()
                 self._iterator = None
                 self._coming.clear()
+
+    def conditions(self, found: Examples) -> Condition:
+        """Conditions in model range, or labels, of examples that were read."""
+        return self.dataset.conditions_of(found.rows)
+
+    def state(self) -> dict[str, Any] | None:
+        """Where the reading is, where the step does not tell."""
+        return None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state` was taken."""
 
     def take_skipped(self) -> int:
         """Number of examples skipped since this was last asked."""

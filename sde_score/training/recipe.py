@@ -12,6 +12,7 @@ from sde_score.training.augmentation import AUGMENTATIONS, require_labels
 from sde_score.training.batches import Batches
 from sde_score.training.couplings import COUPLINGS, Coupling
 from sde_score.training.prepare import Job
+from sde_score.training.streaming import require_no_stream
 
 
 def batches_of(job: Job, rank: int, processes: int, device: torch.device) -> Batches:
@@ -30,6 +31,7 @@ def batches_of(job: Job, rank: int, processes: int, device: torch.device) -> Bat
     require_labels(augmentation, job.model)
     coupling = copy.deepcopy(COUPLINGS.resolve(job.settled.coupling))
     if type(coupling).begin is not Coupling.begin:
+        require_no_stream(job.examples, f"coupling={job.config.coupling}")
         rows = torch.arange(len(job.examples))
         labels = job.examples.labels_at(rows) if job.config.conditional else None
         coupling.begin(job.examples.batch(rows).x0, labels, mix(job.config.seed, streams.COUPLE))

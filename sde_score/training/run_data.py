@@ -63,6 +63,11 @@ class RunData:
         train, held_out = split_data(self.config, self._own)
         if part == "train":
             return train
+        if held_out is None and train.stream is not None:
+            raise ValueError(
+                f"this run was trained on the stream {train.name}, of which nothing is held out: "
+                "measure on other data (--data on the command line)"
+            )
         if held_out is None:
             raise ValueError("this run was trained with held_out=0: all examples were trained on")
         return held_out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -77,7 +78,7 @@ class TrainState(Record):
     """Progress of a run after a step.
 
     The position in the data is `step * batch`, and every random number is a function of the seed
-    and the step: neither needs a state of its own.
+    and the step: neither needs a state of its own, but for streams.
 
     Args:
         step: optimizer steps taken, at least 1.
@@ -94,6 +95,7 @@ class TrainState(Record):
             alone; None in version 0.1.0, where it follows from the configuration.
         skipped_examples: examples since the last line of metrics that could not be read, averaged
             over processes.
+        stream: where the reading of a stream is; None for other data.
         versions: of the software that wrote the checkpoint.
     """
 
@@ -109,6 +111,7 @@ class TrainState(Record):
     clean_steps: int = 0
     all_noise_levels: bool | None = None
     skipped_examples: float = 0.0
+    stream: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=lambda: current_versions())
 
     def __post_init__(self) -> None:

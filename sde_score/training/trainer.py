@@ -196,6 +196,8 @@ class Trainer:
             require_continuation(state, steps, size, self.batches.total, self.facts, self.out)
             verify = self.shards is None or self.accelerator.is_main_process
             self.tensors.load(self.checkpoints, state, verify)
+            if state.stream is not None:
+                self.batches.reader.restore(state.stream)
         self.step = self.saved = 0 if state is None else state.step
         self.meter = Meter(self.accelerator, state)
         self.accelerator.wait_for_everyone()
@@ -340,6 +342,7 @@ class Trainer:
                 *self.update.scaling,
                 self.objective.all_noise_levels,
                 skipped_examples=totals[2],
+                stream=self.batches.reader.state(),
             )
             vote = None if self.shards is None else self.vote
             self.checkpoints.save(state, self.tensors.named(), vote)

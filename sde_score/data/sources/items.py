@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_score._core.errors import DataError, damaged, naming
-from sde_score.data.decoding import from_pil
+from sde_score._core.errors import DataError, damaged, naming, require_extra
+from sde_score.data.decoding import decode, from_pil
 from sde_score.data.sources.base import Rows
 from sde_score.random import mix
 
@@ -214,10 +214,25 @@ def _of_entries(item: Mapping[str, Any], names: Names) -> Item:
 
 def _is_many(value: Any) -> bool:
     """Whether a value may be an example: a picture, or several numbers."""
-    return hasattr(value, "getexif") or getattr(value, "ndim", 0) > 0 or isinstance(value, list)
+    several = getattr(value, "ndim", 0) > 0 or isinstance(value, list)
+    return several or hasattr(value, "getexif") or _encoded(value)
+
+
+def _encoded(value: Any) -> bool:
+    """Whether a value is a picture as `datasets` stores it."""
+    return isinstance(value, Mapping) and set(value) == {"bytes", "path"}
+
+
+def _decoded(value: Any) -> Tensor:
+    if value["bytes"] is not None:
+        return decode(value["bytes"])
+    with damaged("an image"):
+        return from_pil(require_extra("datasets").Image().decode_example(value))
 
 
 def _example(example: Any) -> Tensor:
+    if _encoded(example):
+        return _decoded(example)
     if isinstance(example, Tensor):
         return example
     if isinstance(example, list) and example:
@@ -234,7 +249,7 @@ def _example(example: Any) -> Tensor:
 
 
 def _told(label: Any) -> Told:
-    if isinstance(label, Mapping):
+    if isinstance(label, Mapping) and not _encoded(label):
         return {name: _entry(value) for name, value in label.items()}
     return _entry(label)
 
@@ -242,6 +257,8 @@ def _told(label: Any) -> Told:
 def _entry(label: Any) -> int | Tensor:
     if isinstance(label, np.ndarray) and label.ndim and label.dtype.kind in "fu":
         label = torch.as_tensor(label)
+    if _encoded(label):
+        return _decoded(label)
     if hasattr(label, "getexif"):
         return from_pil(label)
     floating = isinstance(label, Tensor) and (label.is_floating_point() or label.ndim > 1)
