@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sde_score._core.files import require_writable
 from sde_score._core.progress import is_main_process
 from sde_score.cli.options import RunCommand, require_output, saved
 from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import likelihood
 from sde_score.likelihood import LIKELIHOODS
-from sde_score.report import likelihood_table, require_scores_file, write_layers, write_scores
+from sde_score.report import (
+    likelihood_section,
+    likelihood_table,
+    put_on_page,
+    require_scores_file,
+    write_layers,
+    write_scores,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +70,21 @@ class Likelihood(RunCommand):
     """Draws of the noise that fills the gray levels of discrete data, for an energy; 1 if not
     given."""
 
+    report: bool = False
+    """Put the likelihood on the report.html of the run."""
+
     shares = True
 
     def run(self) -> None:
-        """Measure and print."""
+        """Measure and print, perhaps put it on the page."""
         for spec in self.by or ():
             LIKELIHOODS.create(spec)  # refuses mistakes before the run is opened
         if self.picture is not None:
             require_output(self.picture, [".png"], "picture")
         if self.out is not None:
             require_scores_file(self.out)
+        if self.report:
+            require_writable(self.path / "report.html", "report")
         run = self.open()
         found = likelihood(
             run,
@@ -82,7 +95,7 @@ class Likelihood(RunCommand):
             batch_size=self.batch_size,
             chains=self.chains,
             dequantizations=self.dequantizations,
-            layers=self.picture is not None,
+            layers=self.picture is not None or self.report,
             labelled=self.label == "own",
             progress=self.progress and is_main_process(),
         )
@@ -98,3 +111,5 @@ class Likelihood(RunCommand):
         if (layers := found.layers) is not None and self.picture and is_main_process():
             saved(self.picture, lambda path: write_layers(layers, run.scaling, path))
             say(f"picture: {self.picture}")
+        if self.report and is_main_process():
+            say(f"page: {put_on_page(run, likelihood_section(found, run))}")

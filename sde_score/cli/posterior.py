@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sde_score._core.checks import require_count
 from sde_score._core.conditions import Condition
-from sde_score._core.files import replace_file
+from sde_score._core.files import replace_file, require_writable
 from sde_score.cli.options import RunCommand, saved
 from sde_score.cli.output import say, show_record
 from sde_score.data import image_with_hole, load_array
@@ -20,10 +20,15 @@ from sde_score.evaluation.restoration import (
     usual_noise,
 )
 from sde_score.posterior import Mask, Measurement, Operator, operator_of
+from sde_score.report import put_on_page
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
 from sde_score.report.pictures import png
-from sde_score.report.restoration import restoration_figure, restoration_lines
+from sde_score.report.restoration import (
+    restoration_figure,
+    restoration_lines,
+    restoration_section,
+)
 from sde_score.training import Run
 
 
@@ -81,10 +86,15 @@ class Posterior(RunCommand):
     """File to write: .png, a picture of truth, observation, mean, spread and samples; or the
     samples as .npz, .npy or, for tables, .csv or .parquet."""
 
+    report: bool = False
+    """Put the picture on the report.html of the run."""
+
     def run(self) -> None:
         """Draw, measure, write, print."""
         require_count(2, num=self.num)
         require_samples_file(self.out)
+        if self.report:
+            require_writable(self.path / "report.html", "report")
         if (self.observation is None) == (self.example is None):
             raise ValueError("give one of --observation, a file, and --example, a number")
         run = self.open()
@@ -108,6 +118,8 @@ class Posterior(RunCommand):
             saved(self.out, lambda path: replace_file(path, png(figure)))
         else:
             saved(self.out, lambda path: save_samples(found.samples, path, look))
+        if self.report:
+            say(f"page: {put_on_page(run, restoration_section(found, run))}")
         if self.json:
             show_record({"out": str(self.out), "seed": self.seed, **found.record()})
         else:

@@ -20,6 +20,7 @@ VERBS = {
     "likelihood": ("Likelihood", "Log-densities and bits per dimension of held-out data"),
     "evaluate": ("Evaluate", "Distances of samples to held-out data, by sampler or guidance"),
     "compare": ("Compare", "One network in every view, with what each costs"),
+    "report": ("Report", "The page of a run, or several runs side by side"),
     "benchmark": ("Benchmark", "Samplers against flows that are known exactly"),
     "tune": ("Tune", "Find the best sampler of a run for a number of evaluations"),
     "optimise-grid": ("OptimiseGrid", "Find a time grid for a run and a sampler"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +36,7 @@ class SamplesRow(Record):
         nfe: network evaluations per sample, counted.
         seconds: for all samples.
         distances: to the held-out data, in the order of `Evaluation.names`.
-        samples: in model range, on the CPU.
+        samples: in model range, on the CPU; empty in a record that was read.
         guidance: of the model, as text; empty for none.
         accuracy: share of the samples that a classifier of the data finds in the class that was
             asked for; None where it was not measured.
@@ -47,7 +47,7 @@ class SamplesRow(Record):
     nfe: int
     seconds: float
     distances: tuple[Interval, ...]
-    samples: Tensor
+    samples: Tensor = field(default_factory=lambda: torch.empty(0))
     guidance: str = ""
     accuracy: Interval | None = None
     labels: Tensor | None = None
@@ -68,6 +68,7 @@ class Evaluation(Record):
             none.
         data: other data than the run's own, in words; empty for its held-out data.
         floor_by: what gave the floors, in words; empty for the run's training data.
+        seed: that the samples were drawn from.
     """
 
     names: tuple[str, ...]
@@ -79,6 +80,7 @@ class Evaluation(Record):
     accuracy: Interval | None = None
     data: str = ""
     floor_by: str = ""
+    seed: int = 0
 
 
 def evaluate(
@@ -138,7 +140,7 @@ def evaluate(
     parts = run.measured_parts()
     return Evaluation(
         estimator.names, estimator.floors, count, estimator.size, len(estimator.held_out),
-        tuple(rows), real, parts.data, parts.floor_by,
+        tuple(rows), real, parts.data, parts.floor_by, seed,
     )  # fmt: skip
 
 

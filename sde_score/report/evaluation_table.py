@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sde_score.evaluation import Comparison, Evaluation, Interval
-from sde_score.report.tables import Table, figure_text
+from sde_score.report.tables import Table, figure_text, kinds_of_rows
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -25,7 +25,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         cells("noise floor: real data", "", ["", ""], *evaluation.floors, evaluation.accuracy)
     )
     header = ["sampler", *["guidance"] * guided, "NFE", "seconds", *evaluation.names]
-    return Table([*header, *["in class"] * judged], rows, samples_caption(evaluation))
+    kinds = kinds_of_rows([row.distances for row in evaluation.rows], evaluation.floors)
+    return Table([*header, *["in class"] * judged], rows, samples_caption(evaluation), kinds)
 
 
 def samples_caption(found: Evaluation | Comparison) -> str:

@@ -11,9 +11,11 @@ from torch import Tensor
 from sde_score._core.files import replace_file
 from sde_score.discrete import ELBO
 from sde_score.evaluation import RunBits
+from sde_score.report.page import Section
 from sde_score.report.pictures import ACCENT, FAINT, INK, new_figure, png
 from sde_score.report.tables import Table
 from sde_score.scaling import Scaling
+from sde_score.training import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,3 +79,20 @@ def likelihood_table(found: RunBits) -> Table:
         for name, bits in found.by.items()
     ]  # fmt: skip
     return Table(["by", "data" if found.data else "part", "examples", "bits/dim", "NFE"], rows)
+
+
+def likelihood_section(found: RunBits, run: Run) -> Section:
+    """The section of a run's page: a row for each likelihood, and where the bits of the layers go.
+
+    Args:
+        found: from `sde_score.evaluation.likelihood`.
+        run: that was measured.
+    """
+    text = (
+        "Bits per dimension of the data in their own terms; for gray levels each likelihood bounds "
+        "the length of a code. ± is one standard error."
+    )
+    picture = None if found.layers is None else png(layers_figure(found.layers, run.scaling))
+    alt = "" if picture is None else "Bits per dimension of each layer against its log-SNR."
+    note = f"Measured after {run.step} steps of training."
+    return Section("Likelihood", text, likelihood_table(found), picture, alt, note=note)

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -265,24 +265,6 @@ def png_of_pixels(image: Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze(-1).contiguous().numpy()).save(buffer, format="png")
     return buffer.getvalue()
-
-
-def training_curve(records: Sequence[dict[str, Any]]) -> Figure:
-    """Loss against step, from the records of `metrics.jsonl`."""
-    figure = new_figure(6.4, 2.6)
-    axes = figure.subplots()
-    steps = [r["step"] for r in records]
-    losses = [r["loss"] for r in records]
-    axes.plot(steps, losses, color=ACCENT, linewidth=1.4, label="loss")
-    above = [(r["step"], r["excess_loss"]) for r in records if r.get("excess_loss", 0) > 0]
-    if above:
-        axes.plot(*zip(*above, strict=True), linewidth=1.0, label="above the best for the data")
-        axes.legend(frameon=False)
-    scale = "log" if min(losses, default=1) > 0 else "linear"  # learned weights may go below 0
-    axes.set(xlabel="step", ylabel="loss", yscale=scale)
-    axes.grid(color=FAINT, alpha=0.3, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def labeled_panels(

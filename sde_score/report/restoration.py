@@ -9,7 +9,18 @@ from torch import Tensor
 
 from sde_score.evaluation.restoration import Restoration
 from sde_score.report.look import Look, kind_of, slices
-from sde_score.report.pictures import ACCENT, FAINT, HEAD, INK, SMALL, draw_examples, new_figure
+from sde_score.report.page import Section
+from sde_score.report.pictures import (
+    ACCENT,
+    FAINT,
+    HEAD,
+    INK,
+    SMALL,
+    draw_examples,
+    new_figure,
+    png,
+)
+from sde_score.training import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +44,19 @@ def restoration_lines(found: Restoration) -> list[str]:
             f"{covered}; error {found.spread:.2f} of what the spread lets expect"
         )
     return lines
+
+
+def restoration_section(found: Restoration, run: Run) -> Section:
+    """The section of a run's page.
+
+    Args:
+        found: the restoration.
+        run: whose model is the prior.
+    """
+    picture = png(restoration_figure(found, Look.of(run), found.method))
+    alt = "What was measured, mean and spread of the posterior, and samples of it."
+    text = "; ".join(restoration_lines(found)) + "."
+    return Section(f"Posterior by {found.method}", text, None, picture, alt)
 
 
 def restoration_figure(found: Restoration, look: Look, title: str = "") -> Figure:

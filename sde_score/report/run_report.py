@@ -1,29 +1,31 @@
-"""The page of a run: training, samples, likelihood and views."""
+"""The page of a run: training, samples, likelihood, guidance and views, and how to repeat them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from sde_score._core.files import replace_file
-from sde_score.data import DataSet
 from sde_score.evaluation import Evaluation
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
+from sde_score.report.curves import training_curve
 from sde_score.report.evaluation_table import evaluation_table
+from sde_score.report.guidance import guidance_figure
 from sde_score.report.look import Look, kind_of
 from sde_score.report.page import Section, insert, save
-from sde_score.report.pictures import labeled_panels, png, training_curve
+from sde_score.report.pictures import labeled_panels, png
+from sde_score.report.repeat import evaluate_command, train_command, versions
+from sde_score.report.samples_section import drawn_anew, drawn_in, samples_sections, shown_data
 from sde_score.report.tables import Table
 from sde_score.report.views.table import comparison_section
 from sde_score.training import Run
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+EVALUATION = "evaluation.json"
+"""Record of the last evaluation on the page, without its samples."""
 
-_SHOWN = 16  # samples per sampler
 _MOMENTS = 8  # stops of the forward process
 
 
@@ -35,9 +37,12 @@ def write_report(
 ) -> Path:
     """Write `report.html`.
 
+    Sections of an earlier page that are not written anew, such as that of a posterior, stay.
+
     Args:
         run: an open run.
-        evaluation: its samples by several samplers, from `sde_score.evaluation.evaluate`.
+        evaluation: its samples by several samplers, from `sde_score.evaluation.evaluate`; without
+            one, a few samples are drawn for the page.
         bits: its likelihood of held-out data.
         folder: of the page and of a comparison of views; the run directory if not given.
 
@@ -48,12 +53,18 @@ def write_report(
     path = folder / "report.html"
     sections = [_training(run), _forward(run)]
     if evaluation is not None:
-        sections += [_samplers(evaluation), _samples(run, evaluation)]
+        sections += _evaluated(run, evaluation)
+        record = json.dumps(evaluation.record(), indent=1).encode()
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / EVALUATION, record)
+    elif run.all_noise_levels and not path.exists():
+        sections += samples_sections(run, [drawn_anew(run, run.sampler)], 0)
     if bits is not None:
         sections.append(_likelihood(run, bits))
     views = comparison_section(folder)
     if views is not None:
         sections.append(views)
+    sections.append(_repeat(run))
     config = run.config
     lead = (
         f"{config.data}, {config.sde}, {config.backbone}, {config.prediction} prediction, "
@@ -61,6 +72,26 @@ def write_report(
     )
     save(path, f"sde_score: {run.path.name}", lead, sections)
     return path
+
+
+def put_on_page(run: Run, section: Section, folder: Path | None = None) -> Path:
+    """Put a section on the run's page, in the place of an earlier one of its title.
+
+    Without a page yet, the page is written first.
+
+    Args:
+        run: an open run.
+        section: to put there.
+        folder: of the page; the run directory if not given.
+
+    Returns:
+        path of the page.
+    """
+    page = (run.path if folder is None else folder) / "report.html"
+    if not page.exists() or "<nav>" not in page.read_text(encoding="utf-8", errors="replace"):
+        write_report(run, folder=folder)
+    replace_file(page, insert(page.read_text(encoding="utf-8"), section).encode())
+    return page
 
 
 def put_views_on_page(run: Run, folder: Path | None = None) -> Path:
@@ -75,12 +106,10 @@ def put_views_on_page(run: Run, folder: Path | None = None) -> Path:
     Returns:
         path of the page.
     """
-    folder = run.path if folder is None else folder
-    page, section = folder / "report.html", comparison_section(folder)
-    if not page.exists() or section is None:
-        return write_report(run, folder=folder)
-    replace_file(page, insert(page.read_text(encoding="utf-8"), section).encode())
-    return page
+    section = comparison_section(run.path if folder is None else folder)
+    return (
+        write_report(run, folder=folder) if section is None else put_on_page(run, section, folder)
+    )
 
 
 def _training(run: Run) -> Section:
@@ -98,7 +127,7 @@ def _training(run: Run) -> Section:
 
 
 def _forward(run: Run) -> Section:
-    sde, dataset = run.model.sde, _shown_data(run)
+    sde, dataset = run.model.sde, shown_data(run)
     images = kind_of(run.event_shape) == "images"
     x0 = dataset.batch(torch.arange(min(len(dataset), 4 if images else 500))).x0
     noise = torch.randn(x0.shape, generator=generator_from(run.config.seed))
@@ -122,39 +151,35 @@ def _forward(run: Run) -> Section:
     )
 
 
-def _shown_data(run: Run) -> DataSet:
-    """The data that pictures show: those the run was trained on, or the other ones given."""
-    return run.own("train") if run.other is None else run.other
-
-
-def _samplers(evaluation: Evaluation) -> Section:
-    return Section(
+def _evaluated(run: Run, evaluation: Evaluation) -> list[Section]:
+    """Table, samples and the way of one of them; guidance, where it was swept."""
+    table = Section(
         "One model, many samplers",
         "The same network and the same seeds; only the sampler differs. A distance within the "
         "noise floor cannot be told from that of real data at this sample size.",
         evaluation_table(evaluation),
+        code=evaluate_command(run, evaluation),
+        note=_after(run),
     )
+    sections = [table, *samples_sections(run, drawn_in(evaluation), evaluation.seed)]
+    if any(row.guidance for row in evaluation.rows):
+        text = "Guidance trades nearness to all data against nearness to the class asked for."
+        picture = png(guidance_figure(run, evaluation))
+        alt = "Distance to held-out data and share in the class asked for, against the guidance."
+        sections.append(Section("Guidance", text, None, picture, alt, note=_after(run)))
+    return sections
 
 
-def _samples(run: Run, evaluation: Evaluation) -> Section:
-    text = "The same seeds in every panel, data first."
-    alt = "Samples of " + ", ".join(row.sampler for row in evaluation.rows) + ", next to data."
-    return Section("Samples", text, picture=png(samples_figure(run, evaluation)), alt=alt)
+def _after(run: Run) -> str:
+    return f"Measured after {run.step} steps of training."
 
 
-def samples_figure(run: Run, evaluation: Evaluation) -> Figure:
-    """Data and the samples of each sampler, side by side."""
-    shown = _SHOWN if kind_of(run.event_shape) == "images" else 500
-    dataset = _shown_data(run)
-    panels = [("data", dataset.batch(torch.arange(min(shown, len(dataset)))).x0)]
-    panels += [
-        (
-            "\n".join(filter(None, [row.sampler, row.guidance, f"{row.nfe} evaluations"])),
-            row.samples[:shown],
-        )
-        for row in evaluation.rows
-    ]
-    return labeled_panels(panels, Look.of(run), 4, 2.0, 4)
+def _repeat(run: Run) -> Section:
+    return Section(
+        "Repeat",
+        f"The run, from the random seed {run.config.seed}; the page was written with {versions()}.",
+        code=train_command(run.config, run.path),
+    )
 
 
 def _likelihood(run: Run, bits: BitsPerDim) -> Section:
@@ -164,6 +189,5 @@ def _likelihood(run: Run, bits: BitsPerDim) -> Section:
     )
     count = str(len(bits.values))
     row = [f"{bits.mean:.3f} ± {bits.standard_error:.3f}", count, str(bits.nfe)]
-    return Section(
-        "Likelihood", text, Table(["bits/dim, held out", "examples", "evaluations"], [row])
-    )
+    table = Table(["bits/dim, held out", "examples", "evaluations"], [row])
+    return Section("Likelihood", text, table, note=_after(run))

@@ -32,6 +32,7 @@
 .scene .readouts { margin: .3em 0; text-align: left; }
 .scene .readouts span { display: inline-block; margin-right: 1.6em; }
 .scene .readouts b { font-variant-numeric: tabular-nums; }
+@media (max-width: 30em) { .scene .control.playing { flex-wrap: wrap; } }
 @media print { .scene button, .scene input { display: none; } }`;
   const KINDS = { u8: Uint8Array, i16: Int16Array };
   const BREAK = -32768; // ends a line

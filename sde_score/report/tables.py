@@ -6,8 +6,8 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from sde_score.evaluation import Interval
 
@@ -20,11 +20,14 @@ class Table:
         header: names of the columns.
         rows: one cell per column.
         caption: a sentence above the table.
+        kinds: of rows, by their number: `beyond` the noise floor, or the `floor` itself, which
+            stays last where the table is sorted.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    kinds: Mapping[int, Literal["beyond", "floor"]] = field(default_factory=dict)
 
 
 def figure_text(found: Interval) -> str:
@@ -52,3 +55,15 @@ def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
+
+
+def kinds_of_rows(
+    found: Sequence[Sequence[Interval]], floors: Sequence[Interval]
+) -> dict[int, Literal["beyond", "floor"]]:
+    """Kinds of the rows of a table whose last one is the noise floor: a row is beyond it where some
+    distance is larger than those of as many real examples."""
+    kinds: dict[int, Literal["beyond", "floor"]] = {len(found): "floor"}
+    for index, distances in enumerate(found):
+        if any(each.value > floor.high for each, floor in zip(distances, floors, strict=True)):
+            kinds[index] = "beyond"
+    return kinds

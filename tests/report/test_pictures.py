@@ -12,9 +12,10 @@ from PIL import Image
 
 from sde_score.data import Scaling, from_tensor, load
 from sde_score.report import examples_figure, save_examples
+from sde_score.report.curves import training_curve
 from sde_score.report.files import save_samples
 from sde_score.report.look import Look, mosaic
-from sde_score.report.pictures import labeled_panels, png, training_curve
+from sde_score.report.pictures import labeled_panels, png
 
 TABLES = [(1,), (2,), (4,), (7,), (40,)]
 

@@ -23,7 +23,13 @@ from sde_score.report.evaluation_table import samples_caption
 from sde_score.report.page import Section
 from sde_score.report.pictures import png
 from sde_score.report.scores import write_scores
-from sde_score.report.tables import Table, csv_text, estimate_columns, figure_text
+from sde_score.report.tables import (
+    Table,
+    csv_text,
+    estimate_columns,
+    figure_text,
+    kinds_of_rows,
+)
 from sde_score.report.views.picture import DPI, comparison_figure
 from sde_score.training import Run
 
@@ -105,7 +111,8 @@ def comparison_table(comparison: Comparison) -> Table:
         ])  # fmt: skip
     rows.append(["noise floor", "real data", "", "", *map(figure_text, comparison.floors), ""])
     header = ["view", "sampler", "NFE", "seconds", *comparison.names, "bits/dim"]
-    return Table(header, rows, samples_caption(comparison))
+    kinds = kinds_of_rows([row.distances for row in comparison.rows], comparison.floors)
+    return Table(header, rows, samples_caption(comparison), kinds)
 
 
 def _labels(view: str) -> tuple[str, str]:

@@ -88,11 +88,11 @@ def test_page_shows_the_comparison_once(run, found):
     assert page == run.path / "report.html"
     put_views_on_page(run)
     text = page.read_text()
-    assert text.count("One network, all views") == 1
-    assert text.count("<section>") == text.count("</section>") == 3
+    assert text.count("<h2>One network, all views") == 1
+    assert text.count("<section id=") == text.count("</section>") == 5
     assert figure_text(found.rows[0].distances[0]) in text
     write_report(run)  # as evaluate --report does: the comparison stays
-    assert page.read_text().count("One network, all views") == 1
+    assert page.read_text().count("<h2>One network, all views") == 1
 
 
 @pytest.mark.parametrize(
