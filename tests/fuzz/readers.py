@@ -19,6 +19,7 @@ import random
 import shutil
 import struct
 import sys
+import tarfile
 import tempfile
 import warnings
 from collections import Counter
@@ -133,7 +134,29 @@ def _parquet_readers(folder: Path, pictures: np.ndarray, labels: np.ndarray) -> 
     info = {"info": {"features": {"label": {"names": ["a", "b", "c", "d"], "_type": "ClassLabel"}}}}
     written = written.replace_schema_metadata({"huggingface": json.dumps(info)})
     pq.write_table(written, path, row_group_size=5)
-    return {"parquet": _data(path)}
+    lazy = folder / "a.parquet(lazy=True)"
+    found = {"parquet": _data(path), "lazy parquet": _data(path, lazy), **_tar_reader(folder, rows)}
+    saved = folder / "saved"
+    saved.mkdir()
+    files = {"_data_files": [{"filename": "data.arrow"}], "_indices_data_files": None}
+    (saved / "state.json").write_text(json.dumps(files))
+    (saved / "dataset_info.json").write_text(json.dumps(info["info"]))
+    with pa.ipc.new_stream(str(saved / "data.arrow"), written.schema) as writer:
+        writer.write_table(written, max_chunksize=5)
+    names = ("data.arrow", "state.json", "dataset_info.json")
+    return found | {f"saved {name}": _data(saved / name, saved) for name in names}
+
+
+def _tar_reader(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Reader]:
+    path = folder / "a.tar"
+    with tarfile.open(path, "w") as file:
+        for index, row in enumerate(rows):
+            for ending, content in (("png", row["bytes"]), ("json", b'{"label": 3}')):
+                told = tarfile.TarInfo(f"{index:03}.{ending}")
+                told.size, told.pax_headers = len(content), {"mtime": "0.5"}
+                file.addfile(told, io.BytesIO(content))
+    skipping = folder / "a.tar(on_bad_example='skip')"
+    return {"tar": _data(path), "skipping tar": _data(path, skipping)}
 
 
 def own_readers(folder: Path) -> dict[str, Reader]:

@@ -94,7 +94,7 @@ class ParquetImages(EncodedImages):
         shard = self._groups[number].shard
         first = sum(part.count for part in self.parts[:shard])
         name = self.parts[shard].name if self.parts else self._files[shard].name
-        return f"{name}: row {row - first}" if len(self._files) > 1 else f"row {row}"
+        return f"{name}: row {row - first}"
 
     def __getstate__(self) -> dict[str, Any]:
         empty: dict[str, Any] = {"_opened": OrderedDict(), "_cached": OrderedDict()}
