@@ -51,6 +51,8 @@ class DataRecord(Record):
         condition_scaling: the map between raw conditions and model range, or one for each name.
         condition_names: columns of a table that are its condition, empty where there are none.
         coding: columns of a table and how they are encoded, None for other data.
+        order: number of blocks that the examples are read in, and of those that are mixed; empty
+            where every example costs the same.
     """
 
     text: str
@@ -69,6 +71,7 @@ class DataRecord(Record):
     condition_scaling: ConditionScaling = field(default_factory=Scaling)
     condition_names: tuple[str, ...] = ()
     coding: TableCoding | None = None
+    order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require_count(count=self.count)
@@ -112,6 +115,7 @@ class DataRecord(Record):
             dataset.condition_scaling,
             dataset.condition_names,
             None if dataset.coding is None else dataset.coding.plain(),
+            _order_of(dataset),
         )
 
     def write(self, path: Path) -> None:
@@ -144,6 +148,24 @@ class DataRecord(Record):
                 f"the data of the run, {self.text!r}, are not at hand: {error}. If they moved, say "
                 "where they are: --data on the command line, load_run(path, data=...) in Python"
             ) from error
+
+    def require_order(self, found: DataSet) -> None:
+        """Refuse to go on training with examples that would come in another order.
+
+        Args:
+            found: recognized data.
+
+        Raises:
+            ValueError: for examples in memory that were read lazily, the other way round, or other
+                blocks of them.
+        """
+        if _order_of(found) != self.order:
+            lazy = bool(self.order)
+            raise ValueError(
+                f"{found.name} is read in blocks of another kind than when the run was begun, and "
+                f"would come in another order: read it as then, with lazy={lazy}, as in "
+                f"--data 'PATH(lazy={lazy})'"
+            )
 
     def text_at_hand(self) -> str:
         """The absolute text while something is there, else what was typed; a note for data in
@@ -234,6 +256,12 @@ class DataRecord(Record):
                 stacklevel=4,
             )
         return changes
+
+
+def _order_of(dataset: DataSet) -> tuple[int, ...]:
+    order = dataset.order()
+    blocks = len(order.blocks) - 1
+    return (blocks, order.window) if blocks > 1 else ()
 
 
 def read_record(out: Path) -> DataRecord | None:

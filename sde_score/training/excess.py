@@ -51,7 +51,7 @@ class ExcessLoss:
                 "are: leave out coupling, augmentation and dequantize, or excess"
             )
         rows = torch.arange(len(job.examples))
-        x0, sde, where = job.examples.batch(rows).x0, job.model.sde, batches.device
+        x0, sde, where = job.examples.tensor(), job.model.sde, batches.device
         self._all = EmpiricalDistribution(x0, sde).to(where)
         labels = job.examples.labels_at(rows) if config.conditional else None
         self._classes = (

@@ -142,6 +142,8 @@ def prepare(
     parts = () if is_whole(config.model) else OPENING
     require_objects(config, (*parts, *RECIPE), f"the run in {out}", "train(..., {}=...)")
     whole, record = _data(config, out, stored)
+    if stored is not None:
+        record.require_order(whole)
     examples, _ = split_data(config, whole)
     settled = settle(config, examples)
     resolved = dataclasses.replace(as_text(settled), data=record.text)

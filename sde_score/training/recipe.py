@@ -34,5 +34,5 @@ def batches_of(job: Job, rank: int, processes: int, device: torch.device) -> Bat
         require_no_stream(job.examples, f"coupling={job.config.coupling}")
         rows = torch.arange(len(job.examples))
         labels = job.examples.labels_at(rows) if job.config.conditional else None
-        coupling.begin(job.examples.batch(rows).x0, labels, mix(job.config.seed, streams.COUPLE))
+        coupling.begin(job.examples.tensor(), labels, mix(job.config.seed, streams.COUPLE))
     return Batches(job.examples, job.config, rank, processes, device, augmentation, coupling)

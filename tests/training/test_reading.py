@@ -212,6 +212,64 @@ def test_signals_for_the_whole_group_are_those_of_the_trainer(tmp_path, dataset,
     assert run.step == 9
 
 
+def test_what_is_asked_for_out_of_turn_is_read_too_and_no_random_number_is_drawn(dataset, images):
+    """As a batch that is measured once more; those read ahead are not lost by it."""
+    order = torch.arange(COUNT).flip(0)
+    requests = [reading.Request(first, order[first : first + 4]) for first in range(0, COUNT, 4)]
+    before = torch.get_rng_state()
+    reader = reading.Reader(dataset(), workers=1)
+    with reader.ahead(iter(requests)):
+        for wanted in (0, 1, 0, 5, 2, 3, 4, 5):
+            found = reader(requests[wanted])
+            assert torch.equal(found.raw, images[requests[wanted].indices])
+        assert not reader._coming
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_processes_that_read_end_with_the_one_that_trains(dataset):
+    """After SIGKILL too, which leaves it no time to tell them, and while they read for long."""
+    told, tell = os.pipe()
+    trainer = os.fork()
+    if not trainer:  # a process like one that trains
+        reader = reading.Reader(dataset(event=lambda: time.sleep(60)), workers=2)
+        requests = (reading.Request(first, torch.arange(4)) for first in range(0, 400, 4))
+        with reader.ahead(requests):
+            os.write(tell, json.dumps([w.pid for w in reader._iterator._workers]).encode())
+            time.sleep(60)
+    workers = json.loads(os.read(told, 1000))
+    assert all(_is_there(worker) for worker in workers)
+    os.kill(trainer, signal.SIGKILL)
+    os.waitpid(trainer, 0)
+    until = time.monotonic() + 20
+    while any(_is_there(worker) for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def _is_there(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_examples_in_blocks_come_in_the_order_that_the_run_was_begun_with(
+    tmp_path, dataset, config
+):
+    in_blocks = dataset()
+    in_blocks._source.blocks, in_blocks._source.window = torch.arange(0, COUNT + 1, 4), 2
+    begun = replace(config, steps=3, workers=0)
+    run = train(begun, tmp_path, data=in_blocks, progress=False)
+    assert run.record.order == (6, 2)
+    job = prepare(replace(begun, data=in_blocks), tmp_path)
+    indices = Trainer(job, progress=False).batches._order
+    assert (len(indices.blocks), indices.window, indices.length) == (7, 2, 18)
+    with pytest.raises(ValueError, match=r"tensor is read in blocks of another kind .*lazy=True"):
+        train(config, tmp_path, data=dataset(lazy=False), progress=False)
+    assert load_run(tmp_path, data=dataset(lazy=False)).dataset().event_shape == (1, 8, 8)
+
+
 def test_workers_are_chosen_by_the_data(dataset, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
     lazy, inside = dataset(), dataset(lazy=False)
