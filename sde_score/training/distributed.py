@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sde_score.training.errors import TrainingError
+from sde_score.training.rendezvous import join
 
 if TYPE_CHECKING:
     from sde_score.training.checkpoint import Checkpoints
@@ -34,6 +35,7 @@ def accelerator_for(device: str) -> Any:
 
     # accelerate forms a group of CPU processes only with cpu=True.
     cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    join("gloo" if cpu else "nccl")
     accelerator = Accelerator(cpu=cpu, mixed_precision="no")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
