@@ -36,7 +36,7 @@ assert end(start(4, trained("elastic", killed))) == [1, 1, -9, 1]
 together(2, trained("elastic"))
 
 # One of two stops: the other ends.
-watch.TICK = 0.1
+watch.TICK, watch._SILENT = 0.1, 60
 def stopped(rank):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -46,6 +46,7 @@ os.kill(pair[1], signal.SIGKILL)
 end(pair[1:])
 
 # The launcher is killed, while its processes would train for ever.
+watch._SILENT = 10**6
 def slow(rank):
     (out / f"pid-{rank}").write_text(str(os.getpid()))
     time.sleep(600)
