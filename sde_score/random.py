@@ -208,6 +208,16 @@ def uniform(batch: int, generator: Draws = None, device: torch.device | str = "c
     return draw[rows].to(device)
 
 
+def uniform_like(x: Tensor, generator: Draws = None) -> Tensor:
+    """Independent uniform numbers in [0, 1), float64, in the shape of a batch `(batch, *event)`;
+    a `BatchSlice` draws for the whole global batch."""
+    size = prod(x.shape[1:])
+    if isinstance(generator, BatchSlice):
+        first, total = generator.start * size, generator.total * size
+        generator = BatchSlice(generator.generator, first, total)
+    return uniform(x.numel(), generator, x.device).reshape(x.shape)
+
+
 def stratified(batch: int, generator: Draws = None, device: torch.device | str = "cpu") -> Tensor:
     """Low-discrepancy uniform numbers: one shared offset, `u_i = frac(u + i / batch)`, shape
     `(batch,)`.

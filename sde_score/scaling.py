@@ -28,7 +28,7 @@ from sde_score._core.errors import ArgumentError, DataError
 from sde_score._core.records import Record
 from sde_score._core.statistics import moments
 from sde_score.distributions import Quantization
-from sde_score.random import BatchSlice, Draws, uniform
+from sde_score.random import Draws, uniform_like
 
 Numbers = float | tuple[float, ...]
 
@@ -172,12 +172,7 @@ class Scaling(Record):
         """
         if self.levels is None:
             return self.to_model(raw)
-        size = math.prod(raw.shape[1:])
-        if isinstance(generator, BatchSlice):
-            first, total = generator.start * size, generator.total * size
-            generator = BatchSlice(generator.generator, first, total)
-        noise = uniform(raw.numel(), generator, raw.device).reshape(raw.shape)
-        return self._scale(raw.to(torch.float64) + noise)
+        return self._scale(raw.to(torch.float64) + uniform_like(raw, generator))
 
     def from_model(self, x: Tensor) -> Tensor:
         """Inverse of `to_model`, for data or samples `(batch, *event)` in model range.

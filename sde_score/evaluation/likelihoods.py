@@ -16,6 +16,7 @@ from sde_score._core.conditions import Condition, described, mapped
 from sde_score._core.processes import gather_rows, own_rows, place
 from sde_score.data import DataSet, Source
 from sde_score.discrete import ELBO
+from sde_score.evaluation.columns import in_columns, spread_rows
 from sde_score.evaluation.scores import Columns, class_texts, numbers_in
 from sde_score.likelihood import (
     LIKELIHOODS,
@@ -31,7 +32,7 @@ from sde_score.likelihood import (
 )
 from sde_score.models import EnergyModel
 from sde_score.random import example_seeds
-from sde_score.training import Run
+from sde_score.training import Run, coding_of
 
 _MOST = 1 << 16  # examples that the reference of a partition function is fitted to
 
@@ -115,17 +116,20 @@ class RunLikelihood:
         rows = own_rows(self.examples)
         if self.examples < place()[1]:
             raise ValueError(f"{self.examples} examples are fewer than the processes: start fewer")
-        seeds = example_seeds(self.seed, self.examples)
+        numbers = example_seeds(self.seed, self.examples)
+        seeds, coding = [numbers[row] for row in rows.tolist()], coding_of(self.run)
+        raw = spread_rows(self._raw(rows), coding, seeds)
         found = bits_per_dim(
             self.run.model,
-            self._raw(rows),
+            raw,
             self.run.scaling,
             by,
             batch_size=self.batch_size,
-            seed=[seeds[row] for row in rows.tolist()],
+            seed=seeds,
             condition=self._condition(rows),
             progress=self.progress,
         )
+        found = in_columns(found, raw, coding)
         errors = found.value_errors
         return BitsPerDim(
             gather_rows(found.values, self.examples),
@@ -169,14 +173,18 @@ class RunLikelihood:
 
     def energy_bits(self, partition: LogPartition, dequantizations: int = 1) -> BitsPerDim:
         """By the energy and its partition function; see `energy_bits_per_dim`."""
-        return energy_bits_per_dim(
+        coding = coding_of(self.run)
+        seeds = example_seeds(self.seed, self.examples)
+        raw = spread_rows(self._raw(torch.arange(self.examples)), coding, seeds)
+        found = energy_bits_per_dim(
             self._energy,
-            self._raw(torch.arange(self.examples)),
+            raw,
             self.run.scaling,
             partition,
             dequantizations=dequantizations,
             seed=self.seed,
         )
+        return in_columns(found, raw, coding)
 
     @property
     def _energy(self) -> EnergyModel:

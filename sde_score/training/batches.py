@@ -115,7 +115,9 @@ class Batches:
         found, scaling = self.reader(request), self.dataset.scaling
         if self.config.dequantize:
             draws = self._draws(streams.DEQUANTIZE, step, first, torch.device("cpu"))
-            x0 = scaling.dequantize(found.raw, draws)
+            coding = self.dataset.coding
+            raw = found.raw if coding is None else coding.spread(found.raw, draws)
+            x0 = scaling.dequantize(raw, draws)
         else:
             x0 = scaling.to_model(found.raw)
         condition = self.reader.conditions(found)

@@ -16,6 +16,7 @@ from sde_score._core.errors import DataError
 from sde_score._core.records import Record
 from sde_score._core.statistics import moments
 from sde_score.data.tables.column import Array, Cells, Column
+from sde_score.random import Draws, uniform_like
 from sde_score.scaling import Scaling
 
 BESIDE = "numbers"
@@ -166,6 +167,17 @@ class TableCoding(Record):
         for column, part in parts:
             found = found + np.nan_to_num(column.log_abs_det(part))
         return torch.from_numpy(found).to(x.device)
+
+    def spread(self, x: Tensor, generator: Draws = None) -> Tensor:
+        """Encoded rows with uniform noise in [-1/2, 1/2) on integers and codes, which decode to the
+        same cells.
+
+        Args:
+            x: encoded, shape `(rows, encoded columns)`.
+            generator: source of the noise.
+        """
+        cells = torch.tensor(self.discrete, device=x.device)
+        return torch.where(cells, x + uniform_like(x, generator) - 0.5, x)
 
     def scaling(self, x: Tensor) -> Scaling:
         """Each encoded column standardized over what is known; the codes of one column by their
