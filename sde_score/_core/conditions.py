@@ -29,7 +29,10 @@ NO_CLASS = -1
 END = "end_noise_level"
 """The entry that tells a flow map where it goes: log(sigma / alpha) / 4 of the end, `(batch,)`."""
 
-BESIDE = ("augment", "estimate", END)
+OBSERVED = "observed"
+"""The entry that tells which entries of x are there, of zeros and ones in its shape."""
+
+BESIDE = ("augment", "estimate", OBSERVED, END)
 """Entries of dictionaries that training, samplers and flow maps add themselves."""
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -55,7 +55,9 @@ class Data(Command):
     def _ladder(self, data: DataSet) -> None:
         from sde_score.discrete import design
 
-        found = design(data.tensor(), radius=self.radius or "normal", sigma_min=self.sigma_min)
+        found = design(
+            data.complete().tensor(), radius=self.radius or "normal", sigma_min=self.sigma_min
+        )
         if self.json:
             show_record({"name": data.name, **found.numbers()})
             return

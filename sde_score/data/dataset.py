@@ -312,6 +312,22 @@ class DataSet:
         train, held = (replace(self, rows=part, stream=None) for part in parts)
         return train, held
 
+    def complete(self) -> DataSet:
+        """The examples of a table without missing cells; of other data all.
+
+        Raises:
+            DataError: if there is none.
+        """
+        if self.coding is None or not self.coding.has_missing:
+            return self
+        whole = (~self.raw().isnan().any(1)).nonzero().flatten()
+        if not len(whole):
+            raise DataError(
+                f"no row of {self.name} is complete: there is nothing to compare samples with; "
+                "fill in some cells, see sde-score impute"
+            )
+        return replace(self, rows=self._rows(whole))
+
     def subset(self, count: int, seed: int = 0) -> DataSet:
         """A random choice of `count` examples in their order, or all where there are no more.
 

@@ -166,7 +166,7 @@ def _read(dataset: DataSet, places: Tensor) -> tuple[Tensor, bytes]:
 
 
 def _weighted(piece: Tensor, first: int) -> Tensor:
-    x = piece.flatten(1).to(torch.float64)
+    x = torch.nan_to_num(piece.flatten(1).to(torch.float64))  # missing cells count 0
     row = torch.arange(first, first + len(x), dtype=torch.float64)
     column = torch.arange(x.shape[1], dtype=torch.float64)
     return x * torch.cos(2.4 * row)[:, None] * torch.cos(1.7 * column + 1)

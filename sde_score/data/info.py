@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from sde_score._core.conditions import ConditionShape
 from sde_score._core.errors import DataError
-from sde_score._core.statistics import chunks, largest_spread, mean_squares
+from sde_score._core.statistics import chunks, largest_spread, mean_squares, moments
 from sde_score.data.sources.base import Rows, few
 from sde_score.random import generator_from
 
@@ -84,7 +85,10 @@ def info_of(dataset: DataSet) -> DataInfo:
         if examples < count:
             chosen = torch.randperm(count, generator=generator_from(0))[:examples]
         rows = dataset._rows(chosen)
-    ends = [(piece.min().item(), piece.max().item()) for piece in _pieces(dataset)]
+    ends = [
+        (_filled(piece, math.inf).min().item(), _filled(piece, -math.inf).max().item())
+        for piece in _pieces(dataset)
+    ]
     sigma_data, deviation = scales_of(dataset)
     return DataInfo(
         name=dataset.name,
@@ -96,7 +100,7 @@ def info_of(dataset: DataSet) -> DataInfo:
         num_classes=dataset.num_classes,
         sigma_data=sigma_data,
         deviation=deviation,
-        sigma_max=largest_spread(dataset._source, dataset.scaling.to_model, rows),
+        sigma_max=largest_spread(dataset._source, partial(_known, dataset), rows),
         sigma_max_examples=len(rows),
         condition_shape=dataset.condition_shape,
         measured_examples=min(count, _most(dataset)) if dataset.is_lazy else count,
@@ -105,6 +109,13 @@ def info_of(dataset: DataSet) -> DataInfo:
 
 def scales_of(dataset: DataSet) -> tuple[float, float]:
     """Root mean square about zero, and about the mean example, in model range."""
+    if dataset.coding is not None and dataset.coding.has_missing:
+        columns = dataset.scaling.to_model(dataset.raw()).double().T
+        known = [column[~column.isnan()][:, None] for column in columns]
+        means = [moments(column) for column in known if len(column)]
+        variance = float(torch.stack([spread for _, spread in means]).mean())
+        square = variance + float(torch.stack([mean.square() for mean, _ in means]).mean())
+        return math.sqrt(square), math.sqrt(variance)
     to_model = dataset.scaling.to_model
     square, variance = mean_squares(dataset._source, to_model, _measured(dataset))
     return math.sqrt(square), math.sqrt(variance)
@@ -115,10 +126,20 @@ def range_of(dataset: DataSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     lows, highs = [], []
     for piece in _pieces(dataset):
         values = piece.transpose(0, 1).flatten(1)
-        lows.append(values.amin(1).double())
-        highs.append(values.amax(1).double())
+        lows.append(_filled(values, math.inf).amin(1).double())
+        highs.append(_filled(values, -math.inf).amax(1).double())
     low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
     return tuple(low.tolist()), tuple(high.tolist())
+
+
+def _filled(values: Tensor, number: float) -> Tensor:
+    """Values with a number in place of NaN, which only floating-point ones have."""
+    return torch.nan_to_num(values, number) if values.is_floating_point() else values
+
+
+def _known(dataset: DataSet, raw: Tensor) -> Tensor:
+    """Raw examples in model range, 0, about their mean, where entries are missing."""
+    return _filled(dataset.scaling.to_model(raw), 0.0)
 
 
 def _pieces(dataset: DataSet) -> Iterator[Tensor]:

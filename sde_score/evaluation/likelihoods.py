@@ -61,8 +61,8 @@ class RunLikelihood:
 
     @cached_property
     def dataset(self) -> DataSet:
-        """The part of the data."""
-        return self.run.dataset(self.part)
+        """The part of the data, of a table the complete rows."""
+        return self.run.dataset(self.part).complete()
 
     @property
     def examples(self) -> int:
@@ -94,7 +94,8 @@ class RunLikelihood:
     def described(self) -> dict[str, Any]:
         """What was measured, as fields of `RunBits`."""
         name = "" if self.run.other is None else self.run.other.name
-        size = math.prod(self.run.event_shape)
+        coding = coding_of(self.run)
+        size = math.prod(self.run.event_shape) if coding is None else len(coding.learned)
         return {"data": name, "dimensions": size, "columns": self.scores}
 
     @property

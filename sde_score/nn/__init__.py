@@ -35,6 +35,7 @@ from sde_score.nn.backbones.general_unet import GeneralUNet
 from sde_score.nn.backbones.hdit import HDiT
 from sde_score.nn.backbones.kdiff_unet import KDiffUNet
 from sde_score.nn.backbones.lucidrains import LucidrainsUNet
+from sde_score.nn.backbones.masked import Masked
 from sde_score.nn.backbones.mlp import MLP
 from sde_score.nn.backbones.refinenet import RefineNet
 from sde_score.nn.backbones.transformer import Transformer
@@ -53,6 +54,7 @@ __all__ = [
     "DiT",
     "Embedding",
     "Encoded",
+    "Masked",
     "NoiseEmbedding",
     "Summary",
     "Transformer",
@@ -88,6 +90,8 @@ BACKBONES: Registry[nn.Module] = Registry(
     },
     base=nn.Module,
 )
+
+BACKBONES.find_in("sde_score.nn.backbones.masked", masked="masked")
 
 _SIDES = {1: (16, 32), 2: (8, 8), 3: (4, 8)}
 """Of signals by their number of sides: the shortest side that a U-Net takes, and that it ends at

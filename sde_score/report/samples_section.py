@@ -93,7 +93,7 @@ def samples_figure(run: Run, drawn: Sequence[Drawn]) -> Figure:
 
 def shown_data(run: Run) -> DataSet:
     """The data that pictures show: those the run was trained on, or the other ones given."""
-    return run.own("train") if run.other is None else run.other
+    return (run.own("train") if run.other is None else run.other).complete()
 
 
 def _data(run: Run, count: int) -> Tensor:

@@ -17,12 +17,14 @@ from sde_score.training.augmentation import Augmentation, NoAugmentation
 from sde_score.training.condition_dropout import dropped
 from sde_score.training.config import TrainConfig
 from sde_score.training.couplings import Coupling, Independent
+from sde_score.training.gaps import has_gaps, hide
 from sde_score.training.reading import Request
 from sde_score.training.streaming import reader_for
 
 
 class MicroBatch(NamedTuple):
-    """One forward pass: data `(batch, *event)`, their condition or None, and random draws;
+    """One forward pass: data `(batch, *event)`, NaN where they have gaps, their condition or None,
+    and random draws;
     with augmentation labels `(batch, labels)` for a network that is told them, and the step."""
 
     x0: Tensor
@@ -120,6 +122,9 @@ class Batches:
             x0 = scaling.dequantize(raw, draws)
         else:
             x0 = scaling.to_model(found.raw)
+        if has_gaps(self.dataset):
+            draws = self._draws(streams.MASK, step, first, torch.device("cpu"))
+            x0 = hide(x0, self.dataset, draws)
         condition = self.reader.conditions(found)
         if condition is None or not self.config.conditional:
             return x0, None

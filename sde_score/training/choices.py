@@ -10,6 +10,7 @@ from sde_score._core.registry import parse_spec
 from sde_score.data import DataSet, Scaling, is_image
 from sde_score.sdes import EDM, SDES, VE
 from sde_score.training.config import TrainConfig, is_auto, is_whole
+from sde_score.training.gaps import gaps_words
 from sde_score.training.prepare import Job
 from sde_score.training.reading import launched_here, workers_for
 
@@ -34,7 +35,7 @@ def _lines(given: TrainConfig, job: Job) -> Iterator[str]:
     yield f"data: {data_words(job.whole)}{left}" + f" -> {network}" * chosen
     coding = job.whole.coding
     if coding is not None and (line := coding.summary()):
-        yield f"table: {line}"
+        yield f"table: {line}" + gaps_words(job.whole)
     if job.whole.is_lazy and given.workers is None:
         workers = workers_for(None, job.whole, launched_here())
         yield f"read lazily, by {workers} processes beside each that trains: --workers"

@@ -7,11 +7,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from sde_score._core.conditions import Condition
-from sde_score.models import Caller
+from sde_score._core.conditions import OBSERVED, Condition
+from sde_score.models import Caller, Model
+from sde_score.models.observed import Observed
 from sde_score.objectives import BaseObjective, Objective
 from sde_score.random import BatchSlice
 from sde_score.training.build import TrainedModel
+from sde_score.training.gaps import tells_mask
 
 
 class LossModule(nn.Module):
@@ -30,6 +32,7 @@ class LossModule(nn.Module):
         self.model = model
         self.objective = objective
         self.autocast = autocast
+        self.masked = tells_mask(model)
 
     def forward(
         self,
@@ -41,11 +44,16 @@ class LossModule(nn.Module):
     ) -> Tensor:
         """Mean loss of a batch; the arguments are the fields of `MicroBatch`."""
         beside = {} if augment is None else {"augment": augment}
+        observed = ~x0.isnan() if self.masked else None
+        if observed is not None:
+            beside[OBSERVED] = observed
+            x0 = torch.where(observed, x0, 0.0)
         for told in (self.model, getattr(self.objective, "teacher", None)):
             if isinstance(told, Caller):
                 told.beside = beside
         objective = self.objective
         if isinstance(objective, BaseObjective):
             objective = objective.at_step(step)
+        model: Model = self.model if observed is None else Observed(self.model, observed)
         with self.autocast or nullcontext():
-            return objective(self.model, x0, condition, draws).mean()
+            return objective(model, x0, condition, draws).mean()

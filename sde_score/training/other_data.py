@@ -12,7 +12,6 @@ from sde_score import data as data_sets
 from sde_score._core.conditions import described
 from sde_score._core.errors import naming
 from sde_score.data import DataError, DataSet
-from sde_score.data.tables.kinds import as_cells
 from sde_score.training.data_record import DataRecord
 from sde_score.training.state import DataFacts
 
@@ -84,8 +83,7 @@ class Fit:
             raise DataError(
                 f"{found.name} does not fit the network in {self.path}: {mine.difference(theirs)}"
             )
-        columns = theirs.decode(found.raw())
-        cells = {name: as_cells(name, values) for name, values in columns.items()}
+        cells = theirs.cells(found.raw())
         with naming(Path(found.name)):
             x = mine.encode(cells).to(found.raw().dtype)
         fields = {"rows": None, "labels": found.labels_at(torch.arange(len(found)))}

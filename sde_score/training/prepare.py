@@ -43,6 +43,7 @@ from sde_score.training.config import (
 from sde_score.training.data_record import DataRecord, read_record
 from sde_score.training.errors import CheckpointError
 from sde_score.training.first_weights import FirstWeights, first_weights
+from sde_score.training.gaps import require_gaps, settled_for_gaps
 from sde_score.training.half_precision import DTYPES, automatic, require_half
 from sde_score.training.teacher import build_objective, pinned
 
@@ -145,7 +146,7 @@ def prepare(
     if stored is not None:
         record.require_order(whole)
     examples, _ = split_data(config, whole)
-    settled = settle(config, examples)
+    settled = settled_for_gaps(settle(config, examples), examples)
     resolved = dataclasses.replace(as_text(settled), data=record.text)
     changes = {}
     if stored is not None:
@@ -160,6 +161,7 @@ def prepare(
         start.warn_of(resolved.sde, examples.scaling)  # type: ignore[arg-type]
     require_no_class(model, examples, settled)
     objective = build_objective(settled, examples)
+    require_gaps(settled, examples, objective, model)
     twice = objective.second_derivatives or isinstance(model, EnergyBased)
     set_second_derivatives(model, twice)
     if is_auto(settled.precision):

@@ -29,6 +29,9 @@ SETUP = 5
 AUGMENT = 8
 """Changes of the examples, per step."""
 
+MASK = 9
+"""Columns that are hidden from the network, per step."""
+
 COUPLE = 7
 """Noise that examples are paired with, per step; potentials of a coupling."""
 

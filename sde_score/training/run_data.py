@@ -144,22 +144,23 @@ class RunData:
 
         The training and the held-out part. Of other data all are measured against, and the run's
         own training data give the floor: what a perfect model of them would score. Where these are
-        not at hand, and for a network that was trained elsewhere, halves of the other data.
+        not at hand, and for a network that was trained elsewhere, halves of the other data. Of
+        tables the complete rows alone.
 
         Raises:
             DataError: as for `dataset`.
             ValueError: if nothing was held out, or a single example was given.
         """
         if self.other is None:
-            held_out = self.own("held_out")
-            return MeasuredParts(self.own("train"), held_out)
+            held_out = self.own("held_out").complete()
+            return MeasuredParts(self.own("train").complete(), held_out)
         text = f"{len(self.other)} examples of {self.other.name}"
         if not self.trained_elsewhere:
             try:
-                return MeasuredParts(self.own("train"), self.other, text)
+                return MeasuredParts(self.own("train").complete(), self.other.complete(), text)
             except DataError:
                 pass
-        return MeasuredParts(*self.other.split(0.5), f"half of {text}", "the other half")
+        return MeasuredParts(*self.other.complete().split(0.5), f"half of {text}", "the other half")
 
     def told_by(self) -> DataSet:
         """The data whose conditions samples are drawn with: other data that have some, or else the

@@ -169,7 +169,7 @@ class Trainer:
         """A few examples of the first step."""
         part = next(self.batches.step(0))
         condition = mapped(rows_of(part.condition, slice(count)), lambda value: value.to(device))
-        return part.x0[:count].to(device), condition
+        return part.x0[:count].nan_to_num().to(device), condition
 
     def _blocks(self) -> list[nn.Module]:
         """Parts of the network whose weights can come and go: none where derivatives in x are

@@ -47,8 +47,6 @@ def dataset_of(
     coding = TableCoding(columns, label or "")
     if not coding.names:
         raise DataError("holds nothing to learn: every column is constant or the label")
-    if coding.has_missing:
-        raise DataError("holds NaN or empty cells: remove the rows or fill them in")
     x = coding.encode(table)
     own = coding.names if named or not coding.is_plain or len(columns) > x.shape[1] else ()
     scaling = coding.scaling(x)

@@ -155,6 +155,14 @@ class TableCoding(Record):
         found |= self._told(condition)
         return {column.name: found[column.name] for column in self.columns if column.name in found}
 
+    def cells(self, x: Tensor) -> dict[str, Cells]:
+        """Cells of the learned columns of encoded rows, which may have gaps; see `decode`."""
+        parts = self._parts(x.detach().cpu().double().numpy())
+        return {
+            column.name: Cells(column.decode(np.nan_to_num(part)), np.isnan(part).any(1))
+            for column, part in zip(self.examples, parts, strict=True)
+        }
+
     def log_abs_det(self, x: Tensor) -> Tensor:
         """log |det d encoded / d cells| of the continuous columns, float64, shape `(rows,)`.
 
@@ -211,7 +219,7 @@ class TableCoding(Record):
         parts += [f"label: {self.label}"] if self.label else []
         if any(share):
             whole = sum(share) / len(share)
-            parts.append(f"{100 * whole:.3g} % of the cells missing, which are learned by masks")
+            parts.append(f"{100 * whole:.3g} % of the cells missing")
         return "; ".join(parts)
 
     def _require_whole(self) -> None:
