@@ -17,6 +17,7 @@ VERBS = {
     "distill": ("Distill", "Train a flow map from a run: samples in one or two evaluations"),
     "sample": ("Sample", "Draw samples: a picture, arrays or a table"),
     "posterior": ("Posterior", "Draw from the posterior of a measurement: inpainting and more"),
+    "impute": ("Impute", "Fill the missing cells of a table by the posterior of a run"),
     "likelihood": ("Likelihood", "Log-densities and bits per dimension of held-out data"),
     "evaluate": ("Evaluate", "Distances of samples to held-out data, by sampler or guidance"),
     "compare": ("Compare", "One network in every view, with what each costs"),

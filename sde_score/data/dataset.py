@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import is_integer, plain, refusal, require_count
-from sde_score._core.conditions import Condition, ConditionShape, mapped
+from sde_score._core.conditions import Condition, ConditionShape, mapped, rows_of
 from sde_score._core.errors import DataError
 from sde_score._core.statistics import chunks
 from sde_score.data.info import DataInfo, info_of, range_of, scales_of
@@ -221,6 +221,12 @@ class DataSet:
         """Examples in model range with their conditions, in the order of `indices`, as `read`."""
         found = self.read(indices, draws)
         return Batch(self.scaling.to_model(found.raw), self.conditions_of(found.rows))
+
+    @property
+    def conditions_or_labels(self) -> Condition:
+        """Raw conditions of all examples, or their labels; None for neither."""
+        found: Condition = self.labels if self.conditions is None else self.conditions
+        return found if self.rows is None else rows_of(found, self.rows)
 
     def conditions_at(self, indices: Indices) -> Condition:
         """Conditions in model range, or labels, in the order of `indices`; None for neither."""

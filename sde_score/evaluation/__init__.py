@@ -33,6 +33,7 @@ from sde_score.evaluation.features.extractors import (
     extract,
 )
 from sde_score.evaluation.guided import followed, guided_run
+from sde_score.evaluation.imputation import impute
 from sde_score.evaluation.journal import Journal
 from sde_score.evaluation.likelihoods import RunBits, RunLikelihood, likelihood
 from sde_score.evaluation.metrics.confidence import (
@@ -138,6 +139,7 @@ __all__ = [
     "frechet",
     "frechet_distance",
     "guided_run",
+    "impute",
     "kernel_distance",
     "likelihood",
     "maximum_mean_discrepancy",

@@ -35,7 +35,7 @@ def spread_rows(raw: Tensor, coding: TableCoding | None, seeds: Sequence[int]) -
     """
     if coding is None or not any(coding.discrete):
         return raw
-    pairs = zip(raw.split(1), seeds, strict=True)
+    pairs = zip(torch.split(raw, 1), seeds, strict=True)
     rows = [coding.spread(row, generator_from(seed, _STREAM)) for row, seed in pairs]
     return torch.cat(rows)
 

@@ -55,7 +55,7 @@ class Observed(BaseModel):
         condition: Condition,
     ) -> Tensor:
         at, before = self._scales(x, t), self.model.nfe
-        names = {
+        names: dict[Callable[[Scales], Coefficients], str] = {
             parametrization.score: "score",
             parametrization.data: "denoise",
             parametrization.noise: "noise",

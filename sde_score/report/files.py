@@ -20,7 +20,8 @@ from sde_score.report.look import Look, kind_of
 from sde_score.report.pictures import png_of_pixels, save_examples
 
 FORMATS = (".npz", ".npy", ".csv", ".parquet", ".png")
-_TABLES = (".csv", ".parquet")
+TABLES = (".csv", ".parquet")
+"""Endings of tables."""
 _DRAWN = 256
 _LOST = 1e-4  # of the width of the data; float32 that loses more becomes float64
 
@@ -44,7 +45,7 @@ def require_samples_file(path: Path, event_shape: Sequence[int] | None = None) -
         require_writable(path, "out")
     if path.suffix == ".parquet":
         require_extra("pyarrow.parquet")
-    if path.suffix in _TABLES and event_shape is not None and len(event_shape) != 1:
+    if path.suffix in TABLES and event_shape is not None and len(event_shape) != 1:
         raise ValueError(
             f"out={path} takes tables, one sample a line, and samples of this run have the shape "
             f"{tuple(event_shape)}: take .npz, .npy, .png or a folder"
@@ -150,20 +151,34 @@ def table_of(raw: Any, look: Look, condition: Condition = None) -> dict[str, Any
 
 
 def _csv(raw: Any, look: Look, condition: Condition) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     table = table_of(raw, look, condition)
-    writer.writerow(table)
-    short = raw.dtype == np.float32  # no digits beyond those that were drawn
-    columns = [v.astype(raw.dtype) if short and v.dtype.kind == "f" else v for v in table.values()]
-    writer.writerows(zip(*([str(cell) for cell in column] for column in columns), strict=True))
-    return text.getvalue().encode()
+    if raw.dtype == np.float32:  # no digits beyond those that were drawn
+        table = {n: v.astype(raw.dtype) if v.dtype.kind == "f" else v for n, v in table.items()}
+    return table_bytes(table, ".csv")
 
 
 def _parquet(raw: Any, look: Look, condition: Condition) -> bytes:
-    pq, buffer = require_extra("pyarrow.parquet"), io.BytesIO()
-    pq.write_table(require_extra("pyarrow").table(table_of(raw, look, condition)), buffer)
-    return buffer.getvalue()
+    return table_bytes(table_of(raw, look, condition), ".parquet")
+
+
+def table_bytes(table: Mapping[str, Any], suffix: str) -> bytes:
+    """Columns by name as the content of a CSV or parquet file.
+
+    Args:
+        table: arrays, each of shape `(rows,)`.
+        suffix: one of `TABLES`.
+    """
+    if suffix == ".parquet":
+        buffer = io.BytesIO()
+        arrow = require_extra("pyarrow").table(dict(table))
+        require_extra("pyarrow.parquet").write_table(arrow, buffer)
+        return buffer.getvalue()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    cells = ([str(cell) for cell in column] for column in table.values())
+    writer.writerows(zip(*cells, strict=True))
+    return text.getvalue().encode()
 
 
 def _write_folder(x: Tensor, path: Path, look: Look) -> None:

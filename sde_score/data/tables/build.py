@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from sde_score._core.errors import DataError
 from sde_score.data.dataset import DataSet
@@ -14,6 +18,9 @@ from sde_score.data.tables.coding import TableCoding
 from sde_score.data.tables.column import Cells
 from sde_score.data.tables.kinds import DROP, column_of
 from sde_score.data.tensors import from_tensor
+from sde_score.scaling import Scaling
+
+_KNOWN: ContextVar[TableCoding | None] = ContextVar("known", default=None)
 
 
 def dataset_of(
@@ -40,6 +47,8 @@ def dataset_of(
             nothing to learn.
     """
     table = dict(zip(names, cells, strict=True))
+    if (known := _KNOWN.get()) is not None:
+        return _as_known(known, table, name)
     _require_names(names, kinds, label)
     given = {**kinds, **({label: _as_label(label, kinds)} if label is not None else {})}
     kept = [each for each in names if given.get(each, ("",))[0] != DROP]
@@ -54,6 +63,34 @@ def dataset_of(
     found = from_tensor(x, scaling=scaling, name=name) if whole else DataSet(name, x, scaling)
     found = replace(found, column_names=tuple(own), coding=coding)
     return found if label is None else _labelled(found, table[label])
+
+
+@contextmanager
+def read_as(coding: TableCoding) -> Iterator[None]:
+    """Read tables inside as rows of a known one: its columns, kinds, categories and roles.
+
+    Columns that a table lacks are missing in every row, those that are not known are left out; the
+    scaling is left to the caller.
+    """
+    token = _KNOWN.set(coding)
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+def _as_known(coding: TableCoding, table: Mapping[str, Cells], name: str) -> DataSet:
+    rows = len(next(iter(table.values())).values)
+    nothing = Cells(np.zeros(rows), np.ones(rows, dtype=bool))
+    if not {column.name for column in coding.columns} & set(table):
+        names = ", ".join(column.name for column in coding.columns)
+        raise DataError(f"has the columns {', '.join(table)}, and none of {names}")
+    cells = {column.name: table.get(column.name, nothing) for column in coding.columns}
+    found = DataSet(name, coding.encode(cells), Scaling(), column_names=coding.names, coding=coding)
+    told = coding.condition(cells)
+    if coding.label and isinstance(told, Tensor):
+        return replace(found, labels=told)
+    return replace(found, conditions=told)
 
 
 def _labelled(dataset: DataSet, cells: Cells) -> DataSet:

@@ -204,6 +204,27 @@ class TableCoding(Record):
         shared = torch.stack([variances[index == group].mean() for group in groups])
         return Scaling(tuple(center), tuple(shared.sqrt().tolist()))
 
+    def condition(self, cells: Mapping[str, Cells]) -> Condition:
+        """The label, or what is told, of each row, raw; -1 and NaN where it is missing.
+
+        Args:
+            cells: of each told column by its name.
+        """
+        told = {name: self.column(name) for name in (self.label or None, *self.conditions) if name}
+        classes = {
+            name: torch.from_numpy(np.where(cells[name].missing, -1, column.classes(cells[name])))
+            for name, column in told.items()
+            if column.kind == "categorical"
+        }
+        if self.label or not told:
+            return classes.get(self.label)
+        numbers = [c.encode(cells[name]) for name, c in told.items() if name not in classes]
+        vector = torch.from_numpy(np.concatenate(numbers, 1)) if numbers else None
+        if not classes:
+            return vector
+        found = {entry_name(name): labels for name, labels in classes.items()}
+        return found if vector is None else {**found, BESIDE: vector}
+
     def summary(self) -> str:
         """The columns by kind on one line; empty where all are numeric."""
         kinds: dict[str, list[str]] = {}

@@ -165,9 +165,9 @@ class Column(Record):
             return self.values(self.nearest(x))
         value = x[:, 0].astype(np.float64)
         if self.kind == "positive":
-            value = np.exp(value)
+            value = _rounded(np.exp(value), 13)
         elif self.kind == "bounded":
-            value = self.low + (self.high - self.low) * expit(value)
+            value = _rounded(self.low + (self.high - self.low) * expit(value), 15)
         elif self.kind == "integer":
             value = np.round(value)
         if np.dtype(self.dtype).kind in "iu":
@@ -243,3 +243,8 @@ class Column(Record):
             row = int(wrong.argmax())
             cell = cells.values.tolist()[row]
             raise DataError(f"column {self.name}, row {row + 1}: {cell!r} {says}")
+
+
+def _rounded(values: Array, digits: int) -> Array:
+    """Values without the last digits, in which exp and log differ: 12.5 stays 12.5."""
+    return np.array([float(f"{value:.{digits}g}") for value in values.tolist()])

@@ -49,13 +49,13 @@ class TransformedCoding(TableCoding):
         live: the object, fitted.
         inner: the coding without it.
         outputs: number of columns it makes.
-        spread: deviation of each column before it.
+        deviations: of each column before it.
     """
 
     live: Any = field(default=None, compare=False, repr=False)
     inner: TableCoding | None = None
     outputs: int = 0
-    spread: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
 
     @property
     def _within(self) -> TableCoding:
@@ -140,11 +140,11 @@ class TransformedCoding(TableCoding):
     def _by_differences(self, x: Array) -> Array:
         """log |det| of the Jacobian by differences of fourth order, shape `(rows,)`."""
         count, size = x.shape
-        steps = _STEP * np.diag(self.spread)  # one row for each column that is moved
+        steps = _STEP * np.diag(self.deviations)  # one row for each column that is moved
         moved = [x[:, None] + k * steps for k in (-2, -1, 1, 2)]
         seen = self.forward(np.concatenate(moved).reshape(-1, size))
         a, b, c, d = seen.reshape(4, count, size, size)
-        jacobian = (a - 8 * b + 8 * c - d) / (12 * _STEP * np.array(self.spread)[:, None])
+        jacobian = (a - 8 * b + 8 * c - d) / (12 * _STEP * np.array(self.deviations)[:, None])
         signs, found = np.linalg.slogdet(jacobian)
         if not (signs != 0).all():
             row = int((signs == 0).argmax()) + 1
@@ -158,7 +158,7 @@ def with_transformer(dataset: DataSet, transformer: Any) -> DataSet:
 
     Raises:
         TypeError: for an object without `transform` and `inverse_transform`.
-        DataError: for categorical or integer columns, missing cells, or a transformer that does not
+        DataError: for categorical columns, missing cells, or a transformer that does not
             lead back.
     """
     coding: Any = dataset.coding
@@ -170,15 +170,15 @@ def with_transformer(dataset: DataSet, transformer: Any) -> DataSet:
             )
     if any(c.kind == "categorical" for c in coding.examples) or coding.has_missing:
         raise DataError(
-            "transformer takes columns of numbers without gaps: tell the others by label or "
-            "condition_columns, give kinds='name:drop', or fill them in"
+            "transformer takes columns of numbers without gaps: take the others as label, give "
+            "kinds='name:numeric' or 'name:drop', or fill them in"
         )
     x = dataset.raw().numpy()
     live = _fitted(copy.deepcopy(transformer), x)
     named = type(transformer).__name__
-    spread = tuple(x.std(0).tolist())
+    deviations = tuple(x.std(0).tolist())
     parts = (coding.columns, coding.label, coding.conditions, named)
-    found = TransformedCoding(*parts, live=live, inner=coding, spread=spread)
+    found = TransformedCoding(*parts, live=live, inner=coding, deviations=deviations)
     z = found.forward(x)
     found = replace(found, outputs=z.shape[1])
     if z.shape[1] == x.shape[1]:
