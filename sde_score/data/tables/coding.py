@@ -159,7 +159,9 @@ class TableCoding(Record):
         """Cells of the learned columns of encoded rows, which may have gaps; see `decode`."""
         parts = self._parts(x.detach().cpu().double().numpy())
         return {
-            column.name: Cells(column.decode(np.nan_to_num(part)), np.isnan(part).any(1))
+            column.name: Cells(
+                column.decode(np.nan_to_num(part)), np.asarray(np.isnan(part).any(1))
+            )
             for column, part in zip(self.examples, parts, strict=True)
         }
 
