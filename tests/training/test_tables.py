@@ -98,5 +98,5 @@ def test_other_columns_are_other_data(table, tmp_path):
     ):
         (tmp_path / "o.csv").write_text("\n".join(content))
         with pytest.raises(DataError, match=says):
-            run.with_data(f"{tmp_path}/o.csv(kinds='{KINDS}')").dataset()
+            _ = run.with_data(f"{tmp_path}/o.csv(kinds='{KINDS}')").recognized
     assert coding_of(run).learned == ("age", "income", "job", "x")
