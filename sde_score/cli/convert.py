@@ -50,7 +50,9 @@ class CheckpointCommand(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Convert(CheckpointCommand):
-    """Turn a checkpoint of other code into a run directory, which every command opens.
+    """Turn a checkpoint of other code into a run directory.
+
+    Every command opens it.
 
     Read are checkpoints of score_sde, EDM, ADM and improved-diffusion, diffusers, lucidrains, DiT
     and U-ViT, among others. Nothing in a file is executed.

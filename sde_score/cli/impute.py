@@ -17,9 +17,10 @@ from sde_score.training import load_run
 
 @dataclass(frozen=True, kw_only=True)
 class Impute(RunCommand):
-    """Fill the missing cells of a table with draws from a run's model given the others.
+    """Fill the missing cells of a table by a trained run.
 
-    Known cells stay as they are; several draws show how sure the model is of the others.
+    They are drawn from the posterior of its model given the other cells of the row. Known cells
+    stay as they are; several draws show how sure the model is of the others.
 
     For example:
         sde-score impute runs/people --data holes.csv --out filled.csv
