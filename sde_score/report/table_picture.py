@@ -110,18 +110,17 @@ def _marginal(axes: Axes, name: str, table: Table, real: Table | None) -> None:
         axes.tick_params("x", labelrotation=45 if len(values) > 3 else 0)
     else:
         low, high = _ends(known)
-        edges = np.linspace(low, high, min(40, max(10, len(known) // 15)) + 1)
+        edges: Any = np.linspace(low, high, min(40, max(10, len(known) // 15)) + 1)
         if known.dtype.kind in "iu":
             step = max(1, math.ceil((high - low) / 40))
             edges = np.arange(math.floor(low), math.ceil(high) + step + 1, step) - 0.5
         for source, color in _sources(name, table, real):
             # Shares of all rows, those beyond the picture too.
             weights = np.full(len(source), 1 / len(source))
-            kind = "stepfilled" if color == INK or real is None else "step"
-            axes.hist(
-                source.astype(float), edges, weights=weights, color=color, histtype=kind,
-                alpha=0.55 if kind == "stepfilled" else 1.0, linewidth=1.4,
-            )  # fmt: skip
+            heights, _ = np.histogram(source.astype(float), edges, weights=weights)
+            filled = color == INK or real is None
+            alpha = 0.55 if filled else 1.0
+            axes.stairs(heights, edges, fill=filled, color=color, alpha=alpha, linewidth=1.4)
     axes.set_yticks([])
     axes.tick_params(labelsize=SMALL)
     axes.spines[["top", "right", "left"]].set_visible(False)
