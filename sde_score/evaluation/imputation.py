@@ -37,8 +37,7 @@ def impute(
 ) -> list[Table]:
     """A table with its missing cells drawn from the model's posterior given the others.
 
-    Known cells stay as they are. Several draws show how sure the model is: their spread is that of
-    the missing cells given the known ones (multiple imputation).
+    Known cells stay. Several draws show how sure the model is (multiple imputation).
 
     Args:
         run: trained on a table, with or without missing cells.
@@ -47,8 +46,7 @@ def impute(
         draws: independent draws of all missing cells.
         method: a guided model for linear measurements, see `posterior.METHODS`.
         sampler: its sampler; what suits the method if not given.
-        std: deviation of the noise that is granted to the known cells while the others are drawn,
-            in model range.
+        std: deviation of the noise that is granted to known cells meanwhile, in model range.
         seed: random seed; row i of draw d depends on (seed, d, i) alone.
         batch_size: rows that the network sees at once.
         progress: show a bar.
@@ -79,19 +77,19 @@ def impute(
     for draw in range(draws):
         seeds = example_seeds(mix(seed, draw), len(x))
         filled = raw.clone()
-        open_rows = x.isnan().any(1).nonzero().flatten()
-        parts = torch.split(open_rows, batch_size)
+        parts = torch.split(x.isnan().any(1).nonzero().flatten(), batch_size)
         for rows in progress_bar(parts, name=f"draw {draw + 1}", unit="batch", shown=progress):
             seen = RowMeasurement(x[rows].to(run.device), std)
-            drawn = chosen(
-                Posterior(run.model, seen, rule, sampler=chosen),
+            posterior = Posterior(run.model, seen, rule, sampler=chosen)
+            values = chosen(
+                posterior,
                 (len(rows), *run.event_shape),
                 seed=[seeds[row] for row in rows.tolist()],
                 condition=rows_of(told, rows.to(run.device)),
                 progress=False,
             )
-            values = run.scaling.from_model(drawn.cpu().double())
-            filled[rows] = torch.where(raw[rows].isnan(), values, raw[rows])
+            drawn = run.scaling.from_model(values.cpu().double())
+            filled[rows] = torch.where(raw[rows].isnan(), drawn, raw[rows])
         tables.append(coding.decode(filled, found.conditions_or_labels))
     return tables
 
