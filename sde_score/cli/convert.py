@@ -50,9 +50,7 @@ class CheckpointCommand(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Convert(CheckpointCommand):
-    """Turn a checkpoint of other code into a run directory.
-
-    Every command opens it.
+    """Turn a checkpoint of other code into a run directory, which every command opens.
 
     Read are checkpoints of score_sde, EDM, ADM and improved-diffusion, diffusers, lucidrains, DiT
     and U-ViT, among others. Nothing in a file is executed.
