@@ -223,6 +223,12 @@ class DataSet:
         return Batch(self.scaling.to_model(found.raw), self.conditions_of(found.rows))
 
     @property
+    def is_discrete(self) -> bool:
+        """Whether uniform noise fills cells of it: levels, or integers and categories of a table."""
+        cells = self.coding is not None and any(self.coding.discrete)
+        return self.scaling.levels is not None or cells
+
+    @property
     def conditions_or_labels(self) -> Condition:
         """Raw conditions of all examples, or their labels; None for neither."""
         found: Condition = self.labels if self.conditions is None else self.conditions

@@ -60,8 +60,7 @@ def settle(config: TrainConfig, examples: DataSet) -> TrainConfig:
     """
     numbers = config.batch_size // config.accumulate * prod(examples.event_shape)
     require_memory(4 * numbers, f"batch_size={config.batch_size}", "increase accumulate")
-    cells = examples.coding is not None and any(examples.coding.discrete)
-    if config.dequantize and examples.scaling.levels is None and not cells:
+    if config.dequantize and not examples.is_discrete:
         _without_effect("dequantize=True", "the data are continuous and have no levels to spread")
     config = settle_dropout(_at_times_of_sde(config), examples)
     schedule = with_length(config.schedule, config.steps)
