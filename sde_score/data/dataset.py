@@ -224,7 +224,7 @@ class DataSet:
 
     @property
     def is_discrete(self) -> bool:
-        """Whether uniform noise fills cells of it: levels, or integers and categories of a table."""
+        """Whether noise fills cells of it: levels, or integers and categories of a table."""
         cells = self.coding is not None and any(self.coding.discrete)
         return self.scaling.levels is not None or cells
 
