@@ -129,6 +129,7 @@ def evaluate(
     run = run if data is None else run.with_data(data)
     plan = _plan(run, samplers, guidance)
     estimator = run_estimator(run, count, distances, seed=seed)
+    _ = estimator.floors  # what a distance refuses in real data it refuses before any sample
     condition = run.draw_labels(count, seed)
     judge = run_classifier(run, progress) if guidance and run.num_classes > 1 else None
     options: dict[str, Any] = {"seed": seed, "condition": condition, "batch_size": batch_size}

@@ -209,6 +209,7 @@ def compare_views(
     current = tuple(map(_code_of, dict.fromkeys([*VIEWS, *(cell.view for cell in plan)])))
     known = {key: row for key, row in kept.items() if key.startswith(current)}
     missing = [cell for cell in plan if cell.key not in known]
+    _ = viewed.estimator.floors  # what a distance refuses is refused before any sample
     total = sum(cell.budget for cell in missing)
     with progress_bar(total=total, unit="NFE", shown=progress and bool(missing), delay=0) as bar:
         for cell in missing:
