@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor
 
-from sde_score._core.conditions import Condition
+from sde_score._core.conditions import Condition, tensors_of
 from sde_score._core.errors import DataError, naming
 from sde_score._core.progress import progress_bar, say
 from sde_score.data.sources.items import (
@@ -25,6 +27,7 @@ from sde_score.data.sources.items import (
 from sde_score.random import mix
 
 _END = object()
+_AHEAD = 4  # examples behind a state that tell whether it leads back
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +124,8 @@ class Reading:
         self.position = self.epoch = self.begun = 0
         self._iterator: Iterator[Any] | None = None
         self._own = [(each, Generator()) for each in _generators(stream.source)]
+        self._ahead: deque[Any] = deque()
+        self._saved: dict[str, Any] = {}
         self._last: tuple[tuple[int, int], list[Any]] = ((-1, 0), [])
 
     def take(self, first: int, count: int) -> list[Any]:
@@ -156,36 +161,68 @@ class Reading:
         return found
 
     def state(self) -> dict[str, Any]:
-        """Where the walk is, as values of JSON."""
-        found = {"position": self.position, "epoch": self.epoch, "begun": self.begun}
+        """Where the walk is, or was some examples before, as values of JSON.
+
+        With the state of the source comes a digest of the examples behind it, by which `restore`
+        tells whether it led back.
+        """
+        if self._ahead:
+            return self._saved
+        found: dict[str, Any] = {
+            "position": self.position,
+            "epoch": self.epoch,
+            "begun": self.begun,
+        }
         if self.stream.has_state and self._iterator is not None:
             state = self.stream.source.state_dict()
             if is_json(state):
-                return {**found, "state": state}
+                found |= {"state": state, "ahead": self._look_ahead()}
+        self._saved = found
         return found
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go to where `state` was taken: by the state of the source, or else by reading its epoch
         anew, when examples are asked for."""
-        self._go(int(state["epoch"]), int(state["begun"]))
-        told = state.get("state")
-        if told is None or not self.stream.has_state:
-            missed = int(state["position"]) - self.begun
-            if missed:
-                say(
-                    [
-                        f"data: no state leads back into {self.stream.name}, so that {missed} "
-                        f"examples of epoch {self.epoch} are read anew and passed by"
-                    ]
-                )
+        if self.stream.has_state and self.jump(state):
             return
+        self._go(int(state["epoch"]), int(state["begun"]))
+        if missed := int(state["position"]) - self.begun:
+            say(
+                [
+                    f"data: no state leads back into {self.stream.name}, so that {missed} examples "
+                    f"of epoch {self.epoch} are read anew and passed by"
+                ]
+            )
+
+    def jump(self, state: Mapping[str, Any]) -> bool:
+        """Go to where `state` was taken by that of the source; whether this led there."""
+        if state.get("state") is None:
+            return False
+        self._go(int(state["epoch"]), int(state["begun"]))
         with self._apart() as seed:
             seed(mix(self.seed, self.epoch, 0))
-            self._begin(told)
+            self._begin(state["state"])
         self.position = int(state["position"])
+        return self._look_ahead() == state.get("ahead")
+
+    def _look_ahead(self) -> str:
+        """A digest of the next examples, which are kept until they are asked for."""
+        with self._apart() as seed:
+            for place in range(self.position, self.position + _AHEAD):
+                self._ahead.append(self._read(seed, place))
+                if self._ahead[-1] is _END:
+                    break
+        items = [item for item in self._ahead if item is not _END]
+        digest = hashlib.sha256(str(len(items)).encode())
+        if items:
+            raw, told = self.stream.batch(items, self.position)
+            for value in (raw, *tensors_of(told)):
+                digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def _go(self, epoch: int, position: int) -> None:
         self.epoch, self.begun, self.position, self._iterator = epoch, position, position, None
+        self._ahead.clear()
 
     def _next(self, seed: Callable[[int], None]) -> Any:
         """The next item, of the next epoch where this one has ended."""
@@ -204,16 +241,20 @@ class Reading:
 
     def _item(self, seed: Callable[[int], None]) -> Any:
         """The next item of this epoch, or its end."""
+        return self._ahead.popleft() if self._ahead else self._read(seed, self.position)
+
+    def _read(self, seed: Callable[[int], None], position: int) -> Any:
+        """The item at a position, or the end of the epoch, from the source."""
         try:
-            seed(mix(self.seed, self.epoch, self.position - self.begun))
+            seed(mix(self.seed, self.epoch, position - self.begun))
             if self._iterator is None:
                 self._begin(self.stream.start)
             return next(cast(Iterator[Any], self._iterator), _END)
         except Exception as error:  # of code of others
             lines = str(error).strip().splitlines()
             raise DataError(
-                f"{self.stream.name} failed at example {self.position}, number "
-                f"{self.position - self.begun} of epoch {self.epoch}: {type(error).__name__}"
+                f"{self.stream.name} failed at example {position}, number "
+                f"{position - self.begun} of epoch {self.epoch}: {type(error).__name__}"
                 + (f", {lines[0][:300]}" if lines else "")
             ) from error
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from sde_score.data import DataError, from_stream, load
-from sde_score.training import TrainingError, load_run
+from sde_score.training import TrainingError, load_run, save_config
 from sde_score.training.batches import Batches
 
 FAILED = (DataError, TrainingError)
@@ -100,8 +100,10 @@ def test_a_cut_run_has_the_bits_of_a_whole_one(kind, run_to, tensor_bytes, tmp_p
     count = 22 if kind == "loader" else 20
     assert (state["stream"]["epoch"], state["stream"]["begun"]) == (1, count)
     if kind in ("function", "state"):  # the check of the network, then epoch 1 from its example 4
-        passed = [0, 1, 2, 3] if kind == "function" else []
-        assert log.given[-17 - len(passed) :] == [9, 0, 1, 2, 3, *passed, *range(4, 16)]
+        anew = [9, 0, 1, 2, 3, 0, 1, 2, 3, *range(4, 16)]
+        by_state = [8, 0, 1, 2, 3, *range(4, 16), *range(16, 20)]  # and looks 4 ahead
+        expected = anew if kind == "function" else by_state
+        assert log.given[-len(expected) :] == expected
     assert len(run.dataset("train")) == count
     with pytest.raises(ValueError, match=r"of which nothing is held out: measure on other data"):
         run.dataset("held_out")
@@ -230,3 +232,75 @@ def test_a_data_set_of_datasets_goes_on_from_its_state(
     run_to(tmp_path / "cut", steps=9, **settings)
     assert tensor_bytes(tmp_path / "cut", 9) == tensor_bytes(tmp_path / "whole", 9)
     assert load_run(tmp_path / "cut").dataset("train").name == "parquet"
+
+
+class Buffered(Stated):
+    """A stream whose state leads back at first, and from its seventh example on two too far."""
+
+    def load_state_dict(self, state):
+        self.at = state["at"] + 2 * (state["at"] > 6)
+
+
+def test_a_state_that_leads_elsewhere_is_found_out(run_to, tensor_bytes, tmp_path, capfd):
+    from sde_score.training import TrainConfig, train
+
+    assert from_stream(Buffered(Log())).stream.has_state
+    run_to(tmp_path / "whole", data=Buffered(Log()), steps=9, **QUICK)
+    run_to(tmp_path / "cut", data=Buffered(Log()), steps=4, **QUICK)
+    stored = {**vars(load_run(tmp_path / "cut").config), "steps": 9}
+    train(TrainConfig(**stored), tmp_path / "cut", data=Buffered(Log()))
+    assert "no state leads back into Buffered, so that 16 examples" in capfd.readouterr().err
+    assert tensor_bytes(tmp_path / "cut", 9) == tensor_bytes(tmp_path / "whole", 9)
+
+
+PROCESSES = """
+import random
+from torch.utils.data import IterableDataset
+
+class Plain(IterableDataset):
+    at = 0
+
+    def __iter__(self):
+        for number in range(self.at, 20):
+            self.at = number + 1
+            yield torch.arange(3.0) + 10 * number + random.random()
+
+class Stated(Plain):
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+def iterated():
+    return iter(Plain())
+
+def trained(name, source, killed=False):
+    def work(rank):
+        trainer = Trainer(prepare(dataclasses.replace(config, data=source), out / name),
+                          progress=False)
+        step = trainer._train_step
+        def watched():
+            step()
+            if killed and trainer.step == 5 and rank == trainer.accelerator.num_processes - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        trainer._train_step = watched
+        trainer.run()
+    return work
+
+for name, source in (("plain", iterated), ("stated", Stated())):
+    together(2, trained(name + "-whole", source))
+    assert -signal.SIGKILL in end(start(2, trained(name + "-cut", source, True)))
+    together(2, trained(name + "-cut", source))
+"""
+
+
+def test_a_killed_process_of_two_leaves_no_trace(config, run_ranks, tensor_bytes, tmp_path):
+    settings = {**QUICK, "batch_size": 4, "conditional": False, "steps": 8}
+    save_config(replace(config, **settings), tmp_path / "config.yaml")
+    run_ranks("import dataclasses\n" + PROCESSES, tmp_path)
+    for kind in ("plain", "stated"):
+        whole, cut = (tmp_path / f"{kind}-{way}" for way in ("whole", "cut"))
+        state = json.loads((whole / "checkpoints" / "step-8" / "state.json").read_text())
+        assert ("state" in state["stream"]) == (kind == "stated")
+        assert tensor_bytes(cut, 8) == tensor_bytes(whole, 8)

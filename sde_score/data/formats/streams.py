@@ -16,7 +16,7 @@ from sde_score._core.conditions import tensors_of
 from sde_score._core.errors import DataError, damaged, naming, require_extra
 from sde_score.data.dataset import DataSet
 from sde_score.data.sources.items import Names, item_of
-from sde_score.data.stream import Reading, Stream, gives_batches, is_json
+from sde_score.data.stream import Reading, Stream, gives_batches
 from sde_score.data.tensors import Channels, from_tensor, placed
 from sde_score.scaling import Scaling
 
@@ -170,11 +170,7 @@ def _has_state(stream: Stream, once: Sequence[Any]) -> bool:
     walk = Reading(replace(stream, has_state=True))
     walk.take(0, _TRIED)
     state = walk.state()
-    if not is_json(state) or "state" not in state:
-        return False
-    behind = Reading(replace(stream, has_state=True))
-    behind.restore(state)
-    return _alike(stream, behind.take(_TRIED, _TRIED), once[_TRIED:])
+    return Reading(stream).jump(state)
 
 
 def _alike(stream: Stream, one: Sequence[Any], other: Sequence[Any]) -> bool:
