@@ -149,6 +149,9 @@ def test_pages_of_the_course_show_what_they_print_and_solve_their_exercises():
     pages = {name: text for name, text in TEXTS.items() if name.startswith("docs/course/")}
     del pages["docs/course/index.md"]
     assert [name for name, text in pages.items() if "```\n\n```text\n" not in text] == []
+    listed = re.findall(r"\| \[.+\]\((\w+\.md)\)", TEXTS["docs/course/index.md"])
+    navigation = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    assert re.findall(r'"course/(?!index)(\w+\.md)"', navigation) == listed
     assert [
         name for name, text in pages.items() if text.count("<summary>Solution</summary>") < 2
     ] == []
