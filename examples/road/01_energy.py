@@ -44,7 +44,7 @@ picture.plane(plane)
 picture.dots(plane, choices, size=14, alpha=1)
 for index, (a, b) in enumerate(choices.tolist()):
     picture.say(plane, a + 0.1, b + 0.08, str(index), fontweight="bold")
-picture.say(plane, -3.8, -3.7, f"Z = {z:.3f}, summed over {side} × {side} cells")
+picture.say(plane, -3.8, -3.7, f"Z = {z:.3f} from {side} × {side} cells")
 plane.set_title("Density exp(−E) / Z of the same landscape")
 
 weights = (-target.energy(choices)).exp()
@@ -65,9 +65,9 @@ picture.say(
     terms, 7.8, 8, "10¹⁷: what one computer sums in a year", picture.TRUTH, ha="right", va="center"
 )
 picture.say(terms, 3.2, 22, "3 × 3 pixels: 10²²", va="center")
-picture.say(terms, 7.75, 154, "8 × 8 pixels: 10¹⁵⁴", ha="right", va="center")
+picture.say(terms, 7.7, 154, "8 × 8 pixels: 10¹⁵⁴", ha="right", va="center")
 picture.say(terms, 6.9, 134, "28 × 28 pixels would be at 10¹⁸⁸⁸", ha="right", va="center")
-terms.set(xlim=(1, 8), ylim=(0, 160), yticks=[0, 50, 100, 150])
+terms.set(xlim=(1, 8.3), ylim=(0, 165), yticks=[0, 50, 100, 150])
 terms.set(yticklabels=["1", "10⁵⁰", "10¹⁰⁰", "10¹⁵⁰"], xlabel="side n of the image in pixels")
 terms.set_ylabel("terms in Z")
 terms.set_title("Images of n × n gray pixels: Z has 256ⁿˣⁿ terms")

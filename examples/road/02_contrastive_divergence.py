@@ -56,14 +56,14 @@ def train(loss, panels):
 
 
 def draw(axes, model, title):
-    """The learned density, the true one, and 30 chains like those of the objective."""
+    """The learned density, the true one, and 12 chains like those of the objective."""
     picture.shade(axes, lambda x: log_density(model, x).exp(), picture.LEARNED_SHADES, top=0.18)
     picture.contours(axes, lambda x: target.log_prob(x).exp(), [0.01, 0.05, 0.12])
-    start = target.sample(30, torch.Generator().manual_seed(3)).float()
+    start = target.sample(12, torch.Generator().manual_seed(3)).float()
     end = run_chains(Marginal(model), start, KERNEL, draws=1, thin=3, seed=0).samples[0]
-    axes.plot(*torch.stack([start, end]).permute(2, 0, 1), color=picture.OTHER, linewidth=1)
-    picture.dots(axes, start, size=14, alpha=1, zorder=4)
-    picture.dots(axes, end, picture.OTHER, size=18, alpha=1, zorder=5)
+    axes.plot(*torch.stack([start, end]).permute(2, 0, 1), color=picture.INK, linewidth=0.8)
+    picture.dots(axes, start, size=26, alpha=1, zorder=4)
+    axes.scatter(*end.T, s=26, facecolor="white", edgecolor=picture.INK, linewidth=1.2, zorder=5)
     picture.plane(axes)
     axes.set_title(title)
 
@@ -76,7 +76,7 @@ without_z = train(objective, dict(zip((0, early, options.steps), top, strict=Tru
 with_z = train(lambda model, x0, generator: -log_density(model, x0), {})
 picture.say(top[0], -3.8, 3.4, "lines: the truth", picture.TRUTH)
 picture.say(top[1], -3.8, 3.4, "shading: exp(−E)/Z, learned", picture.LEARNED)
-picture.say(top[2], -3.8, 3.4, "chains, from data to their ends", picture.OTHER)
+picture.say(top[2], -3.8, 3.4, "chains, from data ● to their ends ○")
 picture.learned(below, list(without_z), list(without_z.values()))
 picture.other(below, list(with_z), list(with_z.values()))
 title = "What the model loses against the truth: KL(p ‖ exp(−E)/Z)"

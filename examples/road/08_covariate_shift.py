@@ -46,11 +46,11 @@ def error(x):
 figure, (where, amount, field) = picture.sheet(
     "The score is learned where the data are, and samplers start elsewhere", widths=(1, 1.15, 1)
 )
-picture.shade(where, error, picture.ERROR_SHADES, limit=LIMIT, top=4.0)
+shades = picture.shade(where, error, picture.ERROR_SHADES, limit=LIMIT, top=8.0)
 picture.dots(where, data, picture.TRUTH, size=4, alpha=0.7)
 picture.plane(where, LIMIT, step=4)
 picture.say(where, 0.04, 0.92, "blue: the data", picture.TRUTH, inside=True)
-picture.say(where, 0.04, 0.05, "darker: more error", "#6a2c7c", inside=True)
+figure.colorbar(shades, ax=where, ticks=[0, 2, 4, 6, 8], shrink=0.8, label="|learned − true score|")
 where.set_title("Error of the learned score")
 
 _, _, points = picture.lattice(LIMIT, 161)

@@ -189,7 +189,8 @@ def _measured(job: Job, seconds: float, precision: str, bar: Any) -> TrainingCos
     left = max(seconds - (time.perf_counter() - began), seconds / 2)
     many = 1
     for _ in range(2):  # a larger batch is cheaper by the example: look again
-        each = _timed(partial(steps.both, many))["seconds"] / many
+        # Where other programs share the processor, its time is what a step takes.
+        each = min(_timed(partial(steps.both, many)).values()) / many
         many = max(many, min(micro, int(left / (2 * _FEWEST * max(each, 1e-9)))))
     few = max(1, many // 2)
     bar.update()
