@@ -76,7 +76,7 @@ without_z = train(objective, dict(zip((0, early, options.steps), top, strict=Tru
 with_z = train(lambda model, x0, generator: -log_density(model, x0), {})
 picture.say(top[0], -3.8, 3.4, "lines: the truth", picture.TRUTH)
 picture.say(top[1], -3.8, 3.4, "shading: exp(−E)/Z, learned", picture.LEARNED)
-picture.say(top[2], -3.8, 3.4, "chains, from data ● to their ends ○")
+picture.say(top[2], -3.8, 3.4, "chains: data ● to ends ○")
 picture.learned(below, list(without_z), list(without_z.values()))
 picture.other(below, list(with_z), list(with_z.values()))
 title = "What the model loses against the truth: KL(p ‖ exp(−E)/Z)"
