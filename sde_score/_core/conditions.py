@@ -45,6 +45,12 @@ def mapped(condition: Condition, change: Callable[[Tensor], Tensor]) -> Conditio
     return None if condition is None else change(condition)
 
 
+def is_entries(values: Mapping[str, Any], shape: ConditionShape) -> bool:
+    """Whether a dictionary holds the entries of a condition of this shape, as tensors or arrays."""
+    arrays = all(isinstance(value, (Tensor, np.ndarray)) for value in values.values())
+    return isinstance(shape, Mapping) and set(values) == set(shape) and arrays
+
+
 def rows_of(condition: Condition, rows: Tensor | slice) -> Condition:
     """The condition of some examples; None stays None."""
     return mapped(condition, lambda value: value[rows])

@@ -30,6 +30,7 @@ from sde_score.models import Model
 from sde_score.report.files import require_samples_file, save_samples
 from sde_score.report.look import Look
 from sde_score.report.sample_shards import SampleShards
+from sde_score.report.table_picture import real_table
 from sde_score.scaling import Scaling, condition_from_model
 from sde_score.training import Run, coding_of
 
@@ -89,7 +90,8 @@ class Sample(RunCommand):
     condition: str | None = None
     """File with what each sample is told, in the data's own terms, for runs with vectors, images or
     a dictionary: .npy, or .npz with condition, or condition_NAME for each name, as samples.npz has
-    them; one entry counts for all samples. Of columns of a table also values, as "a=1.2,b=3"."""
+    them; one entry counts for all samples. Of columns of a table also values, as "age=30,job=cook".
+    """
 
     guidance: str | None = None
     """Guidance of a conditional model away from its answer without a condition, such as "cfg(3)",
@@ -138,7 +140,8 @@ class Sample(RunCommand):
         if shards is None:
             x, nfe = draw(range(self.num), True)
             look, labels = Look.of(run), _as_in_data(run, condition)
-            saved(self.out, lambda path: save_samples(x, path, look, labels))
+            real = real_table(run) if self.out.suffix == ".png" else None
+            saved(self.out, lambda path: save_samples(x, path, look, labels, real))
         else:
             with progress_bar(total=self.num, unit="sample", shown=self.progress) as bar:
                 nfe = shards.write(lambda rows: draw(rows, False), Look.of(run), bar.update)
@@ -193,21 +196,15 @@ class Sample(RunCommand):
         """The condition of a file, or of values such as `a=1.2,b=3`."""
         if "=" not in text or Path(text).exists():
             return run.condition_of(load_condition(Path(text), self.num))
-        if not run.condition_names:
+        coding = coding_of(run)
+        names = run.condition_names if coding is None else coding.conditions
+        if not names:
             raise ValueError(
                 f"condition={text}: this run is told no columns of a table; give a file"
             )
         pairs = dict(part.partition("=")[::2] for part in text.split(","))
-        values = {name.strip(): _number(name, value) for name, value in pairs.items()}
-        told = run.condition_of(values)
-        return mapped(told, lambda value: value.expand(self.num, -1))
-
-
-def _number(name: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"condition: {name.strip()}={value} is no number, as in a=1.2") from None
+        told = run.condition_of({name.strip(): value.strip() for name, value in pairs.items()})
+        return mapped(told, lambda value: value.expand(self.num, *value.shape[1:]))
 
 
 def _as_in_data(run: Run, condition: Condition) -> Condition:

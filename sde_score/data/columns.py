@@ -12,7 +12,8 @@ from torch import Tensor
 from sde_score._core.conditions import require_condition_shape
 from sde_score._core.errors import DataError
 from sde_score.data.dataset import DataSet
-from sde_score.data.tables.coding import BESIDE, entry_name, with_roles
+from sde_score.data.tables.coding import BESIDE, TableCoding, entry_name, with_roles
+from sde_score.data.tables.kinds import as_cells
 from sde_score.scaling import Scaling
 
 
@@ -131,12 +132,16 @@ def _places(groups: Sequence[int], group: int) -> list[int]:
     return [index for index, each in enumerate(groups) if each == group]
 
 
-def vectors_of(values: Mapping[str, Any], names: Sequence[str]) -> Tensor:
-    """Vectors of values by the names of their columns, float64, shape `(n, len(names))`.
+def vectors_of(
+    values: Mapping[str, Any], names: Sequence[str], coding: TableCoding | None = None
+) -> Any:
+    """Raw conditions of values by the names of their columns: float64 vectors, shape
+    `(n, len(names))`, or a dictionary with classes.
 
     Args:
-        values: for each name a number, or n of them.
+        values: for each name a number or a category, or n of them.
         names: of all columns.
+        coding: of the columns; None for numbers as they are.
 
     Raises:
         ValueError: for other names, or values that are no numbers.
@@ -146,14 +151,36 @@ def vectors_of(values: Mapping[str, Any], names: Sequence[str]) -> Tensor:
             f"condition names {', '.join(map(str, values)) or 'nothing'}; accepted: a value for "
             f"each of {', '.join(names)}"
         )
+    if coding is not None:
+        listed = {name: _listed(name, values[name], coding) for name in names}
+        count = max(len(given) for given in listed.values())
+        if any(len(given) not in (1, count) for given in listed.values()):
+            raise ValueError(
+                f"condition={values}: accepted are a value for each, or as many for all"
+            )
+        rows = {name: given * (count // len(given)) for name, given in listed.items()}
+        return coding.condition({name: as_cells(name, given) for name, given in rows.items()})
     try:
-        found = [torch.as_tensor(values[name], dtype=torch.float64).reshape(-1) for name in names]
+        numbers = [float(v) if isinstance(v := values[name], str) else v for name in names]
+        found = [torch.as_tensor(each, dtype=torch.float64).reshape(-1) for each in numbers]
         count = max(map(len, found))
         return torch.stack([each.expand(count) for each in found], 1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"condition={values}: accepted are a number for each name, or as many for all"
         ) from error
+
+
+def _listed(name: str, given: Any, coding: TableCoding) -> list[Any]:
+    """Values of a column as a list; text of numbers as numbers."""
+    given = given.tolist() if hasattr(given, "tolist") else given
+    listed = list(given) if isinstance(given, (list, tuple)) else [given]
+    if coding.column(name).kind == "categorical":
+        return [str(value) for value in listed]
+    try:
+        return [float(value) for value in listed]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"condition: {name}={given} is no number, as in {name}=1.2") from error
 
 
 def _of_columns(scaling: Scaling, chosen: Sequence[int]) -> Scaling:

@@ -17,7 +17,8 @@ from sde_score._core.errors import require_extra
 from sde_score._core.files import new_folder, replace_file, require_new_folder, require_writable
 from sde_score.data import Scaling
 from sde_score.report.look import Look, kind_of
-from sde_score.report.pictures import png_of_pixels, save_examples
+from sde_score.report.pictures import png, png_of_pixels, save_examples
+from sde_score.report.table_picture import table_figure
 
 FORMATS = (".npz", ".npy", ".csv", ".parquet", ".png")
 TABLES = (".csv", ".parquet")
@@ -52,7 +53,13 @@ def require_samples_file(path: Path, event_shape: Sequence[int] | None = None) -
         )
 
 
-def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Condition = None) -> None:
+def save_samples(
+    x: Tensor,
+    path: Path,
+    look: Look | Scaling,
+    condition: Condition = None,
+    real: Mapping[str, Any] | None = None,
+) -> None:
     """Write samples, in one step.
 
     `.npz` holds `samples`, for conditional samples `labels` and for discrete data `levels`; `.npy`
@@ -60,9 +67,9 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Conditi
     those that are conditions or the label included, or behind them a column `label`; all in the
     data's own terms, so that `sde_score.data.load` reads them back. Of a table whose columns are
     encoded, `.npz` holds an array for each column. They are float32, or float64 where float32 has
-    too few digits for the data. `.png` is a picture of the first 256, or of as many as fit. A path
-    without an ending is a new folder with a file for each sample: `.png` at its own size for gray
-    and color images, otherwise `.npy`.
+    too few digits for the data. `.png` is a picture of the first 256, or of as many as fit, or of
+    all columns of a table. A path without an ending is a new folder with a file for each sample:
+    `.png` at its own size for gray and color images, otherwise `.npy`.
 
     Args:
         x: in model range, shape `(n, *event)`.
@@ -70,6 +77,7 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Conditi
         look: of the data set, or its scaling alone.
         condition: labels of the samples, or vectors or images, which `.npz` holds as `condition`,
             or a dictionary, whose entries it holds as `condition_` and their names.
+        real: columns of real rows by name, which the picture of a table shows beside.
 
     Raises:
         ValueError: for another ending, a folder that holds files, or samples that are no table.
@@ -78,7 +86,10 @@ def save_samples(x: Tensor, path: Path, look: Look | Scaling, condition: Conditi
     look = Look(look) if isinstance(look, Scaling) else look
     require_samples_file(path, x.shape[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".png":
+    if path.suffix == ".png" and look.coding is not None:
+        table = look.coding.decode(look.scaling.from_model(x.cpu().double()))
+        replace_file(path, png(table_figure(table, real), dpi=150))
+    elif path.suffix == ".png":
         most = look.most(x.shape[1:]) if kind_of(x.shape[1:]) == "images" else len(x)
         shown = x[: min(_DRAWN, most)]
         save_examples(shown, path, max(1, round(len(shown) ** 0.5)), look)

@@ -16,6 +16,7 @@ from sde_score.report.look import Look, kind_of
 from sde_score.report.page import Gallery, Section
 from sde_score.report.pictures import labeled_panels, png, png_of_pixels
 from sde_score.report.repeat import sample_commands
+from sde_score.report.table_picture import columns_section
 from sde_score.report.trajectory import trajectory_scene
 from sde_score.training import Run
 
@@ -80,7 +81,8 @@ def samples_sections(run: Run, drawn: Sequence[Drawn], seed: int) -> list[Sectio
         code=sample_commands(run, specs, count, seed) if specs else "",
     )
     way = [each.sampler for each in drawn if not each.guidance and _WAY[0] <= each.nfe <= _WAY[1]]
-    return [samples, *_way(run, way, seed)]
+    columns = columns_section(run, drawn[0].x, drawn[0].sampler)
+    return [samples, *([] if columns is None else [columns]), *_way(run, way, seed)]
 
 
 def samples_figure(run: Run, drawn: Sequence[Drawn]) -> Figure:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from sde_score.data import DataError
-from sde_score.report.pictures import ACCENT, INK, SMALL, TEXT, new_figure, without_box
+from sde_score.report.page import Section
+from sde_score.report.pictures import ACCENT, INK, SMALL, TEXT, new_figure, png, without_box
 from sde_score.training import Run, coding_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,26 @@ def real_table(run: Run) -> dict[str, np.ndarray[Any, Any]] | None:
         return coding.decode(part.raw())
     except DataError:
         return None
+
+
+def columns_section(run: Run, x: Tensor, sampler: str) -> Section | None:
+    """Columns of a run's table, real rows beside samples; None for a run on other data.
+
+    Args:
+        run: an open run.
+        x: samples in model range.
+        sampler: that drew them.
+    """
+    coding = coding_of(run)
+    if coding is None:
+        return None
+    table, real = coding.decode(run.scaling.from_model(x.cpu().double())), real_table(run)
+    text = (
+        f"Samples of {sampler} beside rows that the run was trained on, in the units of the table; "
+        "of a few columns pairs too, of real rows below the diagonal and of samples above it."
+    )
+    alt = "Distributions of the columns of real rows and of samples."
+    return Section("Columns", text, picture=png(table_figure(table, real)), alt=alt)
 
 
 def table_figure(table: Table, real: Table | None = None) -> Figure:

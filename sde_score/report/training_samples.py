@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sde_score import samplers
+from sde_score.report.files import save_samples
 from sde_score.report.look import Look
 from sde_score.report.pictures import save_examples
 from sde_score.training import Run
@@ -24,4 +25,8 @@ def write_samples(run: Run, path: Path) -> None:
     shape = (_COUNT, *run.event_shape)
     sampler = samplers.create(run.sampler)
     x = sampler(run.model, shape, seed=0, condition=run.labels_in_turn(_COUNT), progress=False)
-    save_examples(x.cpu(), path, look=Look.of(run))
+    look = Look.of(run)
+    if look.coding is None:
+        save_examples(x.cpu(), path, look=look)
+    else:
+        save_samples(x.cpu(), path, look)

@@ -16,6 +16,7 @@ from sde_score._core.conditions import (
     Condition,
     ConditionShape,
     described,
+    is_entries,
     mapped,
     require_condition,
     tensors_of,
@@ -157,7 +158,8 @@ class Run(RunData):
         Args:
             values: vectors `(count, n)` or images `(count, channels, *sides)`, tensors or arrays,
                 with NaN in what is none; or a dictionary of them and of labels `(count,)`, with -1
-                for none; of columns of a table also numbers by their names.
+                for none; of columns of a table also their numbers and categories by name, as
+                `{"age": 30, "job": ["cook", "smith"]}`.
 
         Raises:
             TypeError: for values of another kind.
@@ -165,8 +167,10 @@ class Run(RunData):
         """
         if not self.condition_shape:
             raise ValueError("this run takes no vectors or images as condition: leave them out")
-        if self.condition_names and isinstance(values, Mapping):
-            values = data_sets.vectors_of(values, self.condition_names)
+        coding = None if self.record is None else self.record.coding
+        told = self.condition_names if coding is None else coding.conditions
+        if told and isinstance(values, Mapping) and not is_entries(values, self.condition_shape):
+            values = data_sets.vectors_of(values, told, coding)
         given: Condition = (
             {name: torch.as_tensor(value) for name, value in values.items()}
             if isinstance(values, Mapping)

@@ -75,6 +75,34 @@ def test_samples_leave_as_the_columns_came(table, tmp_path, capfd):
         assert (age.isdecimal(), float(income) > 0, unit, job in JOBS) == (True, True, "kg", True)
 
 
+def test_conditions_are_named_by_their_columns(table, tmp_path):
+    config = TrainConfig(
+        data=f"{table}(kinds='{KINDS}')", condition_columns="job,income,age", **QUICK
+    )
+    run = train(config, tmp_path, progress=False)
+    asked = run.condition_of({"age": 30, "income": [2.0, 8.0], "job": ["cook", "smith"]})
+    assert asked["job"].tolist() == [1, 2]
+    center, width = (np.array(side) for side in (
+        run.data.condition_scaling["numbers"].center, run.data.condition_scaling["numbers"].width
+    ))  # fmt: skip
+    raw = np.array([[np.log(2), 30], [np.log(8), 30]])  # income is learned by its logarithm
+    assert asked["numbers"].numpy() == pytest.approx((raw - center) / width, rel=1e-5)
+    columns = as_table(run, torch.zeros(2, 1), asked)
+    assert columns["income"].tolist() == pytest.approx([2, 8], rel=1e-5)
+    assert columns["age"].tolist() == [30, 30]
+    same = run.condition_of({"job": torch.tensor([1, 2]), "numbers": torch.tensor(raw)})
+    assert torch.equal(same["numbers"], asked["numbers"])
+    for wrong, says in (
+        ({"age": 30, "job": "cook"}, "accepted: a value for each of job, income, age"),
+        ({"age": 30, "income": 1, "job": "baker"}, "'baker' is none of its categories"),
+        ({"age": 30, "income": "x", "job": "cook"}, "income=x is no number"),
+        ({"age": [1, 2], "income": [1, 2, 3], "job": "cook"}, "or as many for all"),
+        ({"age": 30, "income": -1, "job": "cook"}, "-1.0 is not above 0"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            run.condition_of(wrong)
+
+
 def test_a_label_column_is_told_and_asked_for_by_name(table, tmp_path):
     text = f"{table}(kinds='{KINDS}', label='job')"
     run = train(TrainConfig(data=text, conditional=True, **QUICK), tmp_path, progress=False)
