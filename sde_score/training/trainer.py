@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sde_score._core.conditions import Condition, mapped, rows_of
 from sde_score._core.modules import evaluating
 from sde_score._core.progress import progress_bar, say
-from sde_score.models import EnergyBased, ScoreModel, check_differentiable
+from sde_score.models import EnergyBased, FlowMap, ScoreModel, check_differentiable
 from sde_score.random import mix
 from sde_score.training import rng_streams as streams
 from sde_score.training.build import TrainedModel, in_float32
@@ -172,9 +172,10 @@ class Trainer:
         return part.x0[:count].nan_to_num().to(device), condition
 
     def _blocks(self) -> list[nn.Module]:
-        """Parts of the network whose weights can come and go: none where derivatives in x are
-        taken, which pass through all of it twice."""
-        if self.objective.second_derivatives or isinstance(self.model, EnergyBased):
+        """Parts of the network whose weights can come and go: none where gradients in x are taken,
+        which pass through all of it twice; flow maps take forward derivatives."""
+        through = self.objective.second_derivatives and not isinstance(self.model, FlowMap)
+        if through or isinstance(self.model, EnergyBased):
             return []
         return blocks_of(self.model, *self._examples(2, torch.device("cpu")))
 

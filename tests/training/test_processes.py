@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
-from sde_score.training import TrainConfig, load_run, save_config
+from sde_score.scaling import Scaling
+from sde_score.training import DataFacts, TrainConfig, TrainState, load_run, save_config
+from sde_score.training.elastic import shared
 
 BODY = """
 def trained(name, after=None, steps=8):
@@ -97,3 +100,18 @@ def test_processes_that_die_end_the_run_and_fewer_go_on(
     lines = [[line["loss"] for line in measured(tmp_path / name)] for name in ("one", "elastic")]
     torch.testing.assert_close(*map(torch.tensor, lines), rtol=1e-5, atol=0)
     assert dataclasses.asdict(load_run(tmp_path / "elastic").config)["batch_size"] == 4
+
+
+def test_a_batch_is_shared_by_any_number_of_processes_that_divides_it(config, tmp_path):
+    """Parts of a batch do not grow; other batches that are asked for are left to be refused."""
+    asked = dataclasses.replace(config, batch_size=6, accumulate=2)
+    save_config(asked, tmp_path / "config.yaml")
+    state = TrainState(3, 24, DataFacts("toy", 50, (2,), 0, Scaling()))  # of four processes
+    found = [shared(asked, state, n, tmp_path) for n in (1, 2, 3, 4, 8, 12)]
+    cut = [(one.batch_size, one.accumulate) for one in found]
+    assert cut == [(24, 8), (12, 4), (8, 4), (6, 2), (3, 1), (2, 1)]
+    message = r"the 24 examples of each step.*evenly by 5 processes: start 1, 2, 3, 4, 6 or 8"
+    with pytest.raises(ValueError, match=message):
+        shared(asked, state, 5, tmp_path)
+    for left in (dataclasses.replace(asked, batch_size=8), asked):
+        assert shared(left, state if left is not asked else None, 2, tmp_path) == left
