@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from sde_score._core.checks import require_count
+from sde_score._core.conditions import rows_of
 from sde_score._core.records import Record
 from sde_score.data import DataError, DataSet, Fingerprint, Source
 from sde_score.evaluation.features.classifier import ClassifierExtractor, classifier_for
 from sde_score.evaluation.guided import followed, guided_run, parts_of
 from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
 from sde_score.evaluation.metrics.distances import DEFAULT, Distance
+from sde_score.evaluation.metrics.streamed import StreamedEstimator, held_at_once
 from sde_score.evaluation.provenance import kinds_of, provenance
 from sde_score.models import Model
 from sde_score.samplers import SAMPLERS, Sampler
@@ -103,6 +105,9 @@ def evaluate(
     training data are not at hand, samples are compared with half of the other data, and the other
     half gives the floor.
 
+    More than 10 000 samples, or half a gigabyte, are drawn in pieces: Fréchet distances are of all
+    of them, by their moments, and all other distances of the first, as their names then say.
+
     Args:
         run: an open run with held-out data.
         samplers: specs such as `"ddim(steps=20)"`, or objects.
@@ -128,7 +133,12 @@ def evaluate(
     require_count(batch_size=batch_size)
     run = run if data is None else run.with_data(data)
     plan = _plan(run, samplers, guidance)
-    estimator = run_estimator(run, count, distances, seed=seed)
+    held = held_at_once(count, run.event_shape)
+    estimator: DistanceEstimator | StreamedEstimator = (
+        run_estimator(run, count, distances, seed=seed)
+        if held == count
+        else StreamedEstimator(*run.measured_parts()[:2], count, distances, held, seed)
+    )
     _ = estimator.floors  # what a distance refuses in real data it refuses before any sample
     condition = run.draw_labels(count, seed)
     judge = run_classifier(run, progress) if guidance and run.num_classes > 1 else None
@@ -157,26 +167,38 @@ class _Cell(NamedTuple):
 def _row(
     run: Run,
     cell: _Cell,
-    estimator: DistanceEstimator,
+    estimator: DistanceEstimator | StreamedEstimator,
     judge: ClassifierExtractor | None,
     options: dict[str, Any],
 ) -> SamplesRow:
     """Sample and measure a row; the options are those of `samplers.run`."""
-    began = time.perf_counter()
-    drawn = draw(cell.model, cell.sampler, run.event_shape, estimator.count, **options)
-    seconds, samples = time.perf_counter() - began, drawn.samples.float()
-    require_finite_samples(samples, str(cell.given))
-    delivered, told = as_data(run, samples), options["condition"]
-    labels = told if run.num_classes and isinstance(told, Tensor) else None
+    count, condition = estimator.count, options.pop("condition")
+    held = estimator.held if isinstance(estimator, StreamedEstimator) else count
+    spent, seconds, kept = 0.0, 0.0, []
+
+    def pieces() -> Iterator[Tensor]:
+        nonlocal spent, seconds
+        for first in range(0, count, held):
+            began, size = time.perf_counter(), min(held, count - first)
+            told = rows_of(condition, slice(first, first + size))
+            drawn = draw(
+                cell.model, cell.sampler, run.event_shape, size, first=first, condition=told,
+                **options,
+            )  # fmt: skip
+            seconds += time.perf_counter() - began
+            spent += drawn.nfe * size / count
+            samples = drawn.samples.float()
+            require_finite_samples(samples, str(cell.given))
+            if first == 0:
+                kept.append(samples)
+            yield as_data(run, samples)
+
+    streamed = isinstance(estimator, StreamedEstimator)
+    found = estimator(pieces() if streamed else torch.cat(list(pieces())))  # type: ignore[arg-type]
+    labels = condition[:held] if run.num_classes and isinstance(condition, Tensor) else None
+    right = None if judge is None else class_accuracy(judge, as_data(run, kept[0]), labels)
     return SamplesRow(
-        sampler=str(cell.given),
-        nfe=round(drawn.nfe),
-        seconds=seconds,
-        distances=estimator(delivered),
-        samples=samples,
-        guidance=cell.guidance or "",
-        accuracy=None if judge is None else class_accuracy(judge, delivered, labels),
-        labels=labels,
+        str(cell.given), round(spent), seconds, found, kept[0], cell.guidance or "", right, labels
     )
 
 
