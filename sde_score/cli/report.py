@@ -34,6 +34,9 @@ class Report(Command):
     out: Path | None = None
     """HTML file of several runs; report.html if not given."""
 
+    data: str | None = None
+    """Data to show, where those of the runs have moved or a network was trained elsewhere."""
+
     device: Device = "auto"
     """Where to draw samples."""
 
@@ -48,7 +51,7 @@ class Report(Command):
         if out.suffix != ".html":
             raise ValueError(f"out={out} must end with .html")
         require_writable(out, "out")
-        runs = [load_run(path) for path in self.paths]
+        runs = [load_run(path, data=self.data) for path in self.paths]
         for run in runs:
             run.model.to(pick_device(self.device))
         page = write_report(runs[0]) if single else write_side_by_side(runs, out)

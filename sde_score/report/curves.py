@@ -27,6 +27,7 @@ Records = Sequence[Mapping[str, Any]]
 _COLORS = (ACCENT, "#0072b2", "#00805c", "#cc79a7", "#8a6d00", "#56b4e9")
 _WINDOW = 9  # records whose median is the broad line
 _EXCESS = "excess_loss"
+_FAR = 3
 
 
 def training_curve(records: Records) -> Figure:
@@ -64,7 +65,7 @@ def _draw(axes: Axes, found: Sequence[tuple[float, float]], run: str, color: str
     steps, values = zip(*found, strict=True)
     few = len(found) < 2 * _WINDOW
     axes.plot(steps, values, color=color, linewidth=1.4 if few else 0.6, alpha=1 if few else 0.45,
-              label=run if few else None)  # fmt: skip
+              label=run if few else None, marker="o" if len(found) == 1 else None)  # fmt: skip
     if not few:
         half = _WINDOW // 2
         smooth = [median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
@@ -72,10 +73,10 @@ def _draw(axes: Axes, found: Sequence[tuple[float, float]], run: str, color: str
 
 
 def _tidy(axes: Axes) -> None:
-    """A logarithmic axis with plain numbers where all values are above 0."""
+    """A logarithmic axis with plain numbers where values are above 0 and far apart."""
     values = [float(y) for line in axes.get_lines() for y in list(line.get_ydata())]  # type: ignore[arg-type]
-    if values and min(values) > 0:  # learned weights may go below 0
-        low, high = min(values), max(values)
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low > 0 and high > _FAR * low:  # learned weights may go below 0
         axes.set_yscale("log")
         plain_numbers(axes.yaxis, _ticks(low, high))
         axes.set_ylim(low / 1.1, high * 1.1)
@@ -91,4 +92,4 @@ def _ticks(low: float, high: float) -> list[float]:
     )
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**decade for decade in decades for digit in digits]
-    return [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1] or [low, high]
+    return [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from sde_score.report.scene import Scene
 from sde_score.training import Run
 
 _IMAGES, _POINTS, _FRAMES = 16, 400, 16
-_SIDE = 320  # pixels of a frame that is no sheet of images
+_SIDE = 480  # pixels of a frame that is no sheet of images
 
 
 def trajectory_scene(run: Run, sampler: str, seed: int = 0) -> Scene:
@@ -64,10 +65,10 @@ def _frames(states: list[Tensor], look: Look) -> Tensor:
     limit = max(float(torch.quantile(x.abs().float(), 0.999)) for x in states)
     pictures = []
     for x in states:
-        figure = new_figure(_SIDE / 100, _SIDE / 100)
-        figure.set_dpi(100)
+        figure = new_figure(_SIDE / 150, _SIDE / 150)
+        figure.set_dpi(150)
         draw_examples(figure.subplots(), x, look, 4, limit)
         figure.canvas.draw()
-        pixels = torch.as_tensor(memoryview(figure.canvas.buffer_rgba()))  # type: ignore[attr-defined]
+        pixels = torch.from_numpy(np.array(figure.canvas.buffer_rgba()))  # type: ignore[attr-defined]
         pictures.append(pixels[..., :3].clone())
     return torch.cat(pictures)

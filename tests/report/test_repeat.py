@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shlex
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sde_score.cli.parsing import parse
-from sde_score.evaluation import evaluate
+from sde_score.evaluation import Interval, evaluate
+from sde_score.models import GaussianMixture
 from sde_score.report import Section, render, write_report, write_side_by_side
 from sde_score.report.curves import training_curve
 from sde_score.report.page import insert
 from sde_score.report.repeat import evaluate_command, sample_commands, train_command
+from sde_score.report.tables import kinds_of_rows
+from sde_score.report.trajectory import trajectory_scene
+from sde_score.scaling import Scaling
 from sde_score.training import TrainConfig, load_run, train
 
 CHANGED = {
@@ -103,6 +111,13 @@ def test_measurements_put_themselves_on_the_page(run, tmp_path):
     assert re.findall("<h2>(.*?)</h2>", page.read_text()) == titles
 
 
+def test_rows_beyond_the_floor_are_those_above_its_upper_end():
+    floors = [Interval(1.0, 0.1), Interval(5.0, 1.0)]  # 0.8 to 1.2 and 3 to 7
+    rows = [(1.1, 6.5), (1.3, 5.0), (0.5, 7.5), (0.5, 2.0)]
+    found = kinds_of_rows([[Interval(v, 0.3) for v in row] for row in rows], floors)
+    assert found == {1: "beyond", 2: "beyond", 4: "floor"}
+
+
 def test_runs_side_by_side(run, tmp_path):
     """Only what differs is in the table; each evaluation stands beside its own floor."""
     folder = tmp_path / "other"
@@ -131,6 +146,27 @@ def test_the_report_of_one_run_has_no_other_place(run, tmp_path):
     assert f"<h1>sde_score: {run.path}, {run.path}</h1>" in (tmp_path / "x.html").read_text()
 
 
+@pytest.mark.parametrize("shape", [(2,), (3, 12), (5,)])
+def test_the_way_of_what_is_no_image_is_drawn_frame_by_frame(shape):
+    """As many frames of one size as states; ink moves from the spread of noise to that of data."""
+    model = GaussianMixture(torch.zeros(1, *shape), 0.01, "vp")
+    run = SimpleNamespace(
+        model=model, event_shape=shape, record=None, scaling=Scaling(),
+        draw_labels=lambda count, seed: None,
+    )  # fmt: skip
+    scene = trajectory_scene(run, "ddim(steps=4)")
+    (layer,) = scene.panels[0]["layers"]
+    picture = Image.open(io.BytesIO(base64.b64decode(layer["source"].split(",")[1])))
+    assert layer["frames"] == len(scene.controls[0]["values"]) == 5
+    assert picture.height % 5 == 0
+    frames = np.asarray(picture.convert("L")).reshape(5, -1, picture.width) < 128
+    heights = [np.flatnonzero(frame[20:-20, 40:-40].any(1)) for frame in frames]
+    if shape != (3, 12):  # series fill their panel
+        assert np.ptp(heights[0]) > 2 * np.ptp(heights[-1])
+    assert scene.controls[0]["values"][0].startswith("t = 1, log SNR")
+    assert scene.controls[0]["values"][-1] == "t = 0"
+
+
 def test_curves_have_plain_axes_and_a_panel_for_the_excess():
     records = [{"step": 10 * i, "loss": 0.1 + 1 / (1 + i), "excess_loss": 0.01 / (1 + i)}
                for i in range(30)]  # fmt: skip
@@ -142,5 +178,7 @@ def test_curves_have_plain_axes_and_a_panel_for_the_excess():
     assert all(low <= float(text) <= high for text in texts)
     smooth = loss.get_lines()[1].get_ydata()
     assert smooth[10] == pytest.approx(0.1 + 1 / 11)  # the median of a falling curve is its middle
+    near = training_curve([{"step": 1, "loss": 0.26}, {"step": 2, "loss": 0.25}])
+    assert near.axes[0].get_yscale() == "linear"
     below = training_curve([{"step": 1, "loss": -0.5}, {"step": 2, "loss": 0.5}])
     assert below.axes[0].get_yscale() == "linear"
