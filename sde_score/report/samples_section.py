@@ -79,6 +79,7 @@ def samples_sections(run: Run, drawn: Sequence[Drawn], seed: int) -> list[Sectio
         alt="Samples of " + ", ".join(names) + ", next to data.",
         galleries=_galleries(run, drawn, count) if kind_of(run.event_shape) == "images" else (),
         code=sample_commands(run, specs, count, seed) if specs else "",
+        note=f"Drawn after {run.step} steps of training.",
     )
     way = [each.sampler for each in drawn if not each.guidance and _WAY[0] <= each.nfe <= _WAY[1]]
     columns = columns_section(run, drawn[0].x, drawn[0].sampler)
@@ -133,5 +134,7 @@ def _way(run: Run, specs: Sequence[str], seed: int) -> list[Section]:
             continue  # an object of its own, whose text is no name
         if made.descends and made.from_noise and not made.adaptive:
             text = "States of the sampler at equal contrast; move the slider, or press Play."
-            return [Section("On the way", text, scene=trajectory_scene(run, spec, seed))]
+            note = f"Drawn after {run.step} steps of training."
+            scene = trajectory_scene(run, spec, seed)
+            return [Section("On the way", text, scene=scene, note=note)]
     return []
