@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from sde_score._core.checks import require_count, require_positive
 from sde_score._core.conditions import Condition, absent, mapped, rows_of, tensors_of
 from sde_score._core.errors import DataError
 from sde_score._core.progress import progress_bar
-from sde_score.data import DataSet, Source, load
+from sde_score.data import DataSet, Source, TableCoding, load
 from sde_score.data.tables.build import read_as
+from sde_score.data.tables.column import Cells
 from sde_score.posterior import METHODS, Posterior
 from sde_score.posterior.row_masks import RowMeasurement
 from sde_score.random import example_seeds, mix
@@ -69,8 +71,7 @@ def impute(
         raise DataError(f"{run.path} was not trained on a table with columns")
     rule = METHODS.create(method)
     chosen = samplers.SAMPLERS.resolve(sampler or rule.sampler, name="sampler")
-    with read_as(coding):
-        found = load(table)
+    found, cells = _read(table, coding)
     told, raw = _told(run, found), found.raw()
     x = run.scaling.to_model(raw)
     tables = []
@@ -90,8 +91,27 @@ def impute(
             )
             drawn = run.scaling.from_model(values.cpu().double())
             filled[rows] = torch.where(raw[rows].isnan(), drawn, raw[rows])
-        tables.append(coding.decode(filled, found.conditions_or_labels))
+        tables.append(_with_known(coding.decode(filled, found.conditions_or_labels), cells))
     return tables
+
+
+def _read(table: Source, coding: TableCoding) -> tuple[DataSet, Mapping[str, Cells]]:
+    """A table as rows of the run's, and its cells by column."""
+    with read_as(coding) as cells:
+        found = load(table)
+    if found.coding is None or (changed := coding.difference(found.coding)):
+        reason = changed if found.coding else "it is no table"
+        raise DataError(f"{found.name} does not fit the run: {reason}")
+    return found, cells
+
+
+def _with_known(table: Table, cells: Mapping[str, Cells]) -> Table:
+    """The table with its floating-point cells to the last digit, which logarithms lose."""
+    for name, known in cells.items():
+        if name in table and table[name].dtype.kind == "f":
+            kept = known.values.astype(table[name].dtype)
+            table[name] = np.where(known.missing, table[name], kept)
+    return table
 
 
 def _told(run: Run, found: DataSet) -> Condition:

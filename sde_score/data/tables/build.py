@@ -20,7 +20,7 @@ from sde_score.data.tables.kinds import DROP, column_of
 from sde_score.data.tensors import from_tensor
 from sde_score.scaling import Scaling
 
-_KNOWN: ContextVar[TableCoding | None] = ContextVar("known", default=None)
+_KNOWN: ContextVar[tuple[TableCoding, dict[str, Cells]] | None] = ContextVar("known", default=None)
 
 
 def dataset_of(
@@ -48,7 +48,7 @@ def dataset_of(
     """
     table = dict(zip(names, cells, strict=True))
     if (known := _KNOWN.get()) is not None:
-        return _as_known(known, table, name)
+        return _as_known(*known, table, name)
     _require_names(names, kinds, label)
     given = {**kinds, **({label: _as_label(label, kinds)} if label is not None else {})}
     kept = [each for each in names if given.get(each, ("",))[0] != DROP]
@@ -66,26 +66,29 @@ def dataset_of(
 
 
 @contextmanager
-def read_as(coding: TableCoding) -> Iterator[None]:
-    """Read tables inside as rows of a known one: its columns, kinds, categories and roles.
+def read_as(coding: TableCoding) -> Iterator[dict[str, Cells]]:
+    """Read a table inside as rows of a known one: its columns, kinds, categories and roles.
 
-    Columns that a table lacks are missing in every row, those that are not known are left out; the
-    scaling is left to the caller.
+    Columns that the table lacks are missing in every row, those that are not known are left out;
+    the scaling is left to the caller. The dictionary that is yielded receives the cells by column.
     """
-    token = _KNOWN.set(coding)
+    cells: dict[str, Cells] = {}
+    token = _KNOWN.set((coding, cells))
     try:
-        yield
+        yield cells
     finally:
         _KNOWN.reset(token)
 
 
-def _as_known(coding: TableCoding, table: Mapping[str, Cells], name: str) -> DataSet:
+def _as_known(
+    coding: TableCoding, cells: dict[str, Cells], table: Mapping[str, Cells], name: str
+) -> DataSet:
     rows = len(next(iter(table.values())).values)
     nothing = Cells(np.zeros(rows), np.ones(rows, dtype=bool))
     if not {column.name for column in coding.columns} & set(table):
         names = ", ".join(column.name for column in coding.columns)
         raise DataError(f"has the columns {', '.join(table)}, and none of {names}")
-    cells = {column.name: table.get(column.name, nothing) for column in coding.columns}
+    cells |= {column.name: table.get(column.name, nothing) for column in coding.columns}
     found = DataSet(name, coding.encode(cells), Scaling(), column_names=coding.names, coding=coding)
     told = coding.condition(cells)
     if coding.label and isinstance(told, Tensor):
