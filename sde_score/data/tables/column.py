@@ -23,7 +23,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
 
 from sde_score._core.checks import require_choice
 from sde_score._core.errors import DataError
@@ -167,7 +166,8 @@ class Column(Record):
         if self.kind == "positive":
             value = _rounded(np.exp(value), 13)
         elif self.kind == "bounded":
-            value = _rounded(self.low + (self.high - self.low) * expit(value), 15)
+            share = np.exp(-np.logaddexp(0, -value))  # the sigmoid
+            value = _rounded(self.low + (self.high - self.low) * share, 15)
         elif self.kind == "integer":
             value = np.round(value)
         if np.dtype(self.dtype).kind in "iu":
@@ -222,7 +222,8 @@ class Column(Record):
             inside = (value > self.low) & (value < self.high)
             says = f"is not between the bounds {self.low:g} and {self.high:g}, which are left out"
             self._refuse(cells, ~inside, says)
-            return np.asarray(logit(np.where(inside, share, 0.5)))
+            share = np.where(inside, share, 0.5)
+            return np.asarray(np.log(share) - np.log1p(-share))
         return value
 
     def _as_here(self, cells: Cells) -> list[str]:
