@@ -24,6 +24,7 @@ from sde_score.samplers.grids import read_grid_file
 from sde_score.training import Run, load_run
 from sde_score.training.config import is_note
 from sde_score.training.distributed import accelerator_for
+from sde_score.training.watch import follow_launcher
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -101,6 +102,7 @@ def pick_device(device: Device, shared: bool = False) -> torch.device:
     """
     if shared and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         own: torch.device = accelerator_for(device).device
+        follow_launcher()
         return own
     has_gpu = torch.cuda.is_available()
     if device == "auto":

@@ -23,8 +23,8 @@ class Train(Command):
     """Train a score or an energy and write a run directory.
 
     The same command again continues what was stopped, to the same bits; what is left out beside
-    --out is as the run has it. On several processes: torchrun --nproc_per_node 2 -m sde_score
-    train ...
+    --out is as the run has it. On several processes: torchrun --nproc_per_node 2 -m -- sde_score
+    train ..., with --shard for networks that one GPU cannot hold.
 
     For example:
         sde-score train --data digits --sde vp --steps 3000 --out runs/digits

@@ -97,6 +97,11 @@ class Watch:
         os._exit(1)
 
 
+def follow_launcher() -> None:
+    """End this process within seconds of its launcher, whatever it does by then."""
+    Watch(0, 1, 0, str).__enter__()
+
+
 def _store() -> Any:
     """The store of the launcher, on a connection of its own; None where there is none."""
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
