@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from sde_score.evaluation import GPU, GPUS, Cluster, estimates, training_cost
-from sde_score.evaluation.planning import Ledger, Line, Operation, State, TrainingCost
+from sde_score.evaluation.planning import Ledger, Line, Operation, State, TrainingCost, measure
 from sde_score.evaluation.planning.estimate import LATENCY, LAUNCH, USABLE
 from sde_score.evaluation.planning.ledger import at_batch, total
 from sde_score.evaluation.planning.memory import peak_memory, reset_peak
 from sde_score.training import TrainConfig
+from sde_score.training.half_precision import autocast
 
 CPU = torch.device("cpu")
 
@@ -127,13 +128,16 @@ def test_time_and_memory_are_those_of_this_machine(cost):
 @pytest.mark.parametrize(
     "backbone", ["unet(base=64, multipliers=(1, 2), blocks=1)", "mlp(width=8)"]
 )
-def test_gpus_take_the_precision_that_training_would(backbone):
+def test_gpus_take_the_precision_that_training_would(backbone, monkeypatch):
     """Left open, convolutional networks of a million weights are counted in bf16 on any machine."""
+    asked = []
+    monkeypatch.setattr(measure, "autocast", lambda *how: asked.append(how) or autocast(*how))
     config = TrainConfig(
         data="digits", backbone=backbone, batch_size=2, precision="auto", device="cpu"
     )
     cost = training_cost(config, seconds=0.01)
     assert cost.precision == ("bf16" if "unet" in backbone else "float32")
+    assert asked == [("cpu", cost.precision)]
 
 
 def made(**changes):
@@ -212,9 +216,9 @@ def test_a_batch_is_cut_and_weights_are_divided_where_memory_is_small(memory, gp
 
 
 def test_divided_weights_are_gathered_for_every_part():
-    gpu = dataclasses.replace(SLOW, memory=1.0e6)
+    gpu = dataclasses.replace(SLOW, memory=1.0e6, link=1e6)
     one = estimates(made(), Cluster(gpu, per_machine=64))[2]
-    sums = 2 * 3 / 4 * 2e5 / 1e8 + 4 * LATENCY
+    sums = 2 * 3 / 4 * 2e5 / 1e6 + 4 * LATENCY
     compute = 3 * one.examples // one.accumulate * 1e9 / 3e11
     assert one.shard
     assert one.seconds == pytest.approx(one.accumulate * max(compute, 1.5 * sums) + 2e6 / 1e9 / 4)
