@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+
+_OBJECT = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")  # tells nothing, and is another each time
 
 
 class ArgumentError(TypeError, ValueError):
@@ -47,7 +50,7 @@ def damaged(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        reason = _OBJECT.sub("", lines[0]) if lines else type(error).__name__
         raise DataError(f"cannot be read as {what}, damaged or truncated? ({reason})") from error
 
 

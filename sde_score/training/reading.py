@@ -16,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 from sde_score._core.conditions import Condition
 from sde_score._core.progress import say
 from sde_score.data import DataError, DataSet, Examples
+from sde_score.data.sources.base import is_of_this_machine
 from sde_score.training.errors import TrainingError
 from sde_score.training.metrics import Metrics
 
@@ -34,6 +35,7 @@ SLOW = 10.0
 _MOST = 4  # processes that are taken by themselves
 _SHARE, _LEAST = 0.1, 100  # of the examples read that may be skipped, and in any case
 _TOLD = 5  # skipped examples that are named
+_SKIP = "; --on-bad-example skip goes on from the last checkpoint without such examples"
 _DEAD = (RuntimeError, OSError, EOFError)  # what it is like to lose a process
 
 
@@ -100,7 +102,10 @@ class Reader:
         """
         began = time.perf_counter()
         with self._watch.over(request):
-            found = self._next() if self._is_next(request) else self.dataset.read(*request[1:])
+            ahead = self._is_next(request)
+            found = self._next() if ahead else _read(self.dataset, *request[1:])
+        if isinstance(found, _Failure):
+            raise DataError(found.reason)
         self.waited += time.perf_counter() - began
         self._count(found)
         return found
@@ -185,11 +190,11 @@ class Reader:
             return False
         return torch.equal(self._coming[0].indices, request.indices)
 
-    def _next(self) -> Examples:
+    def _next(self) -> Examples | _Failure:
         found = next(self._iterator)
         self._coming.popleft()
         if isinstance(found, _Failure):
-            raise DataError(found.reason)
+            return found
         raw, rows, *others = found
         return Examples(raw, torch.from_numpy(rows), *others)
 
@@ -229,17 +234,23 @@ class _Task:
         self.dataset = dataset
 
     def __getitem__(self, key: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]) -> Any:
-        indices, draws = key
-        try:
-            found = self.dataset.read(indices, None if draws is None else torch.from_numpy(draws))
-        except DataError as error:
-            return _Failure(str(error))
-        except MemoryError:
-            return _Failure(
-                f"the memory is full where {len(indices)} examples of {self.dataset.name} are "
-                "read: give fewer --workers or a smaller --batch-size"
-            )
-        return (found.raw, found.rows.numpy(), *found[2:])
+        indices, draws = (None if part is None else torch.from_numpy(part) for part in key)
+        found = _read(self.dataset, cast(Tensor, indices), draws)
+        return found if isinstance(found, _Failure) else (found.raw, found.rows.numpy(), *found[2:])
+
+
+def _read(dataset: DataSet, indices: Tensor, draws: Tensor | None) -> Examples | _Failure:
+    try:
+        return dataset.read(indices, draws)
+    except DataError as error:
+        skips = dataset.is_lazy and dataset.on_bad_example == "stop"
+        hint = "" if is_of_this_machine(error) or not skips else _SKIP
+        return _Failure(f"{error}{hint}")
+    except MemoryError:
+        return _Failure(
+            f"the memory is full where {len(indices)} examples of {dataset.name} are read: give "
+            "fewer --workers or a smaller --batch-size"
+        )
 
 
 def _as_it_is(found: Any) -> Any:
@@ -322,4 +333,4 @@ class _Watch:
 def skipped_words(metrics: Metrics) -> Iterator[str]:
     """A line on the examples that a run skipped, by its measurements; none where there are none."""
     if count := sum(int(line.get("skipped_examples", 0)) for line in metrics.read()):
-        yield f"{count} times an example could not be read, and the next one took its place"
+        yield f"skipped {count} time{'s' * (count > 1)} an example that cannot be read for the next"

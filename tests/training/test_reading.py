@@ -116,7 +116,7 @@ def test_an_example_that_cannot_be_read_stops_the_training_by_name(
     lost = dataset()
     trainer = Trainer(prepare(replace(config, workers=workers, data=lost), tmp_path))
     lost._source.bad = {13}
-    with pytest.raises(DataError, match=r"^two\.tar: row 13 is damaged$"):
+    with pytest.raises(DataError, match=r"^two\.tar: row 13 is damaged; --on-bad-example skip"):
         trainer.run()
 
 
@@ -129,7 +129,7 @@ def test_skipped_examples_are_counted_and_the_run_resumes_to_the_same_bits(
     train(replace(skipping, workers=0), tmp_path / "one", data=dataset(bad=bad))
     told = capsys.readouterr().err
     assert "skipped: two.tar: row 13 is damaged" in told
-    assert "6 times an example could not be read, and the next one took its place" in told
+    assert "skipped 6 times an example that cannot be read for the next" in told
     for steps in (4, 7):
         short = replace(skipping, workers=2, steps=steps, checkpoint_every=3)
         train(short, tmp_path / "two", data=dataset(bad=bad), progress=False)
