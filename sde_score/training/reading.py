@@ -35,6 +35,7 @@ SLOW = 10.0
 _MOST = 4  # processes that are taken by themselves
 _SHARE, _LEAST = 0.1, 100  # of the examples read that may be skipped, and in any case
 _TOLD = 5  # skipped examples that are named
+_PATIENCE = 5.0  # seconds until the end of a process is known
 _SKIP = "; --on-bad-example skip goes on from the last checkpoint without such examples"
 _DEAD = (RuntimeError, OSError, EOFError)  # what it is like to lose a process
 
@@ -127,7 +128,7 @@ class Reader:
             try:
                 yield
             except _DEAD as error:
-                gone = _gone(self._iterator)
+                gone = _gone(self._iterator, error)
                 if not gone:
                     raise
                 raise TrainingError(
@@ -284,10 +285,12 @@ class _Bound:
         os._exit(0)
 
 
-def _gone(iterator: Any) -> str:
+def _gone(iterator: Any, error: BaseException) -> str:
     """What happened to a process that reads; empty while all are there."""
+    lost = not isinstance(error, RuntimeError)  # a connection, before the system tells of the end
+    until = time.monotonic() + (_PATIENCE if lost else 0.1)
     for process in iterator._workers:
-        process.join(0.2)
+        process.join(max(0.0, until - time.monotonic()))
         if process.exitcode is not None and process.exitcode < 0:
             name = signal.Signals(-process.exitcode).name
             return f"{name} ended a process ({process.pid})"

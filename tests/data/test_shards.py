@@ -101,17 +101,27 @@ def test_a_folder_is_read_lazily_where_its_images_are_large(shards, monkeypatch,
 
 
 def test_row_groups_are_the_blocks_of_the_order_and_few_are_kept(shards, monkeypatch):
-    monkeypatch.setattr("sde_score.data.sources.parquet._KEPT", 2000)
+    monkeypatch.setattr("sde_score.data.sources.parquet._KEPT", 400)
     dataset = load(shards("parquet"))
     source = dataset._source
     assert source.blocks.tolist() == [0, 3, 5, 8, 11, 12]
     sizes = [source._images(number).nbytes for number in range(5)]
-    assert source.window == 2000 // max(
-        group.column(0).total_uncompressed_size + group.column(1).total_uncompressed_size
-        for file in (source._open(0), source._open(1))
-        for group in (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+    assert source.window == max(
+        1,
+        400
+        // max(
+            group.column(0).total_uncompressed_size + group.column(1).total_uncompressed_size
+            for file in (source._open(0), source._open(1))
+            for group in (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+        ),
     )
-    assert sum(each.nbytes for each in source._cached.values()) <= 4000 < sum(sizes) * 4
+    kept = sum(each.nbytes for each in source._cached.values())
+    assert kept <= 800 or len(source._cached) == 2
+    assert sum(sizes) > 800
+    assert len(source._cached) < 5
+    last = next(iter(source._cached))
+    source._images(last)
+    assert list(source._cached)[-1] == last  # what was asked for last goes last
     order = dataset.order(1)
     assert (order.blocks.tolist(), order.window) == (source.blocks.tolist(), source.window)
 
@@ -206,6 +216,44 @@ def test_only_files_of_an_archive_are_taken_and_no_name_is_a_path(tmp_path, png,
     dataset = load(path)
     assert torch.equal(dataset.raw(), pictures[[3, 3]])
     assert sorted(os.listdir(tmp_path)) == ["a.tar"]
+
+
+def test_names_of_members_are_those_that_tarfile_reads(tmp_path):
+    """Long names of both kinds, a name in two fields, and a header for all that names nothing."""
+    names = ["a.png", "d/" + "x" * 120 + ".png", "e" * 90 + "/" + "f" * 90 + ".png", "g.png"]
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        path = tmp_path / "a.tar"
+        given = {"pax_headers": {"comment": "x"}} if form == tarfile.PAX_FORMAT else {}
+        with tarfile.open(path, "w", format=form, **given) as file:
+            for name in names if form else [names[0], *names[2:]]:
+                info = tarfile.TarInfo(name)
+                info.size = 7
+                file.addfile(info, io.BytesIO(b"content"))
+        handle = os.open(path, os.O_RDONLY)
+        found = list(members(handle, path.stat().st_size))
+        contents = [os.pread(handle, member.size, member.offset) for member in found]
+        os.close(handle)
+        with tarfile.open(path) as file:
+            assert [each.name for each in found] == [info.name for info in file]
+            assert [each.offset for each in found] == [info.offset_data for info in file]
+        assert set(contents) == {b"content"}
+
+
+def test_few_files_are_open_and_those_of_another_process_are_left_alone(tar, monkeypatch, pictures):
+    monkeypatch.setattr("sde_score.data.sources.tar._OPEN", 2)
+    for shard in range(4):
+        tar(f"{shard}.tar", [shard, shard + 4])
+    dataset = load(tar("9.tar", [8]).parent)
+    order = [0, 4, 1, 5, 2, 6, 3, 7, 8]
+    for _ in range(2):
+        assert torch.equal(dataset.raw(), pictures[order])
+        assert len(dataset._source._handles) == 2
+    before = dict(dataset._source._handles)
+    dataset._source._process = -1  # as in a process that was copied
+    assert torch.equal(dataset.raw([0]), pictures[[0]])
+    assert set(dataset._source._handles) == {0}
+    for handle in before.values():
+        os.fstat(handle)  # still open
 
 
 def test_samples_of_an_archive_have_one_image_and_all_a_label_or_none(tmp_path, png, pictures):

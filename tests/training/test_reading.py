@@ -187,7 +187,7 @@ def test_a_process_that_is_lost_ends_the_training_within_seconds(
     began = time.monotonic()
     with pytest.raises(error, match=text):
         train(replace(config, workers=2), tmp_path, data=dataset(event=event), progress=False)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50
     assert load_run(tmp_path, data=dataset()).step == 6
 
 
