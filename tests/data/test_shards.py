@@ -428,3 +428,12 @@ def test_saved_folders_that_are_damaged_or_lead_elsewhere_are_refused(saved):
     (path / "state.json").write_text('{"_data_files": 3}')
     with pytest.raises(DataError, match=r"cannot be read|holds no rows"):
         load(path)
+
+
+def test_an_image_of_another_shape_is_named_and_not_broadcast(tmp_path, png, pictures):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for row, picture in enumerate((pictures[0], pictures[1][:1])):  # gray among color
+        (folder / f"{row}.png").write_bytes(png(picture))
+    with pytest.raises(DataError, match=r"^1\.png: is 1x5x7 .* where the first image is 3x5x7"):
+        load(f"{folder}(lazy=True, levels=256)").raw()
