@@ -35,6 +35,7 @@ SLOW = 10.0
 _MOST = 4  # processes that are taken by themselves
 _SHARE, _LEAST = 0.1, 100  # of the examples read that may be skipped, and in any case
 _TOLD = 5  # skipped examples that are named
+_YEARS = 1 << 31  # of seconds
 _PATIENCE = 5.0  # seconds until the end of a process is known
 _SKIP = "; --on-bad-example skip goes on from the last checkpoint without such examples"
 _DEAD = (RuntimeError, OSError, EOFError)  # what it is like to lose a process
@@ -275,7 +276,9 @@ class _Bound:
         threading.Thread(target=self._live_with, daemon=True).start()
 
     def _live_with(self) -> None:
-        while os.getppid() == self.trainer:
+        for _ in range(_YEARS):
+            if os.getppid() != self.trainer:
+                break
             if not hasattr(signal, "sigtimedwait"):
                 time.sleep(1)
                 continue
@@ -326,7 +329,9 @@ class _Watch:
             self._since = 0.0
 
     def _look(self, end: threading.Event) -> None:
-        while not end.wait(min(1.0, SLOW)):
+        for _ in range(_YEARS):
+            if end.wait(min(1.0, SLOW)):
+                return
             waited = time.monotonic() - self._since
             if self._since and waited > self._next:
                 say([f"still reading {self._place(self._request)}, for {waited:.0f} s by now"])

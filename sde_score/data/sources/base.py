@@ -18,6 +18,7 @@ from sde_score._core.records import Record
 from sde_score.random import generator_from
 
 _OF_THIS_MACHINE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_CAUSES = 10  # errors of which each is the cause of the one before
 _READ, _LOST = 1, 2  # of a row: it was read, or cannot be
 _IN_A_ROW = 100  # examples that are skipped, at most
 _BLOCKS = 64  # of which a random subset is drawn, where whole blocks are read
@@ -121,8 +122,8 @@ class Rows(ABC):
 
 def is_of_this_machine(error: BaseException) -> bool:
     """Whether an error says nothing about the data: no memory, or no more files may be open."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    for _ in range(_CAUSES):
+        error = error.__cause__ or error
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THIS_MACHINE
 
 

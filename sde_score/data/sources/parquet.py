@@ -141,8 +141,9 @@ class ParquetImages(EncodedImages):
             )
         self._cached[number] = images
         kept = sum(each.nbytes for each in self._cached.values())
-        while kept > 2 * _KEPT and len(self._cached) > 2:
-            kept -= self._cached.popitem(last=False)[1].nbytes
+        for oldest in list(self._cached)[:-2]:
+            if kept > 2 * _KEPT:
+                kept -= self._cached.pop(oldest).nbytes
         return images
 
     def _open(self, shard: int) -> Any:

@@ -48,7 +48,9 @@ def members(handle: int, length: int) -> Iterator[Member]:
             its files, of which the last may go beyond its end.
     """
     place, long_name, pax = 0, b"", {}
-    while place < length:
+    for _ in range(length // BLOCK + 1):
+        if place >= length:
+            break
         header = os.pread(handle, BLOCK, place)
         if header == bytes(BLOCK):
             _require_end(length - place)
@@ -111,7 +113,9 @@ def _text(handle: int, start: int, size: int, length: int) -> bytes:
 def _records(text: bytes, place: int) -> dict[bytes, bytes]:
     """The records of a pax header: `length key=value` and a line break each."""
     found, at = {}, 0
-    while at < len(text):
+    for _ in range(len(text)):
+        if at >= len(text):
+            break
         digits, _, _ = text[at : at + 20].partition(b" ")
         record = text[at : at + int(digits)] if digits.isdigit() else b""
         key, sign, value = record[len(digits) + 1 : -1].partition(b"=")
