@@ -231,8 +231,6 @@ class Reading:
             if item is not _END:
                 self.position += 1
                 return item
-            if self.position == self.begun:
-                break
             self._go(self.epoch + 1, self.position)
         raise DataError(
             f"{self.stream.name} ended after {self.position} examples and gives none when it is "

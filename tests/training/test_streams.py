@@ -126,6 +126,8 @@ def test_processes_and_parts_share_a_stream_and_epochs_differ(config):
         assert torch.equal(data.labels_at(index), index % 4)
         seen += (raw - 10 * index).tolist()
     assert random.getstate() == before
+    other = Batches(data, replace(config, seed=1))
+    assert not torch.equal(next(other.step(0)).x0, next(whole.step(0)).x0)
     assert len({round(value, 3) for value in seen}) > 40  # drawn anew in every epoch
 
 

@@ -78,9 +78,9 @@ def from_stream(
     source, example, names = _of_datasets(source, example, label)
     stream = Stream(name, source, Names(example, label), start=_state(source))
     items = Reading(stream).begin_with(partial(_most, stream, first))
+    stream = replace(stream, first=item_of(items[0], stream.names))
     stream = replace(stream, has_state=_has_state(stream, items[: 2 * _TRIED]))
     raw, told = stream.batch(items, 0)
-    stream = replace(stream, first=item_of(items[0], stream.names))
     named = names if classes is None else classes
     return _measured(stream, raw, told, scaling, channels, named)
 
@@ -159,7 +159,7 @@ def _has_state(stream: Stream, once: Sequence[Any]) -> bool:
     Raises:
         DataError: if a stream gives other examples when it is read again.
     """
-    again = Reading(stream).begin_with(lambda _: 2 * _TRIED)
+    again = Reading(stream).begin_with(lambda _: len(once))
     if not _alike(stream, once, again):
         raise DataError(
             f"{stream.name} gives other examples when it is read again, so that a run on it could "
