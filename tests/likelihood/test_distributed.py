@@ -31,6 +31,7 @@ SCRIPT = (
     + """
 import sys
 from torch import distributed
+from sde_score._core.processes import shared
 from sde_score.likelihood import gather_rows, log_prob, own_rows
 from sde_score.random import example_seeds
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -52,6 +53,17 @@ except ValueError as error:
     assert f"process {rank} of 2" in str(error), error
 else:
     raise SystemExit("a wrong number of rows was not refused")
+def work(item):
+    if item == 3:
+        raise ValueError("item 3 is bad")
+    return 10 * item
+assert shared(range(3), work) == [0, 10, 20]
+try:
+    shared(range(5), work)
+except ValueError as error:
+    assert str(error) == "item 3 is bad", error
+else:
+    raise SystemExit("an error of process 1 was not raised in all")
 distributed.barrier()
 distributed.destroy_process_group()
 """
