@@ -24,6 +24,7 @@ import math
 import random
 import re
 import sys
+import tarfile
 import tempfile
 import warnings
 from collections import Counter
@@ -206,13 +207,25 @@ def examples() -> dict[str, Any]:
         import pyarrow.parquet as pq
 
         rows = [{"bytes": PNG, "path": "0.png"}] * 3
-        pq.write_table(pa.table({"image": pa.array(rows)}), folder / "x.parquet")
+        images = pa.table({"image": pa.array(rows)})
+        pq.write_table(images, folder / "x.parquet")
+        (folder / "saved").mkdir()
+        with pa.ipc.new_stream(str(folder / "saved" / "x.arrow"), images.schema) as writer:
+            writer.write_table(images)
+        (folder / "saved" / "state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
+        (folder / "saved" / "dataset_info.json").write_text("{}")
+    with tarfile.open(folder / "x.tar", "w") as file:
+        info = tarfile.TarInfo("0.png")
+        info.size = len(PNG)
+        file.addfile(info, io.BytesIO(PNG))
     idx = bytes([0, 0, 8, 3, *(0, 0, 0, 5), *(0, 0, 0, 2), *(0, 0, 0, 2)])
     (folder / "x-images-idx3-ubyte").write_bytes(idx + bytes(range(20)))
     (folder / "x.csv").write_text("a,b\n1,2\n3,4\n5,7\n")
     return {
         "path": str(folder / "x.npy"),
         "parquet path": str(folder / "x.parquet"),
+        "arrow path": str(folder / "saved"),
+        "webdataset path": str(folder / "x.tar"),
         "csv path": str(folder / "x.csv"),
         "mnist path": str(folder / "x-images-idx3-ubyte"),
         "event_shape": (1, 8, 8),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sde_score._core.arguments import checked
+from sde_score._core.checks import require_choice
 from sde_score.data.dataset import DataSet
 from sde_score.data.limits import MAX_PIXELS, Limits, require_side
 from sde_score.data.sources.encoded import lazy_images
@@ -44,6 +45,7 @@ def webdataset(
             several.
     """
     require_side(size, max_pixels)
+    require_choice("on_bad_example", on_bad_example, ("stop", "skip"))
     path = Path(path)
     files = shards_of(path, ".tar")
     limits = Limits(sum(file.stat().st_size for file in files), None, max_pixels)

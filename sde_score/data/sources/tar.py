@@ -137,8 +137,8 @@ class TarImages(EncodedImages):
         if len(images) != 1:
             raise DataError(
                 f"{shown_name(name)} has the members {shown_name(', '.join(group) or 'none')}; "
-                f"accepted: one image{f' .{self._image}' if self._image else ''}, which "
-                "image='input.png' names where there are several"
+                f"accepted: one image{f' .{self._image}' if self._image else ''}; where there "
+                "are several, image='input.png' names one"
             )
         with naming(shown_name(name)):
             return _Sample(group[images[0]], self._label_of(handle, group))
