@@ -85,7 +85,7 @@ def test_tables_of_other_columns(gaussian_run):
 
 def test_a_table_of_mixed_columns_is_filled_on_the_command_line(tmp_path):
     jobs = np.array(["x", "y", "z"], dtype=object)[RNG.integers(0, 3, 40)]
-    cells = {"n": RNG.integers(0, 50, 40), "p": RNG.lognormal(size=40).round(4), "job": jobs}
+    cells = {"n": RNG.integers(0, 50_000, 40), "p": RNG.lognormal(size=40).round(4), "job": jobs}
     found = from_table({**cells, "unit": ["kg"] * 40}, "p:positive")
     train(TrainConfig(**QUICK), tmp_path / "run", data=found, progress=False)
     holes = "n,p,job,unit\n7,,x,kg\n,12.062500000000123,,kg\n9,0.5,y,\n"

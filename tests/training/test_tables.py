@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from sde_score.cli import main
-from sde_score.data import DataError, load
+from sde_score.data import DataError, from_table, load
 from sde_score.report.files import save_samples
 from sde_score.report.look import Look
-from sde_score.training import TrainConfig, as_table, coding_of, load_run, train
+from sde_score.training import Batches, TrainConfig, as_table, coding_of, load_run, train
 
 RNG = np.random.default_rng(0)
 ROWS = 60
@@ -110,6 +110,15 @@ def test_a_label_column_is_told_and_asked_for_by_name(table, tmp_path):
     columns = as_table(run, torch.zeros(2, 3), run.labels_of("smith", 2))
     assert columns["job"].tolist() == ["smith"] * 2
     assert "job" not in as_table(run, torch.zeros(2, 3))
+
+
+def test_dequantizing_fills_the_cells_of_integers_and_categories():
+    found = from_table({"n": RNG.integers(0, 5, ROWS), "job": JOBS * 20})
+    batch = next(Batches(found, TrainConfig(dequantize=True, **QUICK)).step(0))
+    raw = found.scaling.from_model(batch.x0.double())
+    assert float((raw - raw.round()).abs().max()) > 0.1
+    known = {tuple(row) for row in found.raw().tolist()}
+    assert {tuple(row) for row in (raw.round() + 0.0).tolist()} <= known
 
 
 def test_other_columns_are_other_data(table, tmp_path):
