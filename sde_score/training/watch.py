@@ -6,6 +6,7 @@ collective operation, whatever the backend.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -40,10 +41,11 @@ class Watch:
         self._others = range(1, processes) if rank == 0 else range(1)
         self._launched, self._parent = "WORLD_SIZE" in os.environ, os.getppid()
         self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def __enter__(self) -> Watch:
         if self._launched:
-            threading.Thread(target=self._run, name="watch", daemon=True).start()
+            self._thread.start()
         return self
 
     def __exit__(
@@ -53,6 +55,8 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         self._over.set()
+        if self._launched:
+            self._thread.join(TICK)  # rather than amid the end of the process
 
     def _run(self) -> None:
         try:
@@ -99,7 +103,7 @@ class Watch:
 
 def follow_launcher() -> None:
     """End this process within seconds of its launcher, whatever it does by then."""
-    Watch(0, 1, 0, str).__enter__()
+    atexit.register(Watch(0, 1, 0, str).__enter__().__exit__, None, None, None)
 
 
 def _store() -> Any:
