@@ -51,7 +51,7 @@ def mode_shares(x):
 
 many = train(objectives.create("denoising", time_sampler="uniform_log_snr"), "noise")
 one = train(objectives.create("hutchinson"), "scaled_score")
-annealed = samplers.create("annealed-langevin", steps=40, steps_each=6)
+annealed = samplers.create("annealed-langevin", steps=80, steps_each=6)
 run = annealed(many, (1500, 2), seed=0, trajectory=True, progress=False)
 start = sde.prior_std * torch.randn(1500, 2, generator=torch.Generator().manual_seed(1))
 lost = run_chains(Marginal(one), start, "ula(step_size=0.02)", draws=1, warmup=300, seed=0,
@@ -97,5 +97,5 @@ shares.set_title("How much each mode gets")
 picture.shade(astray, lambda x: target.log_prob(x).exp())
 picture.dots(astray, lost[:700], picture.OTHER, size=4, alpha=0.6)
 picture.plane(astray)
-astray.set_title("Langevin, trained without noise")
+astray.set_title("Langevin, without noise")
 picture.save(figure, options.out)
