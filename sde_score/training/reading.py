@@ -35,6 +35,7 @@ SLOW = 10.0
 _MOST = 4  # processes that are taken by themselves
 _SHARE, _LEAST = 0.1, 100  # of the examples read that may be skipped, and in any case
 _TOLD = 5  # skipped examples that are named
+_TRIES = 100
 _YEARS = 1 << 31  # of seconds
 _PATIENCE = 5.0  # seconds until the end of a process is known
 _SKIP = "; --on-bad-example skip goes on from the last checkpoint without such examples"
@@ -129,7 +130,8 @@ class Reader:
             try:
                 yield
             except _DEAD as error:
-                gone = _gone(self._iterator, error)
+                with _unheard():
+                    gone = _gone(self._iterator, error)
                 if not gone:
                     raise
                 raise TrainingError(
@@ -137,7 +139,8 @@ class Reader:
                     "a smaller --batch-size; the same command goes on from the last checkpoint"
                 ) from error
             finally:
-                self._iterator._shutdown_workers()
+                with _unheard():
+                    self._iterator._shutdown_workers()
                 self._iterator = None
                 self._coming.clear()
 
@@ -286,6 +289,25 @@ class _Bound:
             if found is not None and found.si_pid == self.trainer:
                 break
         os._exit(0)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Leave aside that processes ended, of which torch raises an error wherever this one is."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    for _ in range(_TRIES):
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            break
+        except RuntimeError:  # of one that ended just now
+            continue
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
 
 
 def _gone(iterator: Any, error: BaseException) -> str:

@@ -191,6 +191,26 @@ def test_a_process_that_is_lost_ends_the_training_within_seconds(
     assert load_run(tmp_path, data=dataset()).step == 6
 
 
+def test_a_process_that_is_lost_while_training_computes_is_told_in_the_same_words(
+    dataset, monkeypatch
+):
+    """Its end is a signal, which comes wherever the trainer is, and again when others end."""
+    reader = reading.Reader(dataset(event=lambda: time.sleep(0.2)), workers=2)
+    requests = (reading.Request(first, torch.arange(4)) for first in range(0, 400, 4))
+    gone = reading._gone
+
+    def slowly(iterator, error):
+        os.kill(iterator._workers[1].pid, signal.SIGKILL)
+        time.sleep(0.3)
+        return gone(iterator, error)
+
+    monkeypatch.setattr(reading, "_gone", slowly)
+    with pytest.raises(TrainingError, match=r"^SIGKILL ended a process \(\d+\)"):  # noqa: PT012, SIM117
+        with reader.ahead(requests):
+            os.kill(reader._iterator._workers[0].pid, signal.SIGKILL)
+            time.sleep(5)
+
+
 def test_slow_reading_is_said(tmp_path, dataset, config, capsys, monkeypatch):
     monkeypatch.setattr(reading, "SLOW", 0.1)
     slow = dataset(event=lambda: time.sleep(0.6))
