@@ -98,9 +98,8 @@ def _urls_of_name(spec: str, registries: tuple[Registry[Any], ...] | list[Regist
 
 def addresses(constructor: Any) -> list[str]:
     """Addresses of the papers that the docstring of a class or function names."""
-    while isinstance(constructor, partial):
-        constructor = constructor.func
-    return _addresses_in(inspect.getdoc(constructor) or "")
+    bare = constructor.func if isinstance(constructor, partial) else constructor
+    return _addresses_in(inspect.getdoc(bare) or "")
 
 
 def _addresses_in(text: str) -> list[str]:

@@ -24,6 +24,7 @@ from sde_score.training.config import TrainConfig
 from sde_score.training.run import Run
 from sde_score.training.trainer import OnMetrics, OnSamples
 
+_CALLS = 1 << 40  # more than a run has
 LONGEST = 30.0
 """Seconds that training waits for an answer of a tracker."""
 
@@ -179,7 +180,9 @@ class _Line:
             )
 
     def _work(self) -> None:
-        for call in iter(self._calls.get, None):
+        for _ in range(_CALLS):
+            if (call := self._calls.get()) is None:
+                return
             call()
 
     def _known(self) -> dict[str, Any]:
