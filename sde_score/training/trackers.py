@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -238,6 +239,8 @@ def _maker(one: str | Tracker, out: Path) -> Callable[[dict[str, Any]], Any]:
         places: dict[str, dict[str, Any]] = {
             "wandb": {"name": name, "id": identity, "resume": "allow", "dir": str(out)},
             "trackio": {"name": f"{name}-{identity}", "resume": "allow", "embed": False},
+            # Files are named by the second: the later of two starts would write over the other.
+            "tensorboard": {"filename_suffix": f".{time.time_ns()}"},
             "mlflow": {"run_name": name, "run_id": identity},
         }
         given = places.get(one, {})

@@ -35,7 +35,7 @@ TITLED = dict(
     for found in re.findall(r'```python title="([^"]+)"\n(.*?)```', text, re.S)
 )
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
-COMMAND = re.compile(r"^(?:sde-score|torchrun) .*$", flags=re.MULTILINE)
+COMMAND = re.compile(r"^(?:sde-score|torchrun) (?:.*\\\n)*.*$", flags=re.MULTILINE)
 # Blocks that show no output run with these numbers, as theirs are for readers with more time.
 SMALLER = {
     "TrainConfig(data": "TrainConfig(backbone='mlp(width=32, depth=1)', data",
@@ -208,7 +208,7 @@ def test_every_published_method_is_on_its_page():
 )
 def test_command_is_accepted(line):
     """Each command parses to a verb with its flags, whose names are known."""
-    words = shlex.split(line, comments=True)
+    words = shlex.split(line.replace("\\\n", " "), comments=True)
     words = words[words.index("sde_score" if words[0] == "torchrun" else "sde-score") + 1 :]
     while "--import" in words:  # the module of the page's own
         del words[(at := words.index("--import")) : at + 2]

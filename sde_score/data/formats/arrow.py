@@ -50,6 +50,7 @@ def arrow(
     """
     require_side(size, max_pixels)
     given, path = kinds_of(kinds), Path(path)
+    require_file(path)
     files, features = _files(path), _json(path / "dataset_info.json").get("features")
     batches = [batch for file in files for batch in _batches(file)]
     if not batches:

@@ -72,7 +72,7 @@ def test_an_encoder_stands_before_the_network_and_keeps_none():
         ({"low": (1, 2)}, r"low of shape \(1, 2\) .*: flatten it"),
         ({}, "has no names"),
         ({"two words": 3}, r"'two words' cannot name a condition"),
-        ({"augment": 3}, "other than augment, estimate and end_noise_level"),
+        ({"augment": 3}, "other than augment, estimate, observed and end_noise_level"),
         ({"label": 0}, r"condition_shape\['label'\]=0 must be"),
         ({"size": ()}, r"condition_shape\['size'\]=\(\) must be a shape"),
         ({"label": 10**13}, r"condition_shape={'label': 10000000000000} needs .* of memory"),
