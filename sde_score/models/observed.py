@@ -2,22 +2,17 @@ r"""The model of the observed entries of examples that have gaps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sde_score._core.checks import expand_like
 from sde_score._core.conditions import Condition
-from sde_score.models import parametrization
-from sde_score.models.base import BaseModel
-from sde_score.models.parametrization import Coefficients, Scales, conversion
+from sde_score.models.parametrization import Scales
 from sde_score.models.protocol import Model
-from sde_score.sdes import SDE
+from sde_score.models.wrapped import WrappedDenoiser
 
 
-class Observed(BaseModel):
+class ObservedEntries(WrappedDenoiser):
     r"""A model in which the missing entries of each example are known to be 0.
 
     .. math:: p(x_{obs})\, \delta(x_{mis}), \qquad
@@ -38,38 +33,9 @@ class Observed(BaseModel):
     """
 
     def __init__(self, model: Model, observed: Tensor) -> None:
-        self.model, self.observed = model, observed
-        self.sigma_data = float(getattr(model, "sigma_data", 1.0))
-
-    @property
-    @override
-    def sde(self) -> SDE:
-        return self.model.sde
-
-    @override
-    def _evaluate(
-        self,
-        wanted: Callable[[Scales], Coefficients],
-        x: Tensor,
-        t: Tensor | float,
-        condition: Condition,
-    ) -> Tensor:
-        at, before = self._scales(x, t), self.model.nfe
-        names: dict[Callable[[Scales], Coefficients], str] = {
-            parametrization.score: "score",
-            parametrization.data: "denoise",
-            parametrization.noise: "noise",
-            parametrization.velocity: "velocity",
-        }
-        found: Tensor = getattr(self.model, names[wanted])(x, t, condition)
-        self.nfe += self.model.nfe - before
-        on_x, _ = conversion(at, parametrization.data(at), wanted(at))  # of the data 0
-        return torch.where(self.observed, found, expand_like(on_x, x) * x)
+        super().__init__(model)
+        self.observed = observed
 
     @override
     def _predict(self, x: Tensor, at: Scales, condition: Condition) -> Tensor:
-        return self.denoise(x, at.t, condition)
-
-    @override
-    def _coefficients(self, at: Scales) -> Coefficients:
-        return parametrization.data(at)
+        return torch.where(self.observed, self.model.denoise(x, at.t, condition), 0.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sde_score._core.conditions import OBSERVED, Condition
 from sde_score.models import Caller, Model
-from sde_score.models.observed import Observed
+from sde_score.models.observed import ObservedEntries
 from sde_score.objectives import BaseObjective, Objective
 from sde_score.random import BatchSlice
 from sde_score.training.build import TrainedModel
@@ -54,6 +54,6 @@ class LossModule(nn.Module):
         objective = self.objective
         if isinstance(objective, BaseObjective):
             objective = objective.at_step(step)
-        model: Model = self.model if observed is None else Observed(self.model, observed)
+        model: Model = self.model if observed is None else ObservedEntries(self.model, observed)
         with self.autocast or nullcontext():
             return objective(model, x0, condition, draws).mean()

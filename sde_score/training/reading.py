@@ -274,6 +274,8 @@ class _Bound:
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Its errors are told by the trainer; what is left to say is that this one is gone.
+        sys.excepthook = lambda *error: None
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=self._live_with, daemon=True).start()
