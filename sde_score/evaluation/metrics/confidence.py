@@ -88,6 +88,32 @@ class _Sets(NamedTuple):
     train: Tensor | None
 
 
+def interval_of(values: Tensor, size: int, count: int) -> Interval:
+    """The distance of samples.
+
+    Args:
+        values: of random subsets of them, shape `(R,)`.
+        size: of a subset, s.
+        count: of all samples, n.
+    """
+    share = size / (count - size) + 1 / len(values)
+    return Interval(float(values.mean()), float(values.std()) * math.sqrt(share))
+
+
+def floor_of(values: Tensor, size: int, count: int, examples: int) -> Interval:
+    """The noise floor.
+
+    Args:
+        values: of random subsets of the training data, shape `(R,)`.
+        size: of a subset, s.
+        count: of the samples that stand beside it, n.
+        examples: of the training data, N.
+    """
+    variance = float(values.var()) / (1 - size / examples)
+    share = size / count + 1 / len(values)
+    return Interval(float(values.mean()), math.sqrt(variance * share))
+
+
 @dataclass(frozen=True, eq=False)
 class DistanceEstimator:
     """Distances of samples to held-out data, with 95% intervals and noise floors.
@@ -166,8 +192,7 @@ class DistanceEstimator:
         found = []
         for (_, measure), sets in zip(self._measures, self._sets, strict=True):
             values = self._subsets(sets, _seen_by(measure, samples))
-            share = self.size / (self.count - self.size) + 1 / self.repeats
-            found.append(Interval(float(values.mean()), float(values.std()) * math.sqrt(share)))
+            found.append(interval_of(values, self.size, self.count))
         return tuple(found)
 
     @cached_property
@@ -190,9 +215,7 @@ class DistanceEstimator:
         if sets.train is None:
             raise ValueError("train=None: the noise floor is that of the training data; give them")
         values = self._subsets(sets, sets.train)
-        variance = float(values.var()) / (1 - self.size / len(sets.train))
-        share = self.size / self.count + 1 / self.repeats
-        return Interval(float(values.mean()), math.sqrt(variance * share))
+        return floor_of(values, self.size, self.count, len(sets.train))
 
     def _subsets(self, sets: _Sets, x: Tensor) -> Tensor:
         """The distance of each subset of x to the held-out data, float64, shape `(repeats,)`.

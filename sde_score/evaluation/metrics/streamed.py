@@ -23,7 +23,12 @@ from torch import Tensor
 
 from sde_score.data import DataSet
 from sde_score.evaluation.features.extractors import Extractor, feature_batches
-from sde_score.evaluation.metrics.confidence import DistanceEstimator, Interval
+from sde_score.evaluation.metrics.confidence import (
+    DistanceEstimator,
+    Interval,
+    floor_of,
+    interval_of,
+)
 from sde_score.evaluation.metrics.distances import Distance, FeatureDistance, named_distance
 from sde_score.evaluation.metrics.frechet import FeatureStatistics, frechet, frechet_distance
 from sde_score.random import generator_from
@@ -187,9 +192,7 @@ class StreamedEstimator:
             for piece in _pieces(self.train, order):
                 moments.add(piece)
             values = moments.distances(self._references[name], self.seed)
-            variance = float(values.var()) / (1 - self.size / moments.count)
-            share = self.size / self.count + 1 / _REPEATS
-            found[name] = Interval(float(values.mean()), math.sqrt(variance * share))
+            found[name] = floor_of(values, self.size, self.count, moments.count)
         return self._in_order(found, () if self._at_once is None else self._at_once.floors)
 
     def __call__(self, pieces: Iterable[Tensor]) -> tuple[Interval, ...]:
@@ -212,8 +215,7 @@ class StreamedEstimator:
         found = {}
         for name, each in moments.items():
             values = each.distances(self._references[name], self.seed)
-            share = self.size / (each.count - self.size) + 1 / _REPEATS
-            found[name] = Interval(float(values.mean()), float(values.std()) * math.sqrt(share))
+            found[name] = interval_of(values, self.size, each.count)
         return self._in_order(
             found, () if self._at_once is None else self._at_once(torch.cat(first))
         )
