@@ -90,7 +90,7 @@ def test_the_most_memory_of_a_process_is_found():
         grown.append(peak_memory(CPU) - before)
         size = held.nbytes
         del held
-    assert max(grown) == pytest.approx(size, rel=0.1)
+    assert max(grown) == pytest.approx(size, rel=0.01)
 
 
 @pytest.fixture(scope="module")
