@@ -80,7 +80,7 @@ def test_operations_lie_on_a_line_through_one_and_two_examples():
 
 
 def test_the_most_memory_of_a_process_is_found():
-    """Where nothing else of this process is let go meanwhile: the most of three times."""
+    """The middle of three times: meanwhile other parts of the process may take or let go."""
     grown = []
     for _ in range(3):
         gc.collect()
@@ -90,7 +90,7 @@ def test_the_most_memory_of_a_process_is_found():
         grown.append(peak_memory(CPU) - before)
         size = held.nbytes
         del held
-    assert max(grown) == pytest.approx(size, rel=0.01)
+    assert sorted(grown)[1] == pytest.approx(size, rel=0.01)
 
 
 @pytest.fixture(scope="module")
