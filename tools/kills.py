@@ -115,6 +115,19 @@ def victims(pids: list[int], rng: random.Random) -> tuple[str, list[int]]:
     return ("all", pids) if kind == "all" or len(pids) == 1 else ("one rank", [rng.choice(pids)])
 
 
+def delay(out: Path, rng: random.Random) -> None:
+    """Wait for a moment to kill: of four, one while it begins, three once it has trained."""
+    folder, last = out / "checkpoints", time.monotonic() + MINUTE
+    before = set(os.listdir(folder)) if folder.exists() else set()
+    if rng.random() < 0.25:
+        last = time.monotonic() + rng.uniform(0, 4)
+    while time.monotonic() < last:
+        if folder.exists() and set(os.listdir(folder)) - before:
+            time.sleep(rng.uniform(0, 0.3))
+            return
+        time.sleep(0.01)
+
+
 def digest(out: Path) -> str:
     """SHA-256 of the newest checkpoint, times and versions left out."""
     newest = max((out / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
@@ -131,7 +144,6 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--longest", type=float, default=4.0, help="seconds until a kill")
     parser.add_argument("--shard", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -150,12 +162,14 @@ def main() -> int:
         **({"shard": True} if options.shard else {}),
     )
     assert wait(begin(config, folder / "alone", options.processes), 600) == [0] * options.processes
+    start = time.monotonic()
     wanted, killed, runs, different, slowest = digest(folder / "alone"), Counter(), 0, 0, 0.0
     while True:
         out = folder / f"run-{runs}"
         pids = begin(config, out, options.processes)
         enough = killed.total() >= options.kills
-        time.sleep(0 if enough else rng.uniform(0, options.longest))
+        if not enough:
+            delay(out, rng)
         kind, chosen = ("", []) if enough else victims(pids, rng)
         begun = time.monotonic()
         for pid in chosen:
@@ -170,7 +184,10 @@ def main() -> int:
             killed[kind] += 1
             slowest = max(slowest, time.monotonic() - begun)
             if killed.total() % 20 == 0:
-                print(f"{killed.total()} kills, {runs} runs, {time.monotonic():.0f} s", flush=True)
+                print(
+                    f"{killed.total()} kills, {runs} runs, {time.monotonic() - start:.0f} s",
+                    flush=True,
+                )
             continue
         runs += 1
         different += digest(out) != wanted
