@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tables import Journal, Row
+from results import Journal, Row
 from torch import Tensor
 
 from sde_score import data, evaluation, objectives, samplers
 from sde_score._core.progress import progress_bar
 from sde_score.evaluation import DistanceEstimator, Interval
-from sde_score.evaluation.provenance import package_digest
 from sde_score.likelihood import BitsPerDim
 from sde_score.random import generator_from
 from sde_score.samplers import Sampler
@@ -256,7 +255,7 @@ def _every(
     todo = list(itertools.product(ways.items(), runs.items()))
     bar = progress_bar(todo, name=f"{kind}s", unit="row", delay=0)
     for (name, way), ((training, seed), run) in bar:
-        key = (kind, name, training, seed, run.digest, package_digest(), *settings)
-        found = journal.row(key, partial(measure, way, run))
+        key = (kind, name, training, seed, run.digest, *settings)
+        found = journal.kept(key, partial(measure, way, run))
         rows.append({kind: name, "training": training, "seed": seed, **found})
     return rows

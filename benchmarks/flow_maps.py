@@ -25,7 +25,7 @@ from pathlib import Path
 
 import targets
 import torch
-from tables import Journal, Row
+from results import Journal, Row
 from torch import Tensor
 
 from sde_score import nn, objectives, samplers
@@ -103,7 +103,7 @@ def mixture_rows(options: argparse.Namespace, journal: Journal) -> Iterator[Row]
         truth = FlowEnds(target, options.out / "flow")(0, STARTS)
         for solver, nfe in product((*SOLVERS, "tuned"), NFES):
             key = (name, solver, nfe)
-            yield journal.row(key, partial(_solver_row, target, solver, nfe, truth))
+            yield journal.kept(key, partial(_solver_row, target, solver, nfe, truth))
         for objective in options.objectives:
             key = (name, objective, options.steps)
             yield from _learned_rows(journal, key, target, truth, options.steps)
@@ -133,7 +133,7 @@ def _learned_rows(
 
     # One that goes to the data alone takes noise between its steps: its ends are not the flow's.
     for nfe in NFES if key[1] != "consistency" else NFES[:1]:
-        yield journal.row((*key, nfe), lambda n=nfe: row(n))
+        yield journal.kept((*key, nfe), lambda n=nfe: row(n))
 
 
 def middles(run: Run, ratios: list[float]) -> list[samplers.Sampler]:
@@ -170,14 +170,14 @@ def image_rows(options: argparse.Namespace, journal: Journal) -> Iterator[Row]:
 
     identity = (teacher.digest[:16], options.num)
     for spec in ("heun(steps=18)", "ddim(steps=1)", "ddim(steps=2)", "dpmpp-2m(steps=4)"):
-        yield journal.row((*identity, spec), lambda s=spec: measured("teacher", teacher, s))
+        yield journal.kept((*identity, spec), lambda s=spec: measured("teacher", teacher, s))
     for name in options.objectives:
         out = options.out / f"{Path(options.teacher).name}-{name}-{options.steps}"
         run = distill(teacher, out, name, progress=False, **changes)
         taken = list(run.few_steps)
         taken += middles(run, options.middle) if "renoise" in taken[1] else []
         for sampler in taken:
-            yield journal.row(
+            yield journal.kept(
                 (*identity, name, run.digest[:16], sampler),
                 lambda s=sampler, r=run, n=name: measured(n, r, s),
             )

@@ -7,42 +7,14 @@ larger of two: that of the figures themselves, and the one estimated from their 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
+import results
 import torch
-
-Row = dict[str, Any]
-"""One line of a table; the key `f"{name} ±"` holds the standard error of `name`."""
-
-
-class Journal:
-    """Rows that are measured, one line of JSON each, so that an interrupted comparison goes on.
-
-    Args:
-        path: the file; a last line that was cut off is measured again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
-        self.whole = [line for line in lines if line.endswith("\n")]
-        self.rows = dict(json.loads(line) for line in self.whole)
-
-    def row(self, key: Sequence[object], measure: Callable[[], Row]) -> Row:
-        """The row of a key, which holds everything that it depends on; measured if absent."""
-        name = " | ".join(map(str, key))
-        if name not in self.rows:
-            self.rows[name] = measure()
-            self.whole.append(json.dumps([name, self.rows[name]]) + "\n")
-            self.path.write_text("".join(self.whole), encoding="utf-8")
-        return self.rows[name]
+from results import Row
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
@@ -92,12 +64,7 @@ class Report:
         """One `.csv` for each table, and `results.json` with everything."""
         folder = self.options.out
         for title, rows in self.tables.items():
-            content = io.StringIO()
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            writer = csv.DictWriter(content, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            (folder / f"{title.split(',')[0].replace(' ', '_')}.csv").write_text(content.getvalue())
+            results.write(folder / f"{title.split(',')[0].replace(' ', '_')}.csv", rows)
         kept = {"options": vars(self.options), "tables": self.tables, "torch": torch.__version__}
         (folder / "results.json").write_text(json.dumps(kept, indent=1, default=str))
 

@@ -128,14 +128,15 @@ def test_a_comparison_that_was_stopped_goes_on(script, tmp_path):
         calls.append(1)
         return {"value": 0.1 * len(calls)}
 
-    first = [script("tables").Journal(journal).row(("a", k), measure) for k in (0, 1)]
+    kind = script("results").Journal
+    first = [kind(journal).kept(("a", k), measure) for k in (0, 1)]
     assert [row["value"] for row in first] == [0.1, 0.2]
     text = journal.read_text(encoding="utf-8")
     journal.write_text(text[:-4], encoding="utf-8")
-    again = script("tables").Journal(journal)
-    assert again.row(("a", 0), measure) == first[0]
-    assert again.row(("a", 1), measure)["value"] == pytest.approx(0.3)
-    assert len(script("tables").Journal(journal).rows) == 2
+    again = kind(journal)
+    assert again.kept(("a", 0), measure) == first[0]
+    assert again.kept(("a", 1), measure)["value"] == pytest.approx(0.3)
+    assert len(kind(journal)) == 2
 
 
 @pytest.mark.parametrize("sde", ["ve(sigma_min=0.05, sigma_max=9.0)", "vp"])
