@@ -6,24 +6,28 @@ names, those of azula and diffusers where they are installed (pip install "sde-s
 what `samplers.tune` finds, on starts that it has not seen.
 
 Run: python benchmarks/tuning.py [--targets five-scales spirals | all] [--nfe 5 10 20 50]
-     [--kinds ours peers tuned] [--starts 256] [--seconds S] [--out tuning.csv]
+     [--kinds ours peers tuned] [--starts 256] [--seconds S] [--out runs/tuning.csv]
+
+What was interrupted goes on; delete runs/tuning.jsonl to measure anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import importlib.util
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import peers
+import results
 import targets
 import torch
+from results import Row
 from torch import Tensor
 
 from sde_score import samplers
@@ -39,26 +43,12 @@ KINDS = ("ours", "peers", "tuned")
 LIBRARIES = ("azula", "diffusers")
 
 
-@dataclass(frozen=True)
-class Row:
-    """Errors of a sampler on a target, within a budget."""
-
-    target: str
-    nfe: int
-    kind: str
-    sampler: str
-    rms: float
-    median: float
-
-
 def row(target: str, nfe: int, kind: str, sampler: str, found: Tensor, end: Tensor) -> Row:
     """The errors of a run."""
     errors = (found - end).flatten(1).square().mean(1).sqrt()
     rms, median = errors.square().mean().sqrt().item(), errors.median().item()
-    return Row(
-        target, nfe, kind, sampler,
-        *(value if math.isfinite(value) else math.inf for value in (rms, median)),
-    )  # fmt: skip
+    names = {"target": target, "nfe": nfe, "kind": kind, "sampler": sampler}
+    return {**names, **results.finite({"rms": rms, "median": median}), "starts": len(end)}
 
 
 def ours(target: BenchmarkTarget, nfe: int, x: Tensor, end: Tensor) -> Iterator[Row]:
@@ -106,31 +96,39 @@ def tuned(
     yield row(target.name, nfe, "tuned", found.spec, sampler(target.model, x, progress=False), end)
 
 
-def measured(
-    name: str, nfes: Sequence[int], kinds: Sequence[str], starts: int, seconds: float | None
-) -> Iterator[Row]:
+def measured(name: str, options: argparse.Namespace, journal: results.Journal) -> Iterator[Row]:
     """All rows of a target."""
     target = replace(targets.create(name), name=name)
-    x = target.start(example_seeds(SEED, starts))
-    end = target.flow(x, None)
-    for nfe in nfes:
-        if "ours" in kinds:
-            yield from ours(target, nfe, x, end)
-        if "peers" in kinds:
-            yield from of_peers(target, nfe, x, end)
-        if "tuned" in kinds:
-            yield from tuned(target, nfe, x, end, seconds)
+
+    @cache
+    def truth() -> tuple[Tensor, Tensor]:
+        """Starts and ends of the flow, solved if a row is missing."""
+        x = target.start(example_seeds(SEED, options.starts))
+        return x, target.flow(x, None)
+
+    def rows(kind: str, nfe: int) -> list[Row]:
+        ways: dict[str, Callable[..., Iterator[Row]]] = {
+            "ours": ours, "peers": of_peers, "tuned": partial(tuned, seconds=options.seconds),
+        }  # fmt: skip
+        return list(ways[kind](target, nfe, *truth()))
+
+    for nfe in options.nfe:
+        for kind in options.kinds:
+            key = (name, nfe, kind, options.starts, options.seconds, installed())
+            yield from journal.kept(key, partial(rows, kind, nfe))
 
 
 def summary(rows: Sequence[Row]) -> list[list[str]]:
     """The best of each kind on each target, by the root mean square and by the median."""
     groups: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
     for each in rows:
-        groups[each.target, each.nfe, each.kind].append(each)
+        groups[each["target"], each["nfe"], each["kind"]].append(each)
     lines = []
     for (target, nfe, kind), group in groups.items():
-        best = [min(group, key=lambda each: getattr(each, m)) for m in ("rms", "median")]
-        cells = [f"{best[0].rms:.4g}", best[0].sampler, f"{best[1].median:.4g}", best[1].sampler]
+        cells = []
+        for measure in ("rms", "median"):
+            best = min(group, key=lambda each: math.inf if each[measure] is None else each[measure])
+            cells += [f"{best[measure]:.4g}", best["sampler"]]
         lines.append([target, str(nfe), kind, *cells])
     return lines
 
@@ -146,22 +144,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     add("--starts", type=int, default=256)
     add("--seconds", type=float, help="time to tune a target for a budget [what it takes]")
-    add("--out", type=Path, default=Path("tuning.csv"), help="table of all rows")
+    add("--out", type=Path, default=Path("runs/tuning.csv"), help="table of all rows")
     options = parser.parse_args(argv)
     torch.set_flush_denormal(True)
     absent = [name for name in LIBRARIES if name not in installed()]
     if "peers" in options.kinds and absent:
         print(f"not measured, because not installed: {', '.join(absent)}")
     names = targets.TARGETS if options.targets == ["all"] else options.targets
-    rows = []
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Row.__dataclass_fields__))
-        writer.writeheader()
-        for name in names:
-            for each in measured(name, options.nfe, options.kinds, options.starts, options.seconds):
-                writer.writerow(asdict(each))
-                file.flush()
-                rows.append(each)
+    journal = results.Journal.beside(options.out)
+    rows = [row for name in names for row in measured(name, options, journal)]
+    results.write(options.out, rows, LIBRARIES, seed=SEED)
     header = ["target", "NFE", "", "root mean square", "of", "median", "of"]
     show_table(header, summary(rows), "the best of each kind: error at the end")
     print(f"table: {options.out}")
