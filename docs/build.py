@@ -3,7 +3,7 @@
     python docs/build.py
 
 Formulas become MathML, which browsers draw without a script, and scripts that pages link to come
-along, so that the site works offline.
+along, so that the site works offline, from its folder too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[1]
 _FORMULA = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', flags=re.S)
+_SHIM = "https://unpkg.com/iframe-worker/shim"  # what Zensical would load: offline.js does the same
 _SOURCE = re.compile(r'href="(?:\.\./)+((?:examples|benchmarks|tests|[A-Z])[^"#]*)"')
 
 
@@ -64,6 +65,7 @@ def build(site: Path) -> None:
     shutil.copyfile(ROOT / "sde_score" / "report" / "scene.js", site / "interactive" / "scene.js")
     for page in site.rglob("*.html"):
         text = with_mathml(page.read_text(encoding="utf-8"))
+        text = text.replace(_SHIM, os.path.relpath(site / "offline.js", page.parent))
         page.write_text(with_sources(text, page, site), encoding="utf-8")
 
 

@@ -105,3 +105,48 @@ def test_formula_becomes_mathml(script):
     assert 'display="inline"' in drawn
     assert "&lt;" in drawn or "&#x0003C;" in drawn
     assert "\\" not in drawn
+
+
+def test_nothing_is_loaded_from_elsewhere_and_pictures_are_told_in_words(site):
+    pages = [page for page in site[0].rglob("*.html") if "source" not in page.parts]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    loaded = re.findall(r"<(?:script|link|img)\b[^>]*>", text)
+    assert [tag for tag in loaded if re.search(r'(?:src|href)="(?:https?:)?//', tag)] == []
+    pictures = [tag for tag in loaded if tag.startswith("<img")]
+    assert len(pictures) > 40
+    assert [tag for tag in pictures if not re.search(r'alt="[^"]{10,}"', tag)] == []
+
+
+def test_pages_fit_a_phone(site, browser):
+    """What is wider scrolls within itself. Pages of the API have one form: one is enough."""
+    cut = (
+        "[...document.querySelectorAll('article *')].filter(e => { if ("
+        "!e.textContent.trim() || e.getBoundingClientRect().right < 391) return false;"
+        " while ((e = e.parentElement))"
+        " if (e.scrollWidth > e.clientWidth && /auto|scroll/.test(getComputedStyle(e).overflowX))"
+        " return false; return true; }).map(e => e.outerHTML.slice(0, 80))"
+    )
+    browser.size(390)
+    pages = [*site[0].glob("[!4]*.html"), *site[0].glob("[!as]*/*.html"), site[0] / "api/nn.html"]
+    for page in pages:
+        browser.open(page.as_uri())
+        assert browser.run("document.documentElement.scrollWidth") <= 390, page
+        assert browser.run(cut) == [], page
+    assert browser.errors == []
+
+
+def test_search_works_from_the_folder(site, browser):
+    """Without a server, where browsers allow no workers."""
+    browser.size(1280)
+    browser.open((site[0] / "course" / "sde.html").as_uri())
+    waits = (
+        "new Promise(done => { const look = () => { const found = [...document.querySelectorAll("
+        "'body > div')].flatMap(e => [...(e.shadowRoot?.querySelectorAll('%s') ?? [])]);"
+        "found.length ? done(found[0].href ?? '') : setTimeout(look, 100) };"
+        "setTimeout(() => done('none'), 20000); look() })"
+    )
+    browser.click(".md-search__button")
+    assert browser.run(waits % "input:focus") != "none"
+    browser.ask("Input.insertText", text="Hutchinson")
+    assert "utchinson" in browser.run(waits % "a[href*=utchinson]")
+    assert browser.errors == []
