@@ -111,7 +111,7 @@ def _body(sections: Iterable[str]) -> str:
         f'<nav>\n{links}<button type="button" id="shade">dark / light</button>\n</nav>\n'
         f"{drawing}<main>\n{chr(10).join(texts)}\n</main>\n"
         '<dialog id="large"><img alt=""><p></p></dialog>\n'
-        f"<script>{_text('page.js')}</script>\n</body>\n</html>\n"
+        f"<script>{_text('sort.js')}</script>\n<script>{_text('page.js')}</script>\n</body>\n</html>\n"
     )
 
 
@@ -159,9 +159,7 @@ def _gallery(gallery: Gallery) -> str:
 
 def _table(table: Table) -> str:
     names = [html.escape(name, quote=True) for name in table.header]
-    sortable = len(table.rows) >= _FEW
-    tags = ('<button type="button">', "</button>") if sortable else ("", "")
-    header = "".join(f'<th scope="col">{tags[0]}{name}{tags[1]}</th>' for name in names)
+    header = "".join(f'<th scope="col">{name}</th>' for name in names)
 
     def row(cells: Sequence[str], kind: str) -> str:
         inner = "".join(
@@ -176,4 +174,5 @@ def _table(table: Table) -> str:
     kinds = (table.kinds.get(index, "") for index in range(len(table.rows)))
     lines = "\n".join(map(row, table.rows, kinds))
     body = f"<thead><tr>{header}</tr></thead>\n<tbody>{lines}</tbody>"
-    return f'<div class="table"><table>{caption}{body}</table></div>'
+    kind = "table sortable" if len(table.rows) >= _FEW else "table"
+    return f'<div class="{kind}"><table>{caption}{body}</table></div>'
