@@ -11,6 +11,7 @@ image, against a float64 solve with both tolerances 1e-8; seconds are processor 
 The networks are trained once, about a minute each, and kept in `runs`.
 
 Run: python benchmarks/likelihood.py [--data FILE] [--sde vp ve] [--images 4] [--repeats 3]
+     [--out runs/likelihood.csv]
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import results
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
@@ -201,14 +203,25 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-likelihood"))
+    parser.add_argument("--out", type=Path, default=Path("runs/likelihood.csv"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    journal, rows = results.Journal.beside(options.out), []
     for sde in options.sde:
-        run = trained(options.data, sde, options.steps, options.runs)
-        raw = run.dataset("held_out").raw(torch.arange(options.images))
-        x = run.scaling.dequantize(raw, torch.Generator().manual_seed(0)).float()
-        print(f"torch {torch.__version__}, one thread, {options.images} images, {run.model.sde}")
-        report(measure(run.model, x, draw_probes(1, x)[0], options.repeats))
+        key = (options.data, sde, options.steps, options.images, options.repeats)
+        found = journal.kept(key, partial(of_network, sde, options))
+        print(f"torch {torch.__version__}, one thread, {options.images} images, {sde}")
+        report([Row(**row) for row in found])
+        rows += [{"sde": sde, "images": options.images, **row} for row in found]
+    results.write(options.out, rows, ("scipy",))
+
+
+def of_network(sde: str, options: argparse.Namespace) -> list[results.Row]:
+    """All rows of a network, which is trained unless it has been."""
+    run = trained(options.data, sde, options.steps, options.runs)
+    raw = run.dataset("held_out").raw(torch.arange(options.images))
+    x = run.scaling.dequantize(raw, torch.Generator().manual_seed(0)).float()
+    return [asdict(row) for row in measure(run.model, x, draw_probes(1, x)[0], options.repeats)]
 
 
 if __name__ == "__main__":

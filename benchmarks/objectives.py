@@ -2,28 +2,34 @@
 
 Four tables, one process, one thread, medians of CPU time over rounds in which all take turns:
 
-1. milliseconds of a training step (loss, backward, Adam) and peak memory, on the same energy;
-2. the ratio to torchebm 0.8.9 where it has the objective (`pip install 'sde-score[bench]'`);
+1. the cost of a training step (loss, backward, Adam) beside that of torchebm 0.8.9 where it has
+   the objective (`pip install 'sde-score[bench]'`), on the same energy;
+2. milliseconds of a training step and peak memory, of all objectives;
 3. the error of the learned score, E |s - s*|^2 / E |s*|^2, after the same number of steps on a
    correlated Gaussian, by the exact formula;
 4. the standard deviation of the loss of denoising score matching at sigma = 0.1, with and without
    variance reduction.
 
     python benchmarks/objectives.py [--rounds 9] [--dims 2 16 64 784] [--steps 300]
+                                    [--out runs/objectives.csv]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import itertools
+import math
 import os
-import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import torch
+from results import Journal, Row, write
 from torch import Tensor, nn
 
 from sde_score import objectives
@@ -136,13 +142,10 @@ def ours(spec: str, target: Known, dim: int, rate: float = 1e-3) -> tuple[Energy
     return model, step
 
 
-def theirs(name: str, target: Known, dim: int) -> Callable[[], None] | None:
-    """The training step of torchebm on the same energy; None where it is not installed."""
-    try:
-        from torchebm.core import BaseModel
-        from torchebm.losses import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
-    except ImportError:
-        return None
+def theirs(name: str, target: Known, dim: int) -> Callable[[], None]:
+    """The training step of torchebm on the same energy."""
+    from torchebm.core import BaseModel
+    from torchebm.losses import DenoisingScoreMatching, ScoreMatching, SlicedScoreMatching
 
     class Wrapped(BaseModel):
         def __init__(self) -> None:
@@ -214,70 +217,41 @@ def times(
     return {name: [row[name] for row in rows] for name in steps}
 
 
-def costs(dims: list[int], rounds: int) -> None:
-    print(f"\nCPU ms per training step, batch {BATCH}, energy of width {WIDTH}; MB at the height")
-    print(f"{'objective':45s}" + "".join(f"{f'd = {dim}':>18s}" for dim in dims))
-    table: dict[str, list[str]] = {spec: [] for spec in SPECS}
-    for dim in dims:
-        target = Known(dim)
-        for spec in SPECS:
-            if spec in EXACT and dim > 100:
-                table[spec].append(f"{'-':>18s}")
-                continue
-            _, step = ours(spec, target, dim)
-            measured = times({spec: step}, rounds, 1 if spec in EXACT else 3)[spec]
-            table[spec].append(f"{statistics.median(measured):9.2f} {peak_mb(step):5.1f} MB")
-    for spec, cells in table.items():
-        print(f"{spec:45s}" + "".join(f"{cell:>18s}" for cell in cells))
+def costs(spec: str, dim: int, rounds: int) -> Row:
+    """Milliseconds of a training step, and its memory."""
+    _, step = ours(spec, Known(dim), dim)
+    found = times({spec: step}, rounds, 1 if spec in EXACT else 3)[spec]
+    return {"ms per step": statistics.median(found), "MB": peak_mb(step)}
 
 
-def ratios(dims: list[int], rounds: int) -> None:
-    print("\nCPU ms per training step beside torchebm: ours, theirs, median of the ratios")
-    for dim in dims:
-        target = Known(dim)
-        for spec, name in PAIRS:
-            if name == "ISM exact" and dim > 100:
-                continue
-            other = theirs(name, target, dim)
-            if other is None:
-                print("torchebm is not installed: pip install 'sde-score[bench]'")
-                return
-            _, step = ours(spec, target, dim)
-            found = times({"ours": step, "theirs": other}, rounds, 1 if spec in EXACT else 5)
-            ratio = statistics.median(
-                b / a for a, b in zip(found["ours"], found["theirs"], strict=True)
-            )
-            a, b = (statistics.median(found[who]) for who in ("ours", "theirs"))
-            print(f"d = {dim:4d}  {spec:24s} {a:9.2f}   {name:12s} {b:9.2f}   {ratio:5.2f} x")
+def ratios(pair: tuple[str, str], dim: int, rounds: int) -> Row:
+    """Milliseconds of a training step of both, and the median of the rounds' ratios."""
+    (spec, name), target = pair, Known(dim)
+    runs = {"ours": ours(spec, target, dim)[1], "theirs": theirs(name, target, dim)}
+    found = times(runs, rounds, 1 if spec in EXACT else 5)
+    ratio = statistics.median(b / a for a, b in zip(*found.values(), strict=True))
+    own, other = map(statistics.median, found.values())
+    return {"ms per step": own, "peer": f"torchebm {name}", "peer ms": other, "times ours": ratio}
 
 
-def errors(dims: list[int], steps: int) -> None:
-    print(f"\nRelative error of the score after {steps} steps; noisy: of the smoothed target")
-    print(f"{'objective':45s}" + "".join(f"{f'd = {dim}':>12s}" for dim in dims))
-    for spec in SPECS:
-        cells = []
-        for dim in dims:
-            if dim > (20 if spec in EXACT else 100):
-                cells.append(f"{'-':>12s}")
-                continue
-            target = Known(dim)
-            model, step = ours(spec, target, dim, rate=5e-3)
-            for _ in range(steps):
-                step()
-            x = target.sample(4096, torch.Generator().manual_seed(2)).double()
-            noisy = spec.startswith(("denoising", "target", "recovery"))
-            covariance = target.root @ target.root.mT + 0.01 * noisy * torch.eye(dim)
-            truth = GaussianMixture(torch.zeros(1, dim), covariance[None], VE(1e-6, 1.0))
-            with torch.no_grad():
-                want = truth.score(x, 0.0)
-                gap = copy.deepcopy(model).double().score(x, model.sde.t_min) - want
-            cells.append(f"{float(gap.square().mean() / want.square().mean()):12.2e}")
-        print(f"{spec:45s}" + "".join(cells))
+def errors(spec: str, dim: int, steps: int) -> Row:
+    """Relative squared error of the learned score; of the smoothed target where that is learned."""
+    target = Known(dim)
+    model, step = ours(spec, target, dim, rate=5e-3)
+    for _ in range(steps):
+        step()
+    x = target.sample(4096, torch.Generator().manual_seed(2)).double()
+    noisy = spec.startswith(("denoising", "target", "recovery"))
+    covariance = target.root @ target.root.mT + 0.01 * noisy * torch.eye(dim)
+    truth = GaussianMixture(torch.zeros(1, dim), covariance[None], VE(1e-6, 1.0))
+    with torch.no_grad():
+        want = truth.score(x, 0.0)
+        gap = copy.deepcopy(model).double().score(x, model.sde.t_min) - want
+    return {"error": float(gap.square().mean() / want.square().mean()), "training steps": steps}
 
 
-def variances(dim: int = 8, count: int = 200_000) -> None:
-    """Print the spread of the summed score-form loss at sigma = 0.1, exact model of N(0, I)."""
-    print(f"\nStandard deviation of the loss at sigma = 0.1, d = {dim}, exact model of N(0, I)")
+def variances(dim: int = 8, count: int = 200_000) -> Row:
+    """Spread of the summed score-form loss at sigma = 0.1, on the exact model of N(0, I)."""
     sde = VE(0.1, 5.0)
     target = GaussianMixture(torch.zeros(1, dim), 1.0, sde)
     generator = torch.Generator().manual_seed(0)
@@ -287,8 +261,8 @@ def variances(dim: int = 8, count: int = 200_000) -> None:
     unit = dim / (2 * 0.1**2)
     found = {}
     for form in ("none", "constant", "antithetic"):
-        objective = objectives.create("denoising", variance_reduction=form)
-        found[f"denoising, {form}"] = objective.at(target, x0, t, noise).std() * unit
+        spec = f"denoising(variance_reduction={form!r})"
+        found[spec] = objectives.create(spec).at(target, x0, t, noise).std() * unit
     control = objectives.create("denoising-control")
     parts = control.parts(target, x0, t, noise)
     control.pending += control._sums(sde, t, parts)
@@ -297,9 +271,30 @@ def variances(dim: int = 8, count: int = 200_000) -> None:
     hutchinson = objectives.create("hutchinson")
     x = target.sample(count, t=sde.t_min, generator=generator)
     found["hutchinson"] = hutchinson(target, x, generator=generator).detach().std()
-    naive = found["denoising, none"]
-    for name, std in found.items():
-        print(f"{name:24s} {float(std):9.2f}   variance {float((std / naive) ** 2):9.2e} of naive")
+    return {name: float(std) for name, std in found.items()}
+
+
+def measured(options: argparse.Namespace, journal: Journal) -> Iterator[Row]:
+    """All rows; those of different tables have different columns."""
+    peers = importlib.util.find_spec("torchebm") is not None
+    for dim in options.dims:
+        for pair in PAIRS if peers else ():
+            if pair[0] not in EXACT or dim <= 100:
+                key = ("ratio", *pair, dim, options.rounds)
+                found = journal.kept(key, partial(ratios, pair, dim, options.rounds))
+                yield {"table": "ratio", "objective": pair[0], "dimension": dim, **found}
+    for table, measure, extent, largest in (
+        ("cost", costs, options.rounds, (100, math.inf)),
+        ("error", errors, options.steps, (20, 100)),
+    ):
+        for dim, spec in itertools.product(options.dims, SPECS):
+            if dim <= largest[spec not in EXACT]:
+                found = journal.kept(
+                    (table, spec, dim, extent), partial(measure, spec, dim, extent)
+                )
+                yield {"table": table, "objective": spec, "dimension": dim, **found}
+    for spec, std in journal.kept(("variance",), variances).items():
+        yield {"table": "variance", "objective": spec, "dimension": 8, "loss sd": std}
 
 
 def main() -> None:
@@ -307,16 +302,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 16, 64, 784])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--out", type=Path, default=Path("runs/objectives.csv"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, medians of {options.rounds} rounds")
-    ratios(options.dims, options.rounds)
-    costs(options.dims, options.rounds)
-    errors(options.dims, options.steps)
-    variances()
-    print(
-        f"\nlargest resident set {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
-    )
+    rows, table = [], ""
+    for row in measured(options, Journal.beside(options.out)):
+        if row["table"] != table:
+            table = row["table"]
+            print(f"\n{'objective':45s}" + "".join(f"{name:>20s}" for name in list(row)[2:]))
+        cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in list(row.values())[2:])
+        print(f"{row['objective']:45s}" + "".join(f"{cell:>20s}" for cell in cells), flush=True)
+        rows.append(row)
+    write(options.out, rows, ("torchebm",))
 
 
 if __name__ == "__main__":

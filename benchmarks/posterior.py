@@ -3,7 +3,7 @@
     python benchmarks/posterior.py --table linear [--std .1 .5] [--steps 20 100 1000] [--only mmps]
     python benchmarks/posterior.py --table operators | solvers | mixture | evidence
     python benchmarks/posterior.py --table composition | calibration
-    ... [--quick] [--json FILE]
+    ... [--quick] [--out FILE.csv]
 
 linear: KL(samples || posterior) and ratio of traces on linear-Gaussian problems, medians over
 twenty of them. Mean and covariance of the samples are exact, by a recursion over the steps; those
@@ -27,17 +27,15 @@ calibration: p values of ranks of truths among draws, which are uniform for exac
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import posterior_calibration
 import posterior_composition
 import posterior_linear
 import posterior_mixture
+from results import Journal, Row, write
 
-Row = dict[str, Any]
 TABLES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "linear": posterior_linear.table,
     "operators": posterior_linear.operators,
@@ -61,21 +59,22 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--only", nargs="+", help="rows whose name begins so")
     add("--count", type=int, help="problems [what the table has]")
     add("--quick", action="store_true", help="few problems and few steps")
-    add("--json", type=Path, help="file for the rows")
+    add("--out", type=Path, help="data file; a measurement that was interrupted goes on")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print each row as soon as it is known, and write them."""
     given = arguments(words)
+    given.journal = Journal() if given.out is None else Journal.beside(given.out)
     rows = []
     for row in TABLES[given.table](given):
         if not rows:
             print("| " + " | ".join(row) + " |\n|" + len(row) * "---|")
         print("| " + " | ".join(map(text, row.values())) + " |", flush=True)
         rows.append(row)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if given.out is not None:
+        write(given.out, rows, ("azula",))
 
 
 def text(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from posterior_mixture import PARTICLES, chosen
+from results import Row
 from torch import Tensor
 
 from sde_score import samplers
@@ -17,7 +18,6 @@ from sde_score.posterior import SAMPLERS, Matrix, Measurement, Posterior
 from sde_score.posterior.smc import SMC
 from sde_score.sdes import EDM
 
-Row = dict[str, Any]
 SDE = EDM(sigma_min=0.002, sigma_max=80.0)
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]], dtype=torch.float64)
 PRIORS = {

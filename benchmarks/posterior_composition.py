@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from posterior_mixture import chosen
+from results import Row
 
 from sde_score import guidance, samplers
 from sde_score.models import GaussianMixture
 from sde_score.posterior.smc import SMC, Corrected
 from sde_score.sdes import VP
 
-Row = dict[str, Any]
 Part = tuple[float, float]
 
 CASES: dict[str, tuple[list[Part], list[float]]] = {

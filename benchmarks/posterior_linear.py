@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
+from itertools import product
 from statistics import median
 from typing import Any
 
 import posterior_peers
 import torch
 from linear_gaussian import Linear, divergence, is_affine, moments, normal, problems
+from results import Row
 from torch import Tensor
 
 from sde_score import samplers
@@ -25,7 +28,6 @@ from sde_score.posterior import (
 )
 from sde_score.sdes import EDM
 
-Row = dict[str, Any]
 MMPS = "mmps(tolerance=1e-8)"
 SAMPLED = 2000
 GUIDED = {
@@ -143,20 +145,22 @@ def _estimated(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def table(given: argparse.Namespace) -> Iterator[Row]:
     """Every method and sampler, at every noise and number of steps."""
-    steps = given.steps or ([20, 100] if given.quick else [20, 100, 1000])
-    for name in [*GUIDED, *STEPPING, *posterior_peers.NAMES]:
-        if given.only and not any(name.startswith(only) for only in given.only):
-            continue
-        for std in given.std or [0.1, 0.5]:
-            row: Row = {"method": name, "std": std}
-            for n in steps:
-                count = given.count or (3 if given.quick else 20)
-                some = problems(std, EDM(0.01, 100.0) if "daps" in name else None, count=count)
-                found = [measured(name, problem, n) for problem in some]
-                row[f"KL {n}"] = median(kl for kl, _ in found)
-                row[f"trace {n}"] = median(ratio for _, ratio in found)
-                row[f"NumPy {n}"] = FIGURES.get((name, std), {}).get(n, "")
-            yield row
+    every = given.steps or ([20, 100] if given.quick else [20, 100, 1000])
+    count = given.count or (3 if given.quick else 20)
+    only = tuple(given.only or [""])
+    names = [n for n in [*GUIDED, *STEPPING, *posterior_peers.NAMES] if n.startswith(only)]
+    for name, std, steps in product(names, given.std or [0.1, 0.5], every):
+        key = ("linear", name, std, steps, count)
+        row: Row = {"method": name, "std": std, "steps": steps, "problems": count}
+        row.update(given.journal.kept(key, partial(medians, *key[1:])))
+        yield {**row, "KL, NumPy": FIGURES.get((name, std), {}).get(steps)}
+
+
+def medians(name: str, std: float, steps: int, count: int) -> Row:
+    """Medians over problems."""
+    some = problems(std, EDM(0.01, 100.0) if "daps" in name else None, count=count)
+    divergences, ratios = zip(*(measured(name, each, steps) for each in some), strict=True)
+    return {"KL": median(divergences), "trace": median(ratios)}
 
 
 def operators(given: argparse.Namespace) -> Iterator[Row]:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from math import nan
 from statistics import mean, median, stdev
-from typing import Any
 
 import posterior_peers
 import torch
 from linear_gaussian import problems
 from mixture import Mixture, mixtures, sliced
 from posterior_linear import prepared
+from results import Row
 from torch import Tensor
 
 from sde_score import samplers
@@ -21,7 +21,6 @@ from sde_score.models import Model
 from sde_score.posterior import Measurement
 from sde_score.posterior.smc import SMC, FeynmanKac, NoisedObservation, Particles, Twisted
 
-Row = dict[str, Any]
 Problem = tuple[Model, Measurement]
 
 PARTICLES: dict[str, Callable[[Model, Measurement], FeynmanKac]] = {

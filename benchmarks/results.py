@@ -1,8 +1,8 @@
 """Data files of measurements, `results/NAME.csv`: a row for each configuration, with its figures.
 
 Every row says what it was measured with (`PROVENANCE`), so that a file is read without anything
-beside it: `pandas.read_csv(path)`. Figures are finite numbers; where there is none, as of a sampler
-that diverged, the cell is empty.
+beside it: `pandas.read_csv(path)`. Figures are finite numbers of six digits; where there is
+none, as of a sampler that diverged, the cell is empty.
 
     import results
 
@@ -93,11 +93,14 @@ def write(
         ValueError: if there are no rows.
     """
     made = {**provenance(peers), **said}
-    lines = [{**row, **{name: row.get(name, made[name]) for name in PROVENANCE}} for row in rows]
+    rows = list(rows)
+    own = dict.fromkeys(name for row in rows for name in row if name not in PROVENANCE)
+    lines = [{**dict.fromkeys(own), **made, **row} for row in rows]
     if not lines:
         raise ValueError(f"rows of {path.name} are none: a data file needs at least one")
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, csv_text(finite(lines)).encode())
+    shown = [{name: _cell(value) for name, value in finite(line).items()} for line in lines]
+    replace_file(path, csv_text(shown).encode())
 
 
 def read(path: Path) -> list[Row]:
@@ -155,6 +158,10 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+def _cell(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _value(cell: str) -> str | int | float | None:

@@ -1,26 +1,34 @@
-"""Cost of a sampler's own step beside the bare tensor arithmetic of the same update.
+"""Cost of a sampler's own step: ours, those of azula and diffusers, and bare tensor arithmetic.
 
-The model is one multiplication, so what is left is coefficients, noise and bookkeeping. Both sides
-run in one process, in turn, and each round gives one ratio; noise counts on both sides.
+The model is one multiplication for all, so what is left is coefficients, noise and bookkeeping. All
+run in one process, in turn; each round gives one ratio to ours, and medians are over the rounds.
+Noise counts for all. Bare is the same update without a library. A step of `heun` and `dpm-2s` is
+two evaluations.
 
-Run: python benchmarks/samplers_overhead.py [--steps 1000] [--repeats 5] [--batch 64]
+Run: python benchmarks/samplers_overhead.py [--steps 200] [--repeats 9] [--batch 1 64]
+     [--out runs/samplers_overhead.csv]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
+import results
 import torch
+from results import Row
 from torch import Tensor
 
 from sde_score import samplers
 from sde_score.sdes import EDM, SDE, VP
 
 EVENT = (3, 32, 32)
-LIMIT = 1.2
 
 
 class OneMultiply:
@@ -101,6 +109,70 @@ BARE: dict[str, tuple[SDE, Callable[[Tensor], Tensor]]] = {
 }
 
 
+Run = Callable[[Tensor], object]
+"""From a start to its end."""
+
+
+def of_azula(kind: str, steps: int, **options: object) -> Run:
+    """A sampler of azula on a denoiser that costs one multiplication."""
+    sample, noise = (importlib.import_module(f"azula.{name}") for name in ("sample", "noise"))
+    dirac = importlib.import_module("azula.denoise").DiracPosterior
+
+    class Denoiser(torch.nn.Module):
+        schedule = noise.VPSchedule()
+
+        def forward(self, x: Tensor, t: Tensor) -> object:
+            return dirac(mean=x * -0.5)
+
+    run: Run = getattr(sample, f"{kind}Sampler")(Denoiser(), steps=steps, silent=True, **options)
+    return run
+
+
+def of_diffusers(kind: str, steps: int, **options: object) -> Run:
+    """A scheduler of diffusers in the loop that its pages show."""
+    scheduler = getattr(importlib.import_module("diffusers"), f"{kind}Scheduler")(**options)
+
+    def run(x: Tensor) -> Tensor:
+        scheduler.set_timesteps(steps)
+        for t in scheduler.timesteps:
+            x = scheduler.step(scheduler.scale_model_input(x, t) * -0.5, t, x).prev_sample
+        return x
+
+    return run
+
+
+LIBRARIES: dict[str, Callable[..., Run]] = {"azula": of_azula, "diffusers": of_diffusers}
+PEERS: dict[str, dict[str, tuple[str, dict[str, object]]]] = {
+    "ddim": {"azula": ("DDIM", {}), "diffusers": ("DDIM", {})},
+    "ancestral": {"azula": ("DDPM", {}), "diffusers": ("DDPM", {})},
+    "heun": {"azula": ("Heun", {}), "diffusers": ("HeunDiscrete", {})},
+    "dpm-2s": {"diffusers": ("DPMSolverSinglestep", {"solver_order": 2})},
+    "dpmpp-2m": {"diffusers": ("DPMSolverMultistep", {"solver_order": 2})},
+    "dpmpp-3m": {"diffusers": ("DPMSolverMultistep", {"solver_order": 3})},
+    "flow-ab": {"azula": ("vAB", {"order": 3})},
+}
+"""What other libraries have of the same cost, with their own defaults: for a method of ours the
+library, the class and its arguments."""
+
+
+def ours(name: str, steps: int) -> Run:
+    """A method of ours on its diffusion."""
+    model, sampler = OneMultiply(BARE[name][0]), samplers.create(name, steps=steps, denoise=False)
+    return lambda x: sampler(model, x, seed=0, progress=False)
+
+
+def bare(name: str, steps: int) -> Run:
+    """Its update alone."""
+
+    def run(x: Tensor) -> Tensor:
+        x = x.clone()
+        for _ in range(steps):
+            x = BARE[name][1](x)
+        return x
+
+    return run
+
+
 def seconds(run: Callable[[], object]) -> float:
     """Processor time of one call."""
     start = time.process_time()
@@ -108,43 +180,57 @@ def seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def measure(name: str, batch: int, steps: int, repeats: int) -> tuple[float, float, float]:
-    """Milliseconds per step of ours and of the bare update, and the median ratio of the rounds."""
-    sde, bare = BARE[name]
-    model, sampler = OneMultiply(sde), samplers.create(name, steps=steps, denoise=False)
+def measure(name: str, batch: int, steps: int, repeats: int) -> list[Row]:
+    """Milliseconds per step by each, and the median of the rounds' ratios to ours."""
+    runs = {"ours": ours(name, steps), "bare": bare(name, steps)}
+    for library, (kind, options) in PEERS.get(name, {}).items():
+        if find_spec(library) is not None:
+            runs[f"{library} {kind}"] = LIBRARIES[library](kind, steps, **options)
     start = torch.randn(batch, *EVENT)
+    for run in runs.values():
+        run(start)
+    rounds = [
+        {by: seconds(partial(run, start)) for by, run in runs.items()} for _ in range(repeats)
+    ]
+    return [
+        {
+            "sampler": name,
+            "by": by,
+            "batch": batch,
+            "ms per step": 1e3 * statistics.median(each[by] for each in rounds) / steps,
+            "times ours": statistics.median(each[by] / each["ours"] for each in rounds),
+        }
+        for by in runs
+    ]
 
-    def ours() -> None:
-        sampler(model, start, seed=0, progress=False)
 
-    def plain() -> None:
-        x = start.clone()
-        for _ in range(steps):
-            x = bare(x)
-
-    ours()
-    rounds = [(seconds(ours), seconds(plain)) for _ in range(repeats)]
-    of_ours, of_bare = (1e3 * statistics.median(side) / steps for side in zip(*rounds, strict=True))
-    return of_ours, of_bare, statistics.median(a / b for a, b in rounds)
+def measured(options: argparse.Namespace, journal: results.Journal) -> Iterator[Row]:
+    """All rows, printed as they come."""
+    print(f"{'sampler':20}{'by':34}{'batch':>6}{'ms/step':>10}{'times ours':>12}")
+    for batch in options.batch:
+        for name in BARE:
+            size = (name, batch, options.steps, options.repeats)
+            for row in journal.kept(size, partial(measure, *size)):
+                print("{:20}{:34}{:6}{:10.3f}{:12.2f}".format(*row.values()), flush=True)
+                yield row
 
 
 def main() -> None:
-    """Measure every sampler and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=64)
+    """Measure every sampler, print and write a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--out", type=Path, default=Path("runs/samplers_overhead.csv"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    torch.set_flush_denormal(True)  # whatever a state decays to, arithmetic costs the same
     torch.manual_seed(0)
-    shape = "x".join(map(str, (options.batch, *EVENT)))
-    print(f"torch {torch.__version__}, one thread, float32 {shape}, {options.steps} steps")
-    print(f"{'sampler':<20}{'ms/step':>10}{'bare':>10}{'ratio':>8}")
-    for name in BARE:
-        ours, bare, ratio = measure(name, options.batch, options.steps, options.repeats)
-        verdict = "" if ratio <= LIMIT else f"  above {LIMIT}"
-        print(f"{name:<20}{ours:>10.3f}{bare:>10.3f}{ratio:>8.2f}{verdict}")
+    rows = list(measured(options, results.Journal.beside(options.out)))
+    results.write(options.out, rows, tuple(LIBRARIES))
 
 
 if __name__ == "__main__":
