@@ -30,7 +30,8 @@ FILES: Mapping[str, str] = {
     "sampler_overhead": "samplers_overhead.py",
     "likelihood": "likelihood.py --sde vp",
     "objectives": "objectives.py --rounds 5 --dims 2 16 64",
-    "posterior_linear": "posterior.py --table linear --steps 20 100 --count 5",
+    "posterior_linear": "posterior.py --table linear --steps 20 100 --count 5"
+    " --only mmps tmpd pigdm sda c-dps dps ddrm ddnm diffpir azula",
 }
 """Data files and what makes them, in `benchmarks/`, `--out` apart."""
 
