@@ -1,10 +1,9 @@
-"""README and docs: their Python runs, their commands parse, their tables are those of the code."""
+"""README and docs: their Python runs, their tables are those of the code."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 import sys
 import types
 from pathlib import Path
@@ -13,9 +12,7 @@ import pytest
 import torch
 
 import sde_score
-from sde_score import samplers
 from sde_score._core.registry import Registry
-from sde_score.cli.parsing import parse
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -35,7 +32,6 @@ TITLED = dict(
     for found in re.findall(r'```python title="([^"]+)"\n(.*?)```', text, re.S)
 )
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
-COMMAND = re.compile(r"^(?:sde-score|torchrun) (?:.*\\\n)*.*$", flags=re.MULTILINE)
 # Blocks that show no output run with these numbers, as theirs are for readers with more time.
 SMALLER = {
     "TrainConfig(data": "TrainConfig(backbone='mlp(width=32, depth=1)', data",
@@ -201,17 +197,3 @@ def test_every_published_method_is_on_its_page():
     text = TEXTS["docs/published_methods.md"]
     missing = [name for name in sde_score.samplers.METHODS if f"`{name}" not in text]
     assert missing == []
-
-
-@pytest.mark.parametrize(
-    "line", sorted({line for text in TEXTS.values() for line in COMMAND.findall(text)})
-)
-def test_command_is_accepted(line):
-    """Each command parses to a verb with its flags, whose names are known."""
-    words = shlex.split(line.replace("\\\n", " "), comments=True)
-    words = words[words.index("sde_score" if words[0] == "torchrun" else "sde-score") + 1 :]
-    while "--import" in words:  # the module of the page's own
-        del words[(at := words.index("--import")) : at + 2]
-    verb = parse(words)
-    for name in getattr(verb, "samplers", None) or ():
-        assert name.startswith("my-") or name.partition("(")[0] in samplers.SAMPLERS
