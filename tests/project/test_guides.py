@@ -1,0 +1,83 @@
+"""The pictures of the guides: their scripts run, and their pages begin with what a reader needs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+from PIL import Image
+
+from sde_score import sdes
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "examples" / "guides"
+# What takes the time of a reader, in less of it.
+SMALLER = {
+    "which_sde": {
+        '"digits-mixture"': '"gaussian"',
+        "(10, 20, 40, 80)": "(10, 20)",
+        "in COLORS.items()": "in list(COLORS.items())[::5]",
+    },
+}
+NAMES = list(SMALLER)
+
+
+@pytest.fixture
+def run_script(monkeypatch, tmp_path):
+    """Runs a script in this process, with less to do; settings are as before afterwards."""
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def run(name, *options):
+        text = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
+        for large, less in SMALLER.get(name, {}).items():
+            assert large in text
+            text = text.replace(large, less)
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        return runpy.run_path(str(tmp_path / f"{name}.py"), run_name="__main__")
+
+    with matplotlib.rc_context(), torch.random.fork_rng():
+        yield run
+    torch.set_num_threads(threads)
+    sys.modules.pop("drawing", None)
+
+
+def test_every_script_is_tried():
+    """Beside it stands the style that all share."""
+    found = {path.stem for path in SCRIPTS.glob("*.py")}
+    assert found >= {*NAMES, "drawing"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_guide_begins_with_its_table_and_shows_its_picture(name):
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert len(lines) <= 120
+    assert lines[0].startswith("# Which ")
+    assert lines[2].startswith("| ")
+    assert f"(guides/{name}.png)" in text
+    assert f"`python examples/guides/{name}.py` · [script](../examples/guides/{name}.py)" in text
+    path = ROOT / "docs" / "guides" / f"{name}.png"
+    assert path.stat().st_size < 150_000
+    with Image.open(path) as image:
+        assert image.width == 1200
+
+
+def test_the_gap_of_the_prior_and_the_clocks_are_drawn(run_script, capsys):
+    """The gap is the divergence of two normal distributions; `auto` is alike on all SDEs."""
+    found = run_script("which_sde", "--starts", "2")
+    sde, std = sdes.create("ve"), torch.tensor(3.0, dtype=torch.float64)
+    end = torch.distributions.Normal(0.0, (9.0 + 50.0**2) ** 0.5)
+    wanted = torch.distributions.kl_divergence(end, torch.distributions.Normal(0.0, 50.0))
+    assert float(found["prior_gap"](sde, std)) == pytest.approx(float(wanted), rel=1e-3)
+    rows = capsys.readouterr().out.splitlines()[1:-1]
+    assert [row.split()[0] for row in rows] == ["ve", "rectified"]
+    at_ten = [re.findall(r"10: \S+ ± \S+ (\S+)", row)[0] for row in rows]
+    assert max(map(float, at_ten)) < 1.2 * min(map(float, at_ten))
