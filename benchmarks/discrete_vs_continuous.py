@@ -34,6 +34,7 @@ from sde_score.random import generator_from
 from sde_score.samplers import Sampler
 from sde_score.sdes import SDE
 from sde_score.training import Run, TrainConfig, split_data, train
+from sde_score.training.presets import preset
 
 CONTINUOUS = "continuous"
 LEVELS = 16  # noise levels at which a loss is measured, of each kind
@@ -90,16 +91,23 @@ def trainings(layers: Iterable[int]) -> dict[str, int | None]:
 def configuration(
     options: argparse.Namespace, sde: str, layers: int | None, seed: int
 ) -> TrainConfig:
-    """Configuration of one training; they differ in the distribution of the noise levels alone."""
+    """Configuration of one training; they differ in the distribution of the noise levels alone.
+
+    The published setting of the SDE, `song-ve` or `song-vp`, but for what follows from a small
+    network that is trained briefly, and without mirroring: digits have a direction.
+    """
     times = "uniform" if layers is None else f"discrete(levels={layers})"
-    return TrainConfig(
+    return preset(f"song-{sde.partition('(')[0]}").config(
         data=options.data,
         sde=sde,
         backbone=options.backbone,
-        prediction="noise",  # as the networks of both papers
         objective=f'denoising(time_sampler="{times}")',
+        augmentation="none",
         steps=options.steps,
         batch_size=options.batch,
+        learning_rate=1e-3,
+        warmup=options.steps // 20,
+        ema=0.995,
         precision=options.precision,
         held_out=options.held_out,
         dequantize=options.dequantize,  # one distribution for samples and for likelihoods

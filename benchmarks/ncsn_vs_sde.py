@@ -74,7 +74,7 @@ def by_flow(run: Run, raw: Tensor) -> BitsPerDim:
 def main(argv: Sequence[str] | None = None) -> Report:
     """Train, measure, print and keep the tables."""
     options = arguments(__doc__, argv, [10, 232], [30, 240], Path("runs/ncsn_vs_sde"))
-    sde = f"ve(sigma_min=0.01, sigma_max={data.load(options.data).info().sigma_max:.3g})"
+    sde = f"ve(sigma_min=0.02, sigma_max={data.load(options.data).info().sigma_max:.3g})"
     report, runs = Report(options), train_all(options, sde)
     judge = Judge(options, configuration(options, sde, None, 0))
     widest = largest_std(judge.train)
