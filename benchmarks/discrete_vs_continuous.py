@@ -60,7 +60,7 @@ def arguments(
     add("--precision", default="float32", choices=["float32", "bf16"], help="of the training")
     add("--held-out", type=float, default=0.3)
     add("--seeds", type=int, default=2, help="trainings of every kind")
-    add("--num", type=int, default=512, help="samples for every row")
+    add("--num", type=int, default=512, help="samples for every row, held-out examples for losses")
     add(
         "--nfe", type=int, nargs="+", default=nfe, help="approximate network evaluations per sample"
     )
@@ -195,12 +195,12 @@ def loss_rows(
     runs: Mapping[tuple[str, int], Run], options: argparse.Namespace, judge: Judge
 ) -> list[Row]:
     """Loss of each discrete network and of the continuous one, on the rungs and off them."""
-    rows = []
+    rows, x0 = [], judge.held_out[: options.num]
     todo = list(itertools.product(options.layers, range(options.seeds)))
     for layers, seed in progress_bar(todo, name="losses", unit="ladder", delay=0):
         discrete, continuous = runs[f"discrete {layers}", seed], runs[CONTINUOUS, seed]
         for place, times in places(discrete.model.sde, layers).items():
-            ours, theirs = (losses(run, judge.held_out, times) for run in (discrete, continuous))
+            ours, theirs = (losses(run, x0, times) for run in (discrete, continuous))
             row = {"ladder": layers, "place": place, "seed": seed}
             for name, values in (
                 ("discrete", ours),

@@ -273,7 +273,7 @@ def test_a_wrong_network_loses_to_the_true_one_in_pairs(shared, options):
         ("discrete 30", 0): SimpleNamespace(model=wrong),
         ("continuous", 0): SimpleNamespace(model=true),
     }
-    options.layers = [30]
+    options.layers, options.num = [30], 2000
     for row in shared.loss_rows(runs, options, SimpleNamespace(held_out=x0)):
         difference, error = row["difference"], row["difference ±"]
         assert difference == pytest.approx(row["discrete"] - row["continuous"], abs=1e-5)
