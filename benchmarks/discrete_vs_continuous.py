@@ -57,7 +57,6 @@ def arguments(
     add("--steps", type=int, default=2000, help="optimizer steps of every training")
     add("--batch", type=int, default=32)
     add("--backbone", help="network [a small U-Net for images, a perceptron for others]")
-    add("--prediction", help="how the network is read [as in the published setting of the SDE]")
     add("--precision", default="float32", choices=["float32", "bf16"], help="of the training")
     add("--held-out", type=float, default=0.3)
     add("--seeds", type=int, default=2, help="trainings of every kind")
@@ -98,12 +97,11 @@ def configuration(
     network that is trained briefly, and without mirroring: digits have a direction.
     """
     times = "uniform" if layers is None else f"discrete(levels={layers})"
-    published = preset(f"song-{sde.partition('(')[0]}")
-    return published.config(
+    return preset(f"song-{sde.partition('(')[0]}").config(
         data=options.data,
         sde=sde,
         backbone=options.backbone,
-        prediction=options.prediction or published.fields["prediction"],
+        prediction="noise",  # of both papers; told of the noise as networks of ours are
         objective=f'denoising(time_sampler="{times}")',
         augmentation="none",
         steps=options.steps,
