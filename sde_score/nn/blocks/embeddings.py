@@ -24,7 +24,8 @@ from sde_score.nn.blocks.conditions import condition_embedding, label_of, refuse
 # 16, tells all levels of -8 .. 8 apart; the fastest, of period 1/2, turns once while sigma / alpha
 # grows e^2-fold. What a denoiser does changes over about one e-fold, so faster waves would add
 # nothing but roughness between the levels seen in training.
-_SLOWEST, _FASTEST, _WAVES = math.tau / 16, math.tau * 2, 16
+LARGEST_LEVEL = 8.0
+_SLOWEST, _FASTEST, _WAVES = math.pi / LARGEST_LEVEL, math.tau * 2, 16
 
 
 def fourier_features(noise_level: Tensor) -> Tensor:
