@@ -119,6 +119,28 @@ def test_a_comparison_uses_every_network_in_every_way(
     with open(tmp_path / "samples.csv", encoding="utf-8") as file:
         kept = [float(row["sliced-wasserstein2"]) for row in csv.DictReader(file)]
     assert kept == pytest.approx(distances, rel=1e-5)
+    rows = written(script, tmp_path, monkeypatch)
+    assert len(rows) == 3 * len(loss) + len(bits) + 2 * len(samples)
+    assert {row["sde"] for row in rows} == {"VE" if name == "ncsn_vs_sde" else "VP"}
+    found = {(row["figure"], row["of"], row["training"]): row["value"] for row in rows}
+    for row in samples:
+        want = row["frechet[pixels]"]
+        assert found["frechet", row["sampler"], row["training"] or None] == pytest.approx(
+            want, rel=1e-5
+        )
+    difference = found["loss", places[-1], f"difference {layers}"]
+    assert difference == pytest.approx(loss[-1]["difference"], rel=1e-5)
+
+
+def written(script, folder, monkeypatch):
+    """Rows of the data file of a comparison, which come once however often they are gathered."""
+    pictures = script("discrete_pictures")
+    monkeypatch.setattr(pictures, "FILE", folder / "all.csv")
+    for _ in range(2):
+        pictures.gather([("mine", folder)], commit="abc")
+    rows = script("results").read(folder / "all.csv")
+    assert pictures.distances(rows[0]["sde"]).startswith(b"\x89PNG")
+    return rows
 
 
 def test_a_comparison_that_was_stopped_goes_on(script, tmp_path):
