@@ -11,11 +11,10 @@ from sde_score._core.progress import is_main_process
 from sde_score.cli.options import RunCommand, require_output, saved
 from sde_score.cli.output import say, show, show_record
 from sde_score.evaluation import likelihood
-from sde_score.likelihood import LIKELIHOODS
+from sde_score.likelihood import LIKELIHOODS, LayeredBound
 from sde_score.report import (
-    likelihood_section,
     likelihood_table,
-    put_on_page,
+    put_likelihood_on_page,
     require_scores_file,
     write_layers,
     write_scores,
@@ -77,14 +76,15 @@ class Likelihood(RunCommand):
 
     def run(self) -> None:
         """Measure and print, perhaps put it on the page."""
-        for spec in self.by or ():
-            LIKELIHOODS.create(spec)  # refuses mistakes before the run is opened
+        # Refuses mistakes before the run is opened.
+        chosen = [LIKELIHOODS.create(spec) for spec in self.by or ()]
         if self.picture is not None:
             require_output(self.picture, [".png"], "picture")
         if self.out is not None:
             require_scores_file(self.out)
         if self.report:
             require_writable(self.path / "report.html", "report")
+        layered = any(isinstance(each, LayeredBound) for each in chosen)
         run = self.open()
         found = likelihood(
             run,
@@ -95,7 +95,7 @@ class Likelihood(RunCommand):
             batch_size=self.batch_size,
             chains=self.chains,
             dequantizations=self.dequantizations,
-            layers=self.picture is not None or self.report,
+            layers=self.picture is not None or (self.report and layered),
             labelled=self.label == "own",
             progress=self.progress and is_main_process(),
         )
@@ -112,4 +112,4 @@ class Likelihood(RunCommand):
             saved(self.picture, lambda path: write_layers(layers, run.scaling, path))
             say(f"picture: {self.picture}")
         if self.report and is_main_process():
-            say(f"page: {put_on_page(run, likelihood_section(found, run))}")
+            say(f"page: {put_likelihood_on_page(run, found)}")

@@ -20,8 +20,8 @@ class Report(Command):
 
     Of one run it is its report.html: training, samples, how to repeat it, and what evaluate,
     likelihood, posterior and compare have put there before. Several runs are put side by side: what
-    differs in their configurations, training, samples from the same seeds, and what evaluate
-    --report has measured.
+    differs in their configurations, training, samples from the same seeds, and what evaluate and
+    likelihood have measured with --report.
 
     For example:
         sde-score report runs/digits

@@ -17,7 +17,12 @@ from sde_score.report.layers import (
 from sde_score.report.page import Gallery, Section, render, save
 from sde_score.report.pictures import examples_figure, save_examples
 from sde_score.report.planning import gpu_table, step_table
-from sde_score.report.run_report import put_on_page, put_views_on_page, write_report
+from sde_score.report.run_report import (
+    put_likelihood_on_page,
+    put_on_page,
+    put_views_on_page,
+    write_report,
+)
 from sde_score.report.sample_shards import SampleShards
 from sde_score.report.scene import Scene
 from sde_score.report.scores import SCORE_ENDINGS, require_scores_file, write_scores
@@ -52,6 +57,7 @@ __all__ = [
     "likelihood_table",
     "predictive_figure",
     "predictive_table",
+    "put_likelihood_on_page",
     "put_on_page",
     "put_views_on_page",
     "render",

@@ -65,5 +65,4 @@ def demo(
     run.model.to(device)
     evaluation = evaluate(run, specs, count=count, seed=config.seed, progress=progress)
     found = likelihood(run, num=_LIKELIHOOD_EXAMPLES, batch_size=128, progress=progress)
-    bits = found.by["flow"]
-    return write_report(run, evaluation, bits), evaluation, bits
+    return write_report(run, evaluation, found), evaluation, found.by["flow"]

@@ -77,6 +77,12 @@ def sample_commands(run: Run, specs: Iterable[str], count: int, seed: int) -> st
     )
 
 
+def trained_with(run: Run) -> str:
+    """Versions that the newest steps of a run were trained with."""
+    names = {"sde_score": "sde-score", "python": "Python"}
+    return ", ".join(f"{names.get(name, name)} {found}" for name, found in run.versions.items())
+
+
 def versions() -> str:
     """Versions of this package, of Python and of what it computes with, and the machine."""
     found = [f"sde-score {__version__}", f"Python {platform.python_version()}"]

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sde_score._core.files import replace_file
-from sde_score.evaluation import Evaluation
-from sde_score.likelihood import BitsPerDim
+from sde_score.evaluation import Evaluation, RunBits
 from sde_score.random import generator_from
 from sde_score.report.curves import training_curve
 from sde_score.report.evaluation_table import evaluation_table
 from sde_score.report.guidance import guidance_figure
+from sde_score.report.layers import likelihood_section
 from sde_score.report.look import Look, kind_of
 from sde_score.report.page import Section, insert, save
 from sde_score.report.pictures import labeled_panels, png
-from sde_score.report.repeat import evaluate_command, train_command, versions
+from sde_score.report.repeat import evaluate_command, train_command, trained_with, versions
 from sde_score.report.samples_section import drawn_anew, drawn_in, samples_sections, shown_data
-from sde_score.report.tables import Table
 from sde_score.report.views.table import comparison_section
 from sde_score.training import Run
 
 EVALUATION = "evaluation.json"
 """Record of the last evaluation on the page, without its samples."""
+
+LIKELIHOOD = "likelihood.json"
+"""Record of the last likelihoods on the page, without the values of examples."""
 
 _MOMENTS = 8  # stops of the forward process
 
@@ -32,7 +36,7 @@ _MOMENTS = 8  # stops of the forward process
 def write_report(
     run: Run,
     evaluation: Evaluation | None = None,
-    bits: BitsPerDim | None = None,
+    bits: RunBits | None = None,
     folder: Path | None = None,
 ) -> Path:
     """Write `report.html`.
@@ -43,7 +47,7 @@ def write_report(
         run: an open run.
         evaluation: its samples by several samplers, from `sde_score.evaluation.evaluate`; without
             one, a few samples are drawn for the page.
-        bits: its likelihood of held-out data.
+        bits: likelihoods of its data, from `sde_score.evaluation.likelihood`.
         folder: of the page and of a comparison of views; the run directory if not given.
 
     Returns:
@@ -54,13 +58,12 @@ def write_report(
     sections = [_training(run), _forward(run)]
     if evaluation is not None:
         sections += _evaluated(run, evaluation)
-        record = json.dumps(evaluation.record(), indent=1).encode()
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / EVALUATION, record)
+        _keep(folder / EVALUATION, evaluation.record())
     elif run.all_noise_levels and not path.exists():
         sections += samples_sections(run, [drawn_anew(run, run.sampler)], 0)
     if bits is not None:
-        sections.append(_likelihood(run, bits))
+        sections.append(likelihood_section(bits, run))
+        _keep(folder / LIKELIHOOD, bits.record())
     views = comparison_section(folder)
     if views is not None:
         sections.append(views)
@@ -94,6 +97,24 @@ def put_on_page(run: Run, section: Section, folder: Path | None = None) -> Path:
     return page
 
 
+def put_likelihood_on_page(run: Run, found: RunBits, folder: Path | None = None) -> Path:
+    """Put likelihoods on the run's page, in the place of earlier ones.
+
+    Without a page yet, the page is written first.
+
+    Args:
+        run: an open run.
+        found: from `sde_score.evaluation.likelihood`.
+        folder: of the page; the run directory if not given.
+
+    Returns:
+        path of the page.
+    """
+    path = put_on_page(run, likelihood_section(found, run), folder)
+    _keep(path.parent / LIKELIHOOD, found.record())
+    return path
+
+
 def put_views_on_page(run: Run, folder: Path | None = None) -> Path:
     """Put the comparison of the views on the run's page, in the place of an earlier one.
 
@@ -110,6 +131,12 @@ def put_views_on_page(run: Run, folder: Path | None = None) -> Path:
     return (
         write_report(run, folder=folder) if section is None else put_on_page(run, section, folder)
     )
+
+
+def _keep(path: Path, record: Mapping[str, Any]) -> None:
+    """Keep what was measured beside the page, for a page of several runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(record, indent=1).encode())
 
 
 def _training(run: Run) -> Section:
@@ -177,17 +204,7 @@ def _after(run: Run) -> str:
 def _repeat(run: Run) -> Section:
     return Section(
         "Repeat",
-        f"The run, from the random seed {run.config.seed}; the page was written with {versions()}.",
+        f"The run, from the random seed {run.config.seed}, trained with {trained_with(run)}; the "
+        f"page was written with {versions()}.",
         code=train_command(run.config, run.path),
     )
-
-
-def _likelihood(run: Run, bits: BitsPerDim) -> Section:
-    text = (
-        "Exact likelihood under the probability-flow ODE, on data that training never saw. "
-        "For discrete data it bounds the code length of the raw levels."
-    )
-    count = str(len(bits.values))
-    row = [f"{bits.mean:.3f} ± {bits.standard_error:.3f}", count, str(bits.nfe)]
-    table = Table(["bits/dim, held out", "examples", "evaluations"], [row])
-    return Section("Likelihood", text, table, note=_after(run))

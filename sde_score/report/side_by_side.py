@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -15,14 +16,18 @@ from sde_score.report.curves import training_curves
 from sde_score.report.look import Look
 from sde_score.report.page import Section, render
 from sde_score.report.pictures import labeled_panels, png
-from sde_score.report.repeat import train_command, versions
-from sde_score.report.run_report import EVALUATION
+from sde_score.report.repeat import train_command, trained_with, versions
+from sde_score.report.run_report import EVALUATION, LIKELIHOOD
 from sde_score.report.samples_section import drawn_anew
+from sde_score.report.table_picture import columns_section
 from sde_score.report.tables import Table, figure_text, kinds_of_rows
 from sde_score.training import Run
 
 _ELSEWHERE = ("device", "compile", "checkpoint_every", "keep", "sample_every", "log_every")
 """Fields that change nothing that is learned."""
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What a damaged record raises."""
 
 
 def write_side_by_side(runs: Sequence[Run], path: Path) -> Path:
@@ -37,9 +42,11 @@ def write_side_by_side(runs: Sequence[Run], path: Path) -> Path:
     """
     names = _names(runs)
     sections = [_choices(runs, names), _training(runs, names), *_samples(runs, names)]
-    sections += _measured(runs, names)
-    repeat = "\n".join(train_command(run.config, run.path) for run in runs)
-    sections.append(Section("Repeat", f"Written with {versions()}.", code=repeat))
+    sections += [*_measured(runs, names), *_likelihoods(runs, names)]
+    repeat = "\n".join(
+        f"{train_command(run.config, run.path)}\n# trained with {trained_with(run)}" for run in runs
+    )
+    sections.append(Section("Repeat", f"The page was written with {versions()}.", code=repeat))
     page = render("sde_score: " + ", ".join(names), f"{len(runs)} runs side by side.", sections)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, page.encode())
@@ -85,14 +92,18 @@ def _training(runs: Sequence[Run], names: Sequence[str]) -> Section:
 
 
 def _samples(runs: Sequence[Run], names: Sequence[str]) -> list[Section]:
-    """Samples of each run by its own sampler; a picture for each shape of the data."""
-    sections = []
+    """Samples of each run by its own sampler; a picture for each shape of the data, and for the
+    columns of each table."""
+    sections: list[Section] = []
     drawn = [(name, run) for name, run in zip(names, runs, strict=True) if run.all_noise_levels]
     drawn.sort(key=lambda pair: pair[1].event_shape)
     for shape, some in groupby(drawn, lambda pair: pair[1].event_shape):
-        panels, group = [], list(some)
+        panels, columns, group = [], [], list(some)
         for name, run in group:
-            panels.append((f"{name}\n{run.sampler}", drawn_anew(run, run.sampler).x))
+            x = drawn_anew(run, run.sampler).x
+            panels.append((f"{name}\n{run.sampler}", x))
+            if (section := columns_section(run, x, run.sampler)) is not None:
+                columns.append(replace(section, title=f"Columns of {name}"))
         shown = "x".join(map(str, shape))
         sections.append(Section(
             "Samples" if len(group) == len(drawn) else f"Samples of shape {shown}",
@@ -100,6 +111,7 @@ def _samples(runs: Sequence[Run], names: Sequence[str]) -> list[Section]:
             picture=png(labeled_panels(panels, Look.of(group[0][1]), 4, 2.4, 4)),
             alt="Samples of " + ", ".join(name for name, _ in group) + ".",
         ))  # fmt: skip
+        sections += columns
     return sections
 
 
@@ -134,9 +146,41 @@ def _measured(runs: Sequence[Run], names: Sequence[str]) -> list[Section]:
     return sections
 
 
+def _likelihoods(runs: Sequence[Run], names: Sequence[str]) -> list[Section]:
+    """What `likelihood --report` measured, a row for each likelihood of each run."""
+    rows = [
+        [name, *row]
+        for name, run in zip(names, runs, strict=True)
+        for row in _bits(run.path / LIKELIHOOD)
+    ]
+    if not rows:
+        return []
+    text = (
+        "What sde-score likelihood --report wrote, ± one standard error. Compare runs on the same "
+        "data, by the same likelihood: lower is better."
+    )
+    header = ["run", "by", "data", "examples", "bits/dim", "NFE"]
+    return [Section("Likelihood", text, Table(header, rows))]
+
+
+def _bits(path: Path) -> list[list[str]]:
+    """The rows of a record of likelihoods; none where there is no record that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        about = [str(found.get("data") or found["part"]), str(int(found["examples"]))]
+        return [
+            [str(row["by"]), *about,
+             f"{float(row['bits_per_dim']):.4f} ± {float(row['standard_error']):.4f}",
+             str(row["nfe"])]
+            for row in found["rows"]
+        ]  # fmt: skip
+    except _UNREADABLE:
+        return []
+
+
 def _evaluation(path: Path) -> Evaluation | None:
     """The record of an evaluation; None where there is none that can be read."""
     try:
         return Evaluation.from_record(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except _UNREADABLE:
         return None

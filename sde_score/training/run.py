@@ -39,7 +39,7 @@ from sde_score.training.errors import CheckpointError
 from sde_score.training.metrics import Metrics
 from sde_score.training.run_data import RunData
 from sde_score.training.snapshots import FOLDER, Snapshots, length_of
-from sde_score.training.state import DataFacts
+from sde_score.training.state import DataFacts, current_versions
 from sde_score.training.suited import few_steps, sampler_for
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Run(RunData):
         all_noise_levels: whether the model was trained at every noise level, or on data without
             noise alone.
         record: content of `data.json`; None for a run of version 0.1.0.
+        versions: of the software that trained it, those of the newest steps.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class Run(RunData):
     all_noise_levels: bool
     record: DataRecord | None
     _given: DataSet | None = field(default=None, repr=False)
+    versions: Mapping[str, str] = field(default_factory=current_versions, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -290,7 +292,8 @@ def load_run(
     everywhere = state.all_noise_levels
     if everywhere is None:  # a run of version 0.1.0
         everywhere = OBJECTIVES.resolve(config.objective).all_noise_levels
-    run = Run(path, config, built.eval(), step, state.data, everywhere, read_record(path))
+    known = step, state.data, everywhere, read_record(path)
+    run = Run(path, config, built.eval(), *known, versions=state.versions)
     return run if data is None else run.with_data(data)
 
 

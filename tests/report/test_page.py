@@ -42,7 +42,7 @@ def test_table_holds_what_was_measured(made):
         assert cells in page
         assert all(f">{figure_text(each)}</td>" in page for each in row.distances)
     assert all(f">{figure_text(floor)}</td>" in page for floor in found.floors)
-    assert f"{bits.mean:.3f} ± {bits.standard_error:.3f}" in page
+    assert f"{bits.mean:.4f} ± {bits.standard_error:.4f}" in page
 
 
 def test_rows_are_reproducible_and_count_their_own_evaluations(made):

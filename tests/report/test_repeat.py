@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 import shlex
@@ -15,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+import sde_score
 from sde_score.cli.parsing import parse
-from sde_score.evaluation import Interval, evaluate
+from sde_score.evaluation import Interval, RunBits, evaluate
+from sde_score.likelihood import BitsPerDim
 from sde_score.models import GaussianMixture
 from sde_score.report import Section, render, write_report, write_side_by_side
 from sde_score.report.curves import training_curve
@@ -96,6 +99,8 @@ def test_sections_of_others_stay_and_the_last_is_how_to_repeat():
 def test_measurements_put_themselves_on_the_page(run, tmp_path):
     page = run.path / "report.html"
     path = str(run.path)
+    parse(["likelihood", path, "--num", "3", "--by", "bound", "--report"]).run()  # no layers
+    assert "bound" in page.read_text().split('id="likelihood"')[1]
     parse(["likelihood", path, "--num", "3", "--by", "elbo(layers=3)", "--report"]).run()
     operator, sampler = "mask(box=(2, 2, 4, 4))", "dpmpp-2m(steps=2)"
     given = ["--operator", operator, "--sampler", sampler, "--example", "0", "--num", "4"]
@@ -119,12 +124,22 @@ def test_rows_beyond_the_floor_are_those_above_its_upper_end():
 
 
 def test_runs_side_by_side(run, tmp_path):
-    """Only what differs is in the table; each evaluation stands beside its own floor."""
+    """Only what differs is in the table; each evaluation stands beside its own floor, and each
+    likelihood and version beside its run."""
     folder = tmp_path / "other"
     shutil.copytree(run.path, folder)
+    state, sums = (
+        folder / "checkpoints" / "step-20" / name for name in ("state.json", "SHA256SUMS")
+    )
+    before, old = state.read_bytes(), f'"sde_score": "{sde_score.__version__}"'
+    state.write_bytes(before.replace(old.encode(), b'"sde_score": "0.0.9"'))
+    digests = [hashlib.sha256(each).hexdigest() for each in (before, state.read_bytes())]
+    sums.write_text(sums.read_text().replace(*digests))
     found = evaluate(run, ["ddim(steps=3)"], count=12, progress=False)
-    write_report(run, found)
+    bits = BitsPerDim(torch.tensor([1.0, 2.0, 3.0]), 7)
+    write_report(run, found, RunBits("held_out", 3, {"flow": bits}))
     other = load_run(folder)
+    (folder / "likelihood.json").write_text('{"rows": [{}]}')  # damaged: as if there were none
     other = replace(other, config=replace(other.config, learning_rate=0.5))
     text = write_side_by_side([run, other], tmp_path / "both.html").read_text()
     choices = text[text.index('id="what-differs"') : text.index('id="training"')]
@@ -134,7 +149,14 @@ def test_runs_side_by_side(run, tmp_path):
     measured = text[text.index('id="measured"') : text.index('id="repeat"')]
     assert measured.count("ddim(steps=3)") == 1
     assert measured.count('<tr class="floor">') == 1
+    likelihood = text[text.index('id="likelihood"') : text.index('id="repeat"')]
+    cells = re.findall(r"<td [^>]*>(.*?)</td>", likelihood)
+    assert cells == ["run", "flow", "held_out", "3", "2.0000 ± 0.5774", "7"]
     assert text.count("sde-score train") == 2
+    told = re.findall("# trained with sde-score ([^,\n<]*)", text)
+    assert told == [sde_score.__version__, "0.0.9"]
+    write_report(other)
+    assert "trained with sde-score 0.0.9, torch" in (folder / "report.html").read_text()
 
 
 def test_the_report_of_one_run_has_no_other_place(run, tmp_path):

@@ -11,6 +11,7 @@ from sde_score.report.files import save_samples
 from sde_score.report.look import Look
 from sde_score.report.page import Section
 from sde_score.report.pictures import ACCENT, INK
+from sde_score.report.side_by_side import write_side_by_side
 from sde_score.report.table_picture import columns_section, real_table, table_figure
 from sde_score.training import TrainConfig, load_run, train
 
@@ -78,6 +79,8 @@ def test_a_run_is_drawn_beside_its_data(tmp_path):
     section = columns_section(run, x, "heun")
     assert isinstance(section, Section)
     assert section.picture.startswith(b"\x89PNG")
+    both = write_side_by_side([run, run], tmp_path / "both.html").read_text()
+    assert both.count(f"<h2>Columns of {run.path}</h2>") == 1
     save_samples(x, tmp_path / "s.png", Look.of(run), None, real)
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert real_table(load_run(tmp_path / "run")) is None  # its data are not at hand
