@@ -6,7 +6,7 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-fast coverage matrix mutants lint format hooks docs clean
+.PHONY: demo test test-fast coverage matrix mutants lint format hooks docs benchmarks clean
 
 demo: $(VENV)/.installed  ## train, sample and measure on real digits: runs/demo/report.html
 	$(BIN)/sde-score demo --out runs/demo
@@ -41,6 +41,9 @@ hooks: $(VENV)/.installed  ## lint at every commit
 docs: $(VENV)/.installed  ## the site in site/, its tables from the registries
 	$(BIN)/python docs/build.py
 
+benchmarks: $(VENV)/.bench  ## every data file of benchmarks/results and their page: less than half an hour
+	$(BIN)/python benchmarks/remake.py $(ONLY)
+
 clean:
 	rm -rf $(VENV) .nox .cache site dist build .pytest_cache .mypy_cache .ruff_cache .coverage
 
@@ -48,4 +51,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==$(TORCH_VERSION)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@

@@ -1,6 +1,6 @@
 """Remake of the data files in `results/`, each by the command that its page shows.
 
-Files that are named, or all of `FILES`; about half an hour on one idle core. What was interrupted
+Files that are named, or all of `FILES`: less than half an hour of an idle core. What was cut short
 goes on: rows that the same code has measured are in `results/NAME.jsonl` until all is done. Last,
 the page and its pictures are made of the files.
 
@@ -25,17 +25,16 @@ ROOT = HERE.parent
 FILES: Mapping[str, str] = {
     "sampler_errors": "tuning.py --targets digits-mixture five-scales spirals unequal-6d"
     " --kinds ours peers --starts 1024",
-    "sampler_tuned": "tuning.py --targets five-scales spirals --kinds tuned --nfe 5 10 20"
-    " --starts 1024 --seconds 60",
     "sampler_overhead": "samplers_overhead.py",
-    "likelihood": "likelihood.py --sde vp",
     "objectives": "objectives.py --rounds 5 --dims 2 16 64",
     "posterior_linear": "posterior.py --table linear --steps 20 100 --count 5"
     " --only mmps tmpd pigdm sda c-dps dps ddrm ddnm diffpir azula",
 }
 """Data files and what makes them, in `benchmarks/`, `--out` apart."""
 
-LONG: Mapping[str, str] = {}
+LONG: Mapping[str, str] = {
+    "discrete_vs_continuous": "ncsn_vs_sde.py, ddpm_vs_sde.py, then discrete_pictures.py",
+}
 """Data files that take hours and are not remade here, and the commands that make them."""
 
 

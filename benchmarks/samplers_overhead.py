@@ -143,17 +143,17 @@ def of_diffusers(kind: str, steps: int, **options: object) -> Run:
 
 
 LIBRARIES: dict[str, Callable[..., Run]] = {"azula": of_azula, "diffusers": of_diffusers}
-PEERS: dict[str, dict[str, tuple[str, dict[str, object]]]] = {
-    "ddim": {"azula": ("DDIM", {}), "diffusers": ("DDIM", {})},
-    "ancestral": {"azula": ("DDPM", {}), "diffusers": ("DDPM", {})},
-    "heun": {"azula": ("Heun", {}), "diffusers": ("HeunDiscrete", {})},
-    "dpm-2s": {"diffusers": ("DPMSolverSinglestep", {"solver_order": 2})},
-    "dpmpp-2m": {"diffusers": ("DPMSolverMultistep", {"solver_order": 2})},
-    "dpmpp-3m": {"diffusers": ("DPMSolverMultistep", {"solver_order": 3})},
-    "flow-ab": {"azula": ("vAB", {"order": 3})},
+PEERS: dict[str, list[tuple[str, str, dict[str, object]]]] = {
+    "ddim": [("azula", "Euler", {}), ("azula", "DDIM", {}), ("diffusers", "DDIM", {})],
+    "ancestral": [("azula", "DDPM", {}), ("diffusers", "DDPM", {})],
+    "heun": [("azula", "Heun", {}), ("diffusers", "HeunDiscrete", {})],
+    "dpm-2s": [("diffusers", "DPMSolverSinglestep", {"solver_order": 2})],
+    "dpmpp-2m": [("diffusers", "DPMSolverMultistep", {"solver_order": 2})],
+    "dpmpp-3m": [("diffusers", "DPMSolverMultistep", {"solver_order": 3})],
+    "flow-ab": [("azula", "vAB", {"order": 3})],
 }
 """What other libraries have of the same cost, with their own defaults: for a method of ours the
-library, the class and its arguments."""
+library, the class and its arguments. DDIM of azula draws noise, and then takes none of it."""
 
 
 def ours(name: str, steps: int) -> Run:
@@ -184,7 +184,7 @@ def seconds(run: Callable[[], object]) -> float:
 def measure(name: str, batch: int, steps: int, repeats: int) -> list[Row]:
     """Milliseconds per step by each, and the median of the rounds' ratios to ours."""
     runs = {"ours": ours(name, steps), "bare": bare(name, steps)}
-    for library, (kind, options) in PEERS.get(name, {}).items():
+    for library, kind, options in PEERS.get(name, []):
         if find_spec(library) is not None:
             runs[f"{library} {kind}"] = LIBRARIES[library](kind, steps, **options)
     start = torch.randn(batch, *EVENT)

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 Points = Mapping[str, Sequence[float | None]]
 # Told apart with any color vision (Okabe & Ito 2008); ours warm, peers cold, the rest gray.
 OURS, ALSO, AZULA, DIFFUSERS = "#D55E00", "#E69F00", "#0072B2", "#009E73"
-DPI = 100
+DPI = 84
 
 
 def sampler_errors(duels: Sequence[Any]) -> bytes:
@@ -36,16 +36,15 @@ def sampler_errors(duels: Sequence[Any]) -> bytes:
         for axes, target in zip(grid[i], targets, strict=True):
             here = [duel for duel in duels if (duel.target, duel.measure) == (target, measure)]
             for kind, color, style, name in (
-                ("auto", OURS, "-", "ours: auto"),
                 ("ours", ALSO, "-", "ours: the best name for each point"),
-                ("tuned", INK, ":", "ours: found by tune"),
+                ("auto", OURS, "-", "ours: auto"),
                 ("azula", AZULA, "--", "azula: the best for each point"),
                 ("diffusers", DIFFUSERS, "--", "diffusers: the best for each point"),
             ):
-                found = [(d.nfe, getattr(d, kind)[measure]) for d in here if getattr(d, kind)]
-                if found:
-                    axes.plot(*zip(*found, strict=True), style, color=color, marker="o",
-                              markersize=4, linewidth=1.6, label=name)  # fmt: skip
+                found = [(duel.nfe, getattr(duel, kind)[measure]) for duel in here]
+                width = 4 if kind == "ours" else 1.6
+                axes.plot(*zip(*found, strict=True), style, color=color, marker="o", markersize=4,
+                          linewidth=width, label=name)  # fmt: skip
             axes.set(xscale="log", yscale="log")
             plain_numbers(axes.xaxis, sorted({duel.nfe for duel in here}))
             title = {"rms": "RMS", "median": "median start"}[measure]

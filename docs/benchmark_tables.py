@@ -58,7 +58,6 @@ class Duel(NamedTuple):
     ours: Row
     azula: Row
     diffusers: Row
-    tuned: Row | None
 
     @property
     def peer(self) -> Row:
@@ -74,7 +73,7 @@ class Duel(NamedTuple):
 def duels() -> list[Duel]:
     """All, in the order of the file."""
     found = []
-    everything = rows("sampler_errors") + rows("sampler_tuned")
+    everything = rows("sampler_errors")
     for target, nfe in dict.fromkeys((row["target"], row["nfe"]) for row in everything):
         here = [row for row in everything if (row["target"], row["nfe"]) == (target, nfe)]
         for measure in MEASURES:
@@ -83,7 +82,7 @@ def duels() -> list[Duel]:
     return found
 
 
-KINDS = ("ours auto", "ours", "peers azula", "peers diffusers", "tuned")
+KINDS = ("ours auto", "ours", "peers azula", "peers diffusers")
 
 
 def best_of(found: Sequence[Row], kind: str, measure: str) -> Row | None:
@@ -102,19 +101,23 @@ def short(sampler: str) -> str:
 def sampler() -> Iterator[str]:
     """The best of each kind; then every configuration of each target."""
 
-    def cell(row: Row | None, measure: str, named: bool = True) -> str:
-        if row is None:
-            return "—"
+    def cell(row: Row, measure: str, named: bool = True) -> str:
         return text(row[measure]) + (f" {short(row['sampler'])}" if named else "")
 
+    names = {f"{row['kind']} {row['sampler']}" for row in rows("sampler_errors")}
+    count = {kind: sum(name.startswith(kind) for name in names) for kind in KINDS}
+    yield (
+        f"The best of {count['peers azula']} configurations of azula and "
+        f"{count['peers diffusers']} of diffusers, and of {count['ours']} names of ours:"
+    )
     yield table(
         ["target", "NFE", "error", "`auto`", "best azula", "best diffusers", "`auto` or peer",
-         "best of ours", "best of ours or peer", "`tune`"],
+         "best of ours", "best of ours or peer"],
         [
             [d.target, d.nfe, MEASURES[d.measure], cell(d.auto, d.measure, False),
              cell(d.azula, d.measure), cell(d.diffusers, d.measure),
              ahead(d.auto[d.measure], d.peer[d.measure]), cell(d.ours, d.measure),
-             ahead(d.ours[d.measure], d.peer[d.measure]), cell(d.tuned, d.measure, False)]
+             ahead(d.ours[d.measure], d.peer[d.measure])]
             for d in duels()
         ],
     )  # fmt: skip
@@ -123,7 +126,7 @@ def sampler() -> Iterator[str]:
         here = [row for row in everything if row["target"] == target]
         nfes = sorted({row["nfe"] for row in here})
         found = {(row["sampler"], row["nfe"]): row for row in here}
-        header = [f"{n}, {short}" for n in nfes for short in MEASURES.values()]
+        header = [f"{n}, {name}" for n in nfes for name in MEASURES.values()]
         lines = [
             [name, *((found.get((name, n)) or {}).get(m) for n in nfes for m in MEASURES)]
             for name in dict.fromkeys(row["sampler"] for row in here)
@@ -235,34 +238,35 @@ def posterior() -> Iterator[str]:
 
 def losses() -> Iterator[str]:
     """Sentences on where peers are ahead, computed from the files."""
-    several = duels()
-    for kind, name in (
-        ("auto", "`auto`"),
-        ("ours", "the best of our names"),
-    ):
-        lost = [duel for duel in several if duel.factor(kind) > 1]
-        worst = max(several, key=lambda duel: duel.factor(kind))
-        most = f", by up to ×{worst.factor(kind):.2g} ({worst.target}, {worst.nfe} evaluations, "
-        yield (
-            f"The best peer, chosen in hindsight for each target, budget and measure, is ahead of "
-            f"{name} in {len(lost)} of {len(several)} rows"
-            + (f"{most}{MEASURES[worst.measure]})." if lost else ".")
-        )
-    slow = [row for row in rows("sampler_overhead") if row["by"] not in ("ours", "bare")]
-    faster = [f"{r['by']} (`{r['sampler']}`, batch {r['batch']})" for r in slow
-              if r["times ours"] < 1]  # fmt: skip
-    yield f"Of steps of samplers, {', '.join(faster) or 'none of a peer'} cost less than ours."
-    steps = [row for row in rows("objectives") if row["table"] == "ratio" and row["times ours"] < 1]
-    cheaper = (f"`{r['objective']}` in {r['dimension']} dimensions (×{r['times ours']:.2f})"
-               for r in steps)  # fmt: skip
-    yield f"A training step of torchebm costs less than ours for {', '.join(cheaper) or 'none'}."
-    pairs = list(posterior_pairs())
+    yield from sampler_losses()
+    steps = [row for row in rows("sampler_overhead") if row["by"] not in ("ours", "bare")]
+    quick = [f"{r['by']} (`{r['sampler']}`, batch {r['batch']})" for r in steps
+             if r["times ours"] < 1]  # fmt: skip
+    yield f"Steps of a peer's sampler that cost less than ours: {', '.join(quick) or 'none'}."
+    shares: dict[str, list[float]] = {}
+    for row in rows("objectives"):
+        if row["table"] == "ratio" and row["times ours"] < 1:
+            name = f"`{row['objective']}` by {row['peer']}"
+            shares.setdefault(name, []).append(row["times ours"])
+    cheap = [f"{name} (×{min(each):.2f} to ×{max(each):.2f})" for name, each in shares.items()]
+    yield f"Training steps of torchebm that cost less than ours: {', '.join(cheap) or 'none'}."
+    both = list(posterior_pairs())
     nearer = [
-        f"{peer} with a noise of {std} in {steps} steps (×{own / other:.2g})"
-        for _, peer, std, steps, own, other in pairs
+        f"{peer}, noise {std}, {steps} steps (×{own / other:.3g})"
+        for _, peer, std, steps, own, other in both
         if own and other and other < own
     ]
     yield (
-        f"Of {len(pairs)} pairs of a posterior method here and the same of azula, azula's is "
+        f"Of {len(both)} comparisons of a posterior method with the same of azula, azula's is "
         f"nearer to the posterior in {len(nearer)}: {'; '.join(nearer) or 'none'}."
     )
+
+
+def sampler_losses() -> Iterator[str]:
+    """The same of the errors of samplers."""
+    for kind, name in (("auto", "`auto`"), ("ours", "the best of our names")):
+        lost = [duel for duel in duels() if duel.factor(kind) > 1]
+        worst = max(duels(), key=lambda duel: duel.factor(kind))
+        where = f"{worst.target}, {worst.nfe} evaluations, {MEASURES[worst.measure]}"
+        most = f", by up to ×{worst.factor(kind):.3g} ({where})" if lost else ""
+        yield f"The best peer is ahead of {name} in {len(lost)} of {len(duels())} rows{most}."

@@ -26,14 +26,14 @@ FOLDER = HERE / "benchmarks"
 
 
 class Section(NamedTuple):
-    """A part of the page: the name of its file, a title, what is measured, tables, a picture."""
+    """A part of the page: its data files, a title, what is measured, tables, a picture."""
 
-    name: str
+    files: tuple[str, ...]
     title: str
     text: str
     tables: Callable[[], Iterator[str]]
-    picture: Callable[[], bytes] | None = None
-    alt: str = ""
+    picture: Callable[[], bytes]
+    alt: str
 
 
 def paragraph(words: str) -> str:
@@ -57,7 +57,7 @@ def made_with(found: Sequence[Row]) -> str:
 
 SECTIONS = [
     Section(
-        "sampler_errors",
+        ("sampler_errors",),
         "Samplers against exact flows",
         "From the same 1024 starts, the difference between the end of a sampler and the end of the "
         "exact probability flow: root mean square, and the median over the starts. The score is "
@@ -66,13 +66,13 @@ SECTIONS = [
         "deviations .02 to 3, EDM), `spirals` (120 narrow modes in the plane, EDM), `unequal-6d` "
         "(VP). Peers run on every grid of theirs, ours by name with its own. `auto` is one method "
         "for all; the other columns are the best of their kind for each row, which nobody knows "
-        "beforehand. Last, what `sde-score tune` finds in at most 60 seconds of one core.",
+        "beforehand; [`sde-score tune`](samplers.md#the-sampler-that-is-found) looks for one.",
         tables.sampler,
         lambda: pictures.sampler_errors(tables.duels()),
         "Error against network evaluations on four targets, ours and peers",
     ),
     Section(
-        "sampler_overhead",
+        ("sampler_overhead",),
         "What a step of a sampler costs",
         "Processor time of a step beside a model that costs one multiplication, on float32 images "
         "of 3 x 32 x 32, one thread; all in one process, in turn, medians of nine rounds. *Bare* "
@@ -83,27 +83,17 @@ SECTIONS = [
         "Milliseconds of a step as multiples of ours, by sampler",
     ),
     Section(
-        "likelihood",
-        "Exact likelihood",
-        "Errors of log p(x) of four images of 28 x 28 under a small U-Net (VP), in bits per "
-        "dimension, against a float64 solve with tolerances of 1e-8, from the same probes. "
-        "*recipe* is the code that most published bits/dim were computed with: RK45 of scipy, one "
-        "error norm for the batch, two passes per evaluation, tolerances of 1e-5 (Song et al. "
-        "2021). `dopri5` and `quadrature` are ours, by default at 1e-4.",
-        tables.likelihood,
-        lambda: pictures.likelihood(rows("likelihood")),
-        "Error against evaluations, the recipe and ours",
-    ),
-    Section(
-        "objectives",
+        ("objectives",),
         "Objectives",
-        "An energy of width 128 learns a correlated Gaussian, batches of 128, one thread.",
+        "An energy of width 128 learns a correlated Gaussian, batches of 128, one thread. Settings "
+        "are the same for all and tuned for none: where the chains of contrastive divergence run "
+        "away, the error has no scale.",
         tables.objective,
         lambda: pictures.objectives(rows("objectives")),
         "Error of the learned score by objective and dimension",
     ),
     Section(
-        "posterior_linear",
+        ("posterior_linear",),
         "Posteriors of normal distributed data",
         "KL(samples || posterior) in eight dimensions of which two combinations are measured, with "
         "a noise of 0.1 or 0.5: medians of five problems. Mean and covariance of the samples are "
@@ -121,13 +111,12 @@ def section(part: Section) -> Iterator[str]:
     """A part of the page."""
     yield f"## {part.title}"
     yield paragraph(part.text)
-    names = ["sampler_errors", "sampler_tuned"] if part.name == "sampler_errors" else [part.name]
-    yield "```sh\n" + "\n".join(map(remake.command, names)) + "\n```"
-    if part.picture is not None:
-        yield f"![{part.alt}](benchmarks/{part.name}.png)"
-    yield from part.tables()
-    files = ", ".join(f"[{name}.csv](../benchmarks/results/{name}.csv)" for name in names)
-    yield paragraph(f"{files}. " + made_with([row for name in names for row in rows(name)]))
+    yield "```sh\n" + "\n".join(map(remake.command, part.files)) + "\n```"
+    yield f"![{part.alt}](benchmarks/{part.files[0]}.png)"
+    for each in part.tables():
+        yield each if each.startswith("<") else paragraph(each)
+    links = ", ".join(f"[{name}.csv](../benchmarks/results/{name}.csv)" for name in part.files)
+    yield paragraph(f"{links}. " + made_with([row for name in part.files for row in rows(name)]))
 
 
 def page() -> str:
@@ -138,8 +127,8 @@ def page() -> str:
             "Every figure on this page is in a data file of the repository, where each row has the "
             "commit, day, processor, versions and random seed that made it; `pandas.read_csv` "
             "reads it. `make benchmarks` measures all of them anew, with azula, diffusers and "
-            "torchebm beside us, and then writes this page. It takes about half an hour on an idle "
-            "machine, goes on where it was interrupted, and `make benchmarks ONLY=likelihood` "
+            "torchebm beside us, and then writes this page. It takes less than half an hour of an "
+            "idle core, goes on where it was interrupted, and `make benchmarks ONLY=objectives` "
             "measures one. "
             "A click on the head of a column sorts a table. Where a peer is ahead, the row says "
             "**peer**."
@@ -154,6 +143,7 @@ def page() -> str:
 
 
 STYLE = """<style>
+.md-typeset .sortable table:not([class]) :is(th, td) { min-width: 0; padding: .4em .6em; }
 .sortable th button { font: inherit; color: inherit; background: none; border: 0; padding: 0;
   text-align: left; cursor: pointer; }
 .sortable th button::after { content: " \\2195"; opacity: .5; }
@@ -167,8 +157,7 @@ def main() -> None:
     """Write the pictures, then the page."""
     FOLDER.mkdir(exist_ok=True)
     for each in SECTIONS:
-        if each.picture is not None:
-            (FOLDER / f"{each.name}.png").write_bytes(each.picture())
+        (FOLDER / f"{each.files[0]}.png").write_bytes(each.picture())
     PAGE.write_text(page(), encoding="utf-8")
 
 

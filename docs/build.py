@@ -62,7 +62,8 @@ def build(site: Path) -> None:
     subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT, check=True)
     for script in site.rglob("*.py"):
         script.unlink()
-    shutil.copyfile(ROOT / "sde_score" / "report" / "scene.js", site / "interactive" / "scene.js")
+    for script, folder in (("scene.js", site / "interactive"), ("sort.js", site)):
+        shutil.copyfile(ROOT / "sde_score" / "report" / script, folder / script)
     for page in site.rglob("*.html"):
         text = with_mathml(page.read_text(encoding="utf-8"))
         text = text.replace(_SHIM, os.path.relpath(site / "offline.js", page.parent))

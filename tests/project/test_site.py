@@ -150,3 +150,19 @@ def test_search_works_from_the_folder(site, browser):
     browser.ask("Input.insertText", text="Hutchinson")
     assert "utchinson" in browser.run(waits % "a[href*=utchinson]")
     assert browser.errors == []
+
+
+def test_tables_of_benchmarks_sort_by_their_numbers(site, browser):
+    """A click on the head of a column, and once more for the other way round."""
+    browser.media()
+    browser.size(1280)
+    browser.open((site[0] / "benchmarks" / "index.html").as_uri())
+    table = "document.querySelector('.sortable table')"
+    cells = f"[...{table}.tBodies[0].rows].map(row => parseFloat(row.cells[3].textContent))"
+    found = browser.run(cells)
+    assert found != sorted(found)
+    browser.click(".sortable th:nth-child(4) button")
+    assert browser.run(cells) == sorted(found)
+    browser.click(".sortable th:nth-child(4) button")
+    assert browser.run(cells) == sorted(found, reverse=True)
+    browser.errors.clear()  # without a server the search of the theme finds no script
