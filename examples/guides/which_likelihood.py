@@ -47,7 +47,7 @@ def measured(target, x, truth, by):
 
 def main():
     """Measure, print and draw."""
-    options = drawing.options(__file__, __doc__, examples=64, chains=1024)
+    options = drawing.options(__file__, __doc__, examples=32, chains=512)
     figure, axes = drawing.panels(
         "Error of one example", "Error of the mean, with its side", "log Z of an energy"
     )
@@ -83,7 +83,7 @@ def main():
         print(f"{name:12}", "  ".join(said))
     axes[0].set(xlabel="evaluations", ylabel="root mean square, bits/dim")
     axes[1].set(xlabel="evaluations", ylabel="bits/dim above the truth", xscale="log")
-    axes[1].set_yscale("symlog", linthresh=1e-3)
+    axes[1].set_yscale("symlog", linthresh=1e-2)
     axes[2].set(xlabel="stops of each chain", ylabel="log Z, above the truth", xscale="log")
     drawing.ticks(axes[2].xaxis, STEPS)
     for panel in axes[1:]:

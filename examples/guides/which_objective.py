@@ -36,10 +36,7 @@ COLORS = {
 }
 SCORES = list(COLORS)[:7]
 ENERGIES = ["denoising", "hutchinson", *list(COLORS)[7:]]
-OPTIONS = {
-    "contrastive-divergence": "(kernel='ula')",
-    "persistent": "(buffer_size=1024, kernel='ula')",
-}
+OPTIONS = {"persistent": "(buffer_size=1024)"}
 EVERY = ["explicit", "denoising", "denoising-control", "hutchinson", "sliced"]
 NOISY = ("denoising", "denoising-control")
 LOG_SNRS, SIGMAS = (-4, -2, 0, 2, 4, 6), (0.03, 0.1, 0.3, 1.0)
@@ -137,7 +134,7 @@ def draw(panel, at, runs, name):
 
 def main():
     """Train, measure, print and draw."""
-    options = drawing.options(__file__, __doc__, seconds=4.0, seeds=3, draws=200)
+    options = drawing.options(__file__, __doc__, seconds=2.0, seeds=3, draws=100)
     figure, axes = drawing.panels(
         "A network that answers a score, at one small noise level",
         "A network that is an energy, at one small noise level",

@@ -23,6 +23,15 @@ SMALLER = {
         "(10, 20, 40, 80)": "(10, 20)",
         "in COLORS.items()": "in list(COLORS.items())[::5]",
     },
+    "which_likelihood": {
+        '"digits-mixture"': '"gaussian"',
+        "(1e-2, 1e-3, 1e-4)": "(1e-3,)",
+        "(1e-2, 1e-3, 1e-4, 1e-5)": "(1e-5,)",
+        "(8, 16, 32)": "(32,)",
+        "(1, 4, 16, 64)": "(4,)",
+        "(10, 30, 100, 300, 1000)": "(10, 100)",
+        "(5, 10, 20, 40, 80)": "(10,)",
+    },
 }
 NAMES = list(SMALLER)
 
@@ -81,3 +90,14 @@ def test_the_gap_of_the_prior_and_the_clocks_are_drawn(run_script, capsys):
     assert [row.split()[0] for row in rows] == ["ve", "rectified"]
     at_ten = [re.findall(r"10: \S+ ± \S+ (\S+)", row)[0] for row in rows]
     assert max(map(float, at_ten)) < 1.2 * min(map(float, at_ten))
+
+
+def test_likelihoods_are_held_against_the_truth(run_script, capsys):
+    """The flow by exact divergences and its few steps are right, chains of few layers too long."""
+    run_script("which_likelihood", "--examples", "64", "--chains", "64")
+    rows = [re.split(r" {2,}", row) for row in capsys.readouterr().out.splitlines()]
+    rms = {row[0]: float(row[2]) for row in rows if row[0].endswith(")")}
+    assert rms["flow(divergence='exact', rtol=1e-05, atol=1e-05)"] < 6e-3
+    assert rms["few-steps(steps=32, divergence='exact', tolerance=100)"] < 1e-2
+    means = [float(row[3].split()[0]) for row in rows if row[0].startswith("elbo")]
+    assert means[0] > 5 * abs(means[1])
