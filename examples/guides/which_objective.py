@@ -2,6 +2,7 @@
 
     python examples/guides/which_objective.py
 
+writes what it measures to a table beside the picture, which `--read` draws again.
 The data are a mixture of three Gaussians in 16 dimensions, whose score is known under any noise.
 Equal networks learn from equal batches; the error E |s - s*|^2 / E |s*|^2 is on fresh data. At one
 noise level, 0.1, objectives that add noise are held against the score of the noisy data, all others
@@ -10,6 +11,7 @@ gradient: the trace of its covariance over its squared mean, at one network for 
 """
 
 import time
+from pathlib import Path
 
 import drawing
 import torch
@@ -89,16 +91,12 @@ def spend(step, seconds, spent=0.0, number=0):
     return spent, number
 
 
-def curve(name, kind, seconds, seed):
-    """Processor seconds of training, errors there, and milliseconds of a step."""
+def at_one_level(name, kind, seconds, seed):
+    """Milliseconds of a step, and the error once processor seconds are spent."""
     model = model_of(kind, seed)
-    step = trainer(name + OPTIONS.get(name, ""), model, seed)
+    spent, number = spend(trainer(name + OPTIONS.get(name, ""), model, seed), seconds)
     truth = TARGET.diffused(model.sde if name in NOISY else VE(1e-6, 1.01e-6))
-    marks, found, done = [seconds * 2.0**-k for k in range(5, -1, -1)], [], (0.0, 0)
-    for mark in marks:
-        done = spend(step, mark, *done)
-        found.append(error(model, truth, truth.sde.t_min))
-    return marks, found, 1e3 * done[0] / done[1]
+    return 1e3 * spent / number, error(model, truth, truth.sde.t_min)
 
 
 def at_all_levels(name, seconds, seed):
@@ -124,51 +122,68 @@ def worth(name, sigma, draws, state):
     return float(BATCH * noise / (gradients.mean(0).square().sum() - noise / draws))
 
 
-def draw(panel, at, runs, name):
-    """The mean of runs with its standard error: drawn, and returned at the end of each."""
-    values = torch.tensor(runs)
-    mean, error = values.mean(0), values.std(0) / len(runs) ** 0.5
-    panel.errorbar(at, mean, error, color=COLORS[name], label=name, marker="o", markersize=3)
-    return [f"{m:.4f} ± {e:.4f}" for m, e in zip(mean.tolist(), error.tolist(), strict=True)]
-
-
-def main():
-    """Train, measure, print and draw."""
-    options = drawing.options(__file__, __doc__, seconds=2.0, seeds=3, draws=100)
-    figure, axes = drawing.panels(
-        "A network that answers a score, at one small noise level",
-        "A network that is an energy, at one small noise level",
-        f"All noise levels at once, {options.seconds:g} seconds",
-        "What a gradient is worth",
-        rows=2,
-    )
+def rows(options):
+    """Measurements as they come: panel, name, place on the axis below, value, standard error."""
     seeds = range(options.seeds)
-    for panel, kind, names in ((axes[0], ScoreModel, SCORES), (axes[1], EnergyModel, ENERGIES)):
+    for panel, kind, names in ((0, ScoreModel, SCORES), (1, EnergyModel, ENERGIES)):
         for name in names:
-            runs = [curve(name, kind, options.seconds, seed) for seed in seeds]
-            said = draw(panel, runs[0][0], [run[1] for run in runs], name)
-            ms = sum(run[2] for run in runs) / len(runs)
-            print(f"{kind.__name__:12}{name:24}{said[-1]}{ms:8.2f} ms", flush=True)
-        panel.set(xscale="log", yscale="log", xlabel="processor seconds of training")
-        drawing.ticks(panel.xaxis, runs[0][0])
+            runs = [at_one_level(name, kind, options.seconds, seed) for seed in seeds]
+            ms, errors = torch.tensor(runs, dtype=torch.float64).T
+            yield panel, name, ms.mean(), errors.mean(), errors.std() / len(runs) ** 0.5
     for name in EVERY:
-        runs = [at_all_levels(name, options.seconds, seed) for seed in seeds]
-        print(f"all levels  {name:24}", "  ".join(draw(axes[2], LOG_SNRS, runs, name)), flush=True)
-    axes[2].set(yscale="log", xlabel="log-SNR")
-    for panel in axes[:3]:
-        panel.set(ylabel="relative squared error of the score")
+        errors = torch.tensor([at_all_levels(name, options.seconds, seed) for seed in seeds])
+        spread = errors.std(0) / options.seeds**0.5
+        yield from ((2, name, *row) for row in zip(LOG_SNRS, errors.mean(0), spread, strict=True))
     model = model_of(ScoreModel, 0)
     spend(trainer("implicit", model, 0), 1.0)
     for name in ("denoising", "denoising-control", "implicit", "hutchinson", "sliced"):
-        sigmas = SIGMAS if name in NOISY else [NOISE]
-        counts = [worth(name, sigma, options.draws, model.state_dict()) for sigma in sigmas]
-        print(
-            f"{name:24}", *(f"{sigma}: {n:.0f} " for sigma, n in zip(sigmas, counts, strict=True))
-        )
-        counts *= len(SIGMAS) // len(counts)  # what learns from clean data draws a level line
-        style = {"marker": "o", "markersize": 3} if name in NOISY else {"linestyle": "--"}
-        axes[3].loglog(SIGMAS, counts, color=COLORS[name], label=name, **style)
-    axes[3].set(xlabel="noise that denoising adds", ylabel="examples with as much signal as noise")
+        for sigma in SIGMAS if name in NOISY else [NOISE]:
+            yield 3, name, sigma, worth(name, sigma, options.draws, model.state_dict()), 0.0
+
+
+def draw(axes, found):
+    """Measurements of one panel."""
+    for name in dict.fromkeys(row[0] for row in found):
+        at, values, errors = zip(*(row[1:] for row in found if row[0] == name), strict=True)
+        style = {"color": COLORS[name], "label": name, "marker": "o", "markersize": 4}
+        if len(at) == 1 and axes.get_title().startswith("What"):  # of clean data: a level line
+            axes.axhline(values[0], color=COLORS[name], linestyle="--", label=name)
+        else:
+            axes.errorbar(at, values, errors, **style)
+    axes.set(yscale="log", ylabel="relative squared error of the score")
+
+
+def main():
+    """Measure or read, write and draw."""
+    options = drawing.options(__file__, __doc__, seconds=2.0, seeds=3, draws=100, read="")
+    table = Path(options.read or options.out.with_suffix(".csv"))
+    if not options.read:
+        with table.open("w", encoding="utf-8") as file:
+            for panel, name, *numbers in rows(options):
+                print(
+                    panel,
+                    name,
+                    *(f"{float(n):.5g}" for n in numbers),
+                    sep=",",
+                    file=file,
+                    flush=True,
+                )
+    found = [line.split(",") for line in table.read_text(encoding="utf-8").splitlines()]
+    figure, axes = drawing.panels(
+        "A network that answers a score, one small noise level",
+        "A network that is an energy, one small noise level",
+        "All noise levels at once",
+        "What a gradient is worth",
+        rows=2,
+    )
+    for index, panel in enumerate(axes):
+        draw(panel, [(r[1], *map(float, r[2:])) for r in found if int(r[0]) == index])
+    for panel in axes[:2]:
+        panel.set(xscale="log", xlabel="milliseconds of a step", ylim=(0.01, 1.1))
+        drawing.ticks(panel.xaxis, (5, 10, 20, 40, 80))
+    axes[2].set(xlabel="log-SNR")
+    axes[3].set(xscale="log", xlabel="noise that denoising adds")
+    axes[3].set(ylabel="examples with as much signal as noise")
     drawing.ticks(axes[3].xaxis, SIGMAS)
     drawing.save(figure, axes, options.out)
 
