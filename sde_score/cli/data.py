@@ -78,10 +78,12 @@ class Data(Command):
             return
         pairs = "exact" if info.sigma_max_is_exact else f"on {info.sigma_max_examples} examples"
         levels = "continuous" if info.levels is None else f"{info.levels} levels"
+        columns = () if data.coding is None else data.coding.columns
         show_table(
             ["", info.name],
             [
                 ["examples", str(info.count)],
+                *(["column", f"{column.name}, {column.kind}"] for column in columns),
                 ["shape", " x ".join(map(str, info.event_shape))],
                 ["raw range", f"{_range(info.raw_min, info.raw_max)} ({levels})"],
                 ["classes", str(info.num_classes or "none")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -168,6 +169,16 @@ def test_data_info_measures(record):
     found, info = record("data", "info", "digits"), data.load("digits").info()
     assert found["sigma_max"] == pytest.approx(info.sigma_max)
     assert found["count"] == 1797
+
+
+def test_data_info_names_the_columns_of_a_table(tmp_path, capsys):
+    """Why three columns have four entries."""
+    (tmp_path / "t.csv").write_text("age,job\n30,cook\n40,nurse\n50,smith\n")
+    assert main(["data", "info", str(tmp_path / "t.csv")]) == 0
+    shown = re.sub(" +", " ", capsys.readouterr().out)
+    assert "column age, integer" in shown
+    assert "column job, categorical" in shown
+    assert "shape 4" in shown
 
 
 @pytest.mark.parametrize(
