@@ -146,7 +146,7 @@ def draw(axes, found):
     for name in dict.fromkeys(row[0] for row in found):
         at, values, errors = zip(*(row[1:] for row in found if row[0] == name), strict=True)
         style = {"color": COLORS[name], "label": name, "marker": "o", "markersize": 4}
-        if len(at) == 1 and axes.get_title().startswith("What"):  # of clean data: a level line
+        if len(at) == 1 and axes.get_title("left").startswith("What"):  # of clean data
             axes.axhline(values[0], color=COLORS[name], linestyle="--", label=name)
         else:
             axes.errorbar(at, values, errors, **style)
@@ -171,7 +171,7 @@ def main():
     found = [line.split(",") for line in table.read_text(encoding="utf-8").splitlines()]
     figure, axes = drawing.panels(
         "A network that answers a score, one small noise level",
-        "A network that is an energy, one small noise level",
+        "An energy, one small noise level (persistent diverged)",
         "All noise levels at once",
         "What a gradient is worth",
         rows=2,
