@@ -127,7 +127,7 @@ def test_pages_fit_a_phone(site, browser):
         " return false; return true; }).map(e => e.outerHTML.slice(0, 80))"
     )
     browser.size(390)
-    pages = [*site[0].glob("[!4]*.html"), *site[0].glob("[!as]*/*.html"), site[0] / "api/nn.html"]
+    pages = [*site[0].glob("[!4]*.html"), *site[0].glob("[!a]*/*.html"), site[0] / "api/nn.html"]
     for page in pages:
         browser.open(page.as_uri())
         assert browser.run("document.documentElement.scrollWidth") <= 390, page
