@@ -1,17 +1,17 @@
-"""Data files and pictures of `ncsn_vs_sde.py` and `ddpm_vs_sde.py`, for docs/ncsn_against_sde.md.
+"""Data file, tables and pictures of `ncsn_vs_sde.py` and `ddpm_vs_sde.py` for their page.
 
-    python benchmarks/discrete_pictures.py                                  # pictures, of the files
-    python benchmarks/discrete_pictures.py MNIST=runs/ncsn_vs_sde ...       # the files first
+    python benchmarks/discrete_pictures.py                              # the page, of the file
+    python benchmarks/discrete_pictures.py MNIST=runs/ncsn_vs_sde ...   # the file first
 
 A folder is the `--out` of either script, and what stands before it the name of its data. Rows of
-the files that are of other data stay.
+the file that are of other data stay. The page is docs/ncsn_against_sde.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
 FILE = results.FOLDER / "discrete_vs_continuous.csv"
 PICTURES = Path(__file__).parents[1] / "docs" / "discrete"
-FRECHET = "frechet"
+PAGE = PICTURES.parent / "ncsn_against_sde.md"
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 COLORS = ("#c2410c", "#0072b2", "#00805c")
-SHOWN = ("annealed-langevin, 232 x 1", "pc, 240", "heun, 30")
+PICTURED = {"MNIST": "samples_mnist.png", "CIFAR-10": "samples_cifar.png"}
+SHOWN = ("annealed-langevin, 10 x 12", "pc, 120", "heun, 30")
 
 
 def rows_of(data: str, folder: Path) -> list[Row]:
@@ -80,23 +82,100 @@ def gather(folders: Sequence[tuple[str, Path]], commit: str | None) -> None:
     results.write(FILE, [r for r in old if (r["data"], r["sde"]) not in new] + found, **said)
 
 
+def merged() -> list[Row]:
+    """Rows of the file, means over the seeds; without a training are the real examples."""
+    names = ("data", "sde", "figure", "of", "training", "value", "value ±")
+    return over_seeds(
+        [
+            {**{name: row[name] or "" for name in names}, "seed": int(row["seed"])}
+            for row in results.read(FILE)
+        ]
+    )
+
+
+def tables() -> str:
+    """Tables of the page: what training cost, then the samples, in Markdown."""
+    found = {(r["data"], r["sde"], r["figure"], r["of"], r["training"]): r for r in merged()}
+    pairs = list(dict.fromkeys(key[:2] for key in found))
+    return "\n\n".join([_losses(found, pairs), *(_samples(found, pair) for pair in pairs)])
+
+
+Found = Mapping[tuple[str, ...], Row]
+
+
+def _losses(found: Found, pairs: Sequence[tuple[str, ...]]) -> str:
+    lines = [
+        "| data, SDE | trained at | loss there | between | below | flow | bound | n layers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for pair in pairs:
+        for training in _trainings(found, pair):
+            levels = training.removeprefix("discrete ")
+            cells = []
+            for place in ("rungs", "between", "below"):
+                gap = found.get((*pair, "loss", place, f"difference {levels}"))
+                theirs = found.get((*pair, "loss", place, f"{CONTINUOUS} {levels}"))
+                cells.append(_percent(gap, theirs) if gap and theirs else "")
+            ways = ["flow", "continuous bound", _own_bound(found, pair)]
+            cells += [_cell(found.get((*pair, "bits/dim", way, training)), 2) for way in ways]
+            lines.append(f"| {', '.join(pair)} | {_name(training)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _own_bound(found: Found, pair: tuple[str, ...]) -> str:
+    """The bound of the most layers that were counted."""
+    ways = [key[3] for key in found if key[:2] == pair and key[3].startswith("ELBO")]
+    return max(ways, key=lambda way: int(way.split()[1]), default="")
+
+
+def _samples(found: Found, pair: tuple[str, ...]) -> str:
+    names = _trainings(found, pair)
+    floor = found[(*pair, "frechet", "(training data)", "")]
+    lines = [
+        f"| {', '.join(pair)}: sampler | {' | '.join(f'trained at {_name(n)}' for n in names)} |",
+        "|---|" + "---|" * len(names),
+    ]
+    ways = dict.fromkeys(k[3] for k in found if k[:3] == (*pair, "frechet") and k[4])
+    for way in ways:
+        cells = (_cell(found[(*pair, "frechet", way, name)], 1) for name in names)
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join([*lines, f"| real examples | {' | '.join([_cell(floor, 1)] * len(names))} |"])
+
+
+def _trainings(found: Found, pair: tuple[str, ...]) -> list[str]:
+    return list(dict.fromkeys(k[4] for k in found if k[:3] == (*pair, "frechet") and k[4]))
+
+
+def _name(training: str) -> str:
+    return "all noise" if training == CONTINUOUS else f"{training.split()[1]} levels"
+
+
+def _percent(gap: Row, of: Row) -> str:
+    return f"{100 * gap['value'] / of['value']:+.1f} ± {100 * gap['value ±'] / of['value']:.1f} %"
+
+
+def _cell(row: Row | None, digits: int) -> str:
+    return f"{row['value']:.{digits}f} ± {row['value ±']:.{digits}f}" if row else ""
+
+
+def with_tables(page: str) -> str:
+    """The page with its tables written anew."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n\n{tables()}\n\n{end}{after}"
+
+
 def distances(sde: str) -> bytes:
     """A panel for each data: Fréchet distance of every training under every sampler."""
-    rows = [r for r in results.read(FILE) if r["sde"] == sde and r["figure"] == FRECHET]
+    rows = [r for r in merged() if r["sde"] == sde and r["figure"] == "frechet"]
     figures = list(dict.fromkeys(row["data"] for row in rows))
     figure = new_figure(3.6 * len(figures) + 0.4, 3.9)
     for axes, data in zip(figure.subplots(1, len(figures), squeeze=False)[0], figures, strict=True):
-        _panel(axes, over_seeds([_plain(row) for row in rows if row["data"] == data]))
+        _panel(axes, [row for row in rows if row["data"] == data])
         axes.set_title(data, fontsize=HEAD, loc="left")
     figure.axes[0].set_ylabel("Fréchet distance", fontsize=TEXT)
     figure.axes[0].legend(fontsize=SMALL, frameon=False)
     return png(figure)
-
-
-def _plain(row: Row) -> Row:
-    """What a panel needs of a row; without a training are the real examples."""
-    kept = {name: row[name] for name in ("of", "value", "value ±")}
-    return {**kept, "training": row["training"] or "", "seed": int(row["seed"])}
 
 
 def _panel(axes: Axes, rows: Sequence[Row]) -> None:
@@ -110,9 +189,8 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
         at = [k + 0.22 * (index - (len(kinds) - 1) / 2) for k in range(len(ways))]
         values = [found[way]["value"] for way in ways]
         errors = [found[way]["value ±"] for way in ways]
-        name = "all noise" if kind == CONTINUOUS else f"{kind.split()[1]} levels"
         axes.errorbar(at, values, errors, fmt="o", color=color, markersize=3.5, linewidth=1,
-                      label=f"trained at {name}")  # fmt: skip
+                      label=f"trained at {_name(kind)}")  # fmt: skip
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     ticks = (digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5))
@@ -122,7 +200,7 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def samples(data: str, folder: Path) -> bytes:
+def samples(folder: Path) -> bytes:
     """Samples of each VE training by each of three samplers, from the same seeds."""
     import ncsn_vs_sde
 
@@ -132,14 +210,14 @@ def samples(data: str, folder: Path) -> bytes:
     run = next(iter(runs.values()))
     raw = run.dataset("train").raw(torch.arange(1000))
     widest = ncsn_vs_sde.largest_std(run.scaling.dequantize(raw))
-    how = ncsn_vs_sde.samplers_at([30, 240], run.model.sde, [232], widest)
-    figure = new_figure(9.6, 0.85 * len(names) + 0.4)
+    how = ncsn_vs_sde.samplers_at([30, 120], run.model.sde, [10], widest)
+    figure = new_figure(9.6, 1.05 * len(names) + 0.3)
     panels = figure.subplots(len(names), len(SHOWN), squeeze=False)
     for line, name in zip(panels, names, strict=True):
         for axes, way in zip(line, SHOWN, strict=True):
             model = runs[name].model
-            x = samplers.run(model, how[way], run.event_shape, 16, progress=False).samples
-            draw_examples(axes, x, Look.of(run), 8)
+            x = samplers.run(model, how[way], run.event_shape, 12, progress=False).samples
+            draw_examples(axes, x, Look.of(run), 6)
             axes.set_axis_on()
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
@@ -161,12 +239,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     PICTURES.mkdir(exist_ok=True)
     if folders:
         gather(folders, options.commit)
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     for sde in {row["sde"] for row in results.read(FILE)}:
         (PICTURES / f"{sde.lower()}.png").write_bytes(distances(sde))
     for data, folder in folders:
-        if (folder / "trainings" / "discrete-232-seed0").exists():
-            name = f"samples_{data.split()[0].split('-')[0].lower()}.png"
-            (PICTURES / name).write_bytes(samples(data, folder))
+        name = PICTURED.get(data)
+        if name and (folder / "trainings" / "discrete-10-seed0").exists():  # of the VE SDE
+            (PICTURES / name).write_bytes(samples(folder))
 
 
 if __name__ == "__main__":
