@@ -26,6 +26,7 @@ FILES: Mapping[str, str] = {
     "sampler_errors": "tuning.py --targets digits-mixture five-scales spirals unequal-6d"
     " --kinds ours peers --starts 1024",
     "sampler_overhead": "samplers_overhead.py",
+    "likelihood": "likelihood.py --sde vp --repeats 1",
     "objectives": "objectives.py --rounds 5 --dims 2 16 64",
     "posterior_linear": "posterior.py --table linear --steps 20 100 --count 5"
     " --only mmps tmpd pigdm sda c-dps dps ddrm ddnm diffpir azula",

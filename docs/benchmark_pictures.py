@@ -100,6 +100,24 @@ def sampler_overhead(rows: Sequence[Row]) -> bytes:
     return png(figure, DPI)
 
 
+def likelihood(rows: Sequence[Row]) -> bytes:
+    """Error of the worst image against evaluations."""
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    for name, color, style in (
+        ("recipe", AZULA, "--"), ("dopri5", ALSO, "-"), ("quadrature", OURS, "-"),
+    ):  # fmt: skip
+        found = [(row["evaluations"], row["worst"]) for row in rows if row["name"] == name]
+        axes.plot(*zip(*found, strict=True), style, marker="o", color=color, label=name)
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("evaluations of the network", fontsize=TEXT)
+    axes.set_ylabel("error of the worst image, bits/dim", fontsize=TEXT)
+    plain_numbers(axes.xaxis, [20, 50, 100, 200, 500, 1000])
+    axes.legend(fontsize=SMALL, frameon=False)
+    without_box(axes)
+    return png(figure, DPI)
+
+
 def objectives(rows: Sequence[Row]) -> bytes:
     """Errors of the learned score by objective and dimension."""
     rows = [row for row in rows if row["table"] == "error"]

@@ -149,6 +149,15 @@ def overhead() -> Iterator[str]:
     yield table(["sampler", "by", "batch", "ms per step", "ours or peer", "times ours"], lines)
 
 
+def likelihood() -> Iterator[str]:
+    """Errors and costs of every tolerance."""
+    names = ["name", "tolerance", "evaluations", "seconds", "error", "worst"]
+    yield table(
+        ["by", *names[1:4], "error of the mean, bits/dim", "of the worst image"],
+        [[row[name] for name in names] for row in rows("likelihood")],
+    )
+
+
 def objective() -> Iterator[str]:
     """Beside torchebm; cost and error; the spread of the loss."""
     of = {name: [r for r in rows("objectives") if r["table"] == name]
