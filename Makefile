@@ -41,7 +41,7 @@ hooks: $(VENV)/.installed  ## lint at every commit
 docs: $(VENV)/.installed  ## the site in site/, its tables from the registries
 	$(BIN)/python docs/build.py
 
-benchmarks: $(VENV)/.bench  ## every data file of benchmarks/results and their page: less than half an hour
+benchmarks: $(VENV)/.bench  ## every data file of benchmarks/results and their page
 	$(BIN)/python benchmarks/remake.py $(ONLY)
 
 clean:

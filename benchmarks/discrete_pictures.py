@@ -43,7 +43,7 @@ PICTURES = Path(__file__).parents[1] / "docs" / "discrete"
 PAGE = PICTURES.parent / "ncsn_against_sde.md"
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 COLORS = ("#c2410c", "#0072b2", "#00805c")
-PICTURED = {"MNIST": "samples_mnist.png", "CIFAR-10": "samples_cifar.png"}
+PICTURED = "MNIST"
 SHOWN = ("annealed-langevin, 10 x 12", "pc, 120", "heun, 30")
 
 
@@ -243,9 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for sde in {row["sde"] for row in results.read(FILE)}:
         (PICTURES / f"{sde.lower()}.png").write_bytes(distances(sde))
     for data, folder in folders:
-        name = PICTURED.get(data)
-        if name and (folder / "trainings" / "discrete-10-seed0").exists():  # of the VE SDE
-            (PICTURES / name).write_bytes(samples(folder))
+        if data == PICTURED and (folder / "trainings" / "discrete-10-seed0").exists():  # of VE
+            (PICTURES / "samples.png").write_bytes(samples(folder))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Remake of the data files in `results/`, each by the command that its page shows.
 
-Files that are named, or all of `FILES`: less than half an hour of an idle core. What was cut short
-goes on: rows that the same code has measured are in `results/NAME.jsonl` until all is done. Last,
-the page and its pictures are made of the files.
+Files that are named, or all of `FILES`. What was cut short goes on: rows that the same code has
+measured are in `results/NAME.jsonl` until all is done. Last, the page and its pictures are made.
 
     python benchmarks/remake.py [NAME ...]          # make benchmarks
 """

@@ -138,10 +138,10 @@ def page() -> str:
         paragraph(
             "Every figure on this page is in a data file of the repository, where each row has the "
             "commit, day, processor, versions and random seed that made it; `pandas.read_csv` "
-            "reads it. `make benchmarks` measures all of them anew, with azula, diffusers and "
-            "torchebm beside us, and then writes this page. It takes less than half an hour of an "
-            "idle core, goes on where it was interrupted, and `make benchmarks ONLY=objectives` "
-            "measures one. "
+            "reads it. `make benchmarks` measures them anew, with azula, diffusers and torchebm "
+            "beside us, and then writes this page; it goes on where it was interrupted, and `make "
+            "benchmarks ONLY=objectives` measures one. [Discrete NCSN against the "
+            "SDE](ncsn_against_sde.md), which takes hours, has a page of its own. "
             "A click on the head of a column sorts a table. Where a peer is ahead, the row says "
             "**peer**."
         ),
