@@ -174,7 +174,8 @@ def distances(sde: str) -> bytes:
         _panel(axes, [row for row in rows if row["data"] == data])
         axes.set_title(data, fontsize=HEAD, loc="left")
     figure.axes[0].set_ylabel("Fréchet distance", fontsize=TEXT)
-    figure.axes[0].legend(fontsize=SMALL, frameon=False)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=4, fontsize=SMALL, frameon=False)
     return png(figure)
 
 
@@ -193,7 +194,7 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
                       label=f"trained at {_name(kind)}")  # fmt: skip
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    ticks = (digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5))
+    ticks = (digit * 10.0**power for power in range(-3, 4) for digit in (1, 1.5, 2, 3, 5, 7))
     plain_numbers(axes.yaxis, [tick for tick in ticks if low <= tick <= high])
     axes.set_xticks(range(len(ways)), ways, rotation=60, ha="right", fontsize=SMALL)
     axes.tick_params(axis="y", which="both", labelsize=SMALL)
