@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice, pairwise
 from statistics import median
 
 import numpy as np
 import posterior
 import pytest
+import results
 import torch
 from linear_gaussian import divergence, moments, problems
 from posterior_linear import FIGURES, GUIDED, MMPS, OPERATORS
@@ -172,10 +172,10 @@ def test_methods_say_how_they_are_biased():
 def test_the_script_prints_and_keeps_its_rows(tmp_path, capsys):
     posterior.main(
         ["--only", "pigdm", "--std", "0.1", "--steps", "3", "--count", "1",
-         "--json", str(tmp_path / "rows.json")]
+         "--out", str(tmp_path / "rows.csv")]
     )  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = results.read(tmp_path / "rows.csv")
     assert [row["method"] for row in rows] == ["pigdm", "pigdm-published"]
     assert len(lines) == 4
-    assert lines[0] == "| method | std | KL 3 | trace 3 | NumPy 3 |"
+    assert lines[0] == "| method | std | steps | problems | KL | trace | KL, NumPy |"
