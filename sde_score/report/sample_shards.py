@@ -78,9 +78,14 @@ class SampleShards:
     def require(self) -> None:
         """Refuse a place that cannot be written to, or that holds other files.
 
+        One process of a group looks, before any of them begins to write there.
+
         Raises:
             ValueError: naming the folder and what is wrong.
         """
+        shared([0], lambda _: self._require())
+
+    def _require(self) -> None:
         require_writable(self.record, "out")
         if not self.path(0).exists():
             require_samples_file(self.path(0))
@@ -129,7 +134,7 @@ class SampleShards:
 
     def _begin(self) -> list[int]:
         """Write what the folder is about to hold, and list the shards that it lacks."""
-        self.require()
+        self._require()
         self.folder.mkdir(parents=True, exist_ok=True)
         before = self._stored() if self.record.exists() else self.num
         for left in self.folder.iterdir():

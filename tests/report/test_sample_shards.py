@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
+from sde_score._core import processes
 from sde_score.data import Scaling
 from sde_score.report import SampleShards
 from sde_score.report.look import Look
@@ -102,3 +104,14 @@ def test_shards_of_tables_and_of_pictures(tmp_path):
     assert [p.name for p in sorted((tmp_path / "p" / "x-00000").iterdir())] == [
         "0.png", "1.png", "2.png"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_looks_at_the_place_before_any_begins(tmp_path, monkeypatch, rank):
+    """Another may have begun by the time that a late one looks, and its files would be strange."""
+    monkeypatch.setattr(processes, "place", lambda: (rank, 2))
+    monkeypatch.setattr(processes, "everyone", lambda mine: [([None], None), ([], None)])
+    (tmp_path / "strange.npz").touch()
+    expected = pytest.raises(ValueError, match=r"is no shard") if rank == 0 else nullcontext()
+    with expected:
+        _shards(tmp_path).require()
