@@ -84,10 +84,14 @@ def gather(folders: Sequence[tuple[str, Path]], commit: str | None) -> None:
 
 def merged() -> list[Row]:
     """Rows of the file, means over the seeds; without a training are the real examples."""
-    names = ("data", "sde", "figure", "of", "training", "value", "value ±")
+    names = ("data", "sde", "figure", "of", "value", "value ±")
     return over_seeds(
         [
-            {**{name: row[name] or "" for name in names}, "seed": int(row["seed"])}
+            {
+                **{name: row[name] for name in names},
+                "training": row["training"] or "",
+                "seed": int(row["seed"]),
+            }
             for row in results.read(FILE)
         ]
     )

@@ -45,8 +45,8 @@ from sde_score.training.errors import CheckpointError
 from sde_score.training.first_weights import FirstWeights, first_weights
 from sde_score.training.gaps import require_gaps, settled_for_gaps
 from sde_score.training.half_precision import DTYPES, automatic, require_half
-from sde_score.training.labels_in_range import warn_of_labels
 from sde_score.training.teacher import build_objective, pinned
+from sde_score.training.time_labels import warn_of_time_labels
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def prepare(
         start.load_into(model)
         start.warn_of(resolved.sde, examples.scaling)  # type: ignore[arg-type]
     if stored is None:
-        warn_of_labels(model)
+        warn_of_time_labels(model)
     require_no_class(model, examples, settled)
     objective = build_objective(settled, examples)
     require_gaps(settled, examples, objective, model)

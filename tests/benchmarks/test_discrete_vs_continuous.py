@@ -336,3 +336,21 @@ def test_networks_and_features_are_those_of_the_data(shared, tmp_path, source, b
     found = shared.arguments("", words, [3], [6], tmp_path)
     assert (found.backbone, found.extractor) == (backbone, extractor)
     assert found.dequantize == (source == "digits")
+
+
+def test_the_tables_of_the_page_are_those_of_the_file(script):
+    pictures = script("discrete_pictures")
+    page = pictures.PAGE.read_text(encoding="utf-8")
+    assert pictures.with_tables(page) == page
+    assert len(page.partition(pictures.BEGIN)[2].splitlines()) > 60
+
+
+def test_a_figure_of_zero_is_a_figure(script, tmp_path, monkeypatch):
+    pictures, results = script("discrete_pictures"), script("results")
+    monkeypatch.setattr(pictures, "FILE", tmp_path / "all.csv")
+    row = {"data": "a", "sde": "VE", "figure": "loss", "of": "between", "training": "difference 3"}
+    values = ((0.0, 0), (1.0, 1))
+    rows = [{**row, "value": value, "value ±": 0.0, "seed": seed} for value, seed in values]
+    results.write(pictures.FILE, rows)
+    (found,) = pictures.merged()
+    assert (found["value"], found["value ±"]) == (0.5, 0.5)

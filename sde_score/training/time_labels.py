@@ -6,20 +6,20 @@ import warnings
 
 import torch
 
-from sde_score.models import ScoreModel
+from sde_score.models import EnergyModel, FlowMap, ScoreModel
 from sde_score.models.parametrization import Scales
 from sde_score.nn import NoiseEmbedding
 from sde_score.nn.blocks.embeddings import LARGEST_LEVEL
 
 
-def warn_of_labels(model: torch.nn.Module) -> None:
+def warn_of_time_labels(model: torch.nn.Module) -> None:
     """Warn where a parametrization of a published network labels the noise for one of ours.
 
     Waves of `NoiseEmbedding` repeat themselves beyond `LARGEST_LEVEL`: of labels up to 999, many
     noise levels would look alike.
     """
     ours = any(isinstance(module, NoiseEmbedding) for module in model.modules())
-    if not (ours and isinstance(model, ScoreModel)):
+    if not (ours and isinstance(model, (ScoreModel, EnergyModel, FlowMap))):
         return
     ends = torch.tensor([model.sde.t_min, model.sde.t_max], dtype=torch.float64)
     row = model.parametrization

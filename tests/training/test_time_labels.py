@@ -10,8 +10,9 @@ UNET = "unet(base=16, multipliers=(1,), blocks=1, attention=())"
 DDPMPP = "ddpmpp(base=16, multipliers=(1,), blocks=1, attention=())"
 
 
-def said(tmp_path, backbone, prediction, sde):
-    config = TrainConfig(data="digits", backbone=backbone, prediction=prediction, sde=sde, steps=1)
+def said(tmp_path, backbone, prediction, sde, **others):
+    chosen = {"backbone": backbone, "prediction": prediction, "sde": sde, **others}
+    config = TrainConfig(data="digits", steps=1, **chosen)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prepare(config, tmp_path / "run")
@@ -32,8 +33,9 @@ def test_labels_that_a_network_tells_apart_are_taken_in_silence(
     assert said(tmp_path, backbone, prediction, sde) == []
 
 
-def test_labels_of_a_published_network_are_said_for_one_of_ours(tmp_path):
-    (text,) = said(tmp_path, UNET, "score-sde-vp", "vp")
+@pytest.mark.parametrize("model", ["score", "energy"])
+def test_labels_of_a_published_network_are_said_for_one_of_ours(tmp_path, model):
+    (text,) = said(tmp_path, UNET, "score-sde-vp", "vp", model=model)
     assert "prediction='score-sde-vp'" in text
     assert "labels up to 999" in text
     assert "such as 'noise'" in text
