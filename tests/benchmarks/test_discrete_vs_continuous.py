@@ -297,19 +297,14 @@ def test_a_wrong_network_loses_to_the_true_one_in_pairs(shared, options):
         ("continuous", 0): SimpleNamespace(model=true),
     }
     options.layers, options.num = [30], 1500  # of 2000
+    places = shared.places(sde, 30)
     for row in shared.loss_rows(runs, options, SimpleNamespace(held_out=x0)):
         difference, error = row["difference"], row["difference ±"]
         assert difference == pytest.approx(row["discrete"] - row["continuous"], abs=1e-5)
         assert difference > 3 * error
         assert error < 0.5 * row["continuous ±"]
-        assert row["continuous ±"] == pytest.approx(
-            float(
-                shared.losses(
-                    runs["continuous", 0], x0[:1500], shared.places(sde, 30)[row["place"]]
-                ).std()
-            )
-            / 1500**0.5
-        )
+        losses = shared.losses(runs["continuous", 0], x0[:1500], places[row["place"]])
+        assert row["continuous ±"] == pytest.approx(float(losses.std()) / 1500**0.5)
 
 
 def test_seeds_are_merged_into_means_with_the_larger_error(script):
