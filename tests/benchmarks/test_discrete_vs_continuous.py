@@ -357,10 +357,7 @@ def test_a_figure_of_zero_is_a_figure(script, tmp_path, monkeypatch):
 @pytest.mark.parametrize("sde", ["ve(sigma_min=0.02, sigma_max=9.0)", "vp"])
 def test_a_training_is_the_published_one_but_for_what_small_networks_ask(shared, options, sde):
     """They are told the noise as networks of ours are, and digits are not mirrored."""
-    found, published = (
-        shared.configuration(options, sde, None, 0),
-        preset(f"song-{sde[:2]}").config(),
-    )
-    same = ("optimizer", "clip", "objective")
-    assert [getattr(found, name) for name in same] == [getattr(published, name) for name in same]
+    found = shared.configuration(options, sde, None, 0)
+    published = preset(f"song-{sde.partition('(')[0]}").config()
+    assert (found.optimizer, found.clip) == (published.optimizer, published.clip)
     assert (found.prediction, found.augmentation) == ("noise", "none")
